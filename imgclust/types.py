@@ -1,0 +1,121 @@
+"""The values that pass between the parts of imgclust. Loads nothing but numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]
+
+MAX_CANDIDATES = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an encoder wants its pictures: resize the shorter side (or squash), centre crop, normalise.
+
+    `resize` is the length in pixels to which the shorter side is brought before the centre crop of
+    `size` × `size` (`mode="shortest"`, open_clip's and timm's default), or both sides are brought to
+    `size` (`mode="squash"`). `mean` and `std` are per channel, for values in 0..1, and are applied by the
+    encoder, on its device.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bicubic"  # or "bilinear"
+    mode: str = "shortest"  # or "squash"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderIdentity:
+    """What makes two embeddings comparable: equal identities, comparable numbers.
+
+    `weights` is a SHA-256 over the tensors in name order (name, dtype, shape, bytes), not over a file, so
+    the same weights in another container are the same encoder.
+    """
+
+    name: str  # how `load_encoder` was asked for it: "mini", "ViT-B-32/laion2b_s34b_b79k"
+    architecture: str
+    weights: str
+    preprocessing: Preprocessing
+    precision: str  # float32, bf16, fp16
+    dim: int
+    licence: str | None = None  # of the weights; recorded, not compared
+
+    def same_space(self, other: EncoderIdentity) -> bool:
+        """Whether embeddings of both may be mixed (all that counts is equal; name and licence do not)."""
+        ignored = {"name": "", "licence": None}
+        return dataclasses.replace(self, **ignored) == dataclasses.replace(other, **ignored)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EncoderIdentity:
+        p = dict(data["preprocessing"])
+        p["mean"], p["std"] = tuple(p["mean"]), tuple(p["std"])
+        return cls(**{**data, "preprocessing": Preprocessing(**p)})
+
+
+class Encoder(Protocol):
+    """Pixels → embeddings. Implementations: `imgclust.encoder`."""
+
+    @property
+    def identity(self) -> EncoderIdentity: ...
+
+    def encode(self, pixels: Pixels) -> Floats:
+        """Embed pictures.
+
+        Args:
+            pixels: uint8 (n, size, size, 3), RGB, resized and cropped as `identity.preprocessing` says.
+
+        Returns:
+            float32 (n, dim): unit-norm rows, rounded once to float16 values.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a frozen model says of n embeddings. Every array has n rows.
+
+    Attributes:
+        labels: int32 (n,); -1 is "other".
+        probabilities: float32 (n,), 0..1; strength of the membership in the label's cluster (0 for "other").
+        points: float32 (n, d); the place in the UMAP space.
+        novel: bool (n,); farther from every training image than 99.9 % of held-out images.
+        candidates: int32 (n, 3); likely clusters, best first, also for "other"; padded with -1.
+        scores: float32 (n, 3); the candidates' soft memberships, 0..1; padded with 0.
+        similarities: float32 (n,); cosine to the nearest training embedding, on which `novel` is judged.
+    """
+
+    labels: Ints
+    probabilities: Floats
+    points: Floats
+    novel: Bools
+    candidates: Ints
+    scores: Floats
+    similarities: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def concat(cls, parts: list[Prediction]) -> Prediction:
+        """Stack predictions of consecutive rows."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(cls)))
+
+
+class Predictor(Protocol):
+    """Embeddings → Prediction over frozen arrays. Implementations: `imgclust.predict`, `imgclust.reference`."""
+
+    def predict(self, embeddings: Floats) -> Prediction: ...

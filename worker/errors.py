@@ -1,0 +1,33 @@
+"""What can go wrong in the worker, and the one reaction that each kind has.
+
+WorkerError
+├── SettingsError   the start is refused; the text names the setting, the value and what is allowed
+├── StartError      something that the worker needs is not there (a topic, Kafka, the model)
+├── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
+└── Stalled         a stage made no progress for its documented time: the process exits, another takes over
+"""
+
+
+class WorkerError(Exception):
+    """Base of all errors that the worker raises on purpose; the text is written for an operator."""
+
+
+class SettingsError(WorkerError):
+    """One or more settings are wrong."""
+
+
+class StartError(WorkerError):
+    """Something that the worker needs to start is missing; the text says what to do."""
+
+
+class Rejected(WorkerError):
+    """An event that no retry will mend."""
+
+    def __init__(self, code: str, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.stage = stage
+
+
+class Stalled(WorkerError):
+    """A stage made no progress for its documented time."""

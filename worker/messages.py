@@ -1,0 +1,226 @@
+"""The wire: what an upload event and a tag look like, and nothing about Kafka.
+
+Everything in an upload is hostile: sizes and types are checked here, once, and what leaves this module
+is either an `Upload` whose fields hold what they promise or a `Rejected`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from worker.errors import Rejected
+
+SCHEMA = 1
+MAX_EVENT_BYTES = 64 * 1024
+MAX_ID_CHARS = 256
+MAX_URL_CHARS = 8192
+MAX_NAME_CHARS = 128
+
+OTHER = -1
+
+ERROR_CODES = (
+    "bad-event", "url-forbidden", "not-found", "fetch-failed", "fetch-timeout", "too-large",
+    "unsupported-format", "decode-failed", "too-many-pixels", "encode-failed",
+)  # fmt: skip
+
+Attribute = str | int | float | bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Upload:
+    """A new-upload event; `url` is None when the upload is gone.
+
+    Attributes:
+        id: 1–256 characters.
+        url: where the image is, unchecked beyond type and length; None for a deletion.
+        uploaded_at: milliseconds since the epoch.
+        attributes: passed on to the tag, unread.
+    """
+
+    id: str
+    url: str | None
+    uploaded_at: int
+    attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
+
+    @property
+    def deleted(self) -> bool:
+        return self.url is None
+
+
+def _bad(message: str) -> Rejected:
+    return Rejected("bad-event", "consume", message)
+
+
+def printable(value: object, limit: int = 200) -> str:
+    """A value from outside, made safe for a log line or an error text: ASCII, one line, bounded."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str):
+        raise _bad(f'"id" must be a string of 1 to {MAX_ID_CHARS} characters, got {printable(value)}')
+    if not 1 <= len(value) <= MAX_ID_CHARS:
+        raise _bad(f'"id" must have 1 to {MAX_ID_CHARS} characters, has {len(value)}')
+    return value
+
+
+def _id_from_key(key: bytes | None) -> str:
+    if not key:
+        raise _bad("a deletion (null value) needs the upload's id as the record's key; the key is empty")
+    try:
+        return _id(key.decode())
+    except UnicodeDecodeError:
+        raise _bad(f"the record's key is not UTF-8: {printable(key)}") from None
+
+
+# RFC 3339: a subset of what datetime.fromisoformat takes, so its form is checked first.
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+def parse_time(value: object) -> int:
+    """RFC 3339 → milliseconds since the epoch."""
+    if not isinstance(value, str) or len(value) > 40 or not _RFC3339.fullmatch(value):
+        raise _bad(f'"uploaded_at" must be an RFC 3339 time like 2026-11-23T21:17:00Z, got {printable(value)}')
+    try:
+        # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
+        text = value.upper().replace(":60Z", ":59Z")
+        moment = dt.datetime.fromisoformat(text)
+        return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise _bad(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
+
+
+def format_time(ms: int) -> str:
+    """Milliseconds since the epoch → RFC 3339 with milliseconds, UTC."""
+    moment = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _attributes(value: object) -> Mapping[str, Attribute]:
+    if not isinstance(value, dict):
+        raise _bad(f'"attributes" must be an object of strings, numbers and booleans, got {printable(value)}')
+    for name, item in value.items():
+        if not isinstance(item, str | int | float | bool):
+            raise _bad(
+                f'attribute {printable(name, 80)} must be a string, a number or a boolean, got {printable(item, 80)}'
+            )
+    return value
+
+
+def parse_upload(value: bytes | None, key: bytes | None, timestamp_ms: int) -> Upload:
+    """Read an upload event.
+
+    Args:
+        value: the record's value; None (a tombstone) deletes the id that the key names.
+        key: the record's key.
+        timestamp_ms: the record's timestamp, the default of `uploaded_at`.
+
+    Raises:
+        Rejected: with the code `bad-event`, for everything that is not an Upload.
+    """
+    if value is None:
+        return Upload(_id_from_key(key), None, timestamp_ms)
+    if len(value) > MAX_EVENT_BYTES:
+        raise _bad(f"the event has {len(value)} bytes, at most {MAX_EVENT_BYTES} are read")
+    try:
+        event: Any = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise _bad(f"the event is not JSON: {printable(str(error))}") from None
+    if not isinstance(event, dict):
+        raise _bad(f"the event must be a JSON object, got {printable(event)}")
+    upload_id = _id(event.get("id"))
+    when = event.get("uploaded_at")
+    uploaded_at = timestamp_ms if when is None else parse_time(when)
+    deleted = event.get("deleted")
+    if deleted not in (None, True, False):
+        raise _bad(f'"deleted" must be true or false, got {printable(deleted)}')
+    if deleted:
+        return Upload(upload_id, None, uploaded_at)
+    url = event.get("url")
+    if not isinstance(url, str) or not url:
+        raise _bad(f'"url" must be a non-empty string, got {printable(url)}')
+    if len(url) > MAX_URL_CHARS:
+        raise _bad(f'"url" has {len(url)} characters, at most {MAX_URL_CHARS} are read')
+    attributes = event.get("attributes")
+    return Upload(upload_id, url, uploaded_at, {} if attributes is None else _attributes(attributes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    cluster: int
+    name: str | None
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tag:
+    """What the worker says of one upload; see `docs/wire.md` for each field."""
+
+    id: str
+    cluster: int
+    name: str | None
+    probability: float
+    candidates: tuple[Candidate, ...]
+    novel: bool
+    model: str
+    taxonomy: str
+    url: str | None
+    uploaded_at: int
+    tagged_at: int
+    attributes: Mapping[str, Attribute]
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(
+            {
+                "schema": SCHEMA,
+                "id": self.id,
+                "cluster": self.cluster,
+                "name": self.name,
+                "probability": self.probability,
+                "candidates": [
+                    {"cluster": c.cluster, "name": c.name, "score": c.score} for c in self.candidates
+                ],
+                "novel": self.novel,
+                "model": self.model,
+                "taxonomy": self.taxonomy,
+                "url": self.url,
+                "uploaded_at": format_time(self.uploaded_at),
+                "tagged_at": format_time(self.tagged_at),
+                "attributes": self.attributes,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Tag:
+        """Read a tag; unknown fields are ignored.
+
+        Raises:
+            ValueError: what is there is not a tag of this schema.
+        """
+        try:
+            raw: dict[str, Any] = orjson.loads(data)
+            return cls(
+                id=raw["id"],
+                cluster=raw["cluster"],
+                name=raw.get("name"),
+                probability=raw["probability"],
+                candidates=tuple(
+                    Candidate(c["cluster"], c.get("name"), c["score"]) for c in raw.get("candidates", ())
+                ),
+                novel=raw.get("novel", False),
+                model=raw["model"],
+                taxonomy=raw["taxonomy"],
+                url=raw.get("url"),
+                uploaded_at=parse_time(raw["uploaded_at"]),
+                tagged_at=parse_time(raw["tagged_at"]),
+                attributes=raw.get("attributes", {}),
+            )
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
+            raise ValueError(f"not a tag: {printable(data)} ({type(error).__name__}: {error})") from None
