@@ -53,7 +53,7 @@ class EncoderIdentity:
 
     def same_space(self, other: EncoderIdentity) -> bool:
         """Whether embeddings of both may be mixed (all that counts is equal; name and licence do not)."""
-        ignored = {"name": "", "licence": None}
+        ignored: dict[str, Any] = {"name": "", "licence": None}
         return dataclasses.replace(self, **ignored) == dataclasses.replace(other, **ignored)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +116,6 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """Embeddings → Prediction over frozen arrays. Implementations: `imgclust.predict`, `imgclust.reference`."""
+    """Embeddings → Prediction over frozen arrays. See `imgclust.predict`."""
 
     def predict(self, embeddings: Floats) -> Prediction: ...

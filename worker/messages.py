@@ -87,7 +87,7 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]
 def parse_time(value: object) -> int:
     """RFC 3339 → milliseconds since the epoch."""
     if not isinstance(value, str) or len(value) > 40 or not _RFC3339.fullmatch(value):
-        raise _bad(f'"uploaded_at" must be an RFC 3339 time like 2026-11-23T21:17:00Z, got {printable(value)}')
+        raise _bad(f'"uploaded_at" must be RFC 3339, like 2026-11-23T21:17:00Z, got {printable(value)}')
     try:
         # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
         text = value.upper().replace(":60Z", ":59Z")
@@ -109,7 +109,8 @@ def _attributes(value: object) -> Mapping[str, Attribute]:
     for name, item in value.items():
         if not isinstance(item, str | int | float | bool):
             raise _bad(
-                f'attribute {printable(name, 80)} must be a string, a number or a boolean, got {printable(item, 80)}'
+                f"attribute {printable(name, 80)} must be a string, a number or a boolean, "
+                f"got {printable(item, 80)}"
             )
     return value
 
