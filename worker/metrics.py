@@ -1,0 +1,256 @@
+"""Every metric of the worker: one table, from which the registry and the README's table are made.
+
+All updates take a count: call them once per batch, not once per image.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from worker.instruments import Counter, Family, Gauge, Histogram, Label, Row, Window
+from worker.messages import ERROR_CODES, OTHER
+
+CellT = TypeVar("CellT", Counter, Gauge, Histogram)
+
+STAGES = ("consume", "fetch", "decode", "encode", "predict", "publish", "view")
+STAGE_OUTCOMES = ("ok", "retry", "dead", "dropped")
+UPLOAD_OUTCOMES = ("tagged", "deleted", "dead", "superseded")
+COMMIT_OUTCOMES = ("committed", "aborted", "failed")
+VIEW_OUTCOMES = ("applied", "stale", "malformed")
+REDIS_ERRORS = ("away", "timeout", "full", "read-only", "other")
+
+_STAGE = Label("stage", STAGES)
+_PARTITION = Label("partition")
+# 1 ms to 1 min: a decode takes 2 ms, a batch on a GPU 20 ms, a slow server 30 s.
+_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# 10 ms to 1 h: retries are part of an upload's way and may wait for minutes.
+_TOTAL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+
+STAGE_RECEIVED = Row("imgclust_stage_received_total", "counter", "items",
+    "Items that entered the stage.", (_STAGE,))  # fmt: skip
+STAGE_FINISHED = Row("imgclust_stage_finished_total", "counter", "items",
+    "Items that left the stage: passed on (ok), to be tried again (retry), to dead letters (dead), or given "
+    "up because the partition was revoked or a later event of the id came (dropped).",
+    (_STAGE, Label("outcome", STAGE_OUTCOMES)))  # fmt: skip
+STAGE_IN_PROGRESS = Row("imgclust_stage_in_progress", "gauge", "items",
+    "Items in the stage now: received less finished.", (_STAGE,))  # fmt: skip
+STAGE_SECONDS = Row("imgclust_stage_seconds", "histogram", "seconds",
+    "Time that an item spent in the stage.", (_STAGE,), _STAGE_SECONDS)  # fmt: skip
+BATCH_IMAGES = Row("imgclust_batch_images", "histogram", "images",
+    "Images per call of the encoder.", (), (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512))  # fmt: skip
+END_TO_END = Row("imgclust_end_to_end_seconds", "histogram", "seconds",
+    "From an upload's `uploaded_at` to its published tag.", (), _TOTAL_SECONDS)  # fmt: skip
+UPLOADS = Row("imgclust_uploads_total", "counter", "uploads",
+    "Uploads by how they ended; every upload ends once.", (Label("outcome", UPLOAD_OUTCOMES),))  # fmt: skip
+DEAD_LETTERS = Row("imgclust_dead_letters_total", "counter", "uploads",
+    "Uploads that became dead letters.", (Label("error_code", ERROR_CODES),))  # fmt: skip
+RETRIES = Row("imgclust_retries_total", "counter", "attempts",
+    "Attempts that failed and will be made again.", (Label("error_code", ERROR_CODES),))  # fmt: skip
+RETRIES_PENDING = Row("imgclust_retries_pending", "gauge", "uploads",
+    "Uploads that wait for another attempt.")  # fmt: skip
+RETRIES_DUE = Row("imgclust_retries_due", "gauge", "uploads",
+    "Uploads whose next attempt is due and has not begun.")  # fmt: skip
+RETRIES_OLDEST = Row("imgclust_retries_oldest_seconds", "gauge", "seconds",
+    "Age of the oldest upload that waits for another attempt; 0 without any.")  # fmt: skip
+LAG_RECORDS = Row("imgclust_consumer_lag_records", "gauge", "records",
+    "Records of the uploads topic that were not read yet: the worker is behind.", (_PARTITION,))  # fmt: skip
+HELD_RECORDS = Row("imgclust_consumer_held_records", "gauge", "records",
+    "Records read but above the committed offset: held by a slow image, not by being behind.",
+    (_PARTITION,))  # fmt: skip
+LAG_SECONDS = Row("imgclust_consumer_lag_seconds", "gauge", "seconds",
+    "Age of the record that was read last; 0 when the partition's end is reached.",
+    (_PARTITION,))  # fmt: skip
+ASSIGNED = Row("imgclust_consumer_assigned_partitions", "gauge", "partitions",
+    "Partitions of the uploads topic that this worker owns.")  # fmt: skip
+PAUSED = Row("imgclust_consumer_paused_partitions", "gauge", "partitions",
+    "Partitions whose intake is paused because enough is in flight.")  # fmt: skip
+REBALANCES = Row("imgclust_consumer_rebalances_total", "counter", "rebalances",
+    "Times that partitions were assigned, revoked or lost.")  # fmt: skip
+RECORDS_LOST = Row("imgclust_consumer_records_lost_total", "counter", "records",
+    "Records that the topic dropped (retention) before this group read them.")  # fmt: skip
+COMMITS = Row("imgclust_commits_total", "counter", "commits",
+    "Transactions, or offset commits with at-least-once delivery.",
+    (Label("outcome", COMMIT_OUTCOMES),))  # fmt: skip
+COMMIT_SECONDS = Row("imgclust_commit_seconds", "histogram", "seconds",
+    "Time that a commit took.", (), _STAGE_SECONDS)  # fmt: skip
+PRODUCE_ERRORS = Row("imgclust_produce_errors_total", "counter", "records",
+    "Records that Kafka did not acknowledge.")  # fmt: skip
+TAGS = Row("imgclust_tags_total", "counter", "tags",
+    "Published tags by cluster; -1 is \"other\".", (Label("cluster"),))  # fmt: skip
+OTHER_RATIO = Row("imgclust_tags_other_ratio", "gauge", "ratio",
+    "Share of \"other\" among the tags of the last 5 minutes; NaN without any.")  # fmt: skip
+NOVEL = Row("imgclust_tags_novel_total", "counter", "tags",
+    "Published tags of images unlike anything the model was trained on.")  # fmt: skip
+PROBABILITY = Row("imgclust_tag_probability_ratio", "histogram", "ratio",
+    "Probability of published tags; \"other\" has 0.", (),
+    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0))  # fmt: skip
+MODEL_INFO = Row("imgclust_model_info", "gauge", "info",
+    "1 for the model in use.", (Label("version"), Label("taxonomy"), Label("encoder")))  # fmt: skip
+FETCHERS = Row("imgclust_fetchers", "gauge", "processes", "Fetcher processes that run.")
+FETCHER_RESTARTS = Row("imgclust_fetcher_restarts_total", "counter", "processes",
+    "Fetcher processes that died or hung and were replaced.")  # fmt: skip
+SLOTS_USED = Row("imgclust_slots_used", "gauge", "images", "Decoded images held in shared memory.")
+VIEW_RECORDS = Row("imgclust_view_records_total", "counter", "records",
+    "Records of the tags topic: written to Redis (applied), already there or overtaken (stale), or not a tag "
+    "(malformed).", (Label("outcome", VIEW_OUTCOMES),))  # fmt: skip
+VIEW_ERRORS = Row("imgclust_view_errors_total", "counter", "errors",
+    "Failed writes to Redis; each is tried again.", (Label("error_code", REDIS_ERRORS),))  # fmt: skip
+VIEW_LAG_RECORDS = Row("imgclust_view_lag_records", "gauge", "records",
+    "Records of the tags topic that are not in Redis yet.", (_PARTITION,))  # fmt: skip
+VIEW_LAG_SECONDS = Row("imgclust_view_lag_seconds", "gauge", "seconds",
+    "Age of the oldest record that was read and is not in Redis yet; 0 when all are.")  # fmt: skip
+VIEW_REDIS_UP = Row("imgclust_view_redis_up", "gauge", "state",
+    "1 when the last command to Redis succeeded, else 0.")  # fmt: skip
+VIEW_REBUILDS = Row("imgclust_view_rebuilds_total", "counter", "rebuilds",
+    "Times that the view was rebuilt from the start of the tags topic.")  # fmt: skip
+START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
+    "When the worker started, in seconds since the epoch.")  # fmt: skip
+
+TABLE: tuple[Row, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Row))
+
+OTHER_WINDOW = 300  # seconds over which the share of "other" is taken
+
+
+class StageMetrics:
+    """What one stage reports; `enter` and `leave` may be called from any thread."""
+
+    def __init__(self, metrics: Metrics, stage: str) -> None:
+        self._received = metrics.counter(STAGE_RECEIVED, stage)
+        self._finished = {o: metrics.counter(STAGE_FINISHED, stage, o) for o in STAGE_OUTCOMES}
+        self.seconds = metrics.histogram(STAGE_SECONDS, stage)
+        metrics.gauge(STAGE_IN_PROGRESS, stage).set_function(self.in_progress)
+
+    def enter(self, n: int = 1) -> None:
+        """`n` items came in."""
+        self._received.inc(n)
+
+    def leave(self, n: int = 1, outcome: str = "ok", seconds: float | None = None) -> None:
+        """`n` items are done; `seconds` is what each took (leave it out where it was observed alone)."""
+        self._finished[outcome].inc(n)
+        if seconds is not None:
+            self.seconds.observe(seconds, n)
+
+    def in_progress(self) -> float:
+        done = sum(cell.value for cell in self._finished.values())  # read first: never below 0
+        return self._received.value - done
+
+
+class Metrics(Collector):
+    """The worker's metrics, in a registry of their own.
+
+    Args:
+        clock: seconds, steady; for the sliding window.
+        now: seconds since the epoch; for the start time.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
+        self._families = {row.name: Family(row) for row in TABLE}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+        self.stages = {stage: StageMetrics(self, stage) for stage in STAGES}
+        self.uploads = {outcome: self.counter(UPLOADS, outcome) for outcome in UPLOAD_OUTCOMES}
+        self.dead_letters = {code: self.counter(DEAD_LETTERS, code) for code in ERROR_CODES}
+        self.retries = {code: self.counter(RETRIES, code) for code in ERROR_CODES}
+        self.commits = {outcome: self.counter(COMMITS, outcome) for outcome in COMMIT_OUTCOMES}
+        self.view_records = {outcome: self.counter(VIEW_RECORDS, outcome) for outcome in VIEW_OUTCOMES}
+        self.view_errors = {kind: self.counter(VIEW_ERRORS, kind) for kind in REDIS_ERRORS}
+        self.batch_images = self.histogram(BATCH_IMAGES)
+        self.end_to_end = self.histogram(END_TO_END)
+        self.commit_seconds = self.histogram(COMMIT_SECONDS)
+        self.probability = self.histogram(PROBABILITY)
+        self.retries_pending = self.gauge(RETRIES_PENDING)
+        self.retries_due = self.gauge(RETRIES_DUE)
+        self.retries_oldest = self.gauge(RETRIES_OLDEST)
+        self.assigned = self.gauge(ASSIGNED)
+        self.paused = self.gauge(PAUSED)
+        self.rebalances = self.counter(REBALANCES)
+        self.records_lost = self.counter(RECORDS_LOST)
+        self.produce_errors = self.counter(PRODUCE_ERRORS)
+        self.novel = self.counter(NOVEL)
+        self.fetchers = self.gauge(FETCHERS)
+        self.fetcher_restarts = self.counter(FETCHER_RESTARTS)
+        self.slots_used = self.gauge(SLOTS_USED)
+        self.view_lag_seconds = self.gauge(VIEW_LAG_SECONDS)
+        self.view_redis_up = self.gauge(VIEW_REDIS_UP)
+        self.view_rebuilds = self.counter(VIEW_REBUILDS)
+        self._others = Window(OTHER_WINDOW, clock)
+        self.gauge(OTHER_RATIO).set_function(self._others.ratio)
+        self.gauge(START_TIME).set(now())
+
+    def counter(self, row: Row, *labels: str) -> Counter:
+        return self._cell(Counter, row, labels)
+
+    def gauge(self, row: Row, *labels: str) -> Gauge:
+        return self._cell(Gauge, row, labels)
+
+    def histogram(self, row: Row, *labels: str) -> Histogram:
+        return self._cell(Histogram, row, labels)
+
+    def _cell(self, kind: type[CellT], row: Row, labels: tuple[str, ...]) -> CellT:
+        cell = self._families[row.name].cell(labels)
+        if not isinstance(cell, kind):
+            raise TypeError(f"{row.name} is a {row.kind}, asked for as a {kind.__name__.lower()}")
+        return cell
+
+    def set_model(self, version: str, taxonomy: str, encoder: str, clusters: Iterable[int] = ()) -> None:
+        """Name the model in use; its clusters start at 0, so that rates are right from the first tag."""
+        self._families[MODEL_INFO.name].cells = {}
+        self.gauge(MODEL_INFO, version, taxonomy, encoder).set(1)
+        for cluster in (OTHER, *clusters):
+            self.counter(TAGS, str(cluster))
+
+    def count_tags(self, clusters: Sequence[int], probabilities: Iterable[float], novel: int) -> None:
+        """Count published tags: their clusters, their probabilities, and how many of them are novel."""
+        tally = collections.Counter(clusters)
+        for cluster, n in tally.items():
+            self.counter(TAGS, str(cluster)).inc(n)
+        self._others.add(tally.get(OTHER, 0), len(clusters))
+        self.probability.observe_all(probabilities)
+        if novel:
+            self.novel.inc(novel)
+
+    def set_lag(self, partition: int, records: int, held: int, seconds: float) -> None:
+        """Where a partition of the uploads topic stands; see the rows for the meaning of each number."""
+        self.gauge(LAG_RECORDS, str(partition)).set(records)
+        self.gauge(HELD_RECORDS, str(partition)).set(held)
+        self.gauge(LAG_SECONDS, str(partition)).set(seconds)
+
+    def drop_partition(self, partition: int) -> None:
+        """Forget a partition that another worker owns now."""
+        for row in (LAG_RECORDS, HELD_RECORDS, LAG_SECONDS):
+            self._families[row.name].remove((str(partition),))
+
+    def set_view_lag(self, partition: int, records: int | None) -> None:
+        """Where the view of a partition of the tags topic stands; None forgets the partition."""
+        if records is None:
+            self._families[VIEW_LAG_RECORDS.name].remove((str(partition),))
+        else:
+            self.gauge(VIEW_LAG_RECORDS, str(partition)).set(records)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """One sample as a scrape would show it, e.g. `value("imgclust_tags_total", cluster="3")`."""
+        return self.registry.get_sample_value(name, labels)
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families.values():
+            yield family.collect()
+
+
+def metrics_table() -> str:
+    """The README's table of metrics, in Markdown."""
+    lines = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for row in TABLE:
+        labels = ", ".join(f"`{label.name}`" for label in row.labels) or "–"
+        lines.append(f"| `{row.name}` | {row.kind} | {row.unit} | {labels} | {row.help} |")
+    return "\n".join(lines) + "\n"
