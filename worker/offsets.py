@@ -58,13 +58,16 @@ class PartitionOffsets:
     Offsets are taken in growing order; gaps (compaction, transaction markers) are nobody's and count as done.
     """
 
-    def __init__(self, position: int, metadata: str | None = None) -> None:
-        """Begin at the committed `position`, with the offsets done beyond it from the commit's metadata."""
+    def __init__(self, position: int, metadata: str | None = None, *, known: bool = True) -> None:
+        """Begin at the committed `position`, with the offsets done beyond it from the commit's metadata.
+
+        `known=False`: the broker does not have this position yet (a new group); it is committed first of all.
+        """
         self._next = position  # one past the highest offset taken
         self._open: deque[int] = deque()  # taken, in order; done ones leave only at the front
         self._done = decode_done(position, metadata)  # done at or above the position
-        self._committed = (position, metadata or "")
-        self._changed = False
+        self._committed: tuple[int, str] | None = (position, metadata or "") if known else None
+        self._changed = not known
 
     def take(self, offset: int) -> bool:
         """Account for a record that was read; False when it was done before, or read before."""
@@ -88,19 +91,18 @@ class PartitionOffsets:
             self._done.discard(self._open.popleft())
 
     @property
+    def next(self) -> int:
+        """One past the highest offset that was taken."""
+        return self._next
+
+    @property
     def position(self) -> int:
         """The lowest offset that is not done."""
         return self._open[0] if self._open else self._next
 
-    @property
-    def unfinished(self) -> int:
-        """How many taken offsets are not done."""
-        return sum(1 for o in self._open if o not in self._done)
-
-    @property
-    def full(self) -> bool:
-        """Whether the next offset might not fit into the metadata; intake must wait."""
-        return self._next - self.position >= SPAN - 1
+    def fits(self, offset: int) -> bool:
+        """Whether a commit could still say that `offset` is done; if not, intake must wait."""
+        return not self._open or offset - self._open[0] < SPAN
 
     def uncommitted(self) -> tuple[int, str] | None:
         """(offset, metadata) to commit; None when the last commit already said so."""

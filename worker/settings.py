@@ -529,3 +529,15 @@ def settings_table() -> str:
         "those that delivery rests on are refused |"
     )
     return "\n".join(lines)
+
+
+def settings_text() -> str:
+    """The same for a terminal."""
+    blocks = []
+    for s in SETTINGS:
+        default = f" (default: {s.default})" if s.default not in (None, "") else ""
+        blocks.append(f"{s.env}{default}\n    {s.meaning}; {s.allowed}")
+    blocks.append(
+        f"{KAFKA_PREFIX}<PROPERTY>\n    any librdkafka property, _ for . ; _FILE at the end reads a file"
+    )
+    return "\n".join(blocks)

@@ -1,0 +1,247 @@
+"""Decoded pictures → predictions: the encoder's thread and the predictor's thread.
+
+Two threads, so that the accelerator encodes the next batch while the processor predicts the last one. Both
+spend their time in code that holds no GIL, beside the thread that owns Kafka.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from imgclust.types import Encoder, Floats, Pixels, Prediction
+from worker import log as logs
+from worker.batch import Batcher
+from worker.metrics import Metrics
+
+log = logs.get(__name__)
+
+MAX_CANDIDATES = 3
+
+
+class Predicts(Protocol):
+    def predict(self, embeddings: Floats) -> Prediction: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    """A decoded picture: its token and the slot of shared memory that it lies in."""
+
+    token: int
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Predicted:
+    """One image's prediction; `candidates` are (cluster, score), best first."""
+
+    token: int
+    cluster: int
+    probability: float
+    candidates: tuple[tuple[int, float], ...]
+    novel: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unencodable:
+    """An image that the encoder or the predictor fails on, alone, while others pass."""
+
+    token: int
+    message: str
+
+
+Outcome = Predicted | Unencodable
+
+
+def rows(tokens: Sequence[int], prediction: Prediction) -> list[Outcome]:
+    """A prediction's arrays as one value per image."""
+    clusters, scores = prediction.candidates.tolist(), prediction.scores.tolist()
+    probabilities = np.clip(prediction.probabilities, 0.0, 1.0).tolist()
+    return [
+        Predicted(
+            token,
+            label,
+            round(probability, 6),
+            tuple((c, round(s, 6)) for c, s in zip(cs, ss, strict=True) if c >= 0)[:MAX_CANDIDATES],
+            novel,
+        )
+        for token, label, probability, cs, ss, novel in zip(
+            tokens,
+            prediction.labels.tolist(),
+            probabilities,
+            clusters,
+            scores,
+            prediction.novel.tolist(),
+            strict=True,
+        )
+    ]
+
+
+class Inference:
+    """The encode and predict stages.
+
+    Args:
+        encoder, model: already warm, see `warm_up`.
+        pixels: slot → uint8 (size, size, 3) view into shared memory.
+        release: gives slots back; called as soon as a batch is copied, so that the next one can be decoded.
+        on_outcomes: called from the predictor's thread with many outcomes at a time.
+        on_broken: called once, with the error, when not even a grey picture can be encoded.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        model: Predicts,
+        *,
+        pixels: Callable[[int], Pixels],
+        release: Callable[[list[int]], None],
+        on_outcomes: Callable[[list[Outcome]], None],
+        on_broken: Callable[[Exception], None],
+        max_batch: int,
+        max_wait: float,
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._encoder = encoder
+        self._model = model
+        self._pixels = pixels
+        self._release = release
+        self._on_outcomes = on_outcomes
+        self._on_broken = on_broken
+        self._clock = clock
+        self._encode_stage = metrics.stages["encode"]
+        self._predict_stage = metrics.stages["predict"]
+        self._batch_images = metrics.batch_images
+        self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
+        self._wake = threading.Condition()
+        self._stopping = False
+        # two batches: one is predicted, one waits; more would only add latency
+        self._encoded: queue.Queue[tuple[list[int], Floats, float] | None] = queue.Queue(maxsize=2)
+        self._busy: dict[str, float] = {}
+        self._threads = [
+            threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+            for name, run in (("encode", self._encode_loop), ("predict", self._predict_loop))
+        ]
+
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """Run batches of `sizes` pictures through both stages, so that the first upload waits for nothing."""
+        side = self._encoder.identity.preprocessing.size
+        for n in sizes:
+            grey = np.full((n, side, side, 3), 128, np.uint8)
+            self._model.predict(self._encoder.encode(grey))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End both threads after the batches in hand; what waits is not done."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=5)
+
+    def put(self, ready: Sequence[Ready]) -> None:
+        """Decoded pictures, from any thread; never waits."""
+        now = self._clock()
+        self._encode_stage.enter(len(ready))
+        with self._wake:
+            for item in ready:
+                self._batcher.add(item, now)
+            self._wake.notify()
+
+    def stalled_for(self) -> dict[str, float]:
+        """Seconds that each busy stage has spent on its current batch."""
+        now = self._clock()
+        return {name: now - since for name, since in self._busy.copy().items()}
+
+    # ── encode ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _next_batch(self) -> list[Ready] | None:
+        with self._wake:
+            while not self._stopping:
+                now = self._clock()
+                batch = self._batcher.take(now)
+                if batch:
+                    return batch
+                self._wake.wait(self._batcher.wait(now))
+        return None
+
+    def _encode_loop(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            started = self._clock()
+            self._busy["encode"] = started
+            tokens = [item.token for item in batch]
+            pixels = np.stack([self._pixels(item.slot) for item in batch])
+            self._release([item.slot for item in batch])
+            self._batch_images.observe(len(batch))
+            for part, embeddings in self._encode(tokens, pixels):
+                self._predict_stage.enter(len(part))
+                self._encoded.put((part, embeddings, self._clock()))
+            del self._busy["encode"]
+        self._encoded.put(None)
+
+    def _encode(self, tokens: list[int], pixels: Pixels) -> list[tuple[list[int], Floats]]:
+        """Encode a batch; halve it when that fails, down to the image that is at fault."""
+        started = self._clock()
+        try:
+            embeddings = self._encoder.encode(pixels)
+            if not np.isfinite(embeddings).all():
+                raise ValueError("the encoder returned numbers that are not finite")
+        except Exception as error:
+            if len(tokens) > 1:
+                half = len(tokens) // 2
+                log.warning(
+                    "a batch could not be encoded; it is halved", images=len(tokens), error=str(error)
+                )
+                return self._encode(tokens[:half], pixels[:half]) + self._encode(tokens[half:], pixels[half:])
+            self._blame(tokens[0], "encode", error)
+            return []
+        self._encode_stage.leave(len(tokens), seconds=self._clock() - started)
+        return [(tokens, embeddings)]
+
+    def _blame(self, token: int, stage: str, error: Exception) -> None:
+        """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
+        try:
+            self.warm_up([1])
+        except Exception:
+            raise error from None
+        (self._encode_stage if stage == "encode" else self._predict_stage).leave(1, "dead")
+        self._on_outcomes([Unencodable(token, f"{type(error).__name__}: {error}")])
+
+    # ── predict ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _predict_loop(self) -> None:
+        while (item := self._encoded.get()) is not None:
+            tokens, embeddings, since = item
+            self._busy["predict"] = self._clock()
+            self._predict(tokens, embeddings, since)
+            del self._busy["predict"]
+
+    def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
+        try:
+            outcomes = rows(tokens, self._model.predict(embeddings))
+        except Exception as error:
+            if len(tokens) == 1:
+                self._blame(tokens[0], "predict", error)
+                return
+            half = len(tokens) // 2
+            self._predict(tokens[:half], embeddings[:half], since)
+            self._predict(tokens[half:], embeddings[half:], since)
+            return
+        self._predict_stage.leave(len(tokens), seconds=self._clock() - since)
+        self._on_outcomes(outcomes)
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:
+            log.exception("inference is broken")
+            self._on_broken(error)

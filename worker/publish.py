@@ -1,0 +1,176 @@
+"""Results → Kafka: tags, deletions, dead letters. The producer half of Kafka's types.
+
+At least once: a result counts as safe when the broker acknowledged it, and only then is its offset committed.
+A worker that dies in between leaves the result to be published again, which readers see as an equal tag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from worker import log as logs
+from worker.consume import Record, client_log
+from worker.errors import StartError
+from worker.messages import printable
+from worker.metrics import Metrics
+
+log = logs.get(__name__)
+
+_JSON = ("content-type", b"application/json")
+MAX_HEADER_TEXT = 500
+# A dead letter is larger than its upload by the headers; one that no longer fits says where the upload is.
+VALUE_OMITTED = ("value-omitted", b"too large to be copied; it is at source-partition, source-offset")
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+_LEAVING = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._DESTROY)
+
+
+def producer_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """librdkafka's configuration for publishing results: idempotent, so a partition keeps its order."""
+    return {
+        "linger.ms": 5,
+        "compression.type": "lz4",
+        "client.id": "imgclust-worker",
+        # a result waits for a broker that is away as long as it takes: nothing is given up on by a timer
+        "message.timeout.ms": 0,
+        "queue.buffering.max.kbytes": 262144,
+        **extra,
+        "bootstrap.servers": bootstrap,
+        "enable.idempotence": True,
+        "acks": "all",
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """One record to publish for `source`; it goes to the source's partition number.
+
+    `value` None is a tombstone. `headers` come on top of those that every result carries.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    source: Record
+    headers: tuple[tuple[str, bytes], ...] = ()
+    json: bool = True
+    omittable: bool = False  # a value that the broker finds too large may be left out
+
+
+def text_header(name: str, value: object) -> tuple[str, bytes]:
+    """A header of printable ASCII, bounded: what is in it may come from a stranger."""
+    text = str(value)
+    if not (text.isascii() and text.isprintable()):
+        text = printable(text, MAX_HEADER_TEXT)
+    return name, text[:MAX_HEADER_TEXT].encode()
+
+
+def source_headers(source: Record) -> list[tuple[str, bytes]]:
+    headers = [
+        ("source-partition", b"%d" % source.partition),
+        ("source-offset", b"%d" % source.offset),
+        ("source-timestamp", b"%d" % source.timestamp),
+    ]
+    if source.traceparent is not None:
+        headers.append(("traceparent", source.traceparent))
+    return headers
+
+
+class Publisher:
+    """Publishes results and tells when each is safe."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        uploads_topic: str,
+        *,
+        metrics: Metrics,
+        on_safe: Callable[[Record], None],
+    ) -> None:
+        """`on_safe(source)` is called from `poll` and `flush` when a result is acknowledged."""
+        self._source_topic = ("source-topic", uploads_topic.encode())
+        self._metrics = metrics
+        self._on_safe = on_safe
+        self._waiting = 0
+        self._fatal: KafkaError | None = None
+        self._producer = Producer({**config, "error_cb": self._on_error}, logger=client_log)
+
+    @property
+    def waiting(self) -> int:
+        """Results that are not acknowledged yet."""
+        return self._waiting
+
+    def publish(self, result: Result) -> None:
+        """Hand one result to the producer; never waits for the broker unless its queue is full."""
+        headers = [self._source_topic, *source_headers(result.source), *result.headers]
+        if result.json:
+            headers.append(_JSON)
+        self._waiting += 1
+        while not self._produce(result, headers):
+            self._producer.poll(0.1)  # the queue is full: let acknowledgements in
+            self._raise_fatal()
+
+    def _produce(self, result: Result, headers: list[tuple[str, bytes]]) -> bool:
+        try:
+            self._producer.produce(
+                result.topic,
+                key=result.key,
+                value=result.value,
+                partition=result.source.partition,
+                headers=headers,
+                on_delivery=lambda error, _: self._delivered(result, error),
+            )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            self._delivered(result, error.args[0])
+        return True
+
+    def _delivered(self, result: Result, error: KafkaError | None) -> None:
+        self._waiting -= 1
+        if error is None:
+            self._on_safe(result.source)
+            return
+        self._metrics.produce_errors.inc()
+        log.error(
+            "publishing failed", topic=result.topic, partition=result.source.partition, error=error.str()
+        )
+        if error.code() in _TOO_LARGE and result.value is not None and result.omittable:
+            self.publish(dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED)))
+        elif self._fatal is None and error.code() not in _LEAVING:
+            self._fatal = error
+
+    def poll(self) -> None:
+        """Take in acknowledgements; never waits."""
+        self._producer.poll(0)
+        self._raise_fatal()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
+        remaining: int = self._producer.flush(timeout)
+        return remaining == 0
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+        else:
+            log.warning("Kafka client", error=error.str())
+
+    def _raise_fatal(self) -> None:
+        """Nothing may be published after a result that was not: whoever comes next begins before it.
+
+        Raises:
+            StartError: Kafka does not let this worker write.
+            KafkaException: anything else that is no use to try again here.
+        """
+        if self._fatal is None:
+            return
+        if self._fatal.code() in (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        ):
+            raise StartError(f"Kafka refuses to let this worker publish: {self._fatal.str()}")
+        raise KafkaException(self._fatal)

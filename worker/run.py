@@ -1,0 +1,348 @@
+"""Settings → parts → run: puts the tagger together, turns its loop, takes it apart."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from worker import log as logs
+from worker import topics
+from worker.consume import UploadsConsumer, consumer_config
+from worker.errors import StartError
+from worker.fetchers import Decoded, Failed, FetcherPool
+from worker.health import Health, HealthServer
+from worker.inference import Inference, Ready
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline, Policy
+from worker.publish import Publisher, producer_config
+from worker.settings import Settings
+from worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from imgclust.fetch import FetchPolicy
+    from imgclust.model import ClusterModel
+    from imgclust.types import Encoder
+
+log = logs.get(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_SETTINGS, EXIT_START = 0, 1, 2, 3
+EXIT_HURRIED = 130  # a second SIGTERM or SIGINT: left at once
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks to drain, the second to leave at once."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._count = 0
+
+    @property
+    def hurry(self) -> bool:
+        return self._count > 1
+
+    def _received(self, number: int, _: FrameType | None) -> None:
+        self._count += 1
+        self.stop.set()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Signals]:
+        before = {s: signal.signal(s, self._received) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
+    """The model folder, and the encoder that its manifest names.
+
+    Raises:
+        StartError: no model is set, or the encoder that loads is not the one the model was fitted with.
+        ImgclustError: the folder or the weights cannot be loaded.
+    """
+    from imgclust.encoder import load_encoder
+    from imgclust.model import ClusterModel
+
+    if settings.model is None:
+        raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
+    started = time.monotonic()
+    model = ClusterModel.load(settings.model)
+    wanted = model.encoder
+    encoder = load_encoder(
+        wanted.name,
+        device=settings.device,
+        precision=settings.precision or wanted.precision,
+        weights=settings.encoder_weights,
+    )
+    if not encoder.identity.same_space(wanted):
+        raise StartError(
+            f"the model in {str(settings.model)!r} was fitted with {describe(wanted)}, "
+            f"what loaded is {describe(encoder.identity)}; "
+            "set WORKER_ENCODER_WEIGHTS and WORKER_PRECISION to match"
+        )
+    log.info(
+        "model loaded",
+        model=model.version, taxonomy=model.taxonomy, clusters=len(model.clusters), encoder=wanted.name,
+        seconds=round(time.monotonic() - started, 2),
+    )  # fmt: skip
+    return model, encoder
+
+
+def describe(identity: Any) -> str:
+    return f"{identity.name} ({identity.precision}, weights {identity.weights[:12]}…)"
+
+
+def fetch_policy(settings: Settings) -> FetchPolicy:
+    from imgclust.fetch import FetchPolicy
+
+    return FetchPolicy(
+        allow_networks=settings.fetch_allow_networks,
+        allow_hosts=settings.fetch_allow_hosts,
+        allow_ports=settings.fetch_allow_ports,
+        allow_files=settings.fetch_allow_files,
+        max_bytes=settings.fetch_max_bytes,
+        total_timeout=settings.fetch_timeout,
+    )
+
+
+def batch_sizes(max_batch: int) -> list[int]:
+    """1, 2, 4 … `max_batch`: the shapes that the encoder pads to."""
+    sizes = [1]
+    while sizes[-1] < max_batch:
+        sizes.append(min(2 * sizes[-1], max_batch))
+    return sizes
+
+
+class Tagger:
+    """The tagger's parts, from the fetchers to the loop on the thread that owns Kafka.
+
+    Args:
+        model, encoder: see `load`; anything with the same methods will do.
+        health: gets the loop's beats and the conditions of readiness.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: ClusterModel,
+        encoder: Encoder,
+        *,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._beat = clock()
+        self._broken: Exception | None = None
+        self._draining = False
+        self.fetchers = FetcherPool(
+            processes=settings.fetchers,
+            slots=settings.slots,
+            preprocessing=encoder.identity.preprocessing,
+            policy=fetch_policy(settings),
+            on_outcomes=self._fetched,
+            connections=settings.fetch_connections,
+            max_pixels=settings.max_pixels,
+        )
+        self.inference = Inference(
+            encoder,
+            model,
+            pixels=self.fetchers.pixels,
+            release=self.fetchers.release,
+            on_outcomes=lambda outcomes: self.pipeline.on_predicted(outcomes),
+            on_broken=self._inference_broke,
+            max_batch=settings.max_batch,
+            max_wait=settings.max_wait,
+            clock=clock,
+            metrics=metrics,
+        )
+        self.pipeline = Pipeline(
+            policy(settings),
+            connect_consumer=self._consumer,
+            connect_publisher=self._publisher,
+            fetchers=self.fetchers,
+            model=model,
+            names={cluster.id: cluster.name for cluster in model.clusters},
+            clock=clock,
+            wall_ms=wall_ms,
+            metrics=metrics,
+        )
+        self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
+        metrics.set_model(
+            model.version, model.taxonomy, model.encoder.name, [cluster.id for cluster in model.clusters]
+        )
+
+    def _consumer(self, on_leaving: Callable[[set[int], bool], None]) -> UploadsConsumer:
+        s = self._settings
+        config = consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka)
+        return UploadsConsumer(
+            config,
+            s.uploads_topic,
+            start=s.start,
+            clock=self._clock,
+            wall_ms=wall_ms,
+            metrics=self._metrics,
+            on_leaving=on_leaving,
+        )
+
+    def _publisher(self, on_safe: Callable[[Any], None]) -> Publisher:
+        s = self._settings
+        config = producer_config(s.bootstrap_servers, s.kafka)
+        return Publisher(config, s.uploads_topic, metrics=self._metrics, on_safe=on_safe)
+
+    # ── between the parts ────────────────────────────────────────────────────────────────────────────────
+
+    def _fetched(self, outcomes: list[Decoded | Failed]) -> None:
+        """From the fetchers' thread: pictures go on to the encoder, failures back to the pipeline."""
+        ready: list[Ready] = []
+        failed: list[Failed] = []
+        fetch, decode = self._metrics.stages["fetch"], self._metrics.stages["decode"]
+        for outcome in outcomes:
+            if isinstance(outcome, Decoded):
+                ready.append(Ready(outcome.token, outcome.slot))
+                fetch.seconds.observe(outcome.fetch_seconds)
+                decode.seconds.observe(outcome.decode_seconds)
+            else:
+                failed.append(outcome)
+        in_fetch = sum(f.stage == "fetch" for f in failed)
+        fetch.leave(len(outcomes) - in_fetch)
+        fetch.leave(in_fetch, "dead")
+        decode.enter(len(outcomes) - in_fetch)
+        decode.leave(len(ready))
+        decode.leave(len(failed) - in_fetch, "dead")
+        if ready:
+            self.inference.put(ready)
+        if failed:
+            self.pipeline.on_failed(failed)
+
+    def _inference_broke(self, error: Exception) -> None:
+        self._broken = error
+
+    def _stalled_for(self) -> dict[str, float]:
+        return {**self.inference.stalled_for(), "loop": self._clock() - self._beat}
+
+    # ── the run ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Warm up and start; reading begins with the first turn."""
+        self.fetchers.start()
+        started = self._clock()
+        self.inference.warm_up(batch_sizes(self._settings.max_batch))
+        log.info("encoder and model are warm", seconds=round(self._clock() - started, 2))
+        self._health.set("encoder", True)
+        self._health.set("model", True)
+        self.inference.start()
+        self._beat = self._clock()
+        self._watchdog.start()
+
+    def turn(self) -> None:
+        """One round of the loop.
+
+        Raises:
+            Exception: what broke the encoder, after which nothing can be tagged.
+        """
+        self.pipeline.turn()
+        self._beaten()
+        if self._broken is not None:
+            raise self._broken
+
+    def _beaten(self) -> None:
+        self._beat = self._clock()
+        self._health.beat("tagger")
+        assigned = bool(self.pipeline.partitions)
+        self._health.set(
+            "assigned", assigned, "" if assigned else "no partition of the uploads topic is ours"
+        )
+        self._metrics.fetchers.set(self.fetchers.alive)
+
+    def drain(self, hurry: Callable[[], bool]) -> bool:
+        """Finish what is in flight and commit, see `Pipeline.drain`."""
+        self._health.set("assigned", False, "draining")
+        log.info("draining", in_flight=self.pipeline.in_flight, seconds=self._settings.drain_timeout)
+        self._watchdog.stop()  # the drain has a deadline of its own
+        return self.pipeline.drain(self._settings.drain_timeout, hurry)
+
+    def stop(self, *, leave_group: bool) -> None:
+        self._watchdog.stop()
+        if leave_group:
+            self.pipeline.close()
+        self.inference.stop()
+        self.fetchers.stop(timeout=5)
+
+
+def policy(settings: Settings) -> Policy:
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Policy)}
+    return Policy(**fields)
+
+
+def run(settings: Settings, *, view: bool = True) -> int:
+    """Run the tagger, and the view beside it, until a signal.
+
+    Returns:
+        The exit code: 0 drained, 130 left at once.
+
+    Raises:
+        StartError, ImgclustError: it cannot start.
+    """
+    metrics = Metrics()
+    health = Health(conditions=("assigned", "model", "encoder"))
+    with Signals().installed() as signals, contextlib.ExitStack() as stack:
+        server = stack.enter_context(HealthServer(*settings.http, metrics.registry, health))
+        log.info("metrics and health", address="{}:{}".format(*server.address))
+        topics.ensure(settings)
+        model, encoder = load(settings)
+        if view:
+            stack.enter_context(beside(settings, metrics, health))
+        tagger = Tagger(settings, model, encoder, metrics=metrics, health=health)
+        finished = False
+        try:
+            tagger.start()
+            while not signals.stop.is_set():
+                tagger.turn()
+            finished = tagger.drain(lambda: signals.hurry)
+            log.info("drained" if finished else "left with work undone; the next worker does it")
+        finally:
+            tagger.stop(leave_group=not signals.hurry)
+    return EXIT_HURRIED if signals.hurry else EXIT_OK
+
+
+@contextlib.contextmanager
+def beside(settings: Settings, metrics: Metrics, health: Health) -> Iterator[None]:
+    """The view in a thread of its own. Redis being away delays it and touches nobody else."""
+    from worker.view import connect
+
+    stop = threading.Event()
+    view = connect(settings, metrics, health)
+    thread = threading.Thread(target=view.run, args=(stop,), name="view", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def run_view(settings: Settings) -> int:
+    """Run only the view, until a signal."""
+    from worker.view import connect
+
+    metrics, health = Metrics(), Health(conditions=("view",))
+    with Signals().installed() as signals, HealthServer(*settings.http, metrics.registry, health) as server:
+        log.info("metrics and health", address="{}:{}".format(*server.address))
+        topics.ensure(settings)
+        connect(settings, metrics, health).run(signals.stop)
+    return EXIT_OK
