@@ -1,0 +1,85 @@
+/* The payload → typed arrays and lists, and the few helpers that every part uses.
+   Everything in it is somebody else's text: it reaches the page as text nodes, never as markup. */
+
+const OTHER = -1;
+
+/** Make an element. Text goes in as text; there is no way to pass markup. */
+function el(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "class") node.className = value;
+    else if (key === "colour") node.style.setProperty("--c", value);
+    else if (key === "share") node.style.setProperty("--share", `${(100 * value).toFixed(2)}%`);
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const byId = (id) => document.getElementById(id);
+const integer = new Intl.NumberFormat("en-US");
+const count = (n, one, many = `${one}s`) => `${integer.format(n)} ${n === 1 ? one : many}`;
+const percent = (x) => (x > 0 && x < 0.001 ? "< 0.1 %" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`);
+
+/** A name for one line of a canvas: no control or direction characters, not long. */
+function shortened(text, limit) {
+  const line = text.replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, " ").trim();
+  const letters = Array.from(line);
+  return letters.length > limit ? `${letters.slice(0, limit - 1).join("")}…` : line;
+}
+
+function unpack(base64, Type) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Type(bytes.buffer);
+}
+
+/** Read the payload. Images are numbered; the first `placed` of them have a place on the map. */
+function readReport() {
+  const raw = JSON.parse(byId("report-data").textContent);
+  const ids = raw.images.ids;
+  const images = {
+    ids,
+    n: ids.length,
+    placed: raw.images.placed,
+    x: unpack(raw.images.x, Uint16Array),
+    y: unpack(raw.images.y, Uint16Array),
+    cluster: unpack(raw.images.cluster, Int32Array),
+    probability: unpack(raw.images.probability, Uint8Array), // 255: not known
+    thumbs: new Map(raw.images.thumbs),
+    notes: new Map(raw.images.notes),
+  };
+  const clusters = new Map();
+  for (const cluster of raw.clusters) {
+    cluster.label = cluster.name ?? `Cluster ${cluster.id}`;
+    clusters.set(cluster.id, cluster);
+  }
+  clusters.set(OTHER, { id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], light: "#a8a39b", dark: "#5d6067" });
+  const facets = raw.facets.map((facet) => ({ ...facet, codes: unpack(facet.codes, Uint16Array) }));
+  const haystack = ids.map((id, i) => {
+    const facetValues = facets.map((facet) => facet.values[facet.codes[i]] ?? "").join("\n");
+    return `${id}\n${clusters.get(images.cluster[i])?.label ?? ""}\n${facetValues}`.normalize("NFC").toLowerCase();
+  });
+  return { ...raw, images, clusters, facets, haystack };
+}
+
+function thumbnail(report, i) {
+  const data = report.images.thumbs.get(i);
+  return data ? `data:image/webp;base64,${data}` : null;
+}
+
+/** A picture of image i, or a quiet square in its cluster's colour where the model keeps none. */
+function picture(report, i, alt = "") {
+  const source = thumbnail(report, i);
+  if (source) return el("img", { src: source, alt, loading: "lazy", decoding: "async", width: 128, height: 128 });
+  return el("span", { class: "no-picture", "aria-hidden": "true", colour: colourOf(report, report.images.cluster[i]) });
+}
+
+/** The colour of a cluster as a CSS value that follows the theme. */
+function colourOf(report, id) {
+  const cluster = report.clusters.get(id) ?? report.clusters.get(OTHER);
+  return `light-dark(${cluster.light}, ${cluster.dark})`;
+}

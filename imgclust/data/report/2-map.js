@@ -1,0 +1,407 @@
+/* The map: a canvas that pans and zooms. It knows points, colours and a mask; not what a search is. */
+
+const MAX_ZOOM = 60;
+const WHOLE = 65535; // coordinates are 16-bit steps of the longer side
+
+class ImageMap {
+  constructor(report, canvas, onChoose, onHover) {
+    Object.assign(this, { report, canvas, onChoose, onHover });
+    this.context = canvas.getContext("2d");
+    this.view = { k: 1, x: 0, y: 0 };
+    this.shown = new Uint8Array(report.images.n).fill(1);
+    this.hot = null; // a cluster under the pointer in a list
+    this.chosen = -1;
+    this.near = [];
+    this.pictures = false;
+    this.loaded = new Map();
+    this.byCluster = this.group();
+    this.centres = this.findCentres();
+    this.listen();
+    new ResizeObserver(() => this.resize()).observe(canvas);
+    this.resize();
+  }
+
+  group() {
+    const groups = new Map();
+    const { cluster, placed } = this.report.images;
+    for (let i = 0; i < placed; i++) {
+      if (!groups.has(cluster[i])) groups.set(cluster[i], []);
+      groups.get(cluster[i]).push(i);
+    }
+    return new Map([...groups].sort((a, b) => (a[0] === OTHER ? -1 : b[0] === OTHER ? 1 : a[0] - b[0])));
+  }
+
+  /** Medians: a few strays must not drag a name away from its cluster. */
+  findCentres() {
+    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+    const { x, y } = this.report.images;
+    const centres = [];
+    for (const [id, rows] of this.byCluster) {
+      if (id === OTHER) continue;
+      centres.push({ id, x: middle(rows.map((i) => x[i])), y: middle(rows.map((i) => y[i])), n: rows.length });
+    }
+    return centres.sort((a, b) => b.n - a.n);
+  }
+
+  // ---- places -------------------------------------------------------------------------------------
+
+  resize() {
+    const { clientWidth: w, clientHeight: h } = this.canvas;
+    const density = Math.min(window.devicePixelRatio || 1, 2.5);
+    if (!w || !h) return;
+    this.canvas.width = Math.round(w * density);
+    this.canvas.height = Math.round(h * density);
+    const margin = Math.min(w, h) < 480 ? 18 : 36;
+    const { width, height } = this.report.extent;
+    this.scale = Math.min((w - 2 * margin) / width, (h - 2 * margin) / height);
+    this.left = (w - width * this.scale) / 2;
+    this.top = (h - height * this.scale) / 2;
+    Object.assign(this, { w, h, density });
+    this.clamp();
+    this.draw();
+  }
+
+  px(value) { return (value * this.scale + this.left) * this.view.k + this.view.x; }
+  py(value) { return (value * this.scale + this.top) * this.view.k + this.view.y; }
+
+  clamp() {
+    const { view, w, h } = this;
+    view.k = Math.max(1, Math.min(MAX_ZOOM, view.k));
+    view.x = Math.max(w - w * view.k, Math.min(0, view.x));
+    view.y = Math.max(h - h * view.k, Math.min(0, view.y));
+    // The whole map lets a finger scroll the page; a part of it follows the finger.
+    this.canvas.style.touchAction = view.k > 1.01 ? "none" : "pan-y";
+  }
+
+  zoomAt(x, y, factor) {
+    const { view } = this;
+    const k = Math.max(1, Math.min(MAX_ZOOM, view.k * factor));
+    view.x = x - (x - view.x) * (k / view.k);
+    view.y = y - (y - view.y) * (k / view.k);
+    view.k = k;
+    this.clamp();
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    this.view.x += dx;
+    this.view.y += dy;
+    this.clamp();
+    this.draw();
+  }
+
+  /** Bring the rows into view, gently unless the reader asked for no motion. */
+  fit(rows) {
+    const { x, y } = this.report.images;
+    if (!rows.length) return this.fly({ k: 1, x: 0, y: 0 });
+    let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (const i of rows) {
+      x0 = Math.min(x0, x[i]); x1 = Math.max(x1, x[i]);
+      y0 = Math.min(y0, y[i]); y1 = Math.max(y1, y[i]);
+    }
+    const pad = 70;
+    const k = Math.max(1, Math.min(14, (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1), (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1)));
+    const cx = ((x0 + x1) / 2) * this.scale + this.left;
+    const cy = ((y0 + y1) / 2) * this.scale + this.top;
+    return this.fly({ k, x: this.w / 2 - cx * k, y: this.h / 2 - cy * k });
+  }
+
+  fly(target) {
+    const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const from = { ...this.view };
+    const flight = (this.flight = {});
+    const begin = performance.now();
+    const step = (now) => {
+      if (this.flight !== flight) return;
+      const t = still ? 1 : Math.min(1, (now - begin) / 420);
+      const s = 1 - (1 - t) ** 3;
+      for (const key of ["k", "x", "y"]) this.view[key] = from[key] + (target[key] - from[key]) * s;
+      this.clamp();
+      this.draw();
+      if (t < 1) requestAnimationFrame(step);
+    };
+    requestAnimationFrame(step);
+  }
+
+  /** The shown point nearest to a place of the canvas, or -1. */
+  at(px, py, reach) {
+    const { x, y, placed } = this.report.images;
+    let best = -1;
+    let least = reach * reach;
+    for (let i = 0; i < placed; i++) {
+      if (!this.shown[i]) continue;
+      const dx = this.px(x[i]) - px;
+      const dy = this.py(y[i]) - py;
+      const d = dx * dx + dy * dy;
+      if (d < least) { least = d; best = i; }
+    }
+    return best;
+  }
+
+  // ---- drawing ------------------------------------------------------------------------------------
+
+  draw() {
+    if (this.pending) return;
+    this.pending = true;
+    requestAnimationFrame(() => { this.pending = false; this.paint(); });
+  }
+
+  paint() {
+    const { context: c, density } = this;
+    const style = getComputedStyle(this.canvas);
+    this.dark = style.colorScheme.trim() === "dark";
+    this.ink = style.color;
+    this.paper = style.backgroundColor;
+    this.faint = this.dark ? "rgba(150,152,158,.16)" : "rgba(120,116,108,.15)";
+    c.setTransform(density, 0, 0, density, 0, 0);
+    c.clearRect(0, 0, this.w, this.h);
+    this.paintDots();
+    if (this.pictures) this.paintPictures();
+    this.paintChosen();
+    this.paintNames();
+  }
+
+  colour(id) {
+    const cluster = this.report.clusters.get(id);
+    return this.dark ? cluster.dark : cluster.light;
+  }
+
+  radius() {
+    const base = Math.max(1.4, Math.min(4.2, 130 / Math.sqrt(this.report.images.placed + 1)));
+    return base * Math.min(2.4, this.view.k ** 0.4) * (this.w < 480 ? 0.8 : 1);
+  }
+
+  paintDots() {
+    const { context: c } = this;
+    const { x, y } = this.report.images;
+    const r = this.radius();
+    const pass = (rows, wanted, colour, alpha) => {
+      c.beginPath();
+      for (const i of rows) {
+        if (!wanted(i)) continue;
+        const px = this.px(x[i]);
+        const py = this.py(y[i]);
+        if (px < -r || py < -r || px > this.w + r || py > this.h + r) continue;
+        c.moveTo(px + r, py);
+        c.arc(px, py, r, 0, 6.2832);
+      }
+      c.globalAlpha = alpha;
+      c.fillStyle = colour;
+      c.fill();
+      c.globalAlpha = 1;
+    };
+    const lit = (id) => this.hot === null || this.hot === id;
+    for (const [id, rows] of this.byCluster) {
+      if (lit(id)) pass(rows, (i) => !this.shown[i], this.faint, 1);
+      else pass(rows, () => true, this.faint, 1);
+    }
+    for (const [id, rows] of this.byCluster) {
+      if (lit(id)) pass(rows, (i) => this.shown[i], this.colour(id), id === OTHER ? 0.55 : 0.85);
+    }
+  }
+
+  /** As many typical pictures as have room, the most typical first. */
+  paintPictures() {
+    const { context: c } = this;
+    const { x, y, placed } = this.report.images;
+    const size = Math.min(84, (this.w < 480 ? 26 : 34) * this.view.k ** 0.35);
+    const cell = size + 3;
+    const used = new Set();
+    const free = (gx, gy) => ![-1, 0, 1].some((a) => [-1, 0, 1].some((b) => {
+      const other = this.slots.get(`${gx + a},${gy + b}`);
+      return other && Math.abs(other[0] - this.at0[0]) < cell && Math.abs(other[1] - this.at0[1]) < cell;
+    }));
+    this.slots = new Map();
+    for (const i of this.pictureOrder ??= this.orderPictures()) {
+      if (i >= placed || !this.shown[i] || used.has(i)) continue;
+      if (this.hot !== null && this.report.images.cluster[i] !== this.hot) continue;
+      this.at0 = [this.px(x[i]), this.py(y[i])];
+      const [px, py] = this.at0;
+      if (px < -size || py < -size || px > this.w + size || py > this.h + size) continue;
+      const [gx, gy] = [Math.floor(px / cell), Math.floor(py / cell)];
+      if (!free(gx, gy)) continue;
+      const image = this.load(i);
+      if (!image) continue;
+      this.slots.set(`${gx},${gy}`, [px, py]);
+      this.stamp(image, px, py, size, this.colour(this.report.images.cluster[i]), 2);
+    }
+  }
+
+  orderPictures() {
+    const lists = [...this.report.clusters.values()].map((cluster) => cluster.pictures);
+    const longest = Math.max(0, ...lists.map((list) => list.length));
+    const order = [];
+    for (let rank = 0; rank < longest; rank++) for (const list of lists) if (rank < list.length) order.push(list[rank]);
+    return order;
+  }
+
+  load(i) {
+    if (!this.loaded.has(i)) {
+      const source = thumbnail(this.report, i);
+      if (!source) return null;
+      const image = new Image();
+      image.onload = () => this.draw();
+      image.src = source;
+      this.loaded.set(i, image);
+    }
+    const image = this.loaded.get(i);
+    return image.complete && image.naturalWidth ? image : null;
+  }
+
+  stamp(image, px, py, size, colour, border) {
+    const { context: c } = this;
+    c.save();
+    c.beginPath();
+    c.roundRect(px - size / 2, py - size / 2, size, size, 5);
+    c.fillStyle = "#fff";
+    c.fill();
+    c.save();
+    c.clip();
+    const fit = size / Math.max(image.naturalWidth, image.naturalHeight);
+    const [w, h] = [image.naturalWidth * fit, image.naturalHeight * fit];
+    c.drawImage(image, px - w / 2, py - h / 2, w, h);
+    c.restore();
+    c.strokeStyle = colour;
+    c.lineWidth = border;
+    c.stroke();
+    c.restore();
+  }
+
+  paintChosen() {
+    const { context: c, chosen } = this;
+    const { x, y, cluster, placed } = this.report.images;
+    if (chosen < 0 || chosen >= placed) return;
+    const [px, py] = [this.px(x[chosen]), this.py(y[chosen])];
+    c.strokeStyle = this.ink;
+    c.lineWidth = 1;
+    c.globalAlpha = 0.5;
+    c.beginPath();
+    for (const i of this.near) { c.moveTo(px, py); c.lineTo(this.px(x[i]), this.py(y[i])); }
+    c.stroke();
+    c.globalAlpha = 1;
+    const r = this.radius() + 1.5;
+    for (const i of [...this.near, chosen]) {
+      const big = i === chosen;
+      c.beginPath();
+      c.arc(this.px(x[i]), this.py(y[i]), big ? r + 3 : r, 0, 6.2832);
+      c.fillStyle = this.colour(cluster[i]);
+      c.fill();
+      c.lineWidth = big ? 2.5 : 1.5;
+      c.stroke();
+    }
+    const image = this.load(chosen);
+    if (image) this.stamp(image, px, py - r - 40, 64, this.ink, 2);
+  }
+
+  paintNames() {
+    const { context: c } = this;
+    const taken = [];
+    c.textAlign = "center";
+    c.textBaseline = "middle";
+    c.lineJoin = "round";
+    for (const { id, x, y, n } of this.centres) {
+      if (this.hot !== null && this.hot !== id) continue;
+      if (!this.visibleClusters.has(id)) continue;
+      const px = this.px(x);
+      const py = this.py(y);
+      if (px < 0 || py < 0 || px > this.w || py > this.h) continue;
+      const size = Math.max(11, Math.min(15, 8.5 + Math.log2(n) * 0.75)) * (this.w < 480 ? 0.92 : 1);
+      c.font = `650 ${size}px ${this.font ??= getComputedStyle(document.body).fontFamily}`;
+      const text = shortened(this.report.clusters.get(id).label, this.w < 480 ? 18 : 26);
+      const half = c.measureText(text).width / 2 + 3;
+      const box = [px - half, py - size * 0.75, px + half, py + size * 0.75];
+      if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
+      taken.push(box);
+      c.strokeStyle = this.paper;
+      c.globalAlpha = 0.88;
+      c.lineWidth = 4;
+      c.strokeText(text, px, py);
+      c.globalAlpha = 1;
+      c.fillStyle = this.ink;
+      c.fillText(text, px, py);
+    }
+  }
+
+  visibleClusters = new Set();
+
+  /** Take a new mask over all images; names stay only where a point is shown. */
+  show(mask) {
+    this.shown = mask;
+    this.visibleClusters = new Set();
+    for (const [id, rows] of this.byCluster) if (rows.some((i) => mask[i])) this.visibleClusters.add(id);
+    this.draw();
+  }
+
+  // ---- pointer, wheel, keys -----------------------------------------------------------------------
+
+  listen() {
+    const { canvas } = this;
+    const fingers = new Map();
+    let moved = 0;
+    const place = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      this.flight = null;
+      canvas.setPointerCapture(event.pointerId);
+      fingers.set(event.pointerId, place(event));
+      if (fingers.size === 1) moved = 0;
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const now = place(event);
+      const before = fingers.get(event.pointerId);
+      if (!before) {
+        if (event.pointerType === "mouse") this.onHover(this.at(...now, 14), ...now);
+        return;
+      }
+      const others = [...fingers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
+      moved += Math.hypot(now[0] - before[0], now[1] - before[1]);
+      if (others.length === 1) {
+        const [anchor] = others;
+        const apart = (p) => Math.hypot(p[0] - anchor[0], p[1] - anchor[1]) || 1;
+        this.pan((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
+        this.zoomAt((now[0] + anchor[0]) / 2, (now[1] + anchor[1]) / 2, apart(now) / apart(before));
+      } else if (moved > 4) {
+        canvas.classList.add("dragging");
+        this.onHover(-1);
+        this.pan(now[0] - before[0], now[1] - before[1]);
+      }
+      fingers.set(event.pointerId, now);
+    });
+    const release = (event) => {
+      if (!fingers.delete(event.pointerId)) return;
+      canvas.classList.remove("dragging");
+      if (event.type === "pointerup" && moved <= 4 && !fingers.size) {
+        this.onChoose(this.at(...place(event), event.pointerType === "touch" ? 26 : 14));
+      }
+    };
+    canvas.addEventListener("pointerup", release);
+    canvas.addEventListener("pointercancel", release);
+    canvas.addEventListener("pointerleave", () => this.onHover(-1));
+    canvas.addEventListener("dblclick", (event) => this.zoomAt(...place(event), 2));
+    canvas.addEventListener("wheel", (event) => {
+      // The wheel belongs to the page until the map has been clicked, or Ctrl (a pinch) is held.
+      if (!event.ctrlKey && !event.metaKey && document.activeElement !== canvas) return;
+      event.preventDefault();
+      this.zoomAt(...place(event), Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)));
+    }, { passive: false });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const [cx, cy] = [this.w / 2, this.h / 2];
+    const actions = {
+      ArrowLeft: () => this.pan(60, 0), ArrowRight: () => this.pan(-60, 0),
+      ArrowUp: () => this.pan(0, 60), ArrowDown: () => this.pan(0, -60),
+      "+": () => this.zoomAt(cx, cy, 1.5), "=": () => this.zoomAt(cx, cy, 1.5), "-": () => this.zoomAt(cx, cy, 1 / 1.5),
+      "0": () => this.fit([]),
+      Enter: () => this.onChoose(this.at(cx, cy, Infinity)),
+      Escape: () => this.onChoose(-1),
+    };
+    if (!actions[event.key]) return;
+    event.preventDefault();
+    actions[event.key]();
+  }
+}

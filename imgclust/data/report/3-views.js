@@ -1,0 +1,154 @@
+/* The lists beside and below the map. Each function fills one element from the report and a state. */
+
+const NEIGHBOURS = 8;
+const LISTED = 60;
+
+const swatch = (report, id) => el("span", { class: "swatch", "aria-hidden": "true", colour: colourOf(report, id) });
+const named = (cluster) => el("bdi", { class: cluster.name === null && cluster.id !== OTHER ? "unnamed" : undefined }, cluster.label);
+
+function fillHeadline(report) {
+  byId("lede").textContent = report.lede;
+  for (const { label, value, note } of report.tiles) {
+    byId("tiles").append(el("div", {}, el("dt", {}, label), el("dd", {}, value, note ? el("small", {}, note) : null)));
+  }
+  byId("colophon").textContent = report.colophon;
+}
+
+function fillFigures(report) {
+  for (const { title, rows } of report.sections) {
+    const list = el("dl");
+    for (const [label, value] of rows) list.append(el("div", {}, el("dt", {}, label), el("dd", {}, value)));
+    byId("sheets").append(el("section", { class: "sheet" }, el("h3", {}, title), list));
+  }
+}
+
+/** The legend is the filter: one button per cluster, largest first, "other" at the end. */
+function fillLegend(report, { onToggle, onHot }) {
+  const ordered = [...report.clusters.values()].sort((a, b) => (a.id === OTHER) - (b.id === OTHER) || b.size - a.size);
+  const largest = Math.max(1, ...ordered.map((cluster) => cluster.size));
+  const buttons = new Map();
+  for (const cluster of ordered) {
+    const button = el("button", {
+      type: "button", class: "legend-row", "aria-pressed": "false", share: cluster.size / largest, colour: colourOf(report, cluster.id),
+      onclick: () => onToggle(cluster.id),
+      onpointerenter: (event) => event.pointerType === "mouse" && onHot(cluster.id), onpointerleave: () => onHot(null),
+    }, swatch(report, cluster.id), el("span", { class: "name" }, named(cluster)), el("span", { class: "n" }, integer.format(cluster.size)));
+    buttons.set(cluster.id, button);
+    byId("legend").append(button);
+  }
+  return buttons;
+}
+
+function fillFacets(report, onPick) {
+  return report.facets.map((facet, index) => {
+    const select = el("select", { onchange: (event) => onPick(index, Number(event.target.value)) }, el("option", { value: -1 }, `Every ${facet.name}`));
+    facet.values.forEach((value, code) => select.append(el("option", { value: code }, value)));
+    byId("facets").append(el("label", { class: "field" }, el("span", { class: "visually-hidden" }, facet.name), select));
+    return select;
+  });
+}
+
+/** Which values of the first facet a cluster is made of: "birds 92 %, fish 5 %". */
+function makeUp(report, id) {
+  const facet = report.facets[0];
+  if (!facet) return null;
+  const tally = new Map();
+  let total = 0;
+  for (let i = 0; i < report.images.placed; i++) {
+    if (report.images.cluster[i] !== id || facet.codes[i] >= facet.values.length) continue;
+    tally.set(facet.codes[i], (tally.get(facet.codes[i]) ?? 0) + 1);
+    total++;
+  }
+  const top = [...tally].sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([, n]) => n / total >= 0.05);
+  if (!top.length) return null;
+  return el("p", { class: "make-up" }, ...top.flatMap(([code, n], i) => [i ? " · " : "", el("bdi", {}, facet.values[code]), ` ${percent(n / total)}`]));
+}
+
+function fillCards(report, { onChoose, onToggle }) {
+  const cards = new Map();
+  const late = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      late.unobserve(target);
+      for (const button of target.querySelectorAll("button[data-image]")) button.append(picture(report, Number(button.dataset.image)));
+    }
+  }, { rootMargin: "600px" });
+  const total = report.total || 1;
+  for (const cluster of report.clusters.values()) {
+    if (cluster.id === OTHER) continue;
+    const strip = el("div", { class: "pictures" }, ...cluster.pictures.map((i) =>
+      el("button", { type: "button", "data-image": i, title: report.images.ids[i], "aria-label": report.images.ids[i], onclick: () => onChoose(i) })));
+    const card = el("article", { class: "card", colour: colourOf(report, cluster.id), share: cluster.size / total },
+      el("header", {},
+        el("h3", {}, swatch(report, cluster.id), named(cluster), el("span", { class: "id" }, `#${cluster.id}`)),
+        el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}`),
+        el("button", { type: "button", class: "quiet small", onclick: () => onToggle(cluster.id, true) }, "Show on map")),
+      makeUp(report, cluster.id),
+      cluster.pictures.length ? strip : el("p", { class: "make-up" }, "The model keeps no pictures of this cluster."));
+    late.observe(card);
+    cards.set(cluster.id, card);
+  }
+  return cards;
+}
+
+function sortCards(report, cards, by) {
+  const names = new Intl.Collator(undefined, { numeric: true });
+  const order = [...cards.keys()].map((id) => report.clusters.get(id)).sort(
+    by === "name" ? (a, b) => (a.name === null) - (b.name === null) || names.compare(a.label, b.label) : (a, b) => b.size - a.size || a.id - b.id);
+  byId("cards").replaceChildren(...order.map(({ id }) => cards.get(id)));
+}
+
+function imageRow(report, i, onChoose, note = null) {
+  const cluster = report.clusters.get(report.images.cluster[i]) ?? report.clusters.get(OTHER);
+  return el("li", {}, el("button", { type: "button", class: "image-row", onclick: () => onChoose(i) },
+    picture(report, i),
+    el("span", { class: "image-text" }, el("bdi", { class: "image-id" }, report.images.ids[i]),
+      el("span", { class: "sub" }, swatch(report, cluster.id), named(cluster), note ? ` · ${note}` : null))));
+}
+
+function fillResults(report, rows, onChoose) {
+  const box = byId("results");
+  const list = el("ul", { class: "image-list" }, ...rows.slice(0, LISTED).map((i) => imageRow(report, i, onChoose)));
+  box.replaceChildren(el("h2", {}, count(rows.length, "picture")), list);
+  if (rows.length > LISTED) box.append(el("p", { class: "sub" }, `The first ${LISTED} are listed; the map shows all.`));
+  if (!rows.length) list.replaceWith(el("p", { class: "sub" }, "Nothing matches. Try a shorter word, or clear the filters."));
+}
+
+/** The images nearest on the map: what the model takes to be alike. */
+function neighbours(report, chosen) {
+  const { x, y, placed } = report.images;
+  if (chosen >= placed) return [];
+  const far = [];
+  for (let i = 0; i < placed; i++) if (i !== chosen) far.push([(x[i] - x[chosen]) ** 2 + (y[i] - y[chosen]) ** 2, i]);
+  return far.sort((a, b) => a[0] - b[0]).slice(0, NEIGHBOURS).map(([, i]) => i);
+}
+
+function meter(label, value, colour) {
+  return el("div", { class: "meter", share: value, colour },
+    el("span", {}, label), el("span", { class: "n" }, percent(value)), el("i", { "aria-hidden": "true" }));
+}
+
+function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
+  const { images } = report;
+  const cluster = report.clusters.get(images.cluster[chosen]) ?? report.clusters.get(OTHER);
+  const note = images.notes.get(chosen) ?? {};
+  const known = images.probability[chosen] !== 255;
+  const facets = report.facets.filter((facet) => facet.codes[chosen] < facet.values.length);
+  const text = (value) => (value === OTHER ? "Other" : report.clusters.get(value)?.label ?? `Cluster ${value}`);
+  byId("inspector").replaceChildren(...[
+    el("div", { class: "inspector-head" },
+      el("h2", {}, "Chosen picture"),
+      el("button", { type: "button", class: "quiet small", id: "close", onclick: onClose }, "Close")),
+    el("div", { class: "hero" }, picture(report, chosen, images.ids[chosen]),
+      el("div", {},
+        el("p", { class: "image-id" }, el("bdi", {}, images.ids[chosen])),
+        el("button", { type: "button", class: "chip", colour: colourOf(report, cluster.id), onclick: () => onToggle(cluster.id, true) }, swatch(report, cluster.id), named(cluster)),
+        note.novel ? el("span", { class: "flag" }, "unlike anything in training") : null)),
+    ...(known && cluster.id !== OTHER ? [meter("Probability", images.probability[chosen] / 254, colourOf(report, cluster.id))] : []),
+    ...(known && cluster.id === OTHER ? [el("p", { class: "sub" }, "In no cluster: too few pictures are like it.")] : []),
+    ...(note.candidates ?? []).filter(([id]) => id !== cluster.id).map(([id, score]) => meter(`or ${shortened(text(id), 40)}`, score, colourOf(report, id))),
+    facets.length ? el("dl", { class: "attributes" }, ...facets.map((facet) => el("div", {}, el("dt", {}, facet.name), el("dd", {}, el("bdi", {}, facet.values[facet.codes[chosen]]))))) : null,
+    near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
+    el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
+  ].filter(Boolean));
+}
