@@ -169,6 +169,8 @@ class UploadsConsumer:
         if owned is None:  # read before a revocation
             return None
         offset = message.offset()
+        if partition is None or offset is None:  # only errors come without them
+            return None
         if owned.offsets is None and not self._begin(partition, owned, offset):
             return None
         offsets = owned.offsets
@@ -226,7 +228,7 @@ class UploadsConsumer:
             owned.ask_at = self._clock() + _POSITION_RETRY
             log.debug("position not known yet", partition=partition, error=error.args[0].str())
             return False
-        if committed.offset == OFFSET_INVALID or committed.offset < 0:
+        if committed.offset < 0:
             position = low if self._start == "earliest" else high
             owned.offsets = PartitionOffsets(position, known=False)
             log.info("partition begins", partition=partition, offset=position, start=self._start)
@@ -415,7 +417,8 @@ class UploadsConsumer:
 def _traceparent(message: Message) -> bytes | None:
     headers = message.headers()
     if headers:
-        for name, value in headers:
+        pairs = headers.items() if isinstance(headers, dict) else headers
+        for name, value in pairs:
             if name == "traceparent" and isinstance(value, bytes) and len(value) <= 64:
                 return value
     return None

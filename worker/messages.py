@@ -20,7 +20,8 @@ SCHEMA = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ID_CHARS = 256
 MAX_URL_CHARS = 8192
-MAX_NAME_CHARS = 128
+# the years 1 to 9999, UTC: what RFC 3339 can say of a moment
+MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
 
 OTHER = -1
 
@@ -80,6 +81,9 @@ def _id_from_key(key: bytes | None) -> str:
         raise _bad(f"the record's key is not UTF-8: {printable(key)}") from None
 
 
+# whole numbers all the way: floats lose a millisecond now and then
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND = dt.timedelta(milliseconds=1)
 # RFC 3339: a subset of what datetime.fromisoformat takes, so its form is checked first.
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -91,15 +95,17 @@ def parse_time(value: object) -> int:
     try:
         # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
         text = value.upper().replace(":60Z", ":59Z")
-        moment = dt.datetime.fromisoformat(text)
-        return int(moment.timestamp() * 1000)
+        ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         raise _bad(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
+    if not MIN_TIME_MS <= ms <= MAX_TIME_MS:
+        raise _bad(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
+    return ms
 
 
 def format_time(ms: int) -> str:
     """Milliseconds since the epoch → RFC 3339 with milliseconds, UTC."""
-    moment = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    moment = _EPOCH + ms * _MILLISECOND
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -121,11 +127,12 @@ def parse_upload(value: bytes | None, key: bytes | None, timestamp_ms: int) -> U
     Args:
         value: the record's value; None (a tombstone) deletes the id that the key names.
         key: the record's key.
-        timestamp_ms: the record's timestamp, the default of `uploaded_at`.
+        timestamp_ms: the record's timestamp, the default of `uploaded_at`; any number, producers choose it.
 
     Raises:
         Rejected: with the code `bad-event`, for everything that is not an Upload.
     """
+    timestamp_ms = min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
     if value is None:
         return Upload(_id_from_key(key), None, timestamp_ms)
     if len(value) > MAX_EVENT_BYTES:

@@ -105,7 +105,11 @@ class Publisher:
 
     def publish(self, result: Result) -> None:
         """Hand one result to the producer; never waits for the broker unless its queue is full."""
-        headers = [self._source_topic, *source_headers(result.source), *result.headers]
+        headers: list[tuple[str, str | bytes | None]] = [
+            self._source_topic,
+            *source_headers(result.source),
+            *result.headers,
+        ]
         if result.json:
             headers.append(_JSON)
         self._waiting += 1
@@ -113,7 +117,7 @@ class Publisher:
             self._producer.poll(0.1)  # the queue is full: let acknowledgements in
             self._raise_fatal()
 
-    def _produce(self, result: Result, headers: list[tuple[str, bytes]]) -> bool:
+    def _produce(self, result: Result, headers: list[tuple[str, str | bytes | None]]) -> bool:
         try:
             self._producer.produce(
                 result.topic,

@@ -16,7 +16,7 @@ import tomllib
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 from worker.errors import SettingsError
 from worker.messages import printable
@@ -85,7 +85,7 @@ class Settings:
     http: tuple[str, int]
     drain_timeout: float
     stall_timeout: float
-    log: str
+    log: Literal["auto", "text", "json"]
 
 
 Parser = Callable[[str], Any]
@@ -490,7 +490,7 @@ def load(environment: Mapping[str, str] | None = None, config: Path | None = Non
         problems += _contradictions(values)
     if problems:
         raise SettingsError("\n".join(problems))
-    return Settings(**cast(dict[str, Any], values))
+    return Settings(**values)
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
