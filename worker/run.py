@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker import log as logs
 from worker import topics
-from worker.consume import UploadsConsumer, consumer_config
+from worker.consume import UploadsConsumer, consumer_config, group_protocol
 from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
@@ -22,6 +22,7 @@ from worker.metrics import Metrics
 from worker.pipeline import Pipeline, Policy
 from worker.publish import Publisher, producer_config
 from worker.settings import Settings
+from worker.view import TagsView, ViewConsumer, connect
 from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     started = time.monotonic()
     model = ClusterModel.load(settings.model)
     wanted = model.encoder
+    if wanted is None:
+        raise StartError(
+            f"the model in {str(settings.model)!r} does not say whose embeddings it takes; "
+            "freeze it with ClusterModel.from_fitted(…, encoder=…)"
+        )
     encoder = load_encoder(
         wanted.name,
         device=settings.device,
@@ -183,7 +189,7 @@ class Tagger:
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
         metrics.set_model(
-            model.version, model.taxonomy, model.encoder.name, [cluster.id for cluster in model.clusters]
+            model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
         )
 
     def _consumer(self, on_leaving: Callable[[set[int], bool], None]) -> UploadsConsumer:
@@ -320,13 +326,20 @@ def run(settings: Settings, *, view: bool = True) -> int:
     return EXIT_HURRIED if signals.hurry else EXIT_OK
 
 
+def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsumer:
+    """The view as the settings want it; it connects when it runs."""
+    kafka = {**topics.connection(settings), **group_protocol(settings.group_protocol)}
+    client = connect(settings.redis_url, settings.redis_password)
+    view = TagsView(client, settings.redis_prefix)
+    group = f"{settings.group_id}.view"
+    return ViewConsumer(kafka, settings.tags_topic, group, view, metrics=metrics, health=health)
+
+
 @contextlib.contextmanager
 def beside(settings: Settings, metrics: Metrics, health: Health) -> Iterator[None]:
     """The view in a thread of its own. Redis being away delays it and touches nobody else."""
-    from worker.view import connect
-
     stop = threading.Event()
-    view = connect(settings, metrics, health)
+    view = view_of(settings, metrics, health)
     thread = threading.Thread(target=view.run, args=(stop,), name="view", daemon=True)
     thread.start()
     try:
@@ -338,11 +351,9 @@ def beside(settings: Settings, metrics: Metrics, health: Health) -> Iterator[Non
 
 def run_view(settings: Settings) -> int:
     """Run only the view, until a signal."""
-    from worker.view import connect
-
-    metrics, health = Metrics(), Health(conditions=("view",))
+    metrics, health = Metrics(), Health()
     with Signals().installed() as signals, HealthServer(*settings.http, metrics.registry, health) as server:
         log.info("metrics and health", address="{}:{}".format(*server.address))
         topics.ensure(settings)
-        connect(settings, metrics, health).run(signals.stop)
+        view_of(settings, metrics, health).run(signals.stop)
     return EXIT_OK
