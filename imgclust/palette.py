@@ -99,7 +99,7 @@ def _palette() -> tuple[list[tuple[str, str]], _Array]:
     light, dark = [], []
     for level in range(3):
         for hue in _HUES:
-            pair = _in_gamut(_LIGHT_THEME[level], hue), _in_gamut(_DARK_THEME[level], hue)
+            pair = _in_gamut(_LIGHT_THEME[level], float(hue)), _in_gamut(_DARK_THEME[level], float(hue))
             if min(pair[0][1], pair[1][1]) >= _LEAST_CHROMA:
                 light.append(_linear(pair[0]))
                 dark.append(_linear(pair[1]))

@@ -1,7 +1,6 @@
 /* The map: a canvas that pans and zooms. It knows points, colours and a mask; not what a search is. */
 
 const MAX_ZOOM = 60;
-const WHOLE = 65535; // coordinates are 16-bit steps of the longer side
 
 class ImageMap {
   constructor(report, canvas, onChoose, onHover) {
@@ -90,8 +89,8 @@ class ImageMap {
     this.draw();
   }
 
-  /** Bring the rows into view, gently unless the reader asked for no motion. */
-  fit(rows) {
+  /** Bring the rows into view, gently unless the reader asked for no motion; zoom at most so far. */
+  fit(rows, limit = 14) {
     const { x, y } = this.report.images;
     if (!rows.length) return this.fly({ k: 1, x: 0, y: 0 });
     let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
@@ -100,7 +99,7 @@ class ImageMap {
       y0 = Math.min(y0, y[i]); y1 = Math.max(y1, y[i]);
     }
     const pad = 70;
-    const k = Math.max(1, Math.min(14, (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1), (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1)));
+    const k = Math.max(1, Math.min(limit, (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1), (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1)));
     const cx = ((x0 + x1) / 2) * this.scale + this.left;
     const cy = ((y0 + y1) / 2) * this.scale + this.top;
     return this.fly({ k, x: this.w / 2 - cx * k, y: this.h / 2 - cy * k });
@@ -206,23 +205,21 @@ class ImageMap {
     const { x, y, placed } = this.report.images;
     const size = Math.min(84, (this.w < 480 ? 26 : 34) * this.view.k ** 0.35);
     const cell = size + 3;
-    const used = new Set();
-    const free = (gx, gy) => ![-1, 0, 1].some((a) => [-1, 0, 1].some((b) => {
-      const other = this.slots.get(`${gx + a},${gy + b}`);
-      return other && Math.abs(other[0] - this.at0[0]) < cell && Math.abs(other[1] - this.at0[1]) < cell;
+    const slots = new Map(); // a grid of the cells that hold a picture: only the eight around can overlap
+    const crowded = (px, py, gx, gy) => [-1, 0, 1].some((a) => [-1, 0, 1].some((b) => {
+      const other = slots.get(`${gx + a},${gy + b}`);
+      return other && Math.abs(other[0] - px) < cell && Math.abs(other[1] - py) < cell;
     }));
-    this.slots = new Map();
     for (const i of this.pictureOrder ??= this.orderPictures()) {
-      if (i >= placed || !this.shown[i] || used.has(i)) continue;
+      if (i >= placed || !this.shown[i]) continue;
       if (this.hot !== null && this.report.images.cluster[i] !== this.hot) continue;
-      this.at0 = [this.px(x[i]), this.py(y[i])];
-      const [px, py] = this.at0;
+      const [px, py] = [this.px(x[i]), this.py(y[i])];
       if (px < -size || py < -size || px > this.w + size || py > this.h + size) continue;
       const [gx, gy] = [Math.floor(px / cell), Math.floor(py / cell)];
-      if (!free(gx, gy)) continue;
+      if (crowded(px, py, gx, gy)) continue;
       const image = this.load(i);
       if (!image) continue;
-      this.slots.set(`${gx},${gy}`, [px, py]);
+      slots.set(`${gx},${gy}`, [px, py]);
       this.stamp(image, px, py, size, this.colour(this.report.images.cluster[i]), 2);
     }
   }
@@ -302,13 +299,14 @@ class ImageMap {
     for (const { id, x, y, n } of this.centres) {
       if (this.hot !== null && this.hot !== id) continue;
       if (!this.visibleClusters.has(id)) continue;
-      const px = this.px(x);
+      let px = this.px(x);
       const py = this.py(y);
       if (px < 0 || py < 0 || px > this.w || py > this.h) continue;
       const size = Math.max(11, Math.min(15, 8.5 + Math.log2(n) * 0.75)) * (this.w < 480 ? 0.92 : 1);
       c.font = `650 ${size}px ${this.font ??= getComputedStyle(document.body).fontFamily}`;
       const text = shortened(this.report.clusters.get(id).label, this.w < 480 ? 18 : 26);
       const half = c.measureText(text).width / 2 + 3;
+      px = Math.max(half + 4, Math.min(this.w - half - 4, px));
       const box = [px - half, py - size * 0.75, px + half, py + size * 0.75];
       if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
       taken.push(box);

@@ -150,5 +150,6 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
     facets.length ? el("dl", { class: "attributes" }, ...facets.map((facet) => el("div", {}, el("dt", {}, facet.name), el("dd", {}, el("bdi", {}, facet.values[facet.codes[chosen]]))))) : null,
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
     el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
+    near.some((i) => !images.thumbs.has(i)) ? el("p", { class: "sub" }, "A model keeps pictures of its most typical images only.") : null,
   ].filter(Boolean));
 }

@@ -1,0 +1,226 @@
+"""What a report shows: read once from a model and a file of predictions, before any page is made.
+
+The page never sees a model: `ReportData` is all that it knows, so both can change on their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.model import ClusterModel
+
+OTHER = -1
+MAX_FACETS = 4
+MAX_FACET_VALUES = 60
+TYPICAL = 24
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReportCluster:
+    """A cluster as the page shows it; `exemplars` are image ids, the most typical first."""
+
+    id: int
+    name: str | None
+    size: int
+    exemplars: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Note:
+    """What is known of one image beyond its place: from a file of predictions or tags."""
+
+    probability: float | None = None
+    novel: bool = False
+    candidates: tuple[tuple[int, float], ...] = ()
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything on the page.
+
+    Attributes:
+        version, taxonomy, created: as in the model's manifest.
+        images: training images, those in no cluster too.
+        encoder: the encoder's identity as a dictionary.
+        figures: of the training, in any nesting of dictionaries; lists are not shown.
+        parameters: title → parameters: UMAP's, HDBSCAN's.
+        libraries: library → version.
+        clusters: without "other".
+        ids, x, y, labels: the map, row by row; float (n,) coordinates, int (n,) labels.
+        thumbnails: image id → WebP bytes.
+        notes: image id → what predictions say of it.
+    """
+
+    version: str
+    taxonomy: str
+    created: str
+    images: int
+    encoder: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    parameters: Mapping[str, Mapping[str, Any]]
+    libraries: Mapping[str, str]
+    clusters: tuple[ReportCluster, ...]
+    ids: list[str]
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int32]
+    thumbnails: Mapping[str, bytes]
+    notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
+
+
+# ---- predictions and tags -------------------------------------------------------------------------------
+
+
+def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of a file that `imgclust predict` wrote, or of tags as JSON lines."""
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    elif ending == ".csv":
+        import csv
+
+        from imgclust.prediction_files import unguard
+
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield {k: unguard(v or "") for k, v in row.items() if k}
+    elif ending in (".jsonl", ".ndjson", ".json"):
+        with path.open("rb") as file:
+            yield from (json.loads(line) for line in file if line.strip())
+    else:
+        raise ImgclustError(
+            f"tags are read from .csv, .jsonl or .parquet, as `imgclust predict -o` writes them; "
+            f"got {path.name!a}"
+        )
+
+
+def _note(record: Mapping[str, Any]) -> Note:
+    candidates = record.get("candidates") or ()
+    if isinstance(candidates, str):
+        candidates = json.loads(candidates)
+    attributes = record.get("attributes") or {}
+    if isinstance(attributes, str):
+        attributes = json.loads(attributes)
+    probability = record.get("probability")
+    return Note(
+        probability=None if probability in (None, "") else min(1.0, max(0.0, float(probability))),
+        novel=str(record.get("novel")).lower() == "true",
+        candidates=tuple((int(c["cluster"]), float(c["score"])) for c in candidates),
+        attributes={str(k): str(v) for k, v in attributes.items() if v is not None},
+    )
+
+
+def read_notes(path: Path) -> dict[str, Note]:
+    """Read probabilities, candidates and attributes by image id.
+
+    Args:
+        path: CSV, JSON lines or Parquet by its ending, as `imgclust predict -o` writes it; tags from the
+            topic as JSON lines are the same.
+
+    Raises:
+        ImgclustError: the file is missing, of another ending, or not of predictions.
+    """
+    try:
+        return {str(record["id"]): _note(record) for record in _records(path)}
+    except OSError as error:
+        raise ImgclustError(f"tags cannot be read from {str(path)!a}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ImgclustError(
+            f"{str(path)!a} does not hold predictions: each row needs an id, and a probability from 0 "
+            f"to 1 ({type(error).__name__}: {str(error)!a})"
+        ) from None
+
+
+# ---- facets: what the pictures can be filtered by -------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facet:
+    """One filter: a few values, and which of them each image has (`len(values)`: none)."""
+
+    name: str
+    values: list[str]
+    codes: npt.NDArray[np.uint16]
+
+
+def _facet(name: str, of_image: list[str | None]) -> Facet | None:
+    values = sorted({v for v in of_image if v}, key=lambda v: (v.casefold(), v))
+    if not 2 <= len(values) <= MAX_FACET_VALUES:
+        return None
+    code = {value: i for i, value in enumerate(values)}
+    codes = np.array([code.get(v or "", len(values)) for v in of_image], np.uint16)
+    return Facet(name, values, codes)
+
+
+def folder_of(image_id: str) -> str | None:
+    """The first folder of a relative path; None for a name alone, a URL or an absolute path."""
+    if "://" in image_id:
+        return None
+    parts = PurePosixPath(image_id).parts
+    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..", ".") else None
+
+
+def facets(ids: list[str], notes: Mapping[str, Note]) -> list[Facet]:
+    """Up to four filters with 2 to 60 values each: attributes first, else the folders that images lie in."""
+    nothing = Note()
+    of_image = [notes.get(i, nothing).attributes for i in ids]
+    names = sorted({name for attributes in of_image for name in attributes})
+    names.sort(key=lambda name: name != "category")  # the one that people mean by default comes first
+    found = [_facet(name, [a.get(name) for a in of_image]) for name in names]
+    usable = [f for f in found if f][:MAX_FACETS]
+    by_folder = None if usable else _facet("folder", [folder_of(i) for i in ids])
+    return [by_folder] if by_folder else usable
+
+
+# ---- the model ------------------------------------------------------------------------------------------
+
+
+def from_model(model: ClusterModel, notes: Mapping[str, Note]) -> ReportData:
+    """What a report shows of a model, with what is known of single images (see `read_notes`)."""
+    ids = [str(i) for i in model.map.column("id").to_pylist()]
+    labels = np.asarray(model.map.column("cluster"), np.int32)
+    encoder = model.encoder.to_dict() if model.encoder else {}
+    return ReportData(
+        version=model.version,
+        taxonomy=model.taxonomy,
+        created=model.created,
+        images=len(model.labels_),
+        encoder=encoder,
+        figures=model.figures,
+        parameters={_TITLES.get(k, k): v for k, v in model.parameters.items()},
+        libraries=model.libraries,
+        clusters=tuple(ReportCluster(c.id, c.name, c.size, c.exemplars) for c in model.clusters),
+        ids=ids,
+        x=np.asarray(model.map.column("x"), np.float64),
+        y=np.asarray(model.map.column("y"), np.float64),
+        labels=labels,
+        thumbnails=model.thumbnails,
+        notes={**_training_notes(model, ids, labels), **notes},
+    )
+
+
+_TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
+
+
+def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
+    """The probabilities of the fit, where the map shows the training images row by row.
+
+    A sampled map does not say which rows it shows; then only predictions can tell (`tags`).
+    """
+    if len(ids) != len(model.labels_) or not np.array_equal(labels, model.labels_):
+        return {}
+    return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=True)}
