@@ -31,9 +31,10 @@ _PLAIN = re.compile(r"[\w.:/+@%,;<>()\[\]…*-]+")
 
 def _text(value: str, limit: int = MAX_VALUE_CHARS) -> str:
     """One line without control, direction or lone surrogate characters, no longer than `limit`."""
-    cut = value[: limit + 1]
+    cut = value[:8192]
     if "://" in cut:  # a user's name and password, and the query: signed URLs carry their secret there
         cut = _SECRET_IN_URL.sub(lambda m: "***@" if m[0].endswith("@") else "…", cut)
+    cut = cut[: limit + 1]
     if not cut.isprintable():
         cut = cut.encode("unicode_escape").decode("ascii")
     return cut if len(cut) <= limit else f"{cut[: limit - 1]}…"
@@ -102,8 +103,9 @@ class _Text(logging.Formatter):
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if _PLAIN.fullmatch(text) else orjson.dumps(text).decode()
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return orjson.dumps(value).decode()
 
 
 class RateLimit:

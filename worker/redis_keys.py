@@ -1,0 +1,39 @@
+"""The names of the keys in Redis, for the view that writes them and the feed that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+TAXONOMY = re.compile(r"(?!(?:tag|view)\Z)[A-Za-z0-9._-]{1,64}")
+"""What a taxonomy may be called: a name in which no key can be mistaken for another (`tag:…` is an id)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix. Every command of view and feed touches one of them at a time, so they
+    need not be in one slot of a Redis Cluster."""
+
+    prefix: str = "imgclust:"
+
+    def tag(self, upload_id: str) -> bytes:
+        """Hash: what is known of one upload. The id comes last and whole, so any character is sound."""
+        return f"{self.prefix}tag:{upload_id}".encode()
+
+    def cluster(self, taxonomy: str, cluster: int) -> bytes:
+        """Sorted set: ids of one cluster by time."""
+        return f"{self.prefix}{taxonomy}:cluster:{cluster}".encode()
+
+    def clusters(self, taxonomy: str) -> bytes:
+        """Hash: cluster → its name and the model that gave it."""
+        return f"{self.prefix}{taxonomy}:clusters".encode()
+
+    @property
+    def taxonomy(self) -> bytes:
+        """String: the taxonomy that feeds read."""
+        return f"{self.prefix}taxonomy".encode()
+
+    @property
+    def view(self) -> bytes:
+        """Hash: partition of the tags topic → the offset below which this Redis holds everything."""
+        return f"{self.prefix}view".encode()

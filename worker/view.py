@@ -1,0 +1,417 @@
+"""Tags topic → Redis: a consumer group of its own, which Redis being away delays and nothing stops.
+
+The group's committed offset says what Redis acknowledged. Redis says itself how far it has come
+(`imgclust:view`): where it has come less far than the group, it lost data (it was emptied, or restored from
+an older dump), and the view reads again from there. docs/decisions/0052 has the reasoning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from worker import log as logs
+from worker.errors import WorkerError
+from worker.health import Health
+from worker.metrics import Metrics
+from worker.view_store import (
+    Applied,
+    Reached,
+    RedisTrouble,
+    Span,
+    TagRecord,
+    TagsView,
+    connect,
+    read_record,
+)
+
+__all__ = ["Applied", "RedisTrouble", "TagRecord", "TagsView", "ViewConsumer", "connect", "read_record"]
+
+log = logs.get(__name__)
+
+BATCH = 500  # records per write: two round trips, 10–20 ms of work
+POLL_SECONDS = 0.2
+CHECK_SECONDS = 5.0  # an idle view looks so often whether Redis still has everything
+LAG_SECONDS = 1.0
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trouble
+KAFKA_TIMEOUT = 5.0  # of one question to a broker
+LOST = "Redis does not have all that was written"
+OUTDATED = "deletions may have been compacted away unread"
+DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
+
+
+@dataclasses.dataclass(slots=True)
+class _Partition:
+    """One owned partition of the tags topic.
+
+    Attributes:
+        next: offset below which everything is in Redis; None until Kafka and Redis were asked.
+        committed: what the group has committed; None for nothing.
+        at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
+            `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
+        paused: None until the client was told.
+    """
+
+    next: int | None = None
+    committed: int | None = None
+    at: int = 0
+    paused: bool | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Batch:
+    """Records that were read and are not in Redis yet."""
+
+    records: list[TagRecord] = dataclasses.field(default_factory=list)
+    ends: dict[int, int] = dataclasses.field(default_factory=dict)  # partition → offset after the last
+
+    def drop(self, partitions: Collection[int]) -> int:
+        """Forget these partitions' records; returns how many there were."""
+        before = len(self.records)
+        self.records = [record for record in self.records if record.partition not in partitions]
+        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
+        return before - len(self.records)
+
+
+class ViewConsumer:
+    """Keeps a Redis view of the tags topic.
+
+    Args:
+        kafka: librdkafka properties: servers, security, `group.protocol`; what delivery needs is set here.
+        topic: the tags topic.
+        group: the view's own group, `<group of the tagger>.view`.
+        view: the Redis side.
+        metrics, health: what to tell; the loop beats as "view".
+        delete_retention: seconds, the topic's `delete.retention.ms`: a view that was away for longer may
+            have missed deletions for ever, and reads the topic again from its start.
+        clock: seconds, steady.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, Any],
+        topic: str,
+        group: str,
+        view: TagsView,
+        *,
+        metrics: Metrics,
+        health: Health | None = None,
+        delete_retention: float = DELETE_RETENTION,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = {
+            # at 300 bytes a tag, 500 waiting records are 150 kB: the rest may stay on the broker
+            "queued.min.messages": 2000,
+            **kafka,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",  # compacted: its start is all there is to know
+        }
+        self._topic = topic
+        self._view = view
+        self._metrics = metrics
+        self._stage = metrics.stages["view"]
+        self._health = health
+        self._delete_retention = delete_retention
+        self._clock = clock
+        self._now = now
+        self._owned: dict[int, _Partition] = {}
+        self._batch = _Batch()
+        self._rebuild_asked = threading.Event()
+        self._failures = 0
+        self._retry_at: float | None = None  # set while Redis is in trouble
+        self._next_check = self._next_lag = 0.0
+        self._consumer: Any = None
+
+    def rebuild(self) -> None:
+        """Read the topic again from its start; may be called from any thread, before and during `run`."""
+        self._rebuild_asked.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow the topic until `stop` is set.
+
+        Raises:
+            WorkerError: Kafka's client cannot go on (a fatal error); a new process can.
+        """
+        self._consumer = Consumer(self._config)
+        try:
+            self._consumer.subscribe(
+                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+            while not stop.is_set():
+                self._turn(stop)
+        finally:
+            if self._health is not None:
+                self._health.forget("view")
+            self._consumer.close()
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    def _turn(self, stop: threading.Event) -> None:
+        if self._health is not None:
+            self._health.beat("view")
+        try:
+            self._pause(self._retry_at is not None or len(self._batch.records) >= BATCH)
+            self._take(self._consumer.consume(BATCH, self._patience()))
+            if self._retry_at is None or self._clock() >= self._retry_at:
+                self._write()
+            self._tell_lag()
+        except RedisTrouble as error:
+            self._wait(error)
+        except KafkaException as error:
+            self._kafka_failed(error)
+            stop.wait(POLL_SECONDS)
+
+    def _patience(self) -> float:
+        """How long to wait for records: not at all with some at hand, not beyond the next attempt."""
+        if self._retry_at is not None:
+            return max(0.0, min(POLL_SECONDS, self._retry_at - self._clock()))
+        return 0.0 if self._batch.ends or self._rebuild_asked.is_set() else POLL_SECONDS
+
+    def _pause(self, wanted: bool) -> None:
+        """What cannot be written is not fetched either; the group hears of us all the same."""
+        changed = [p for p, state in self._owned.items() if state.paused is not wanted]
+        if changed:
+            positions = [TopicPartition(self._topic, p) for p in changed]
+            (self._consumer.pause if wanted else self._consumer.resume)(positions)
+            for partition in changed:
+                self._owned[partition].paused = wanted
+
+    def _wait(self, error: RedisTrouble) -> None:
+        self._failures += 1
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._failures - 1, 16))
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads attempts, keeps no secret
+        self._retry_at = self._clock() + delay
+        self._next_check = 0.0
+        self._metrics.view_errors[error.kind].inc()
+        self._metrics.view_redis_up.set(0)
+        log.warning("the view waits for Redis", kind=error.kind, reason=str(error), failures=self._failures)
+
+    def _recovered(self) -> None:
+        if self._retry_at is not None:
+            log.info("Redis takes the view again", failures=self._failures)
+        self._failures, self._retry_at = 0, None
+        self._metrics.view_redis_up.set(1)
+
+    def _tell_lag(self) -> None:
+        if self._clock() < self._next_lag:
+            return
+        self._next_lag = self._clock() + LAG_SECONDS
+        for partition, state in self._owned.items():
+            _, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), cached=True
+            )
+            if high >= 0 and state.next is not None:
+                self._metrics.set_view_lag(partition, max(0, high - state.next))
+        oldest = min((record.timestamp for record in self._batch.records), default=None)
+        self._metrics.view_lag_seconds.set(0.0 if oldest is None else max(0.0, self._now() - oldest / 1000))
+
+    # --- ownership ---------------------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        for position in partitions:
+            self._owned[position.partition] = _Partition()
+        log.info("the view owns partitions", added=[p.partition for p in partitions], all=sorted(self._owned))
+
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        gone = {position.partition for position in partitions}
+        for partition in gone:
+            self._owned.pop(partition, None)
+            self._metrics.set_view_lag(partition, None)
+        self._drop(gone)
+        log.info("the view gave up partitions", gone=sorted(gone), all=sorted(self._owned))
+
+    def _drop(self, partitions: Collection[int]) -> None:
+        if dropped := self._batch.drop(partitions):
+            self._stage.leave(dropped, "dropped")
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def _take(self, messages: list[Message]) -> None:
+        before = len(self._batch.records)
+        for message in messages:
+            error, partition, offset = message.error(), message.partition(), message.offset()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                self._kafka_failed(KafkaException(error))
+            elif partition not in self._owned or offset is None:
+                pass  # revoked while it was on its way
+            elif error is not None:
+                self._batch.ends[partition] = offset  # beyond the marks that transactions leave, too
+            else:
+                self._read(message, partition, offset)
+        if added := len(self._batch.records) - before:
+            self._stage.enter(added)
+
+    def _read(self, message: Message, partition: int, offset: int) -> None:
+        self._batch.ends[partition] = offset + 1
+        timestamp = message.timestamp()[1]
+        try:
+            record = read_record(message.key(), message.value(), partition, offset, timestamp)
+        except ValueError as error:
+            self._metrics.view_records["malformed"].inc()
+            log.warning("not a tag, skipped", partition=partition, offset=offset, reason=str(error))
+        else:
+            self._batch.records.append(record)
+
+    def _kafka_failed(self, error: KafkaException) -> None:
+        cause = error.args[0]
+        if cause.fatal():
+            raise WorkerError(
+                f"Kafka, reading {self._topic}: {cause.str()}; the view cannot go on"
+            ) from error
+        log.warning("the view's Kafka client", error=cause.str(), code=cause.name())
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """Bring what was read to Redis, then commit it; now and then, look whether Redis has the rest."""
+        if self._rebuild_asked.is_set() and self._owned:
+            self._rewind(dict.fromkeys(self._owned, Reached()), "asked for")
+            self._rebuild_asked.clear()
+        self._begin([partition for partition, state in self._owned.items() if state.next is None])
+        self._rewind(
+            {p: Reached() for p, end in self._batch.ends.items() if self._outdated(p, end)}, OUTDATED
+        )
+        if self._batch.ends:
+            self._apply()
+        elif self._clock() >= self._next_check:
+            self._refresh()
+        self._commit()
+
+    def _apply(self) -> None:
+        batch, began = self._batch, self._clock()
+        spans = {}
+        for partition, end in batch.ends.items():
+            state = self._owned[partition]
+            assert state.next is not None
+            state.at = max([state.at, *(r.timestamp for r in batch.records if r.partition == partition)])
+            spans[partition] = Span(state.next, max(state.next, end), state.at)
+        applied = self._view.apply(batch.records, spans)
+        self._batch = _Batch()
+        for partition, span in spans.items():
+            self._owned[partition].next = span.end
+        if batch.records:
+            self._count(applied, len(batch.records), self._clock() - began)
+        self._recovered()
+        self._go_back(applied.reached)
+
+    def _count(self, applied: Applied, records: int, seconds: float) -> None:
+        for outcome, n in (
+            ("applied", applied.written),
+            ("stale", applied.stale),
+            ("malformed", applied.malformed),
+        ):
+            self._metrics.view_records[outcome].inc(n)
+        self._stage.leave(records - applied.malformed, "ok", seconds)
+        self._stage.leave(applied.malformed, "dropped")
+
+    def _begin(self, partitions: list[int]) -> None:
+        """Learn where new partitions stand: what the group committed, and what Redis really has."""
+        if not partitions:
+            return
+        reached = self._view.reached(partitions)
+        # with assignment and revocation in one poll, records of the time before may have come with it
+        self._drop(partitions)
+        behind = {}
+        for position in self._consumer.committed(
+            [TopicPartition(self._topic, p) for p in partitions], timeout=KAFKA_TIMEOUT
+        ):
+            if position.error is not None:
+                raise KafkaException(position.error)
+            state, has = self._owned[position.partition], reached[position.partition]
+            state.committed = position.offset if position.offset >= 0 else None
+            if state.committed is None or has.offset < state.committed:
+                behind[position.partition] = has if state.committed is not None else Reached()
+            else:
+                self._consumer.seek(TopicPartition(self._topic, position.partition, state.committed))
+                state.next, state.at = state.committed, has.at
+        self._rewind(behind, LOST)
+
+    def _refresh(self) -> None:
+        """With nothing to do: does Redis still have everything, and are we at the topic's end?"""
+        self._next_check = self._clock() + CHECK_SECONDS
+        spans = {}
+        for partition, state in self._owned.items():
+            assert state.next is not None
+            _, high = self._watermarks(partition)
+            if high <= state.next:
+                state.at = max(state.at, int(self._now() * 1000))
+            spans[partition] = Span(state.next, state.next, state.at)
+        reached = self._view.apply([], spans).reached if spans else {}
+        if not spans:
+            self._view.reached([])
+        self._recovered()
+        self._go_back(reached)
+
+    def _go_back(self, reached: Mapping[int, int]) -> None:
+        """Read again what Redis does not have, though it was written."""
+        behind = {p: offset for p, offset in reached.items() if offset < (self._owned[p].next or 0)}
+        if behind:
+            stored = self._view.reached(list(behind))
+            self._rewind(stored, LOST)
+
+    def _outdated(self, partition: int, end: int) -> bool:
+        """Whether deletions before `end` may have been compacted away before they were read."""
+        state = self._owned[partition]
+        age = self._now() - state.at / 1000
+        return end > (state.next or 0) and age > self._delete_retention
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        low, high = self._consumer.get_watermark_offsets(
+            TopicPartition(self._topic, partition), timeout=KAFKA_TIMEOUT
+        )
+        return int(low), int(high)
+
+    def _rewind(self, starts: Mapping[int, Reached], reason: str) -> None:
+        """Read partitions again from these offsets; -1: from the start of the topic.
+
+        The order makes it safe to die anywhere: first the group forgets that it was further, then Redis
+        learns where it stands, and only then records follow.
+        """
+        if not starts:
+            return
+        self._drop(starts.keys())
+        begins, now = {}, int(self._now() * 1000)
+        for partition, start in starts.items():
+            low, _ = self._watermarks(partition)
+            begins[partition] = Reached(low, now) if start.offset < low else start
+        again = {str(p): b.offset for p, b in begins.items() if (self._owned[p].committed or 0) > b.offset}
+        if again:
+            self._metrics.view_rebuilds.inc()
+            log.warning("the view reads tags again", reason=reason, from_offsets=again)
+        positions = [TopicPartition(self._topic, p, begin.offset) for p, begin in begins.items()]
+        self._consumer.commit(offsets=positions, asynchronous=False)
+        self._view.restart(begins)
+        for position in positions:
+            self._consumer.seek(position)
+            state, begin = self._owned[position.partition], begins[position.partition]
+            state.next = state.committed = begin.offset
+            state.at = begin.at
+
+    def _commit(self) -> None:
+        positions = [
+            TopicPartition(self._topic, partition, state.next)
+            for partition, state in self._owned.items()
+            if state.next is not None and state.next != state.committed
+        ]
+        if positions:
+            self._consumer.commit(offsets=positions, asynchronous=False)
+            for position in positions:
+                self._owned[position.partition].committed = position.offset
