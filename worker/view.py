@@ -157,9 +157,9 @@ class ViewConsumer:
             )
             while not stop.is_set():
                 self._turn(stop)
-        finally:
             if self._health is not None:
-                self._health.forget("view")
+                self._health.forget("view")  # after an error it stays, and the process is found dead
+        finally:
             self._consumer.close()
 
     # --- the loop ----------------------------------------------------------------------------------------
