@@ -1,0 +1,146 @@
+"""Exact and near duplicates: each joins the image that is kept, and never another duplicate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.types import Bools, Floats
+
+Rows = npt.NDArray[np.int64]
+
+NEAR = 0.98  # cosine; re-encoded, resized and lightly cropped copies of one picture lie above it
+BLOCK = 2048  # rows compared at once: 2,048 × 50,000 float32 products are 400 MB at the most
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which rows are kept, and which join them.
+
+    Attributes:
+        kept: int64 (k,); rows that are kept, ascending.
+        duplicate: int64 (m,); rows that are not, ascending. k + m = n.
+        original: int64 (m,); the kept row that each duplicate joins.
+        cosine: float32 (m,); between a duplicate and its original.
+        exact: bool (m,); the file is equal byte for byte to one that was met before.
+    """
+
+    kept: Rows
+    duplicate: Rows
+    original: Rows
+    cosine: Floats
+    exact: Bools
+
+    def __len__(self) -> int:
+        return len(self.duplicate)
+
+    def representative(self) -> Rows:
+        """int64 (n,): for every row the kept row that stands for it (itself, if it is kept)."""
+        rows = np.arange(len(self.kept) + len(self.duplicate))
+        rows[self.duplicate] = self.original
+        return rows
+
+
+def find_duplicates(
+    embeddings: Floats,
+    digests: Sequence[str | None] | None = None,
+    *,
+    threshold: float = NEAR,
+    progress: Callable[[float], None] | None = None,
+) -> Duplicates:
+    """Find rows that show the same picture as an earlier row.
+
+    Rows are taken in order. One whose digest was met before joins what that row joined; one within
+    `threshold` of rows that are kept joins the nearest of these (the earliest, if several are equally near);
+    every other is kept. So a duplicate is always within the threshold of the image it joins, and a chain of
+    small changes does not pull different pictures together.
+
+    Args:
+        embeddings: float32 (n, d), unit-norm rows.
+        digests: SHA-256 of each file; None where it is not known.
+        threshold: cosine from which two rows are the same picture; above 1, only digests count.
+        progress: called with the share that is done, 0..1.
+    """
+    first = _first_of_digest(digests, len(embeddings))
+    unique = np.flatnonzero(first == np.arange(len(first)))
+    leader, cosine = _leaders(
+        embeddings[unique] if len(unique) < len(first) else embeddings, threshold, progress
+    )
+    original, cosines = unique[leader], np.ones(len(first), np.float32)
+    owner = first.copy()
+    owner[unique] = original
+    owner = owner[first]
+    cosines[unique] = cosine
+    cosines = cosines[first]
+    duplicate = np.flatnonzero(owner != np.arange(len(owner)))
+    return Duplicates(
+        kept=np.flatnonzero(owner == np.arange(len(owner))),
+        duplicate=duplicate,
+        original=owner[duplicate],
+        cosine=cosines[duplicate],
+        exact=first[duplicate] != duplicate,
+    )
+
+
+def _first_of_digest(digests: Sequence[str | None] | None, n: int) -> Rows:
+    """For every row the first row with the same digest (itself, where there is none)."""
+    first = np.arange(n)
+    if digests is None:
+        return first
+    seen: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        if digest:
+            first[row] = seen.setdefault(digest, row)
+    return first
+
+
+def _leaders(
+    embeddings: Floats, threshold: float, progress: Callable[[float], None] | None
+) -> tuple[Rows, Floats]:
+    """For every row the kept row that it joins (itself, if it is kept) and their cosine."""
+    n = len(embeddings)
+    leader, cosine = np.arange(n), np.ones(n, np.float32)
+    if threshold > 1:
+        return leader, cosine
+    kept = np.empty(n, np.int64)
+    count = 0
+    for start in range(0, n, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, n))
+        _join_kept(embeddings, rows, kept[:count], threshold, leader, cosine)
+        new = _join_within(embeddings, rows, threshold, leader, cosine)
+        kept[count : count + len(new)] = new
+        count += len(new)
+        if progress:
+            progress(rows[-1] / n)
+    return leader, cosine
+
+
+def _join_kept(
+    embeddings: Floats, rows: Rows, kept: Rows, threshold: float, leader: Rows, cosine: Floats
+) -> None:
+    """Let rows of a block join the nearest row that was kept before the block."""
+    for start in range(0, len(kept), 8 * BLOCK):
+        part = kept[start : start + 8 * BLOCK]
+        products = embeddings[rows] @ embeddings[part].T
+        best = products.argmax(axis=1)
+        value = products[np.arange(len(rows)), best]
+        better = (value >= threshold) & ((leader[rows] == rows) | (value > cosine[rows]))
+        leader[rows[better]], cosine[rows[better]] = part[best[better]], value[better]
+
+
+def _join_within(embeddings: Floats, rows: Rows, threshold: float, leader: Rows, cosine: Floats) -> Rows:
+    """Compare the rows of a block with each other, in order; return those that are kept."""
+    block = embeddings[rows]
+    near = np.tril(block @ block.T, -1)
+    near[near < threshold] = 0
+    free = leader[rows] == rows
+    for i in np.flatnonzero(near.any(axis=1)):
+        candidates = np.where(free[:i], near[i, :i], 0)
+        best = int(candidates.argmax())
+        value = candidates[best]
+        if value > 0 and (free[i] or value > cosine[rows[i]]):
+            leader[rows[i]], cosine[rows[i]], free[i] = rows[best], value, False
+    return rows[free]

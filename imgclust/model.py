@@ -1,0 +1,324 @@
+"""The frozen model: what a fit found, in a folder that loads in a moment and cannot run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from imgclust import layout
+from imgclust.errors import EmbeddingsError, ModelError
+from imgclust.layout import Array
+from imgclust.types import EncoderIdentity, Floats, Ints, Prediction, Predictor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
+PARAMETERS = ("umap", "hdbscan", "novelty")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster: its number in the taxonomy, its name (None: no name is good enough), its training images.
+
+    Attributes:
+        size: training images in it.
+        exemplars: ids of its most typical training images, the most typical first.
+    """
+
+    id: int
+    name: str | None
+    size: int
+    exemplars: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterModel:
+    """A frozen encoder space, UMAP and HDBSCAN: embeddings → clusters, always the same for the same numbers.
+
+    Made by `imgclust.fit.fit`, by `from_fitted` or by `load`; never changed afterwards.
+
+    Attributes:
+        encoder: whose embeddings it takes; None: not recorded.
+        parameters: "umap", "hdbscan" and "novelty" with all that prediction needs.
+        clusters: by id, without "other".
+        figures: of the training.
+        arrays: see `imgclust.layout.SPECS`.
+        map_data: `map`, as the Parquet file that is stored.
+        thumbnails: image id → WebP, at most 128 px.
+        libraries: library → version that the fit used.
+        created: RFC 3339.
+        continues: the taxonomy whose cluster numbers it uses; None: it starts its own.
+    """
+
+    encoder: EncoderIdentity | None
+    parameters: Mapping[str, Mapping[str, Any]]
+    clusters: tuple[Cluster, ...]
+    figures: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+    map_data: bytes = dataclasses.field(repr=False)
+    thumbnails: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    created: str = dataclasses.field(default_factory=lambda: _now())
+    continues: str | None = None
+    known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
+
+    @property
+    def labels_(self) -> Ints:
+        """int32 (n,): the clusters of the training images, in the order of `arrays["embeddings"]`."""
+        return self.arrays["labels"]
+
+    @cached_property
+    def version(self) -> str:
+        """12 hex digits that name the model's content: equal content, equal version."""
+        return self.known_version or str(self._freeze()[0]["version"])
+
+    @cached_property
+    def map(self) -> pa.Table:
+        """pyarrow table (id, x, y, cluster) of at most 20,000 images, for pictures of the whole."""
+        return _read_map(self.map_data)
+
+    @property
+    def taxonomy(self) -> str:
+        """What the cluster numbers mean: the version of the first model that used them so."""
+        return self.continues or self.version
+
+    @property
+    def dim(self) -> int:
+        """Numbers per embedding."""
+        return int(self.arrays["embeddings"].shape[1])
+
+    def name(self, cluster: int) -> str | None:
+        """A cluster's name; None for "other" and for a cluster without a name."""
+        return self._names.get(int(cluster))
+
+    @cached_property
+    def _names(self) -> dict[int, str | None]:
+        return {cluster.id: cluster.name for cluster in self.clusters}
+
+    def predict(
+        self,
+        embeddings: Array,
+        *,
+        encoder: EncoderIdentity | None = None,
+        batch: int = 256,
+        progress: Callable[[int], None] | None = None,
+    ) -> Prediction:
+        """Predict clusters; each row's result depends on that row alone.
+
+        Args:
+            embeddings: (n, dim) of any float type, unit-norm rows; they are rounded to float16 values, as
+                they are stored and were fitted.
+            encoder: who made them; checked against `self.encoder` where both are known.
+            batch: rows at a time; of no influence on the result.
+            progress: called with the number of rows that are done.
+
+        Raises:
+            EmbeddingsError: another encoder's embeddings, another width, not finite, or not of unit length.
+        """
+        self.check_encoder(encoder)
+        rows = np.asarray(embeddings)
+        self._check_rows(rows)
+        parts = []
+        for start in range(0, max(len(rows), 1), batch):
+            part = rows[start : start + batch].astype(np.float16).astype(np.float32)
+            parts.append(self.predictor.predict(part))
+            if progress:
+                progress(min(start + batch, len(rows)))
+        return Prediction.concat(parts)
+
+    def check_encoder(self, encoder: EncoderIdentity | None) -> None:
+        """Refuse embeddings of another encoder.
+
+        Raises:
+            EmbeddingsError: naming both encoders.
+        """
+        if encoder is None or self.encoder is None or encoder.same_space(self.encoder):
+            return
+        raise EmbeddingsError(
+            f"the embeddings are from {_describe(encoder)}, this model was fitted on {_describe(self.encoder)}: "
+            f"embed the images again with --encoder {self.encoder.name}"
+        )
+
+    def _check_rows(self, rows: Array) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise EmbeddingsError(f"embeddings must be (n, {self.dim}) for this model, are {rows.shape}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
+        if len(wrong):
+            raise EmbeddingsError(
+                f"embeddings must be finite and of length 1: row {wrong[0]} has length {lengths[wrong[0]]:.4g}; "
+                "divide each row by its length"
+            )
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What predicts; built on first use."""
+        from imgclust.reference import ReferencePredictor as Predictor
+
+        return Predictor(self.arrays, self.parameters)
+
+    def renamed(self, names: Sequence[str | None]) -> ClusterModel:
+        """The same model with other cluster names: another version, the same taxonomy.
+
+        Args:
+            names: one for each of `clusters`, in their order.
+        """
+        clusters = tuple(dataclasses.replace(c, name=n) for c, n in zip(self.clusters, names, strict=True))
+        return dataclasses.replace(
+            self, clusters=clusters, continues=self.taxonomy, created=_now(), known_version=None
+        )
+
+    def _freeze(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The manifest and the bytes of every other file."""
+        files = self._files()
+        manifest: dict[str, Any] = {
+            "format": layout.FORMAT,
+            "created": self.created,
+            "encoder": self.encoder.to_dict() if self.encoder else None,
+            **{table: dict(self.parameters[table]) for table in PARAMETERS},
+            "figures": dict(self.figures),
+            "libraries": dict(self.libraries),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        if self.continues:
+            manifest["taxonomy"] = self.continues
+        manifest["version"] = layout.version_of(manifest, starts_taxonomy=not self.continues)
+        manifest.setdefault("taxonomy", manifest["version"])
+        return manifest, files
+
+    def _files(self) -> dict[str, bytes]:
+        names = {id_: f"{layout.THUMBNAILS}/{i:05d}.webp" for i, id_ in enumerate(sorted(self.thumbnails))}
+        clusters = {
+            "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters],
+            "thumbnails": names,
+        }
+        arrays = {name: np.ascontiguousarray(array) for name, array in sorted(self.arrays.items())}
+        return {
+            layout.ARRAYS: safetensors.numpy.save(arrays),
+            layout.CLUSTERS: layout.canonical(clusters),
+            layout.MAP: self.map_data,
+            **{names[id_]: data for id_, data in self.thumbnails.items()},
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write the model folder; one that is there is replaced as a whole, anything else is left alone.
+
+        Raises:
+            ModelError: `path` holds something else, or cannot be written.
+        """
+        layout.write_folder(Path(path), *self._freeze())
+
+    @classmethod
+    def load(cls, path: Path | str) -> ClusterModel:
+        """Read a model folder.
+
+        Raises:
+            ModelError: something is missing, damaged, of an unknown format or unsafe; the text names it.
+        """
+        folder = Path(path)
+        manifest = layout.read_manifest(folder)
+        try:
+            return _from_folder(folder, manifest)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise ModelError(
+                f"{ascii(str(folder))} is not a model that this imgclust can read "
+                f"({type(error).__name__}: {ascii(str(error))})"
+            ) from error
+
+    @classmethod
+    def from_fitted(
+        cls,
+        umap_model: Any,
+        hdbscan_model: Any,
+        *,
+        encoder: EncoderIdentity | None = None,
+        ids: Sequence[str] | None = None,
+        names: Sequence[str | None] | None = None,
+        novelty: float | None = None,
+    ) -> ClusterModel:
+        """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
+
+        Args:
+            umap_model: a fitted `umap.UMAP`, of metric "cosine" or "euclidean", on unit-norm embeddings.
+            hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`.
+            encoder: who made the embeddings.
+            ids: of the training images, in their order; by default their row numbers.
+            names: of the clusters, by number.
+            novelty: cosine to the nearest training embedding below which an image is novel; by default the
+                0.1 % quantile of the training images' own nearest neighbours.
+
+        Raises:
+            ModelError: the pair is not one that can be frozen; the text says why.
+        """
+        from imgclust.freeze import freeze_pair
+
+        return freeze_pair(umap_model, hdbscan_model, encoder=encoder, ids=ids, names=names, novelty=novelty)
+
+
+def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
+    described = layout.read_json(folder, layout.CLUSTERS)
+    arrays = _read_arrays(folder / layout.ARRAYS)
+    encoder = manifest["encoder"]
+    clusters = tuple(
+        Cluster(int(c["id"]), c["name"], int(c["size"]), tuple(map(str, c["exemplars"])))
+        for c in described["clusters"]
+    )
+    thumbnails = {
+        str(id_): (folder / name).read_bytes()
+        for id_, name in described["thumbnails"].items()
+        if name in manifest["files"]
+    }
+    return ClusterModel(
+        encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
+        parameters={table: manifest[table] for table in PARAMETERS},
+        clusters=clusters,
+        figures=manifest["figures"],
+        arrays=arrays,
+        map_data=(folder / layout.MAP).read_bytes(),
+        thumbnails=thumbnails,
+        libraries=manifest["libraries"],
+        created=manifest["created"],
+        continues=None if manifest["taxonomy"] == manifest["version"] else manifest["taxonomy"],
+        known_version=manifest["version"],
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{ascii(str(path))} is damaged: {ascii(str(error))}") from error
+    layout.check_arrays(arrays)
+    return arrays
+
+
+def _read_map(data: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if file.metadata.num_rows > layout.MAP_ROWS:
+            raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
+        return file.read(columns=["id", "x", "y", "cluster"])
+    except pa.ArrowException as error:
+        raise ModelError(f"{layout.MAP} is damaged: {ascii(str(error))}") from error
+
+
+def _describe(encoder: EncoderIdentity) -> str:
+    return f"{encoder.name} ({encoder.precision}, weights {encoder.weights[:12]})"
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,128 @@
+"""The parameters of a fit, as a function of the number of training images alone, and what a fit will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from imgclust.errors import FitError
+
+MIN_IMAGES = 50
+LARGE = 100_000  # images from which on the published recipe's parameters hold
+SEED = 35  # the published recipe's
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parameters:
+    """Of UMAP and HDBSCAN; `Parameters.for_size(n)` gives the defaults.
+
+    See `docs/decisions/0020-parameters-by-size.md` for how the defaults were found.
+    """
+
+    n_neighbors: int
+    min_cluster_size: int
+    min_samples: int
+    n_components: int = 5
+    min_dist: float = 0.0
+    n_epochs: int = 300
+    metric: str = "euclidean"
+    cluster_selection_method: str = "eom"
+    random_state: int = SEED
+
+    @classmethod
+    def for_size(cls, n: int) -> Parameters:
+        """The defaults for n training images."""
+        if n >= LARGE:
+            return cls(
+                n_neighbors=70, min_cluster_size=1000, min_samples=1000, min_dist=0.03,
+                cluster_selection_method="leaf",
+            )  # fmt: skip
+        min_cluster_size = _clamp(n // 100, 5, 1000)
+        return cls(
+            n_neighbors=_clamp(n // 100, 10, 70),
+            min_cluster_size=min_cluster_size,
+            min_samples=_clamp(min_cluster_size // 2, 3, 500),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def check(self, n: int) -> None:
+        """Refuse what cannot be fitted on n images.
+
+        Raises:
+            FitError: naming the parameter, its value and what is possible.
+        """
+        limits = {
+            "n_neighbors": (2, n - 1),
+            "n_components": (2, min(100, n - 2)),
+            "n_epochs": (10, 10_000),
+            "min_cluster_size": (2, n // 2),
+            "min_samples": (1, n // 2),
+        }
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise FitError(f"{name} must be {least} to {most} for {n} training images, is {value}")
+        choices = {"metric": ("cosine", "euclidean"), "cluster_selection_method": ("eom", "leaf")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise FitError(f"{name} must be {' or '.join(allowed)}, is {getattr(self, name)!r}")
+
+
+def _clamp(value: int, least: int, most: int) -> int:
+    return max(least, min(most, value))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fit takes: bytes of memory at its peak, seconds on one core of about 3 GHz."""
+
+    memory: int
+    seconds: float
+
+
+def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
+    """Of fitting n of `total` embeddings of `dim` numbers.
+
+    Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph (about 40 bytes an edge
+    while it is made) and pynndescent's index; HDBSCAN's neighbour lists, 23 bytes for each of n × min_samples.
+    Time: two lines through fits of 1,500 to 150,000 images.
+    """
+    embeddings = total * dim * 6
+    umap = n * dim * 8 + n * p.n_neighbors * 100 + (n * n * 12 if n < 4096 else 0)
+    hdbscan = n * p.min_samples * 23 + n * 400
+    seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
+    return Cost(memory=int(300e6 + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take; None where the system does not say.
+
+    The smaller of the machine's available memory and what the control group (a container's limit) leaves.
+    """
+    found = [value for value in (_machine(), _control_group()) if value is not None]
+    return min(found) if found else None
+
+
+def _machine() -> int | None:
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:  # macOS tells its size only; half of it is a fair guess at what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError):
+        return None
+
+
+def _control_group() -> int | None:
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            return int(limit.read()) - int(used.read())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
