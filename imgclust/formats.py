@@ -93,7 +93,7 @@ def _isobmff(data: bytes) -> str:
         return "AVIF"
     if any(b in _HEIF_BRANDS for b in brands):
         return "HEIF"
-    raise UnsupportedFormat(f"a video or another ISO media file (brand {ascii(brands[0])}), not an image")
+    raise UnsupportedFormat(f"a video or another ISO media file (brand {brands[0]!a}), not an image")
 
 
 def prepare(data: bytes, format: str) -> Prepared:
@@ -198,7 +198,7 @@ def _webp(data: bytes) -> Prepared:
         width, height = struct.unpack_from("<HH", data, 26)
         size = (width & 0x3FFF, height & 0x3FFF)
     else:
-        raise DecodeFailed(f"a WebP file cannot begin with a chunk {ascii(kind)}")
+        raise DecodeFailed(f"a WebP file cannot begin with a chunk {kind!a}")
     return Prepared(data, _webp_orientation(data) if kind == b"VP8X" else 1, size)
 
 

@@ -1,0 +1,233 @@
+"""The embeddings folder: Parquet shards, the encoder's identity in each shard's metadata.
+
+A shard is written under another name and renamed, so a shard that is there is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgclust.errors import EmbeddingsError
+from imgclust.types import EncoderIdentity, Floats
+
+MAX_SHARD_ROWS = 100_000
+IDENTITY_KEY = b"imgclust.encoder"
+_PATTERN = "embeddings-*.parquet"
+
+
+def schema(identity: EncoderIdentity) -> pa.Schema:
+    """The columns of a shard, with the encoder's identity in the metadata."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("embedding", pa.list_(pa.float16(), identity.dim)),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sha256", pa.string()),
+            ("attributes", pa.string()),
+        ],
+        metadata={IDENTITY_KEY: json.dumps(identity.to_dict(), sort_keys=True)},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embeddings:
+    """n images and their places in the encoder's space.
+
+    Attributes:
+        ids, sources: n strings; `source` is the path or URL that was read.
+        vectors: float32 (n, dim), unit-norm rows that hold float16 values.
+        widths, heights: int32 (n,), pixels of the original.
+        sha256: n hex digests of the files' bytes.
+        attributes: n mappings.
+        identity: of the encoder.
+    """
+
+    ids: list[str]
+    sources: list[str]
+    vectors: Floats
+    widths: npt.NDArray[np.int32]
+    heights: npt.NDArray[np.int32]
+    sha256: list[str]
+    attributes: list[Mapping[str, Any]]
+    identity: EncoderIdentity
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class EmbeddingsWriter:
+    """Appends rows to an embeddings folder.
+
+    Rows are kept in memory until `flush`, or until a shard is full; only whole shards are ever visible.
+    Use it as a context manager: leaving it flushes, also on an error, as every appended row is complete.
+
+    Raises:
+        EmbeddingsError: the folder holds embeddings of another encoder, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, identity: EncoderIdentity, *, shard_rows: int = MAX_SHARD_ROWS) -> None:
+        self.folder, self.identity = Path(folder), identity
+        self._shard_rows = min(shard_rows, MAX_SHARD_ROWS)
+        self._schema = schema(identity)
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self.folder.glob(f".{_PATTERN}.tmp"):
+            left_over.unlink()
+        for shard in shards(self.folder):
+            _check_same(identity, _identity_of(shard), shard)
+        self._next = 1 + max((int(p.stem.split("-")[1]) for p in shards(self.folder)), default=-1)
+
+    def append(
+        self,
+        *,
+        id: str,
+        source: str,
+        embedding: npt.NDArray[np.floating[Any]],
+        width: int,
+        height: int,
+        sha256: str,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add one image; `embedding`: (dim,), float16 values."""
+        row = {
+            "id": id, "source": source, "embedding": np.asarray(embedding, np.float16), "width": width,
+            "height": height, "sha256": sha256,
+            "attributes": json.dumps(dict(attributes or {}), ensure_ascii=False, sort_keys=True),
+        }  # fmt: skip
+        for name, value in row.items():
+            self._columns[name].append(value)
+        if self.pending >= self._shard_rows:
+            self.flush()
+
+    @property
+    def pending(self) -> int:
+        """Rows that are not in a shard yet."""
+        return len(self._columns["id"])
+
+    def flush(self) -> None:
+        """Write the pending rows as one shard; it appears whole or not at all."""
+        if not self.pending:
+            return
+        columns = {n: v for n, v in self._columns.items() if n != "embedding"}
+        flat = pa.array(np.concatenate(self._columns["embedding"]), pa.float16())
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, self.identity.dim)
+        table = pa.table({n: columns[n] for n in self._schema.names}, schema=self._schema)
+        path = self.folder / f"embeddings-{self._next:06d}.parquet"
+        temporary = self.folder / f".{path.name}.tmp"
+        pq.write_table(table, temporary, compression="zstd")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        self._next += 1
+        for values in self._columns.values():
+            values.clear()
+
+    def __enter__(self) -> EmbeddingsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+
+def shards(folder: Path) -> list[Path]:
+    """The folder's shards, oldest first."""
+    return sorted(Path(folder).glob(_PATTERN))
+
+
+def _check_same(wanted: EncoderIdentity, found: EncoderIdentity, shard: Path) -> None:
+    if not wanted.same_space(found):
+        raise EmbeddingsError(
+            f"{str(shard)!r} was made by {describe(found)}, the rest by {describe(wanted)}; "
+            "embeddings of different encoders cannot be mixed: use another folder"
+        )
+
+
+def describe(identity: EncoderIdentity) -> str:
+    """An identity in a few words: name, precision, weights."""
+    return f"{identity.name} ({identity.precision}, {identity.dim} numbers, weights {identity.weights[:12]}…)"
+
+
+def _identity_of(shard: Path) -> EncoderIdentity:
+    try:
+        metadata = pq.read_schema(shard).metadata or {}
+        return EncoderIdentity.from_dict(json.loads(metadata[IDENTITY_KEY]))
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise EmbeddingsError(
+            f"{str(shard)!r} is not a shard of embeddings ({type(error).__name__}: {error}); "
+            "remove it, or make the folder again with `imgclust embed`"
+        ) from None
+
+
+def read_ids(folder: Path) -> set[str]:
+    """The ids of all whole shards."""
+    return {i for shard in shards(folder) for i in pq.read_table(shard, columns=["id"])["id"].to_pylist()}
+
+
+def iter_embeddings(folder: Path) -> Iterator[Embeddings]:
+    """Read an embeddings folder shard by shard.
+
+    Raises:
+        EmbeddingsError: no shards, a damaged shard, or shards of different encoders.
+    """
+    found = shards(folder)
+    if not found:
+        raise EmbeddingsError(
+            f"there are no embeddings in {str(folder)!r}; make them with: imgclust embed IMAGES -o {folder}"
+        )
+    wanted = _identity_of(found[0])
+    for shard in found:
+        identity = _identity_of(shard)
+        _check_same(wanted, identity, shard)
+        yield _from_table(pq.read_table(shard), identity)
+
+
+def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:
+    def numbers(name: str) -> Any:
+        return table[name].combine_chunks().to_numpy(zero_copy_only=False)
+
+    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Embeddings(
+        ids=table["id"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        vectors=flat.reshape(-1, identity.dim).astype(np.float32),
+        widths=numbers("width"),
+        heights=numbers("height"),
+        sha256=table["sha256"].to_pylist(),
+        attributes=[json.loads(a) for a in table["attributes"].to_pylist()],
+        identity=identity,
+    )
+
+
+def read_embeddings(folder: Path) -> Embeddings:
+    """Read a whole embeddings folder into memory.
+
+    Raises:
+        EmbeddingsError: as `iter_embeddings`.
+    """
+    return concat(list(iter_embeddings(folder)))
+
+
+def concat(parts: Sequence[Embeddings]) -> Embeddings:
+    """Join embeddings of one encoder."""
+    return Embeddings(
+        ids=[i for p in parts for i in p.ids],
+        sources=[s for p in parts for s in p.sources],
+        vectors=np.concatenate([p.vectors for p in parts]),
+        widths=np.concatenate([p.widths for p in parts]),
+        heights=np.concatenate([p.heights for p in parts]),
+        sha256=[s for p in parts for s in p.sha256],
+        attributes=[a for p in parts for a in p.attributes],
+        identity=parts[0].identity,
+    )
