@@ -91,6 +91,7 @@ class Page:
         """Load a page and wait until its script says that it is ready."""
         self.command("Page.navigate", url=file.as_uri())
         self.wait("document.documentElement?.dataset.ready === 'true'")
+        self.settle()
 
     def js(self, expression: str) -> Any:
         """The value of an expression, awaited if it is a promise."""
