@@ -209,7 +209,7 @@ class HealthServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
                 f"metrics and health cannot be served on {host}:{port} ({error}); "
                 "set WORKER_HTTP to a free address, or to port 0 for any"
             ) from error
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="http", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="http", daemon=True)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -251,7 +251,7 @@ class TagsView:
         """Write records, in two round trips.
 
         Args:
-            records: in the order of their offsets within each partition.
+            records: in the order in which they were read.
             spans: what `records` are all of, for each partition.
 
         Raises:
@@ -259,8 +259,10 @@ class TagsView:
         """
         latest: dict[tuple[str, int], TagRecord] = {}
         for record in records:
-            latest.pop((record.id, record.partition), None)  # so that the order is that of the last ones
-            latest[record.id, record.partition] = record
+            before = latest.pop(
+                (record.id, record.partition), record
+            )  # popped: the order is that of the last
+            latest[record.id, record.partition] = max(before, record, key=lambda r: r.offset)
         chosen = list(latest.values())
         replies = self._send(lambda pipe: self._queue_tags(pipe, chosen))
         sets, written, stale, malformed = _Sets(), 0, len(records) - len(chosen), 0

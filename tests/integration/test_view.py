@@ -1,0 +1,475 @@
+"""Tag records in a real Redis, and the feed that reads them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis_server import RedisServer, running
+
+from worker.feed import Cluster, Feed
+from worker.messages import Candidate, Tag
+from worker.redis_keys import Keys
+from worker.view_store import (
+    DAY_MS,
+    DELETED_DAYS,
+    FUTURE_MS,
+    TAG_DAYS,
+    Reached,
+    RedisTrouble,
+    Span,
+    TagRecord,
+    TagsView,
+    connect,
+    read_record,
+)
+
+pytestmark = pytest.mark.redis
+NOW = 1_795_000_000_000  # ms; Redis expires by its own clock, so tests of expiry use that
+KEYS = Keys()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: RedisServer) -> redis.Redis:
+    client = server.client()
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+def now(client: redis.Redis) -> int:
+    """Redis's time in ms, so that what is written does not expire at once."""
+    seconds, micros = client.time()  # type: ignore[misc]
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def record(
+    upload_id: str,
+    offset: int,
+    at: int,
+    cluster: int | None = 1,
+    *,
+    taxonomy: str = "t1",
+    partition: int = 0,
+    uploaded_at: int | None = None,
+    name: str | None = "cats",
+    model: str = "m1",
+) -> TagRecord:
+    """A record as it would be read; `cluster` None for a deletion."""
+    value = None
+    if cluster is not None:
+        when = at if uploaded_at is None else uploaded_at
+        candidates = (Candidate(cluster, name, 0.5),)
+        attributes = {"n": offset}
+        value = Tag(
+            upload_id, cluster, name, 0.5, candidates, False, model, taxonomy, None, when, at, attributes
+        ).to_json()
+    return read_record(upload_id.encode(), value, partition, offset, at)
+
+
+def apply(view: TagsView, *records: TagRecord) -> tuple[int, int, int]:
+    done = view.apply(records, {})
+    return done.written, done.stale, done.malformed
+
+
+def members(client: redis.Redis, cluster: int, taxonomy: str = "t1") -> list[str]:
+    found: list[bytes] = client.zrange(KEYS.cluster(taxonomy, cluster), 0, -1)  # type: ignore[assignment]
+    return [member.decode() for member in found]
+
+
+def hash_of(client: redis.Redis, upload_id: str) -> dict[str, str]:
+    raw: dict[bytes, bytes] = client.hgetall(KEYS.tag(upload_id))  # type: ignore[assignment]
+    return {key.decode(): value.decode() for key, value in raw.items()}
+
+
+def test_a_tag_is_written_as_documented(client: redis.Redis, now: int) -> None:
+    """Hash, sorted set, names and taxonomy are what other languages' readers rely on."""
+    view = TagsView(client)
+    tagged = record("a", 17, now, 3, partition=2)
+    assert apply(view, tagged) == (1, 0, 0)
+    assert tagged.value is not None
+    assert hash_of(client, "a") == {
+        "tag": tagged.value.decode(), "position": "2:17", "taxonomy": "t1", "cluster": "3",
+    }  # fmt: skip
+    assert client.zrange("imgclust:t1:cluster:3", 0, -1, withscores=True) == [(b"a", float(now))]
+    assert client.hgetall("imgclust:t1:clusters") == {b"3": b'{"name":"cats","model":"m1"}'}
+    assert client.get("imgclust:taxonomy") == b"t1"
+    assert client.pexpiretime(KEYS.tag("a")) == now + TAG_DAYS * DAY_MS
+
+
+def test_another_prefix_is_another_view(client: redis.Redis, now: int) -> None:
+    """Everything is under the prefix, so that systems can share a Redis."""
+    apply(TagsView(client, "other:"), record("a", 0, now))
+    assert all(key.startswith(b"other:") for key in client.scan_iter())
+    assert Feed(client).latest(1).tags == ()
+    assert [tag.id for tag in Feed(client, "other:").latest(1).tags] == ["a"]
+
+
+def test_an_older_position_is_refused(client: redis.Redis, now: int) -> None:
+    """A writer that slept changes nothing: neither the hash nor a set."""
+    view = TagsView(client)
+    apply(view, record("a", 5, now, 1))
+    assert apply(view, record("a", 4, now, 2)) == (0, 1, 0)
+    assert hash_of(client, "a")["cluster"] == "1"
+    assert (members(client, 1), members(client, 2)) == (["a"], [])
+
+
+def test_offsets_are_numbers(client: redis.Redis, now: int) -> None:
+    """Offset 10 comes after 9, and large offsets are told apart."""
+    view = TagsView(client)
+    apply(view, record("a", 9, now, 1))
+    assert apply(view, record("a", 10, now, 2)) == (1, 0, 0)
+    apply(view, record("a", 2**52 + 1, now, 3))
+    assert apply(view, record("a", 2**52, now, 4)) == (0, 1, 0)
+    assert hash_of(client, "a")["cluster"] == "3"
+
+
+def test_a_tag_that_moves_leaves_its_old_set(client: redis.Redis, now: int) -> None:
+    """Another cluster or taxonomy takes the id over from the set where it was."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now, 1))
+    apply(view, record("a", 2, now, 2))
+    apply(view, record("a", 3, now, 2, taxonomy="t2"))
+    assert (members(client, 1), members(client, 2), members(client, 2, "t2")) == ([], [], ["a"])
+    assert client.get("imgclust:taxonomy") == b"t1"  # set once; another is promoted by hand
+
+
+def test_a_deletion_keeps_the_position_only(client: redis.Redis, now: int) -> None:
+    """A deleted upload is in no set, has no tag, and cannot be brought back by an older record."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now, 1))
+    assert apply(view, record("a", 2, now, None)) == (1, 0, 0)
+    assert hash_of(client, "a") == {"position": "0:2"}
+    assert client.pexpiretime(KEYS.tag("a")) == now + DELETED_DAYS * DAY_MS
+    assert members(client, 1) == []
+    assert apply(view, record("a", 1, now, 1)) == (0, 1, 0)
+    assert apply(view, record("a", 3, now, 1)) == (1, 0, 0)
+    assert members(client, 1) == ["a"]
+
+
+def test_a_set_that_a_crash_left_out_is_made_good_by_a_replay(client: redis.Redis, now: int) -> None:
+    """The same record again puts the id into its set, if the first attempt died between hash and set."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now, 1))
+    client.zrem(KEYS.cluster("t1", 1), "a")
+    apply(view, record("a", 1, now, 1))
+    assert members(client, 1) == ["a"]
+
+
+def test_an_expired_tag_is_kept_as_a_position(client: redis.Redis, now: int) -> None:
+    """A tag older than 30 days is not shown, and what was there before it cannot come back."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now, 1))
+    old = now - (TAG_DAYS + 1) * DAY_MS
+    apply(view, record("a", 2, now, 1, uploaded_at=old))
+    assert hash_of(client, "a") == {"position": "0:2"}
+    assert apply(view, record("a", 1, now, 1)) == (0, 1, 0)
+
+
+def test_the_future_does_not_stay_on_top(client: redis.Redis, now: int) -> None:
+    """A wrong clock counts as five minutes ahead: in the order, and for how long the tag is kept."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now, 1, uploaded_at=now + 365 * DAY_MS))
+    assert client.zscore(KEYS.cluster("t1", 1), "a") == now + FUTURE_MS
+    assert client.pexpiretime(KEYS.tag("a")) == now + FUTURE_MS + TAG_DAYS * DAY_MS
+
+
+def test_a_set_keeps_the_newest_and_nothing_expired(client: redis.Redis, now: int) -> None:
+    """Sets are bounded by number and by age."""
+    view = TagsView(client, set_size=3, now=lambda: now / 1000)
+    client.zadd(KEYS.cluster("t1", 1), {"ancient": now - (TAG_DAYS + 1) * DAY_MS})
+    apply(view, record("n0", 0, now))
+    assert members(client, 1) == ["n0"]
+    apply(view, *(record(f"n{n}", n, now + n) for n in range(1, 6)))
+    assert members(client, 1) == ["n3", "n4", "n5"]
+
+
+def test_names_follow_the_newest_tag(client: redis.Redis, now: int) -> None:
+    """A replayed old tag does not bring back the name that an older model gave."""
+    view = TagsView(client)
+    apply(
+        view,
+        record("a", 1, now, 1, name="old", model="m1"),
+        record("b", 2, now + 5, 1, name="new", model="m2"),
+    )
+    apply(view, record("c", 1, now + 1, 1, name="old", model="m1", partition=1))
+    assert Feed(client).clusters() == {1: Cluster(1, "new", "m2")}
+
+
+def test_ids_with_any_character(client: redis.Redis, now: int) -> None:
+    """Ids are opaque: spaces, colons, braces, control characters, emoji."""
+    ids = ["a b", "x:cluster:1", "{slot}", "\x00\n\x1b", "🐕", "'\"\\", "a" * 256]
+    apply(TagsView(client), *(record(i, n, now + n) for n, i in enumerate(ids)))
+    feed = Feed(client)
+    assert list(feed.get(ids)) == ids
+    assert [tag.id for tag in feed.latest(1).tags] == ids[::-1]
+
+
+def test_somebody_elses_key_stops_nobody(client: redis.Redis, now: int) -> None:
+    """A key of another type under our prefix costs that one tag, or that one set."""
+    client.set(KEYS.tag("a"), "mine")
+    client.set(KEYS.cluster("t1", 2), "mine")
+    assert apply(TagsView(client), record("a", 0, now), record("b", 1, now), record("c", 2, now, 2)) == (
+        2,
+        0,
+        1,
+    )
+    assert members(client, 1) == ["b"]
+    assert Feed(client).get(["c"])["c"].cluster == 2
+
+
+def test_scripts_are_loaded_again(client: redis.Redis, now: int) -> None:
+    """A Redis that lost its scripts gets them, and no record is lost by that."""
+    view = TagsView(client)
+    apply(view, record("a", 0, now))
+    client.script_flush()
+    assert apply(view, record("b", 1, now)) == (1, 0, 0)
+    assert members(client, 1) == ["a", "b"]
+
+
+def test_how_far_redis_is(client: redis.Redis, now: int) -> None:
+    """The mark advances only from where it is: nothing is claimed for a Redis that misses what is before."""
+    view = TagsView(client)
+    assert view.reached([0, 1]) == {0: Reached(), 1: Reached()}
+    assert view.apply([], {0: Span(5, 9, now)}).reached == {0: -1}  # knows nothing: stays so
+    assert view.reached([0]) == {0: Reached()}
+    view.restart({0: Reached(0, now)})
+    assert view.apply([record("a", 0, now)], {0: Span(0, 10, now + 5)}).reached == {0: 10}
+    assert view.reached([0]) == {0: Reached(10, now + 5)}
+    assert view.apply([], {0: Span(12, 20, now)}).reached == {0: 10}  # a gap: refused
+    assert view.apply([], {0: Span(3, 8, now)}).reached == {0: 10}  # an older writer: nothing to do
+    assert view.apply([], {0: Span(7, 11, now)}).reached == {0: 11}  # overlapping: fine
+    assert view.reached([0]) == {0: Reached(11, now + 5)}  # the time never goes back
+
+
+@pytest.mark.parametrize("damage", ["", "x", "5", "5:x", "-5:3", "5:3:1"])
+def test_a_damaged_mark_means_knowing_nothing(client: redis.Redis, now: int, damage: str) -> None:
+    """What is no mark is read as none, so that the view starts over."""
+    client.hset(KEYS.view, "0", damage)
+    view = TagsView(client)
+    assert view.reached([0]) == {0: Reached()}
+    assert view.apply([], {0: Span(0, 1, now)}).reached == {0: -1}
+
+
+def test_other_commands_touch_one_key_each(client: redis.Redis, now: int) -> None:
+    """Each command and script names one key, so that a Redis Cluster can take them anywhere."""
+    commands: list[Sequence[object]] = []
+    view = TagsView(client)
+    execute = redis.client.Pipeline.execute
+
+    def spy(self: redis.client.Pipeline, raise_on_error: bool = True) -> list[object]:
+        commands.extend(command for command, _ in self.command_stack)
+        return execute(self, raise_on_error)  # type: ignore[return-value]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis.client.Pipeline, "execute", spy)
+        apply(view, record("a", 0, now, 1), record("b", 1, now, 2))
+        apply(view, record("a", 2, now, 2), record("b", 3, now, None))
+    assert {str(command[0]) for command in commands} == {
+        "EVALSHA", "ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREMRANGEBYRANK", "HSET", "SET",
+    }  # fmt: skip
+    for command in commands:
+        keys = client.command_getkeys(*command)
+        assert len(keys) == 1, command  # type: ignore[arg-type]
+
+
+# --- any order ends in the same state ----------------------------------------------------------------------
+
+HISTORY = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([None, -1, 0, 1]), st.integers(0, 1)),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(history=HISTORY, seed=st.integers(0, 10**6), batch=st.integers(1, 5))
+def test_any_order_and_repetition_ends_in_the_last_state(
+    client: redis.Redis, now: int, history: list[tuple[str, int | None, int]], seed: int, batch: int
+) -> None:
+    """However records of an id are repeated and reordered, in whatever batches, by two writers: once all were
+    written, each hash shows the last position, and the feed shows exactly what the hashes say."""
+    client.flushall()
+    records = [
+        record(upload_id, offset, now + offset, cluster, taxonomy=f"t{taxonomy}")
+        for offset, (upload_id, cluster, taxonomy) in enumerate(history)
+    ]
+    rng = random.Random(seed)
+    stream = records + rng.choices(records, k=len(records))
+    rng.shuffle(stream)
+    writers = itertools.cycle([TagsView(client), TagsView(client)])
+    while stream:
+        apply(next(writers), *stream[:batch])
+        del stream[:batch]
+    last = {r.id: r for r in records}
+    for upload_id, final in last.items():
+        found = hash_of(client, upload_id)
+        assert found["position"] == f"0:{final.offset}"
+        assert found.get("tag", "").encode() == (final.value or b"")
+    feed = Feed(client)
+    assert feed.get("abc") == {i: r.tag for i, r in last.items() if r.tag is not None}
+    for taxonomy, cluster in itertools.product(("t0", "t1"), (-1, 0, 1)):
+        expected = [
+            r.tag for r in last.values() if r.tag and (r.tag.taxonomy, r.tag.cluster) == (taxonomy, cluster)
+        ]
+        shown = feed.latest(cluster, taxonomy=taxonomy).tags
+        assert sorted(shown, key=lambda t: t.id) == sorted(expected, key=lambda t: t.id)
+
+
+# --- the feed ----------------------------------------------------------------------------------------------
+
+
+def pages(feed: Feed, cluster: int, limit: int) -> list[list[str]]:
+    found, cursor = [], None
+    while True:
+        page = feed.latest(cluster, limit, cursor)
+        found.append([tag.id for tag in page.tags])
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(times=st.lists(st.integers(0, 4), max_size=40), limit=st.integers(1, 12))
+def test_pages_show_each_member_once(client: redis.Redis, now: int, times: list[int], limit: int) -> None:
+    """Paging shows every member exactly once, newest first, however many share a millisecond."""
+    client.flushall()
+    apply(TagsView(client), *(record(f"id{n}", n, now, uploaded_at=now - t) for n, t in enumerate(times)))
+    found = pages(Feed(client), 1, limit)
+    assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
+    flat = [upload_id for page in found for upload_id in page]
+    expected = sorted((-t, f"id{n}") for n, t in enumerate(times))[::-1]
+    assert flat == [upload_id for _, upload_id in expected]
+
+
+def test_a_thousand_of_one_millisecond(client: redis.Redis, now: int) -> None:
+    """A bulk import with one time for all is paged completely."""
+    apply(TagsView(client), *(record(f"id{n}", n, now) for n in range(1000)))
+    flat = [upload_id for page in pages(Feed(client), 1, 30) for upload_id in page]
+    assert len(flat) == len(set(flat)) == 1000
+
+
+def test_paging_while_things_happen(client: redis.Redis, now: int) -> None:
+    """New tags come in and the cursor's own upload is deleted: what was there all along is shown once."""
+    view, feed = TagsView(client), Feed(client)
+    apply(view, *(record(f"old{n:02}", n, now, uploaded_at=now - n // 4) for n in range(40)))
+    first = feed.latest(1, 10)
+    apply(view, *(record(f"new{n}", 100 + n, now, uploaded_at=now) for n in range(20)))
+    apply(view, record(first.tags[-1].id, 200, now, None), record("old25", 201, now, 2))
+    rest, cursor = [], first.cursor
+    while cursor is not None:
+        page = feed.latest(1, 7, cursor)
+        rest += [tag.id for tag in page.tags]
+        cursor = page.cursor
+    stayed = {f"old{n:02}" for n in range(40)} - {"old25", first.tags[-1].id}
+    shown = [tag.id for tag in first.tags[:-1]] + [i for i in rest if i.startswith("old")]
+    assert sorted(shown) == sorted(stayed)
+
+
+def test_members_that_do_not_belong_are_left_out(client: redis.Redis, now: int) -> None:
+    """Ids whose hash is gone or names another cluster or taxonomy are no part of a page, which is full all
+    the same."""
+    view, feed = TagsView(client), Feed(client)
+    apply(view, *(record(f"id{n:02}", n, now + n) for n in range(20)), record("moved", 50, now, 2))
+    key = KEYS.cluster("t1", 1)
+    client.zadd(key, {"gone": now + 100, "moved": now + 101, "id05": now + 5})
+    apply(view, record("elsewhere", 51, now, 1, taxonomy="t2"))
+    client.zadd(key, {"elsewhere": now + 102})
+    client.hset(KEYS.tag("id19"), "tag", "junk")
+    client.hset(KEYS.tag("id18"), "cluster", "2")
+    assert pages(feed, 1, 6) == [
+        [f"id{n:02}" for n in range(17, 11, -1)],
+        [f"id{n:02}" for n in range(11, 5, -1)],
+        [f"id{n:02}" for n in range(5, -1, -1)],
+    ]
+
+
+def test_a_page_takes_three_round_trips(client: redis.Redis, now: int) -> None:
+    """Taxonomy, set, hashes: one question each, however long the page."""
+    apply(TagsView(client), *(record(f"id{n}", n, now + n) for n in range(300)))
+    before = client.info("commandstats")
+    Feed(client).latest(1, 200)
+    after = client.info("commandstats")
+    calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}  # type: ignore[index,union-attr]
+    assert calls["cmdstat_get"] == 1
+    assert calls["cmdstat_zrevrangebyscore"] == 1
+    assert calls["cmdstat_hmget"] <= 202
+
+
+def test_an_empty_redis_is_an_empty_feed(client: redis.Redis) -> None:
+    """Before the first tag there is nothing, and no error."""
+    feed = Feed(client)
+    assert feed.taxonomy() is None
+    assert feed.get(["a"]) == {}
+    assert feed.latest(1).tags == ()
+    assert feed.clusters() == {}
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_both_kinds_of_clients_read(server: RedisServer, client: redis.Redis, now: int, decode: bool) -> None:
+    """A client with decode_responses, as web applications often have one, reads the same."""
+    apply(TagsView(client), record("ä", 0, now), record("b", 1, now + 1), record("c", 2, now + 2))
+    feed = Feed(server.client(decode_responses=decode))
+    assert feed.get(["ä"])["ä"].attributes == {"n": 0}
+    assert pages(feed, 1, 1) == [["c"], ["b"], ["ä"]]
+    assert feed.clusters()[1].name == "cats"
+
+
+# --- a Redis in trouble ------------------------------------------------------------------------------------
+
+
+def test_a_full_redis_refuses_and_changes_nothing(now: int) -> None:
+    """Out of memory is told as such; the hash is as it was; deletions still get through."""
+    with running("--maxmemory-policy", "noeviction") as server:
+        client = server.client()
+        view = TagsView(client)
+        apply(view, record("a", 1, now, 1))
+        client.config_set("maxmemory", "1mb")
+        with pytest.raises(RedisTrouble) as caught:
+            apply(view, record("a", 2, now, 2))
+        assert caught.value.kind == "full"
+        assert hash_of(client, "a")["position"] == "0:1"
+        assert apply(view, record("a", 3, now, None)) == (1, 0, 0)
+        client.config_set("maxmemory", "0")
+        assert apply(view, record("b", 4, now, 2)) == (1, 0, 0)
+
+
+def test_a_read_only_replica_is_told_as_such(client: redis.Redis, now: int) -> None:
+    """After a failover the old primary refuses writes: trouble, not an error of the record."""
+    view = TagsView(client)
+    apply(view, record("a", 1, now))
+    client.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    try:
+        with pytest.raises(RedisTrouble) as caught:
+            apply(view, record("b", 2, now))
+        assert caught.value.kind == "read-only"
+    finally:
+        client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    assert apply(view, record("b", 2, now)) == (1, 0, 0)
+
+
+def test_a_frozen_redis_is_noticed_in_bounded_time(now: int) -> None:
+    """A Redis that answers nothing is trouble after the timeout, and takes the same records later."""
+    with running() as server:
+        view = TagsView(connect(server.url, timeout=0.3))
+        apply(view, record("a", 1, now))
+        server.freeze()
+        with pytest.raises(RedisTrouble) as caught:
+            apply(view, record("b", 2, now))
+        assert caught.value.kind == "timeout"
+        server.thaw()
+        assert apply(view, record("b", 2, now)) == (1, 0, 0)
+        server.kill()
+        with pytest.raises(RedisTrouble) as caught:
+            apply(view, record("c", 3, now))
+        assert caught.value.kind == "away"
