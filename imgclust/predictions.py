@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.types import Floats
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 OTHER = -1
 TABLE_ROWS = 40
+CHUNK = 1024  # embeddings predicted before the first of them is passed on
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +89,21 @@ def predict_rows(
             model=version,
             taxonomy=taxonomy,
         )
+
+
+def predict_embeddings(model: ClusterModel, folder: Path) -> Iterator[Row]:
+    """Predict an embeddings folder, shard by shard.
+
+    Raises:
+        EmbeddingsError: the folder is unreadable, or of another encoder than the model's.
+    """
+    from imgclust.embeddings import iter_embeddings
+
+    for shard in iter_embeddings(folder):
+        model.check_encoder(shard.identity)
+        for start in range(0, len(shard), CHUNK):
+            part = slice(start, start + CHUNK)
+            yield from predict_rows(model, shard.ids[part], shard.sources[part], shard.vectors[part])
 
 
 class Tally:

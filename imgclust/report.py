@@ -44,7 +44,8 @@ def write_report(
         model: a loaded model, or its folder.
         path: where the page goes; an existing file is replaced once the new page is complete.
         tags: predictions (`imgclust predict -o`) or tags of the images on the map, as CSV, JSON lines or
-            Parquet: they add probabilities, candidates and attributes to filter by.
+            Parquet: they add probabilities, candidates and attributes to filter by. The embeddings folder
+            adds the attributes.
         title: the page's heading; by default the model's version.
 
     Returns:

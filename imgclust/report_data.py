@@ -83,13 +83,15 @@ class ReportData:
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a file that `imgclust predict` wrote, or of tags as JSON lines."""
+    """Rows of a file that `imgclust predict` wrote, of tags as JSON lines, or of an embeddings folder."""
     ending = path.suffix.lower()
-    if ending == ".parquet":
-        import pyarrow.parquet as pq
+    if path.is_dir():
+        from imgclust.embeddings import shards
 
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        for shard in shards(path):
+            yield from _parquet_records(shard, ["id", "attributes"])
+    elif ending == ".parquet":
+        yield from _parquet_records(path, None)
     elif ending == ".csv":
         import csv
 
@@ -106,6 +108,17 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
             f"tags are read from .csv, .jsonl or .parquet, as `imgclust predict -o` writes them; "
             f"got {path.name!a}"
         )
+
+
+def _parquet_records(path: Path, columns: list[str] | None) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(columns=columns):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(f"not Parquet: {error}") from None
 
 
 def _note(record: Mapping[str, Any]) -> Note:
@@ -129,7 +142,7 @@ def read_notes(path: Path) -> dict[str, Note]:
 
     Args:
         path: CSV, JSON lines or Parquet by its ending, as `imgclust predict -o` writes it; tags from the
-            topic as JSON lines are the same.
+            topic as JSON lines; or an embeddings folder, for the attributes alone.
 
     Raises:
         ImgclustError: the file is missing, of another ending, or not of predictions.
@@ -209,11 +222,20 @@ def from_model(model: ClusterModel, notes: Mapping[str, Note]) -> ReportData:
         y=np.asarray(model.map.column("y"), np.float64),
         labels=labels,
         thumbnails=model.thumbnails,
-        notes={**_training_notes(model, ids, labels), **notes},
+        notes=_merged(_training_notes(model, ids, labels), notes),
     )
 
 
 _TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
+
+
+def _merged(fitted: Mapping[str, Note], told: Mapping[str, Note]) -> dict[str, Note]:
+    """What was told counts; the fit's probability stays where nothing was told of it."""
+    merged = {**fitted, **told}
+    for image in fitted.keys() & told.keys():
+        if told[image].probability is None:
+            merged[image] = dataclasses.replace(told[image], probability=fitted[image].probability)
+    return merged
 
 
 def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
