@@ -1,0 +1,337 @@
+"""URL → bytes: http and https from public addresses, files from one folder, and nothing else.
+
+The URL and the server are both hostile. What keeps them in bounds:
+
+1. What the URL says is checked before anything else (`imgclust.urls`), again for every redirect.
+2. The address that is connected to is checked where the socket is made, so neither a name that resolves to
+   something else by then nor a literal address gets round it. Names are resolved once, by us.
+3. Bytes are counted while they arrive, against limits of size, time and rate; no header is believed when it
+   says "less", `Content-Type` not at all.
+4. Whatever aiohttp raises is translated at one border, `translate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import email.utils
+import os
+import socket
+import ssl
+import stat
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.resolver import CheckedResolver, Lookup, system_lookup
+from imgclust.urls import FetchPolicy, check_url, file_path, shown
+
+__all__ = ["FetchPolicy", "Fetched", "Fetcher", "translate"]
+
+HEADERS = {
+    "User-Agent": "imgclust (+https://pypi.org/project/imgclust/)",
+    # what `imgclust.decode` reads everywhere; a CDN that negotiates must not send something newer
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
+    "Accept-Encoding": "identity",
+}
+KEEPALIVE = 15.0  # seconds; shorter than the usual 60–75 of servers, so they rarely close under a request
+MAX_RETRY_AFTER = 24 * 3600.0
+
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_GONE = frozenset((404, 410))
+_INFLATES = frozenset(("gzip", "x-gzip", "deflate"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes behind a URL; `redirects` is how many hops led there."""
+
+    data: bytes = dataclasses.field(repr=False)
+    redirects: int = 0
+
+
+Room = Callable[[int], Awaitable[None]]
+
+
+async def _plenty(size: int) -> None:
+    """There is always room."""
+
+
+class Fetcher:
+    """Fetches images; an async context manager that holds the connections.
+
+    Args:
+        policy: what may be fetched.
+        connections: at once, over all hosts.
+        lookup: host name → addresses, blocking; the system's by default.
+        clock: monotonic seconds.
+        wall: seconds since the epoch, for `Retry-After` dates.
+    """
+
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        *,
+        connections: int = 64,
+        lookup: Lookup = system_lookup,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.policy = policy
+        self._connections = connections
+        self._lookup = lookup
+        self._clock = clock
+        self._wall = wall
+        self._session: aiohttp.ClientSession
+        self._resolver: CheckedResolver
+
+    async def __aenter__(self) -> Fetcher:
+        policy = self.policy
+        self._resolver = CheckedResolver(policy.permits_address, lookup=self._lookup, clock=self._clock)
+        connector = aiohttp.TCPConnector(
+            limit=self._connections,
+            limit_per_host=policy.per_host,
+            resolver=self._resolver,
+            use_dns_cache=False,  # the resolver has its own, which remembers failures too
+            keepalive_timeout=KEEPALIVE,
+            socket_factory=self._open_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=policy.connect_timeout, sock_read=policy.first_byte_timeout
+            ),
+            auto_decompress=False,
+            trust_env=False,  # neither proxies nor .netrc
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+        await self._resolver.close()
+
+    def _open_socket(self, info: Any) -> socket.socket:
+        """The last word on where a connection goes: the kernel is given exactly this address."""
+        family, kind, protocol, _, address = info
+        if not self.policy.permits_address(address[0]):
+            raise UrlForbidden(f"the address {address[0]!a} is not public")
+        return socket.socket(family, kind, protocol)
+
+    async def fetch(self, url: str, *, room: Room = _plenty) -> Fetched:
+        """Fetch one image's bytes.
+
+        Args:
+            url: http, https, or `file:` where the policy allows a folder.
+            room: is awaited with the most bytes that will be held, before a body is read.
+
+        Raises:
+            FetchError: the one subclass of it that says why; nothing else.
+        """
+        try:
+            async with asyncio.timeout(self.policy.total_timeout):
+                if url[:5].lower() == "file:":
+                    return Fetched(await asyncio.to_thread(read_file, url, self.policy))
+                return await self._download(url, room)
+        except Exception as error:
+            raise translate(error, url) from None
+
+    async def _download(self, url: str, room: Room) -> Fetched:
+        target = check_url(url, self.policy)
+        for hop in range(self.policy.max_redirects + 1):
+            async with self._session.get(target, allow_redirects=False) as response:
+                if response.status not in _REDIRECTS:
+                    self._check_status(response)
+                    return Fetched(await self._body(response, room), hop)
+                target = self._next_hop(target, response)
+        raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
+
+    def _next_hop(self, base: URL, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers.get("Location")
+        if not location:
+            raise FetchFailed(
+                f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
+            )
+        try:
+            joined = str(base.join(URL(location)))
+        except ValueError:
+            raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
+        # a URL with "@" or a control character is judged as it was sent, not as yarl has mended it
+        return check_url(location if "://" in location else joined, self.policy)
+
+    def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        """Only a complete answer will do; see docs/decisions/0041 for what becomes of the others."""
+        status = response.status
+        if status == 200:
+            return
+        if status in _GONE:
+            raise NotFound(f"the server says that there is no such image (HTTP {status})")
+        wait = retry_after(response.headers.get("Retry-After"), self._wall())
+        raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
+
+    async def _body(self, response: aiohttp.ClientResponse, room: Room) -> bytes:
+        limit = self.policy.max_bytes
+        announced = response.content_length
+        if announced is not None and announced > limit:
+            raise TooLarge(f"the server announces {announced} bytes, at most {limit} are taken")
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity" and encoding not in _INFLATES:
+            raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
+        await room(limit if announced is None or encoding != "identity" else announced)
+        data = await self._read(response.content, limit)
+        return data if encoding == "identity" else inflate(data, limit)
+
+    async def _read(self, content: aiohttp.StreamReader, limit: int) -> bytes:
+        policy, started = self.policy, self._clock()
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await content.readany():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            chunks.append(chunk)
+            seconds = self._clock() - started
+            if seconds > policy.rate_grace and size < policy.min_rate * seconds:
+                raise FetchTimeout(
+                    f"{size} bytes in {seconds:.1f} s is below the lowest rate, {policy.min_rate:.0f} bytes/s"
+                )
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Undo gzip or deflate, which the server was asked not to use, up to `limit` bytes.
+
+    Raises:
+        TooLarge: there would be more.
+        FetchFailed: the stream is damaged or ends early.
+    """
+    bits = zlib.MAX_WBITS | 32 if data[:2] == b"\x1f\x8b" or data[:1] == b"\x78" else -zlib.MAX_WBITS
+    stream = zlib.decompressobj(bits)
+    try:
+        plain = stream.decompress(data, limit + 1)
+    except zlib.error:
+        raise FetchFailed("the body is not the gzip or deflate stream that its header promises") from None
+    if len(plain) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes once it is unpacked")
+    if not stream.eof:
+        raise FetchFailed("the compressed body ends early")
+    return plain
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """A `Retry-After` header (RFC 9110 10.2.3) as seconds from `now`, at most a day; None for none."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), MAX_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return min(max(0.0, moment - now), MAX_RETRY_AFTER)
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_file(url: str, policy: FetchPolicy) -> bytes:
+    """Read a regular file below the allowed folder.
+
+    Symlinks are resolved first, and the path that they lead to is then opened folder by folder, none of
+    which may be a link any more, so that a link that changes in between leads nowhere else.
+
+    Raises:
+        UrlForbidden: `file:` is not allowed, the file is elsewhere, or it is not a regular file.
+        NotFound: there is none.
+        TooLarge: it has too many bytes.
+    """
+    if policy.allow_files is None:
+        raise UrlForbidden(f"the URL {shown(url)} names a file; no folder is allowed")
+    root = policy.allow_files.resolve()
+    outside = UrlForbidden(f"the URL {shown(url)} is not below the allowed folder")
+    try:
+        path = file_path(url)
+        target = path.resolve()
+        if not target.is_relative_to(root) or ".." in path.parts:
+            raise outside
+        if not target.exists():
+            raise NotFound(f"there is no file {shown(url)}")
+        file = _open_beneath(root, target.relative_to(root).parts)
+    except (OSError, ValueError, RuntimeError):  # loops of links, names too long, no permission, not UTF-8
+        raise outside from None
+    with os.fdopen(file, "rb") as stream:
+        info = os.fstat(stream.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise UrlForbidden(f"{shown(url)} is not a regular file")
+        if info.st_size > policy.max_bytes:
+            raise TooLarge(f"the file has {info.st_size} bytes, at most {policy.max_bytes} are taken")
+        return stream.read(policy.max_bytes)
+
+
+def _open_beneath(root: os.PathLike[str], parts: tuple[str, ...]) -> int:
+    """Open a file for reading without following a single link."""
+    # O_NONBLOCK: opening a FIFO that nobody writes to must not wait
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts[:-1]:
+        try:
+            below = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = below
+    try:
+        return os.open(parts[-1] if parts else ".", flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+# ── the border to foreign errors ─────────────────────────────────────────────────────────────────────────
+
+# The first row whose class fits decides. Every exception class of aiohttp is found here before its last row
+# (a test sees to that); the texts of foreign errors are not passed on, as they quote the URL and the server.
+TRANSLATIONS: tuple[tuple[type[BaseException], type[FetchError], str], ...] = (
+    (aiohttp.InvalidURL, UrlForbidden, "the URL is malformed"),
+    (aiohttp.NonHttpUrlClientError, UrlForbidden, "the URL is neither http nor https"),
+    (aiohttp.RedirectClientError, UrlForbidden, "the redirect leads to a malformed URL"),
+    (aiohttp.ConnectionTimeoutError, FetchTimeout, "no connection within the time limit"),
+    (aiohttp.SocketTimeoutError, FetchTimeout, "the server was silent for too long"),
+    (TimeoutError, FetchTimeout, "not finished within the time limit"),
+    (aiohttp.ClientConnectorCertificateError, FetchFailed, "the server's TLS certificate is not valid"),
+    (aiohttp.ServerFingerprintMismatch, FetchFailed, "the server's TLS certificate is not the expected one"),
+    (aiohttp.ClientSSLError, FetchFailed, "TLS failed"),
+    (aiohttp.ClientConnectorDNSError, FetchFailed, "the host was not found"),
+    (aiohttp.ClientProxyConnectionError, FetchFailed, "the proxy cannot be reached"),
+    (aiohttp.ClientConnectorError, FetchFailed, "the host cannot be connected to"),
+    (aiohttp.ClientPayloadError, FetchFailed, "the body is incomplete or damaged"),
+    (aiohttp.ClientResponseError, FetchFailed, "the answer is not HTTP as it should be"),
+    (aiohttp.ServerDisconnectedError, FetchFailed, "the server closed the connection"),
+    (aiohttp.ClientConnectionError, FetchFailed, "the connection broke"),
+    (aiohttp.UploadAbortedError, FetchFailed, "the request was not sent completely"),
+    (aiohttp.WSMessageTypeError, FetchFailed, "the server speaks another protocol"),
+    (aiohttp.ClientError, FetchFailed, "the HTTP client failed"),
+    (ssl.SSLError, FetchFailed, "TLS failed"),
+    (OSError, FetchFailed, "the connection broke"),
+    (Exception, FetchFailed, "the fetch failed"),
+)
+
+
+def translate(error: Exception, url: str) -> FetchError:
+    """What an exception means to whoever wanted the URL; ours pass unchanged."""
+    if isinstance(error, FetchError):
+        return error
+    for kind, meaning, text in TRANSLATIONS:
+        if isinstance(error, kind):
+            reason = getattr(getattr(error, "os_error", error), "strerror", None)
+            detail = f"{type(error).__name__}, {reason}" if isinstance(reason, str) else type(error).__name__
+            return meaning(f"{text}: {shown(url)} ({ascii(detail)[1:-1][:120]})")
+    raise AssertionError("the last row takes every exception")
