@@ -1,0 +1,69 @@
+"""Arithmetic whose last bit is the same for any batch, thread and processor of a family.
+
+Only correctly rounded operations (+ − × ÷ √, comparisons) on each element by itself, in a fixed order. Left out on
+purpose: `exp`, `pow` and `log` (libraries answer differently in SIMD bodies and scalar tails), `sum` (its order
+depends on shape and alignment), matrix products of anything but small integers. Works on numpy arrays and on
+torch tensors alike: `xp` is the module, `numpy` or `torch`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 6.93147180369123816490e-01  # 33 bits, so that n * _LN2_HIGH is exact (fdlibm, e_exp.c)
+_LN2_LOW = 1.90821492927058770002e-10
+_TAYLOR = [
+    1.0 / f for f in (40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0)
+]  # of exp, degree 8 to 0
+
+BINS = 512  # table entries per power of two: the function of the middle is off by 1/1024 of its slope at most
+_SHIFT = 23 - 9  # of float32's 23 mantissa bits the table's index keeps 9
+_LOWEST, _HIGHEST = -30, 17  # powers of two that a table covers; beyond them it answers for its ends
+_BASE = (_LOWEST + 127) * BINS
+
+
+def exp(x: Any, xp: Any = np) -> Any:
+    """e**x for x ≤ 0, float64, relative error below 1e-9; 0 below -700."""
+    clamped = xp.clip(x, -700.0, 0.0)
+    n = xp.floor(clamped * _LOG2_E + 0.5)
+    r = (clamped - n * _LN2_HIGH) - n * _LN2_LOW
+    total = xp.full_like(r, _TAYLOR[0])
+    for term in _TAYLOR[1:]:
+        total = total * r + term
+    int64 = xp.int64
+    bits = (n.astype(int64) if xp is np else n.to(int64)) + 1023
+    return xp.where(x < -700.0, 0.0, total * (bits << 52).view(xp.float64))
+
+
+def ordered_sum(x: Any) -> Any:
+    """Sum over the first axis, halves added to halves: the order depends on its length alone."""
+    while len(x) > 1:
+        half = len(x) // 2
+        rest = x[2 * half :]
+        x = x[:half] + x[half : 2 * half]
+        if len(rest):
+            x[0] += rest[0]
+    return x[0]
+
+
+def table(function: Any) -> npt.NDArray[np.float32]:
+    """Tabulate a function of a positive number for `lookup`: one value per bin, at the bin's middle.
+
+    Computed once, when a model is frozen: a later prediction needs no transcendental function.
+    """
+    size = (_HIGHEST - _LOWEST) * BINS
+    left = ((np.arange(size + 1) + _BASE).astype(np.int32) << _SHIFT).view(np.float32).astype(np.float64)
+    return np.asarray(function((left[:-1] + left[1:]) / 2), dtype=np.float32)
+
+
+def lookup(values: Any, x: Any, xp: Any = np) -> Any:
+    """The tabulated function of float32 x ≥ 0: bins of equal width within each power of two."""
+    index = (x.view(xp.int32) >> _SHIFT) - _BASE
+    index = xp.clip(index, 0, len(values) - 1)
+    if xp is np:
+        return values.take(index)
+    return values[index.to(xp.int64)]

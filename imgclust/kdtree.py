@@ -1,0 +1,161 @@
+"""Which training points lie near, in the low-dimensional space: a balanced k-d tree, walked for a whole batch at once.
+
+Every step is an elementwise operation on (query, box) pairs, so what is found for a query does not depend on
+the queries beside it. Only the order of the points is stored; boxes are computed when it is loaded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+LEAF = 32  # most points in a leaf: smaller leaves waste time on boxes, larger ones on points
+_START = 6  # the walk begins with all 2**6 boxes of this level: cheaper than six levels of bookkeeping
+_SLACK = 1.0 + 1e-12  # more than the rounding of a few squares and a sum, so that no point is lost to it
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+def depth(n: int) -> int:
+    """How often n points are halved until no part has more than `LEAF`."""
+    levels = 0
+    while -(-n // 2**levels) > LEAF:
+        levels += 1
+    return levels
+
+
+def bounds(n: int, level: int) -> Indices:
+    """Where the 2**level parts of n points begin, and n: parts differ by one point at most."""
+    edges = np.array([0, n], dtype=np.int64)
+    for _ in range(level):
+        middle = (edges[:-1] + edges[1:]) // 2
+        edges = np.append(np.stack([edges[:-1], middle], 1).ravel(), n)
+    return edges
+
+
+def build_order(points: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Order points so that each part of each level is a box: halved across its widest side, again and again.
+
+    Args:
+        points: float32 (n, d).
+
+    Returns:
+        int32 (n,): the row of `points` at each place of the tree.
+    """
+    n = len(points)
+    order = np.arange(n, dtype=np.int32)
+    for level in range(depth(n)):
+        edges, halves = bounds(n, level), bounds(n, level + 1)
+        for start, middle, stop in zip(edges[:-1], halves[1::2], edges[1:], strict=True):
+            part = points[order[start:stop]]
+            widest = int(np.argmax(part.max(0) - part.min(0)))
+            split = np.argpartition(part[:, widest], middle - start, kind="introselect")
+            order[start:stop] = order[start:stop][split]
+    return order
+
+
+class KDTree:
+    """Points near a query, within a radius given for each query.
+
+    Args:
+        points: float32 (n, d), n ≥ 1.
+        order: int32 (n,), from `build_order` of the same points.
+    """
+
+    def __init__(self, points: npt.NDArray[np.float32], order: npt.NDArray[np.int32]) -> None:
+        self.n, self.dim = points.shape
+        self.depth = depth(self.n)
+        edges = bounds(self.n, self.depth)
+        width = int(np.diff(edges).max())
+        place = edges[:-1, None] + np.arange(width)
+        self._sorted = points[order].T
+        self._missing = place >= edges[1:, None]
+        self.rows = order[np.minimum(place, self.n - 1)].astype(np.int64)  # (leaves, width)
+        self._leaf_points = np.ascontiguousarray(points[self.rows].transpose(2, 0, 1))  # (d, leaves, width)
+        low = np.where(self._missing, np.float32(np.inf), self._leaf_points).min(2)
+        high = np.where(self._missing, np.float32(-np.inf), self._leaf_points).max(2)
+        self._low, self._high = [low.astype(np.float64)], [high.astype(np.float64)]
+        for _ in range(self.depth):
+            self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
+            self._high.insert(0, np.maximum(self._high[0][:, 0::2], self._high[0][:, 1::2]))
+
+    def within(self, queries: Array, radius: Array) -> tuple[Indices, Indices, Array]:
+        """All pairs of a query and a point no farther than its radius.
+
+        Args:
+            queries: float64 (m, d).
+            radius: float64 (m,).
+
+        Returns:
+            The query's number, the point's row, both int64 (pairs,), and their distance, float64 (pairs,);
+            ordered by query.
+        """
+        query, leaf = self._leaves(queries, radius)
+        distance = self._distances(queries, query, leaf)
+        near = distance <= radius[query][:, None]
+        pair, place = np.nonzero(near)
+        return query[pair], self.rows[leaf[pair], place], distance[pair, place]
+
+    def home(self, queries: Array) -> tuple[Indices, Array]:
+        """The points of the leaf whose box is nearest: a first guess at what is near.
+
+        Returns:
+            Rows, int64 (m, width), and distances, float64 (m, width), infinite where a leaf has fewer points.
+        """
+        node = np.zeros(len(queries), dtype=np.int64)
+        everyone = np.arange(len(queries))
+        for level in range(1, self.depth + 1):
+            left = self._gap(level, queries, everyone, 2 * node)
+            right = self._gap(level, queries, everyone, 2 * node + 1)
+            node = 2 * node + (right < left)
+        return self.rows[node], self._distances(queries, everyone, node)
+
+    def box(self, level: int) -> tuple[npt.NDArray[np.float32], Array, npt.NDArray[np.float32]]:
+        """Means, float32 (d, boxes), squared radii, float64, and shares of all points, float32, of a level's boxes."""
+        edges = bounds(self.n, level)
+        sizes = np.diff(edges)
+        centres = np.add.reduceat(self._sorted.astype(np.float64), edges[:-1], axis=1) / sizes
+        half = np.maximum(centres - self._low[level], self._high[level] - centres)
+        return centres.astype(np.float32), (half * half).sum(0), (sizes / self.n).astype(np.float32)
+
+    def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The points of leaves, float32 (d, len(leaf), width), and their shares of all points, 0 where there is none."""
+        shares = np.where(self._missing[leaf], np.float32(0), np.float32(1 / self.n))
+        return self._leaf_points[:, leaf], shares
+
+    def _leaves(self, queries: Array, radius: Array) -> tuple[Indices, Indices]:
+        level = min(_START, self.depth)
+        query = np.repeat(np.arange(len(queries)), 2**level)
+        node = np.tile(np.arange(2**level), len(queries))
+        reach = (radius * radius) * _SLACK
+        while True:
+            near = self._gap(level, queries, query, node) <= reach[query]
+            query, node = query[near], node[near]
+            if level == self.depth:
+                return query, node
+            level += 1
+            query = np.repeat(query, 2)
+            node = np.repeat(2 * node, 2)
+            node[1::2] += 1
+
+    def _gap(self, level: int, queries: Array, query: Indices, node: Indices) -> Array:
+        """Squared distances between queries and boxes, float64 (pairs,); 0 inside."""
+        total = np.zeros(len(query))
+        for axis in range(self.dim):
+            x = queries[query, axis]
+            outside = np.maximum(self._low[level][axis, node] - x, x - self._high[level][axis, node])
+            np.maximum(outside, 0.0, out=outside)
+            total += outside * outside
+        return total
+
+    def _distances(self, queries: Array, query: Indices, leaf: Indices) -> Array:
+        """Distances to every point of a leaf, float64 (pairs, width): squares added axis by axis, as hdbscan does."""
+        total = np.zeros((len(query), self.rows.shape[1]))
+        for axis in range(self.dim):
+            gap = queries[query, axis][:, None] - self._leaf_points[axis, leaf]
+            gap *= gap
+            total += gap
+        np.sqrt(total, out=total)
+        total[self._missing[leaf]] = np.inf
+        return total

@@ -1,0 +1,206 @@
+"""Neighbours in CLIP space → a place in the UMAP space: UMAP's own model of a new point, with the chance taken out.
+
+`UMAP.transform` moves a new point by stochastic gradient descent: the pull of each neighbour comes at epochs that
+its weight fixes, the push comes from training points drawn at random. Here the push is its mean. A point first
+settles where pull and push cancel; then the last epochs are replayed as UMAP would run them, neighbour by
+neighbour on UMAP's schedule, because the end of the annealing leaves its mark on the place.
+
+Source: umap-learn 0.5.12, `umap_.py` (`transform`, `smooth_knn_dist`, `make_epochs_per_sample`), `layouts.py`
+(`optimize_layout_euclidean`); as for a call with one row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust import exact
+from imgclust.kdtree import Array, KDTree
+from imgclust.neighbours import Neighbourhood
+from imgclust.repulsion import CLIP, Repulsion
+
+_NEWTON = 20  # steps for the bandwidth; convergence is quadratic, umap's own bisection stops at 1e-5
+_COARSE, _FINE = 4, 8  # steps to settle, before and after the sources of the push are looked up anew
+_STRIDE = 0.5  # longest step of a coordinate
+_SETTLED = 0.02  # a last step longer than this has not settled
+_REPLAY, _LONG_REPLAY = 8, 30  # last epochs that are replayed; for points that have not settled
+_MIN_SCALE = 1e-3  # umap's MIN_K_DIST_SCALE: least bandwidth, as a share of the mean distance
+_CHUNK = 32  # points at once: their sources stay in the cache
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Curves:
+    """UMAP's two forces as functions of the squared distance."""
+
+    a: float
+    b: float
+    strength: float
+
+    def attraction(self, square: Array) -> Array:
+        return 2 * self.a * self.b * square ** (self.b - 1) / (self.a * square**self.b + 1)
+
+    def repulsion(self, square: Array) -> Array:
+        return 2 * self.strength * self.b / ((0.001 + square) * (self.a * square**self.b + 1))
+
+
+def build_tables(params: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """What of UMAP's parameters needs transcendental functions.
+
+    Returns:
+        `attraction` and `repulsion`, float32, the forces tabulated; `knn_target` float64 (1,), what the
+        strengths of a point's neighbours add up to.
+    """
+    curves = Curves(params["a"], params["b"], params["repulsion_strength"])
+    return {
+        "attraction": exact.table(curves.attraction),
+        "repulsion": exact.table(curves.repulsion),
+        "knn_target": np.array([np.log2(float(params["n_neighbors"]))]),
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placed:
+    """Attributes: points float32 (m, d); settled bool (m,)."""
+
+    points: npt.NDArray[np.float32]
+    settled: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(slots=True)
+class _Pull:
+    """The neighbours of a chunk: places (d, k, m) and weights (k, m), float64; the largest weight is 1."""
+
+    places: Array
+    weights: Array
+
+
+class Placing:
+    """The frozen UMAP.
+
+    Args:
+        arrays: `points` float32 (n, d), `attraction` and `repulsion` from `build_tables`.
+        params: UMAP's parameters.
+        tree: over `points`.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], tree: KDTree
+    ) -> None:
+        self._points = arrays["points"]
+        self._attraction = arrays["attraction"]
+        self._repulsion = Repulsion(tree, arrays["repulsion"])
+        self._negatives = float(params["negative_sample_rate"])
+        self._epochs = 100 if params["n_epochs"] is None else int(params["n_epochs"] // 3)
+        self._rate = params["learning_rate"] / 4.0
+        self._local = max(0.0, params["local_connectivity"] - 1.0)
+        self._target = float(arrays["knn_target"][0])
+
+    def place(self, near: Neighbourhood) -> Placed:
+        """Place new points; each by itself."""
+        parts = [
+            self._place(near.rows[i : i + _CHUNK], near.distances[i : i + _CHUNK])
+            for i in range(0, len(near.rows), _CHUNK)
+        ]
+        return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
+        pull = _Pull(
+            np.ascontiguousarray(self._points[rows].transpose(2, 1, 0)).astype(np.float64),
+            self._weights(np.ascontiguousarray(distances.T)),
+        )
+        start = self._start(pull, distances[:, 0] == 0.0)
+        points, _ = self._settle(pull, start, _COARSE)
+        points, step = self._settle(pull, points, _FINE)
+        settled = step <= _SETTLED
+        points = self._replay(pull, points, _REPLAY)
+        left = np.flatnonzero(~settled)
+        if len(left):
+            some = _Pull(pull.places[:, :, left], pull.weights[:, left])
+            points[:, left] = self._replay(some, start[:, left], _LONG_REPLAY)
+        return points.T.astype(np.float32), settled
+
+    def _weights(self, distances: Array) -> Array:
+        """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
+        beyond = np.maximum(distances - self._nearest(distances), 0.0)
+        mean = exact.ordered_sum(distances) / len(distances)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            most = np.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
+            inverse = np.zeros(distances.shape[1])
+            for _ in range(_NEWTON):  # the sum is convex in the inverse: from 0 the steps never overshoot
+                values = exact.exp(-beyond[1:] * inverse)
+                slope = exact.ordered_sum(values * beyond[1:])
+                step = (exact.ordered_sum(values) - self._target) / slope
+                inverse = np.clip(inverse + np.where(slope > 0.0, step, 0.0), 0.0, most)
+        strengths = exact.exp(-beyond * inverse)
+        strengths = strengths / strengths[0]
+        return np.where(strengths < 1.0 / self._epochs, 0.0, strengths)
+
+    def _nearest(self, distances: Array) -> Array | float:
+        """umap's rho, (m,): the distance within which all neighbours count fully."""
+        if self._local == 0.0:
+            return 0.0
+        k, m = distances.shape
+        zeros = (distances == 0.0).sum(0)
+        whole, share = int(self._local), self._local - int(self._local)
+        first = np.minimum(zeros + max(whole - 1, 0), k - 1)
+        second = np.minimum(first + 1, k - 1)
+        everyone = np.arange(m)
+        if whole == 0:
+            return np.asarray(share * distances[first, everyone])
+        low, high = distances[first, everyone], distances[second, everyone]
+        return np.asarray(low + share * (high - low))
+
+    def _start(self, pull: _Pull, equal: npt.NDArray[np.bool_]) -> Array:
+        """The weighted mean of the neighbours; the neighbour itself for an embedding that is in the training data."""
+        total = exact.ordered_sum(pull.weights)
+        means = np.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
+        return np.where(equal, pull.places[:, 0], means)
+
+    def _settle(self, pull: _Pull, points: Array, steps: int) -> tuple[Array, Array]:
+        """Fixed-point steps to where pull and push cancel; the places and their last step's largest coordinate."""
+        sources = self._repulsion.sources(points.T)
+        share = self._negatives * exact.ordered_sum(pull.weights)
+        for _ in range(steps):
+            force = self._repulsion.force(points.astype(np.float32), sources)
+            strengths = self._strengths(pull, points) * pull.weights
+            total = exact.ordered_sum(strengths)
+            middle = np.stack([exact.ordered_sum(strengths * places) for places in pull.places])
+            step = np.clip((middle + share * force) / total - points, -_STRIDE, _STRIDE)
+            points = points + step
+        return points, np.abs(step).max(0)
+
+    def _replay(self, pull: _Pull, points: Array, epochs: int) -> Array:
+        """The last epochs of UMAP's own descent, with the mean push after each pull."""
+        sources = self._repulsion.sources(points.T)
+        for epoch in range(max(self._epochs - epochs, 1), self._epochs):
+            rate = self._rate * (1.0 - epoch / self._epochs)
+            due = np.floor(epoch * pull.weights) > np.floor((epoch - 1) * pull.weights)
+            push = rate * self._negatives * self._repulsion.force(points.astype(np.float32), sources)
+            share = np.where(due, rate * self._strengths(pull, points, clip=True), 0.0)
+            # each pull goes the share's part of the way from where the one before it ended
+            kept = np.ones((len(share) + 1, share.shape[1]))
+            np.cumprod((1.0 - share)[::-1], axis=0, out=kept[1:])
+            later = kept[-2::-1]
+            points = np.stack(
+                [
+                    kept[-1] * x + exact.ordered_sum((share * places + np.where(due, f, 0.0)) * later)
+                    for x, places, f in zip(points, pull.places, push, strict=True)
+                ]
+            )
+        return points
+
+    def _strengths(self, pull: _Pull, points: Array, *, clip: bool = False) -> Array:
+        """The pull's coefficient of each neighbour, (k, m); so small that no coordinate's force exceeds umap's bound."""
+        differences = points[:, None] - pull.places
+        squares = differences[0] * differences[0]
+        for difference in differences[1:]:
+            squares += difference * difference
+        strengths = exact.lookup(self._attraction, squares.astype(np.float32)).astype(np.float64)
+        if clip:
+            largest = np.abs(differences).max(0)
+            strengths = np.where(strengths * largest > CLIP, CLIP / np.maximum(largest, 1e-30), strengths)
+        return strengths

@@ -1,0 +1,162 @@
+"""Embedding → point → cluster, from frozen arrays: the same answer for the same embedding, always.
+
+    embeddings ─► neighbours ─► placing ─► clustertree ─► membership
+                  CLIP space     UMAP        HDBSCAN       candidates
+
+Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.clustertree import ClusterTree
+from imgclust.kdtree import build_order
+from imgclust.membership import SoftMembership
+from imgclust.neighbours import Neighbours, build_codes
+from imgclust.placing import Placing, build_tables
+from imgclust.types import MAX_CANDIDATES, Floats, Prediction
+
+__all__ = ["ClusterTree", "FrozenPredictor", "prepare"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+METRICS = ("euclidean", "cosine")
+_AT_ONCE = 1024  # rows: bounds the memory of one call
+_LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
+
+
+def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays that a prediction needs beside the fitted ones; a pure function, computed once, when a model is frozen.
+
+    Args:
+        arrays: `embeddings` float16 (n, D), `points` float32 (n, d).
+        params: with the tables "umap" and "hdbscan".
+
+    Returns:
+        `kd_order` int32 (n,), `codes` int8 (n', D'), `code_scale` float64 (1,), `squares` float64 (n,),
+        `attraction` and `repulsion` float32, `knn_target` float64 (1,).
+    """
+    return {
+        "kd_order": build_order(arrays["points"]),
+        **build_codes(arrays["embeddings"]),
+        **build_tables(params["umap"]),
+    }
+
+
+class FrozenPredictor:
+    """A frozen model's predictions. Calls from several threads share it.
+
+    Attributes:
+        rows: how many embeddings were predicted.
+        unsettled: of these, how many did not settle and were placed by a longer replay instead.
+
+    Args:
+        arrays: the frozen arrays and what `prepare` added to them.
+        params: the tables "umap", "hdbscan" and "novelty".
+        device: where neighbours are searched and points are placed; "cpu" or a CUDA device of torch.
+        threads: of the elementwise part; None: as many as torch uses.
+
+    Raises:
+        ValueError: a metric that is not supported.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        params: Mapping[str, Mapping[str, Any]],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        umap, self._threshold = params["umap"], float(params["novelty"]["threshold"])
+        for name, metric, known in (
+            ("UMAP", umap["metric"], METRICS),
+            ("HDBSCAN", params["hdbscan"]["metric"], METRICS[:1]),
+        ):
+            if metric not in known:
+                raise ValueError(f"{name} metric {metric!r} is not supported: only {', '.join(known)}")
+        if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
+            arrays = {**arrays, **prepare(arrays, params)}
+        self._dim = arrays["embeddings"].shape[1]
+        self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
+        self.tree = ClusterTree(arrays, params["hdbscan"])
+        self._placing = Placing(arrays, umap, self.tree.index)
+        self._soft = SoftMembership(arrays["points"], self.tree.clusters)
+        self._lock = threading.Lock()
+        self.rows = self.unsettled = 0
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        """Predict clusters; each row's answer is a function of that row alone.
+
+        Args:
+            embeddings: float32 (m, D), unit-norm rows rounded to float16 values.
+
+        Raises:
+            ValueError: another dtype or shape; a row with NaN, infinity, only zeros, or values that float16
+                cannot hold, named by its number.
+        """
+        self._check(embeddings)
+        parts = [self._predict(embeddings[i : i + _AT_ONCE]) for i in range(0, len(embeddings), _AT_ONCE)]
+        return Prediction.concat(parts) if parts else self._nothing()
+
+    def _predict(self, embeddings: Floats) -> Prediction:
+        near = self._neighbours.search(embeddings)
+        placed = self._placing.place(near)
+        membership = self.tree.predict(placed.points)
+        candidates, scores = self._soft.best(placed.points, membership)
+        with self._lock:
+            self.rows += len(embeddings)
+            self.unsettled += int(np.count_nonzero(~placed.settled))
+        return Prediction(
+            labels=membership.labels,
+            probabilities=membership.probabilities.astype(np.float32),
+            points=placed.points,
+            novel=near.similarities < self._threshold,
+            candidates=candidates,
+            scores=scores,
+            similarities=near.similarities.astype(np.float32),
+        )
+
+    def _nothing(self) -> Prediction:
+        floats, integers = np.empty(0, np.float32), np.empty((0, MAX_CANDIDATES), np.int32)
+        return Prediction(
+            labels=np.empty(0, np.int32),
+            probabilities=floats,
+            points=np.empty((0, self.tree.index.dim), np.float32),
+            novel=np.empty(0, bool),
+            candidates=integers,
+            scores=integers.astype(np.float32),
+            similarities=floats,
+        )
+
+    def _check(self, embeddings: Floats) -> None:
+        if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
+            kind = getattr(embeddings, "dtype", type(embeddings).__name__)
+            raise ValueError(
+                f"embeddings must be a float32 array, not {kind}: convert with astype(np.float32)"
+            )
+        if embeddings.ndim != 2 or embeddings.shape[1] != self._dim:
+            raise ValueError(f"embeddings must be of shape (m, {self._dim}), not {embeddings.shape}")
+        for wrong, what in (
+            (~np.isfinite(embeddings).all(1), "holds NaN or infinity"),
+            (~embeddings.any(1), "is all zeros"),
+            (
+                np.abs(embeddings).max(1, initial=0.0) > _LARGEST,
+                f"is not of unit length: a value exceeds {_LARGEST}",
+            ),
+        ):
+            if wrong.any():
+                raise ValueError(f"embedding {int(np.argmax(wrong))} {what}: no cluster can be told from it")
+        with np.errstate(over="ignore"):
+            half = embeddings.astype(np.float16).astype(np.float32)
+        if (half != embeddings).any():
+            row = int(np.argmax((half != embeddings).any(1)))
+            raise ValueError(
+                f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
+            )
