@@ -154,7 +154,8 @@ class Pipeline:
             self._latest[upload.id] = work
             started.append(work)
         self._metrics.stages["consume"].leave(len(records))
-        self._send_off(started)
+        # an event may have been superseded by a later one of the same poll
+        self._send_off([work for work in started if self._latest.get(work.upload.id) is work])
 
     def _send_off(self, works: list[Work]) -> None:
         """To the fetchers, each under a new token."""
