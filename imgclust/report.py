@@ -220,6 +220,7 @@ def _facet_json(facet: Facet) -> dict[str, Any]:
 
 # ---- words and figures ----------------------------------------------------------------------------------
 
+_SHARES = ("share", "other", "novel", "agreement", "rate")
 _LABELS = {
     "umap": "UMAP", "hdbscan": "HDBSCAN", "ami": "AMI", "nmi": "NMI", "ari": "ARI", "dbcv": "DBCV",
 }  # fmt: skip
@@ -239,7 +240,7 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if any(word in key for word in ("share", "agreement", "rate")) and 0 <= value <= 1:
+        if any(word in key for word in _SHARES) and 0 <= value <= 1:
             return f"{100 * value:.1f} %"
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, int):
@@ -278,8 +279,36 @@ def _other(data: ReportData) -> int:
     return max(0, data.images - sum(c.size for c in data.clusters))
 
 
-def _words(data: ReportData) -> dict[str, Any]:
+def _tiles(data: ReportData) -> list[dict[str, str | None]]:
+    """The few figures that stand at the top; what the fit did not measure is left out."""
+
+    def figure(*path: str) -> Any:
+        value: Any = data.figures
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if isinstance(value, int | float) else None
+
     total, other = data.images, _other(data)
+    given, held_out = figure("images"), figure("test", "other")
+    ami, same = figure("test", "ami"), figure("predicted_as_fitted", "share")
+    tiles: list[tuple[str, str, str | None]] = [
+        ("Pictures", f"{total:,}", f"trained on, of {given:,}" if given else None),
+        ("Clusters", f"{len(data.clusters):,}", None),
+        (
+            "In no cluster",
+            shown("share", other / total if total else 0.0),
+            f"{shown('share', held_out)} held out" if held_out is not None else f"{other:,} pictures",
+        ),
+    ]
+    if ami is not None:
+        tiles.append(("AMI", shown("ami", ami), "with the categories, held out"))
+    if same is not None:
+        tiles.append(("Stable", shown("share", same), "predicted as fitted"))
+    return [{"label": heading, "value": value, "note": note} for heading, value, note in tiles]
+
+
+def _words(data: ReportData) -> dict[str, Any]:
+    total = data.images
     named = [c.name for c in sorted(data.clusters, key=lambda c: -c.size) if c.name][:3]
     lede = f"{total:,} pictures, grouped by what they show into {len(data.clusters):,} clusters"
     if named:
@@ -294,18 +323,9 @@ def _words(data: ReportData) -> dict[str, Any]:
         },
         {"title": "Libraries", "rows": [[name, version] for name, version in data.libraries.items()]},
     ]
-    tiles = [
-        {"label": "Pictures", "value": f"{total:,}", "note": None},
-        {"label": "Clusters", "value": f"{len(data.clusters):,}", "note": None},
-        {
-            "label": "In no cluster",
-            "value": shown("share", other / total if total else 0.0),
-            "note": f"{other:,} pictures",
-        },
-    ]
     return {
         "lede": lede + ".",
-        "tiles": tiles,
+        "tiles": _tiles(data),
         "sections": [s for s in sections if s["rows"]],
         "colophon": f"Model {data.version}. Made by imgclust; this page is complete and loads nothing.",
     }

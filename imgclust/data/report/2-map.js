@@ -30,14 +30,21 @@ class ImageMap {
     return new Map([...groups].sort((a, b) => (a[0] === OTHER ? -1 : b[0] === OTHER ? 1 : a[0] - b[0])));
   }
 
-  /** Medians: a few strays must not drag a name away from its cluster. */
+  /** Where a name belongs: above the member that lies nearest to all others, so never between two parts. */
   findCentres() {
-    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
     const { x, y } = this.report.images;
+    const { width, height } = this.report.extent;
+    const around = 0.025 * Math.max(width, height);
     const centres = [];
     for (const [id, rows] of this.byCluster) {
       if (id === OTHER) continue;
-      centres.push({ id, x: middle(rows.map((i) => x[i])), y: middle(rows.map((i) => y[i])), n: rows.length });
+      const step = Math.ceil(rows.length / 160);
+      const sample = rows.filter((_, k) => k % step === 0);
+      const sums = sample.map((i) => sample.reduce((sum, j) => sum + Math.hypot(x[i] - x[j], y[i] - y[j]), 0));
+      const middle = sample[sums.indexOf(Math.min(...sums))];
+      let top = y[middle];
+      for (const i of rows) if (Math.abs(x[i] - x[middle]) < around && y[middle] - y[i] < around) top = Math.min(top, y[i]);
+      centres.push({ id, x: x[middle], y: top, n: rows.length });
     }
     return centres.sort((a, b) => b.n - a.n);
   }
@@ -166,7 +173,7 @@ class ImageMap {
   }
 
   radius() {
-    const base = Math.max(1.4, Math.min(4.2, 130 / Math.sqrt(this.report.images.placed + 1)));
+    const base = Math.max(1.5, Math.min(4.6, 170 / Math.sqrt(this.report.images.placed + 1)));
     return base * Math.min(2.4, this.view.k ** 0.4) * (this.w < 480 ? 0.8 : 1);
   }
 
@@ -300,13 +307,14 @@ class ImageMap {
       if (this.hot !== null && this.hot !== id) continue;
       if (!this.visibleClusters.has(id)) continue;
       let px = this.px(x);
-      const py = this.py(y);
+      let py = this.py(y);
       if (px < 0 || py < 0 || px > this.w || py > this.h) continue;
       const size = Math.max(11, Math.min(15, 8.5 + Math.log2(n) * 0.75)) * (this.w < 480 ? 0.92 : 1);
       c.font = `650 ${size}px ${this.font ??= getComputedStyle(document.body).fontFamily}`;
       const text = shortened(this.report.clusters.get(id).label, this.w < 480 ? 18 : 26);
       const half = c.measureText(text).width / 2 + 3;
       px = Math.max(half + 4, Math.min(this.w - half - 4, px));
+      py -= size * 0.7 + this.radius() + (this.pictures ? 10 : 0);
       const box = [px - half, py - size * 0.75, px + half, py + size * 0.75];
       if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
       taken.push(box);
