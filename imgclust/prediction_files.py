@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from imgclust.predictions import Row
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-COLUMNS = ("id", "source", "cluster", "name", "probability", "novel", "candidates", "model", "taxonomy")
+COLUMNS = (
+    "id",
+    "source",
+    "cluster",
+    "name",
+    "probability",
+    "novel",
+    "candidates",
+    "model",
+    "taxonomy",
+    "attributes",
+)
 PARQUET_ROWS = 10_000  # held at once
 
 
@@ -62,6 +73,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "candidates": [{"cluster": c.cluster, "name": c.name, "score": c.score} for c in row.candidates],
         "model": row.model,
         "taxonomy": row.taxonomy,
+        "attributes": dict(row.attributes),
     }
 
 
@@ -130,6 +142,7 @@ def _csv(rows: Iterable[Row], file: BinaryIO) -> int:
     for row in rows:
         record = as_json(row)
         record["candidates"] = orjson.dumps(record["candidates"]).decode()
+        record["attributes"] = orjson.dumps(record["attributes"]).decode()
         record["novel"] = "true" if row.novel else "false"
         out.writerow([guard(v) if isinstance(v, str) else v for v in map(record.get, COLUMNS)])
         n += 1
@@ -153,6 +166,8 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
     stream = iter(rows)
     with pq.ParquetWriter(file, schema) as out:
         while chunk := [as_json(row) for row in itertools.islice(stream, PARQUET_ROWS)]:
+            for record in chunk:  # a map of any types has no column type: text, as embeddings folders have it
+                record["attributes"] = orjson.dumps(record["attributes"]).decode()
             out.write_table(pa.Table.from_pylist(chunk, schema=schema))
             n += len(chunk)
     return n

@@ -29,7 +29,16 @@ def row(
     guesses = (Guess(3, "birds", 0.5), Guess(7, None, 0.25))
     probability = 0.0 if cluster < 0 else 0.875
     return Row(
-        image or source, source, cluster, name, probability, False, guesses, "0123456789ab", "ba9876543210"
+        image or source,
+        source,
+        cluster,
+        name,
+        probability,
+        False,
+        guesses,
+        "0123456789ab",
+        "ba9876543210",
+        {"category": "bird"},
     )
 
 
@@ -76,6 +85,7 @@ def test_rows_come_back_from_every_format(tmp_path: Path, ending: str) -> None:
     assert list(notes) == HOSTILE
     assert [n.probability for n in notes.values()] == [r.probability for r in rows]
     assert notes["plain.jpg"].candidates == ((3, 0.5), (7, 0.25))
+    assert notes["plain.jpg"].attributes == {"category": "bird"}
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
@@ -96,6 +106,7 @@ def test_json_lines_are_like_tags(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {
         "id": "in/a.jpg", "source": "in/a.jpg", "cluster": 3, "name": "birds", "probability": 0.875,
         "novel": False, "model": "0123456789ab", "taxonomy": "ba9876543210",
+        "attributes": {"category": "bird"},
         "candidates": [
             {"cluster": 3, "name": "birds", "score": 0.5},
             {"cluster": 7, "name": None, "score": 0.25},
