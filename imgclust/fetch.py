@@ -13,21 +13,24 @@ The URL and the server are both hostile. What keeps them in bounds:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import email.utils
 import os
+import re
 import socket
 import ssl
 import stat
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from imgclust.breaker import Breaker
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
 from imgclust.resolver import CheckedResolver, Lookup, system_lookup
 from imgclust.urls import FetchPolicy, check_url, file_path, shown
@@ -45,6 +48,7 @@ MAX_RETRY_AFTER = 24 * 3600.0
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _GONE = frozenset((404, 410))
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 _INFLATES = frozenset(("gzip", "x-gzip", "deflate"))
 
 
@@ -88,6 +92,7 @@ class Fetcher:
         self._lookup = lookup
         self._clock = clock
         self._wall = wall
+        self._breaker = Breaker(clock)
         self._session: aiohttp.ClientSession
         self._resolver: CheckedResolver
 
@@ -138,22 +143,43 @@ class Fetcher:
             FetchError: the one subclass of it that says why; nothing else.
         """
         try:
-            async with asyncio.timeout(self.policy.total_timeout):
+            async with asyncio.timeout(self.policy.total_timeout) as limit:
                 if url[:5].lower() == "file:":
                     return Fetched(await asyncio.to_thread(read_file, url, self.policy))
-                return await self._download(url, room)
+                return await self._download(url, room, limit)
         except Exception as error:
             raise translate(error, url) from None
 
-    async def _download(self, url: str, room: Room) -> Fetched:
+    async def _download(self, url: str, room: Room, limit: asyncio.Timeout) -> Fetched:
         target = check_url(url, self.policy)
         for hop in range(self.policy.max_redirects + 1):
-            async with self._session.get(target, allow_redirects=False) as response:
+            async with self._ask(target, limit) as response:
                 if response.status not in _REDIRECTS:
                     self._check_status(response)
                     return Fetched(await self._body(response, room), hop)
                 target = self._next_hop(target, response)
         raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
+
+    @contextlib.asynccontextmanager
+    async def _ask(self, url: URL, limit: asyncio.Timeout) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer's head; a host that has not given one for many times in a row is not asked."""
+        host = url.raw_authority
+        if wait := self._breaker.wait(host):
+            raise FetchFailed(f"the host {shown(host)} has not answered lately", retry_after=wait)
+        try:
+            response = await self._session.get(url, allow_redirects=False)
+        except UrlForbidden:
+            raise
+        except asyncio.CancelledError:
+            if limit.expired():  # else somebody does not want the image any more
+                self._breaker.failed(host)
+            raise
+        except Exception:
+            self._breaker.failed(host)
+            raise
+        self._breaker.answered(host)
+        async with response:
+            yield response
 
     def _next_hop(self, base: URL, response: aiohttp.ClientResponse) -> URL:
         location = response.headers.get("Location")
@@ -161,12 +187,13 @@ class Fetcher:
             raise FetchFailed(
                 f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
             )
+        if _ABSOLUTE.match(location):
+            return check_url(location, self.policy)
         try:
-            joined = str(base.join(URL(location)))
+            joined = base.join(URL(location))
         except ValueError:
             raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
-        # a URL with "@" or a control character is judged as it was sent, not as yarl has mended it
-        return check_url(location if "://" in location else joined, self.policy)
+        return check_url(str(joined), self.policy)
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Only a complete answer will do; see docs/decisions/0041 for what becomes of the others."""

@@ -53,7 +53,8 @@ class FetchPolicy:
         total_timeout: of one fetch with name look-up and redirects.
         min_rate: bytes/s that a body must arrive with, on average, once `rate_grace` has passed.
         max_redirects: each hop is checked like the first URL.
-        per_host: connections to one host and port at once.
+        per_host: connections to one host and port at once; by default three quarters of what a fetcher
+            has, so that one slow host leaves a quarter to all others.
     """
 
     allow_networks: tuple[Network, ...] = ()
@@ -69,7 +70,7 @@ class FetchPolicy:
     min_rate: float = 4096.0
     rate_grace: float = 2.0
     max_redirects: int = 3
-    per_host: int = 32
+    per_host: int = 48
 
     def __post_init__(self) -> None:
         for prefix in self.nat64_prefixes:

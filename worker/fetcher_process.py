@@ -180,7 +180,7 @@ class FetcherProcess:
     # ── fetch ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start_more(self) -> None:
-        """One connection's place is taken from here until the picture is decoded, which bounds what is held."""
+        """A connection's place is taken until the picture is decoded, which bounds what is held."""
         while self._active < self._config.connections and (next_one := self._queue.take()) is not None:
             item = next_one[1]
             self._active += 1
@@ -284,9 +284,8 @@ def decoder(config: Config, policy: FetchPolicy) -> Callable[[bytes], Any]:
 
     module, _, function = config.decode.partition(":")
     decode = getattr(importlib.import_module(module), function)
-    raw = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config.preprocessing.items()
-    }
+    raw: dict[str, Any] = dict(config.preprocessing)
+    raw["mean"], raw["std"] = tuple(raw["mean"]), tuple(raw["std"])
     preprocessing = Preprocessing(**raw)
     limits = Limits(max_pixels=config.max_pixels, max_bytes=policy.max_bytes)
 
@@ -305,7 +304,10 @@ def confine(memory_limit: int) -> None:
 
 async def serve(channel: socket.socket, ring_file: int) -> None:
     reader, writer = await asyncio.open_connection(sock=channel, limit=MAX_LINE)
-    config = Config(**orjson.loads(await reader.readline()))
+    first = await reader.readline()
+    if not first:
+        return  # the parent has gone, or changed its mind
+    config = Config(**orjson.loads(first))
     ring = SlotRing(ring_file, config.slots, config.preprocessing["size"], config.processes)
     confine(config.memory_limit)
     await FetcherProcess(config, ring, reader, writer).run()

@@ -26,9 +26,10 @@ from typing import Any
 
 import orjson
 
-from imgclust.fetch import FetchPolicy
 from imgclust.types import Pixels, Preprocessing
+from imgclust.urls import FetchPolicy  # not from imgclust.fetch: the parent needs no HTTP client
 from worker import log as logs
+from worker.errors import WorkerError
 from worker.messages import ERROR_CODES
 from worker.slots import SlotRing, share
 
@@ -42,7 +43,7 @@ WINDOW = 2
 MAX_LINE = 4 * 1024 * 1024  # of a fetcher: a window of failures of 400 characters is far less
 RECEIVE = 256 * 1024
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
-# Base of about 100 MB, bodies of at most 128 MiB, and a picture of 50 million pixels in RGBA with two copies
+# About 100 MB to begin with, bodies of 128 MiB, a picture of 50 million pixels in RGBA with a few copies
 MEMORY_LIMIT = 1536 * 1024 * 1024
 DECODE = "imgclust.decode:decode"
 
@@ -190,6 +191,7 @@ class FetcherPool:
         self._stopping: float | None = None  # seconds that the fetchers have to end
         self._tick_at = 0.0
         self._thread = threading.Thread(target=self._run, name="fetchers", daemon=True)
+        self._broken: Exception | None = None
         self.restarts = 0
 
     # ── for every thread ─────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +201,13 @@ class FetcherPool:
         self._thread.start()
 
     def submit(self, jobs: list[Job]) -> None:
-        """Fetch these; each ends in one outcome, unless it is forgotten or the pool is stopped."""
+        """Fetch these; each ends in one outcome, unless it is forgotten or the pool is stopped.
+
+        Raises:
+            WorkerError: the pool's thread broke, and there will be no outcomes any more.
+        """
+        if self._broken is not None:
+            raise WorkerError(f"the pool of fetchers broke: {self._broken!r}")
         self._submitted.append(jobs)
         self._wake()
 
@@ -248,9 +256,9 @@ class FetcherPool:
         try:
             while self._stopping is None:
                 self._turn()
-        except Exception:
+        except Exception as error:
             log.exception("the pool of fetchers broke")
-            raise
+            self._broken = error
         finally:
             self._end_all(self._stopping or 0.0)
             self._close()
@@ -561,7 +569,7 @@ def child_environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return {**kept, **one, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **one, "PYTHONPATH": path}
 
 
 def _is_text(url: str) -> bool:
@@ -586,6 +594,5 @@ def _failed(raw: Sequence[Any]) -> Failed:
     token, code, stage, message, transient, wait = raw
     if type(token) is not int or code not in ERROR_CODES or stage not in ("fetch", "decode"):
         raise ProtocolError("not the form of a failure")
-    return Failed(
-        token, code, stage, str(message)[:400], transient is True, None if wait is None else float(wait)
-    )
+    text = message[:400] if message.isprintable() else ascii(message)[:400]
+    return Failed(token, code, stage, text, transient is True, None if wait is None else max(0.0, wait))
