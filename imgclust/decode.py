@@ -174,7 +174,7 @@ def _plugin(format: str) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
         plugin: Callable[[io.BytesIO], ImageFile.ImageFile] = getattr(import_module(module), name)
     except ImportError:
         raise UnsupportedFormat(
-            "HEIC/HEIF needs the optional package pillow-heif: pip install 'imgclust[heif]'"
+            f"HEIC/HEIF needs the optional package pillow-heif: {formats.HEIF_HINT}"
         ) from None
     return plugin
 
@@ -244,9 +244,9 @@ def _turned_back(box: Box, size: tuple[int, int], orientation: int) -> Box:
     """A box in an upright picture of `size` → the same box before the picture was turned."""
     left, top, right, bottom = box
     width, height = size
-    if orientation in (2, 3, 7, 8) if orientation < 5 else orientation in (6, 7):
+    if orientation in (2, 3, 6, 7):
         left, right = width - right, width - left
-    if orientation in (3, 4) or orientation in (7, 8):
+    if orientation in (3, 4, 7, 8):
         top, bottom = height - bottom, height - top
     return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
 

@@ -1,0 +1,165 @@
+"""What people name on a command line → single images: folders, files, lists in CSV or Parquet, URLs.
+
+Everything is lazy and in a fixed order, so that millions of images need no list in memory and a run that
+was interrupted meets them again as before.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from imgclust.errors import ImgclustError
+
+# A list's column that tells where the image is; the first that is there counts.
+LOCATION_COLUMNS = ("source", "file", "path", "filename", "image", "url")
+ID_COLUMN = "id"
+LISTS = (".csv", ".tsv", ".parquet")
+
+MAX_DEPTH = 64  # folders within folders
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One image to be read.
+
+    Attributes:
+        id: what it is called from now on: a list's `id`, else the path below the folder, or the URL.
+        source: a path or an http(s) URL.
+        named: somebody named this very image, so it is an error if it is none; files that a folder just
+            happens to hold are skipped instead.
+        attributes: a list's other columns.
+    """
+
+    id: str
+    source: str
+    named: bool = True
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_url(self) -> bool:
+        return is_url(self.source)
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is fetched rather than opened."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) -> Iterator[Item]:
+    """All images of some sources, in order.
+
+    A single folder's images are called by their path below it; of several folders, each one's name comes
+    before, so that equal names do not meet.
+
+    Args:
+        sources: folders (searched all the way down), files, CSV, TSV or Parquet lists, URLs.
+        skipped: counts what is passed over: hidden files, loops of links, folders that cannot be read.
+
+    Raises:
+        ImgclustError: a source does not exist; a list has no column that tells where its images are.
+    """
+    skipped = Counter() if skipped is None else skipped
+    names = [str(source) for source in sources]
+    several = sum(not is_url(name) and os.path.isdir(name) for name in names) > 1
+    for source in names:
+        if is_url(source):
+            yield Item(source, source)
+            continue
+        path = Path(source)
+        if path.is_dir():
+            prefix = f"{path.resolve().name}/" if several else ""
+            for found in _walk(path, skipped):
+                relative = found.relative_to(path).as_posix()
+                yield Item(prefix + relative, str(found), named=False)
+        elif path.suffix.lower() in LISTS and path.is_file():
+            yield from _listed(path)
+        elif path.is_file():
+            yield Item(path.as_posix(), str(path))
+        else:
+            raise ImgclustError(f"{source!a} is neither a file, a folder nor an http(s) URL")
+
+
+def from_lines(lines: Iterable[str]) -> Iterator[Item]:
+    """Paths and URLs, one a line; blank lines are passed over."""
+    for line in lines:
+        source = line.strip("\r\n")
+        if source.strip():
+            yield Item(source, source)
+
+
+def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """Regular files below a folder, depth first, by name; links are followed, but never in a circle."""
+    stack = [(top, frozenset[tuple[int, int]]())]
+    while stack:
+        folder, above = stack.pop()
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            skipped["unreadable folder"] += 1
+            continue
+        here = (status.st_dev, status.st_ino)
+        if here in above or len(above) >= MAX_DEPTH:
+            skipped["loop of links"] += 1
+            continue
+        below: list[tuple[Path, frozenset[tuple[int, int]]]] = []
+        for entry in entries:
+            if entry.name.startswith("."):  # also "._photo.jpg", which macOS leaves on other file systems
+                skipped["hidden"] += 1
+            elif entry.is_dir():
+                below.append((Path(entry.path), above | {here}))
+            elif entry.is_file():
+                yield Path(entry.path)
+            else:
+                skipped["not a file"] += 1
+        stack.extend(reversed(below))
+
+
+def _listed(path: Path) -> Iterator[Item]:
+    """The rows of a list; relative paths start at the list's own folder."""
+    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    location = None
+    for number, row in enumerate(rows, 1):
+        if location is None:
+            location = next((c for c in LOCATION_COLUMNS if c in row), None)
+            if location is None:
+                raise ImgclustError(
+                    f"{str(path)!a} has no column that tells where the images are: "
+                    f"one of {', '.join(LOCATION_COLUMNS)}; it has {ascii(list(row))[:200]}"
+                )
+        where = str(row[location] or "")
+        if not where:
+            raise ImgclustError(f"{str(path)!a}: row {number} has an empty {location!r}")
+        source = where if is_url(where) else str(path.parent / where)
+        name = row.get(ID_COLUMN)
+        attributes = {k: v for k, v in row.items() if k not in (location, ID_COLUMN) and _is_attribute(v)}
+        yield Item(where if name in (None, "") else str(name), source, attributes=attributes)
+
+
+def _is_attribute(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ImgclustError(f"{str(path)!a} is not a CSV file in UTF-8: {str(error)!a}") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(4096):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise ImgclustError(f"{str(path)!a} is not a Parquet file: {ascii(str(error))[:200]}") from None
