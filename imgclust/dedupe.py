@@ -143,4 +143,5 @@ def _join_within(embeddings: Floats, rows: Rows, threshold: float, leader: Rows,
         value = candidates[best]
         if value > 0 and (free[i] or value > cosine[rows[i]]):
             leader[rows[i]], cosine[rows[i]], free[i] = rows[best], value, False
-    return rows[free]
+    kept: Rows = rows[free]
+    return kept

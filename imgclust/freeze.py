@@ -16,18 +16,15 @@ from imgclust.errors import ModelError
 from imgclust.layout import Array
 from imgclust.model import UNIT, Cluster, ClusterModel
 from imgclust.names import name_clusters
+from imgclust.predict import METRICS, prepare
 from imgclust.types import EncoderIdentity, Floats
 
-METRICS = ("cosine", "euclidean")
 NOVEL_SHARE = 0.001  # of held-out images; what lies farther out than these is novel
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
-def freeze(umap_model: Any, hdbscan_model: Any, threshold: float) -> tuple[dict[str, Array], dict[str, Any]]:
+def freeze(umap_model: Any, hdbscan_model: Any) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays (`imgclust.layout.SPECS`) and parameter tables of a fitted pair.
-
-    Args:
-        threshold: cosine to the nearest training embedding below which an image is novel.
 
     Raises:
         ModelError: the pair is not one that can be frozen; the text says why.
@@ -37,7 +34,7 @@ def freeze(umap_model: Any, hdbscan_model: Any, threshold: float) -> tuple[dict[
     parameters = {
         "umap": umap_parameters(umap_model),
         "hdbscan": hdbscan_parameters(hdbscan_model),
-        "novelty": {"threshold": float(threshold)},
+        "novelty": {"threshold": -1.0},  # nothing is novel
     }
     tree = hdbscan_model._condensed_tree
     labels = np.asarray(hdbscan_model.labels_, np.int32)
@@ -135,8 +132,9 @@ def _check_umap(model: Any) -> None:
         raise ModelError("the UMAP is not fitted: call fit() before freezing it")
     if model.metric not in METRICS or model.output_metric != "euclidean" or model.densmap:
         raise ModelError(
-            f"only UMAPs of metric {' or '.join(METRICS)}, euclidean output and without densmap can be frozen; "
-            f"this one has metric={model.metric!r}, output_metric={model.output_metric!r}, densmap={model.densmap}"
+            f"only UMAPs of metric {' or '.join(METRICS)}, euclidean output and without densmap can be "
+            f"frozen; this one has metric={model.metric!r}, output_metric={model.output_metric!r}, "
+            f"densmap={model.densmap}"
         )
     if model._sparse_data or model.unique:
         raise ModelError(
@@ -146,8 +144,8 @@ def _check_umap(model: Any) -> None:
     lengths = np.linalg.norm(data, axis=1)
     if not (np.abs(lengths - 1) < UNIT).all():
         raise ModelError(
-            f"the UMAP was fitted on rows of length {lengths.min():.3g} to {lengths.max():.3g}: divide each row "
-            "by its length before UMAP.fit (predictions are made for unit-norm embeddings)"
+            f"the UMAP was fitted on rows of length {lengths.min():.3g} to {lengths.max():.3g}: divide each "
+            "row by its length before UMAP.fit (predictions are made for unit-norm embeddings)"
         )
 
 
@@ -162,7 +160,8 @@ def _check_hdbscan(umap_model: Any, model: Any) -> None:
     data = np.asarray(model._raw_data)
     if data.shape != points.shape or not np.array_equal(data.astype(np.float32), points):
         raise ModelError(
-            f"the HDBSCAN was not fitted on this UMAP's embedding_: its data is {data.shape}, that is {points.shape}"
+            "the HDBSCAN was not fitted on this UMAP's embedding_: "
+            f"its data is {data.shape}, that is {points.shape}"
         )
     n, k = len(points), int(np.max(model.labels_, initial=-1)) + 1
     if k == 0:
@@ -177,31 +176,14 @@ def _check_hdbscan(umap_model: Any, model: Any) -> None:
 
 
 def threshold_of(similarities: Floats) -> float:
-    """The cosine that `NOVEL_SHARE` of the images lie below."""
-    return float(np.quantile(similarities, NOVEL_SHARE, method="lower"))
+    """The similarity that at most `NOVEL_SHARE` of these images lie below."""
+    quantile = np.float32(np.quantile(similarities, NOVEL_SHARE, method="lower"))
+    return float(np.nextafter(quantile, np.float32(-1)))  # similarities are judged before they are rounded
 
 
-def start_model(
-    umap_model: Any,
-    hdbscan_model: Any,
-    *,
-    encoder: EncoderIdentity | None,
-    held_out: Floats | None = None,
-    novelty: float | None = None,
-) -> ClusterModel:
-    """A model that can predict, without all that people see of it.
-
-    Args:
-        held_out: float32 (m, d), embeddings that were not trained on: the novelty threshold is their 0.1 %
-            quantile; without them, that of the training rows' own nearest neighbours.
-        novelty: the threshold, if it is known.
-    """
-    arrays, parameters = freeze(umap_model, hdbscan_model, novelty or 0.0)
-    if novelty is None:
-        training = arrays["embeddings"].astype(np.float32)
-        near = gallery.nearest_cosine(held_out, training) if held_out is not None and len(held_out) else None
-        near = gallery.nearest_other(training) if near is None else near
-        parameters["novelty"]["threshold"] = threshold_of(near)
+def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | None = None) -> ClusterModel:
+    """A model that can predict, without all that people see of it, and that finds nothing novel yet."""
+    arrays, parameters = freeze(umap_model, hdbscan_model)
     labels = arrays["labels"]
     clusters = tuple(Cluster(c, None, int(size)) for c, size in enumerate(np.bincount(labels[labels >= 0])))
     return ClusterModel(
@@ -209,9 +191,16 @@ def start_model(
         parameters=parameters,
         clusters=clusters,
         figures={"train": basic_figures(labels)},
-        arrays=prepared(arrays, parameters),
+        arrays={**arrays, **prepare(arrays, parameters)},
         map_data=b"",
         libraries=library_versions(),
+    )
+
+
+def with_threshold(model: ClusterModel, threshold: float) -> ClusterModel:
+    """The model with a novelty threshold: the cosine below which an image is unlike all training images."""
+    return dataclasses.replace(
+        model, parameters={**model.parameters, "novelty": {"threshold": float(threshold)}}
     )
 
 
@@ -265,7 +254,10 @@ def freeze_pair(
     novelty: float | None,
 ) -> ClusterModel:
     """See `ClusterModel.from_fitted`."""
-    model = start_model(umap_model, hdbscan_model, encoder=encoder, novelty=novelty)
+    model = start_model(umap_model, hdbscan_model, encoder)
+    if novelty is None:
+        novelty = threshold_of(gallery.nearest_other(model.arrays["embeddings"].astype(np.float32)))
+    model = with_threshold(model, novelty)
     n, k = len(model.labels_), len(model.clusters)
     ids = [str(i) for i in (ids if ids is not None else range(n))]
     if len(ids) != n:
@@ -277,11 +269,6 @@ def freeze_pair(
     return dataclasses.replace(
         model, clusters=tuple(dataclasses.replace(cluster, name=name) for cluster, name in clusters)
     )
-
-
-def prepared(arrays: dict[str, Array], parameters: Mapping[str, Any]) -> dict[str, Array]:
-    """The arrays with those that the predictor derives from them once."""
-    return arrays
 
 
 def basic_figures(labels: npt.NDArray[np.int32]) -> dict[str, Any]:

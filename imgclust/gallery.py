@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from imgclust.errors import ImageError
 from imgclust.layout import EXEMPLARS, MAP_ROWS, Array
 from imgclust.types import Floats
 
@@ -21,7 +23,7 @@ def centres(embeddings: Array, labels: npt.NDArray[np.int32]) -> Floats:
     for cluster in range(k):
         sums[cluster] = embeddings[labels == cluster].astype(np.float32).sum(axis=0, dtype=np.float64)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    return (sums / np.maximum(lengths, np.finfo(np.float64).tiny)).astype(np.float32)
+    return np.asarray(sums / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
 
 
 def exemplars(
@@ -66,6 +68,19 @@ def nearest_cosine(rows: Floats, training: Floats, *, block: int = 1024) -> Floa
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
+def thumbnail_of(source: str) -> bytes | None:
+    """WebP of a picture in a local file, at most 128 px; None where there is none to be had."""
+    from imgclust import decode
+
+    path = Path(source)
+    try:
+        if not path.is_file() or path.stat().st_size > decode.DEFAULT_LIMITS.max_bytes:
+            return None
+        return decode.thumbnail(path.read_bytes())
+    except (OSError, ValueError, ImageError):  # ValueError: a NUL in the name
+        return None
+
+
 def draw_map(
     points: Floats, labels: npt.NDArray[np.int32], ids: Sequence[str], *, seed: int | None = None
 ) -> bytes:
@@ -86,7 +101,7 @@ def draw_map(
     ).fit_transform(points[chosen])
     table = pa.table(
         {
-            "id": pa.array([ids[row] for row in chosen], pa.string()),
+            "id": pa.array([ids[int(row)] for row in chosen], pa.string()),
             "x": pa.array(plane[:, 0].astype(np.float32)),
             "y": pa.array(plane[:, 1].astype(np.float32)),
             "cluster": pa.array(labels[chosen]),

@@ -1,4 +1,4 @@
-"""What a model folder holds: its files, its arrays, how its version is computed. Reading and writing share it.
+"""What a model folder holds: its files, its arrays, its version. Reading and writing share it.
 
 A model folder may come from anywhere, so nothing in it is believed: names are checked before a path is made
 of them, sizes before memory is taken, digests before a byte is used, and nothing in it can run code.
@@ -132,21 +132,19 @@ def write_folder(path: Path, manifest: Mapping[str, Any], files: Mapping[str, by
         ModelError: `path` exists and is not a model folder (it is left alone), or cannot be written.
     """
     if path.exists() and not _replaceable(path):
-        raise ModelError(
-            f"{ascii(str(path))} exists and is not a model folder: remove it, or give another place"
-        )
+        raise ModelError(f"{str(path)!a} exists and is not a model folder: remove it, or give another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise ModelError(f"cannot write the model to {ascii(str(path))}: {error.strerror}") from error
+        raise ModelError(f"cannot write the model to {str(path)!a}: {error.strerror}") from error
     try:
         for name, data in {**files, MANIFEST: orjson.dumps(manifest, option=_PRETTY)}.items():
             _write(temporary / name, data)
         temporary.chmod(0o755)
         _take_place(temporary, path)
     except OSError as error:
-        raise ModelError(f"cannot write the model to {ascii(str(path))}: {error.strerror}") from error
+        raise ModelError(f"cannot write the model to {str(path)!a}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -192,19 +190,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     found = manifest.get("format")
     if found != FORMAT:
         raise ModelError(
-            f"{ascii(str(path / MANIFEST))}: model format {ascii(found)} is unknown, this imgclust reads {FORMAT}: "
+            f"{str(path / MANIFEST)!a}: model format {found!a} is unknown, this imgclust reads {FORMAT}: "
             "install the release of imgclust that wrote the model, or fit again"
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or len(files) > MAX_FILES or not set(REQUIRED) <= set(files):
-        raise ModelError(f'{ascii(str(path / MANIFEST))}: "files" must name {", ".join(REQUIRED)}')
+        raise ModelError(f'{str(path / MANIFEST)!a}: "files" must name {", ".join(REQUIRED)}')
     for name, digest in files.items():
         _check_file(path, name, digest)
     version, taxonomy = manifest.get("version"), manifest.get("taxonomy")
     computed = version_of(manifest, starts_taxonomy=version == taxonomy)
     if version != computed:
         raise ModelError(
-            f"{ascii(str(path / MANIFEST))} does not match its version {ascii(version)} (computed: {computed}): "
+            f"{str(path / MANIFEST)!a} does not match its version {version!a} (computed: {computed}): "
             "it was changed by hand or damaged; copy the model folder again"
         )
     return manifest
@@ -212,20 +210,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _check_file(path: Path, name: str, digest: object) -> None:
     if not _NAME.fullmatch(name) or name == MANIFEST:
-        raise ModelError(f"{ascii(str(path / MANIFEST))} names a file that no model has: {ascii(name)[:120]}")
+        raise ModelError(f"{str(path / MANIFEST)!a} names a file that no model has: {ascii(name)[:120]}")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise ModelError(f"{ascii(str(path / MANIFEST))}: the SHA-256 of {name} is {ascii(digest)[:80]}")
+        raise ModelError(f"{str(path / MANIFEST)!a}: the SHA-256 of {name} is {ascii(digest)[:80]}")
     file = path / name
     if not file.is_file():
-        raise ModelError(f"{ascii(str(file))} is missing: the model folder is not complete, copy it again")
+        raise ModelError(f"{str(file)!a} is missing: the model folder is not complete, copy it again")
     limit = {CLUSTERS: MAX_JSON, MAP: MAX_JSON}.get(name, MAX_THUMBNAIL if name != ARRAYS else None)
     if limit is not None and file.stat().st_size > limit:
-        raise ModelError(f"{ascii(str(file))} has {file.stat().st_size} bytes, at most {limit} are read")
+        raise ModelError(f"{str(file)!a} has {file.stat().st_size} bytes, at most {limit} are read")
     with file.open("rb") as opened:
         actual = hashlib.file_digest(opened, "sha256").hexdigest()
     if actual != digest:
         raise ModelError(
-            f"{ascii(str(file))} does not match the manifest (SHA-256 {actual[:12]}…, expected {digest[:12]}…): "
+            f"{str(file)!a} does not match the manifest (SHA-256 {actual[:12]}…, expected {digest[:12]}…): "
             "it was changed or damaged; copy the model folder again"
         )
 
@@ -239,12 +237,12 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     file = path / name
     try:
         if not file.is_file():
-            raise ModelError(f"{ascii(str(path))} is not a model folder: it has no {name}")
+            raise ModelError(f"{str(path)!a} is not a model folder: it has no {name}")
         if file.stat().st_size > MAX_JSON:
-            raise ModelError(f"{ascii(str(file))} has more than {MAX_JSON} bytes")
+            raise ModelError(f"{str(file)!a} has more than {MAX_JSON} bytes")
         value = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise ModelError(f"{ascii(str(file))} cannot be read: {ascii(str(error))}") from error
+        raise ModelError(f"{str(file)!a} cannot be read: {str(error)!a}") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{ascii(str(file))} must hold a JSON object")
+        raise ModelError(f"{str(file)!a} must hold a JSON object")
     return value

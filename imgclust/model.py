@@ -17,7 +17,7 @@ import safetensors.numpy
 from imgclust import layout
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.layout import Array
-from imgclust.types import EncoderIdentity, Floats, Ints, Prediction, Predictor
+from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,8 +145,8 @@ class ClusterModel:
         if encoder is None or self.encoder is None or encoder.same_space(self.encoder):
             return
         raise EmbeddingsError(
-            f"the embeddings are from {_describe(encoder)}, this model was fitted on {_describe(self.encoder)}: "
-            f"embed the images again with --encoder {self.encoder.name}"
+            f"the embeddings are from {_describe(encoder)}, this model was fitted on "
+            f"{_describe(self.encoder)}: embed the images again with --encoder {self.encoder.name}"
         )
 
     def _check_rows(self, rows: Array) -> None:
@@ -157,16 +157,16 @@ class ClusterModel:
         wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
         if len(wrong):
             raise EmbeddingsError(
-                f"embeddings must be finite and of length 1: row {wrong[0]} has length {lengths[wrong[0]]:.4g}; "
-                "divide each row by its length"
+                f"embeddings must be finite and of length 1: row {wrong[0]} has length "
+                f"{lengths[wrong[0]]:.4g}; divide each row by its length"
             )
 
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts; built on first use."""
-        from imgclust.reference import ReferencePredictor as Predictor
+        from imgclust.predict import FrozenPredictor
 
-        return Predictor(self.arrays, self.parameters)
+        return FrozenPredictor(self.arrays, self.parameters)
 
     def renamed(self, names: Sequence[str | None]) -> ClusterModel:
         """The same model with other cluster names: another version, the same taxonomy.
@@ -232,8 +232,8 @@ class ClusterModel:
             return _from_folder(folder, manifest)
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ModelError(
-                f"{ascii(str(folder))} is not a model that this imgclust can read "
-                f"({type(error).__name__}: {ascii(str(error))})"
+                f"{str(folder)!a} is not a model that this imgclust can read "
+                f"({type(error).__name__}: {str(error)!a})"
             ) from error
 
     @classmethod
@@ -298,7 +298,7 @@ def _read_arrays(path: Path) -> dict[str, Array]:
     try:
         arrays = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{ascii(str(path))} is damaged: {ascii(str(error))}") from error
+        raise ModelError(f"{str(path)!a} is damaged: {str(error)!a}") from error
     layout.check_arrays(arrays)
     return arrays
 
@@ -313,7 +313,7 @@ def _read_map(data: bytes) -> pa.Table:
             raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
         return file.read(columns=["id", "x", "y", "cluster"])
     except pa.ArrowException as error:
-        raise ModelError(f"{layout.MAP} is damaged: {ascii(str(error))}") from error
+        raise ModelError(f"{layout.MAP} is damaged: {str(error)!a}") from error
 
 
 def _describe(encoder: EncoderIdentity) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from imgclust.errors import FitError
@@ -44,6 +45,18 @@ class Parameters:
             min_cluster_size=min_cluster_size,
             min_samples=_clamp(min_cluster_size // 2, 3, 500),
         )
+
+    def replaced(self, others: Mapping[str, Any]) -> Parameters:
+        """These parameters with some replaced.
+
+        Raises:
+            FitError: naming a parameter that there is not.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        unknown = sorted(set(others) - known)
+        if unknown:
+            raise FitError(f"unknown parameter {unknown[0]!a}; there are {', '.join(sorted(known))}")
+        return dataclasses.replace(self, **others)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -86,8 +99,9 @@ class Cost:
 def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     """Of fitting n of `total` embeddings of `dim` numbers.
 
-    Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph (about 40 bytes an edge
-    while it is made) and pynndescent's index; HDBSCAN's neighbour lists, 23 bytes for each of n × min_samples.
+    Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph and pynndescent's
+    index (100 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
+    n × min_samples.
     Time: two lines through fits of 1,500 to 150,000 images.
     """
     embeddings = total * dim * 6

@@ -86,7 +86,7 @@ def rebuild_umap(arrays: Mapping[str, Array], p: Mapping[str, Any], *, transform
     model._a, model._b = p["a"], p["b"]
     model._initial_alpha, model._n_neighbors = p["learning_rate"], p["n_neighbors"]
     model.embedding_ = np.ascontiguousarray(arrays["points"], np.float32)
-    # `transform` returns the stored points for exactly the training array; a frozen model has no such shortcut.
+    # `transform` returns the stored points for exactly the training array: no such shortcut here.
     model._input_hash = None
     model._small_data = len(data) < SMALL
     if not model._small_data:
@@ -114,7 +114,9 @@ def rebuild_hdbscan(arrays: Mapping[str, Array], p: Mapping[str, Any]) -> hdbsca
     points = np.asarray(arrays["points"], np.float64)
     tree = np.empty(len(arrays["tree_parent"]), TREE)
     for field, name in zip(
-        TREE.names, ("tree_parent", "tree_child", "tree_lambda", "tree_size"), strict=True
+        ("parent", "child", "lambda_val", "child_size"),
+        ("tree_parent", "tree_child", "tree_lambda", "tree_size"),
+        strict=True,
     ):
         tree[field] = arrays[name]
     model._raw_data, model._all_finite = points, True
@@ -152,7 +154,7 @@ class _FrozenHDBSCAN(hdbscan.HDBSCAN):  # type: ignore[misc]
 
 def best_candidates(memberships: Array) -> tuple[npt.NDArray[np.int32], Floats]:
     """The clusters with the largest soft memberships, best first, padded with -1 and 0."""
-    n, k = memberships.shape
+    n = len(memberships)
     candidates = np.full((n, MAX_CANDIDATES), -1, np.int32)
     scores = np.zeros((n, MAX_CANDIDATES), np.float32)
     order = np.argsort(-memberships, axis=1, kind="stable")[:, :MAX_CANDIDATES]

@@ -1,0 +1,63 @@
+"""Training embeddings → a fitted UMAP and HDBSCAN."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from imgclust.errors import FitError
+from imgclust.parameters import Parameters
+from imgclust.progress import Stages, umap_progress
+from imgclust.types import Floats
+
+
+def fit_pair(rows: Floats, p: Parameters, stages: Stages) -> tuple[Any, Any]:
+    """Fit UMAP and, on its points, HDBSCAN.
+
+    Args:
+        rows: float32 (n, d), unit-norm, of float16 values.
+
+    Raises:
+        FitError: no cluster was found.
+    """
+    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs") as tell:
+        reducer = fit_umap(rows, p, tell)
+    with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
+        clusterer = fit_hdbscan(reducer.embedding_, p)
+    if clusterer.labels_.max() < 0:
+        raise FitError(
+            f"no cluster was found among {len(rows)} images: give more images, or lower min_cluster_size "
+            f"(now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
+        )
+    return reducer, clusterer
+
+
+def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
+    """A fitted `umap.UMAP`."""
+    import umap
+
+    with umap_progress(tell or (lambda _: None)) as arguments, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
+        return umap.UMAP(
+            n_neighbors=p.n_neighbors,
+            n_components=p.n_components,
+            min_dist=p.min_dist,
+            n_epochs=p.n_epochs,
+            metric=p.metric,
+            random_state=p.random_state,
+            n_jobs=1,
+            **arguments,
+        ).fit(rows)
+
+
+def fit_hdbscan(points: Floats, p: Parameters) -> Any:
+    """A fitted `hdbscan.HDBSCAN` with prediction data."""
+    import hdbscan
+
+    return hdbscan.HDBSCAN(
+        min_cluster_size=p.min_cluster_size,
+        min_samples=p.min_samples,
+        cluster_selection_method=p.cluster_selection_method,
+        prediction_data=True,
+        core_dist_n_jobs=1,
+    ).fit(points)
