@@ -24,10 +24,10 @@ from imgclust.neighbours import Neighbourhood
 from imgclust.repulsion import CLIP, Repulsion
 
 _NEWTON = 20  # steps for the bandwidth; convergence is quadratic, umap's own bisection stops at 1e-5
-_COARSE, _FINE = 4, 8  # steps to settle, before and after the sources of the push are looked up anew
-_STRIDE = 0.5  # longest step of a coordinate
+_COARSE, _FINE = 5, 10  # steps to settle, before and after the sources of the push are looked up anew
+_LEAP, _STRIDE = 4.0, 0.5  # longest step of a coordinate, before and after
 _SETTLED = 0.02  # a last step longer than this has not settled
-_REPLAY, _LONG_REPLAY = 8, 30  # last epochs that are replayed; for points that have not settled
+_REPLAY, _LONG_REPLAY = 8, 20  # last epochs that are replayed; for points that have not settled
 _MIN_SCALE = 1e-3  # umap's MIN_K_DIST_SCALE: least bandwidth, as a share of the mean distance
 _CHUNK = 32  # points at once: their sources stay in the cache
 
@@ -113,14 +113,16 @@ class Placing:
             self._weights(np.ascontiguousarray(distances.T)),
         )
         start = self._start(pull, distances[:, 0] == 0.0)
-        points, _ = self._settle(pull, start, _COARSE)
-        points, step = self._settle(pull, points, _FINE)
+        points, _ = self._settle(pull, start, _COARSE, _LEAP)
+        points, step = self._settle(pull, points, _FINE, _STRIDE)
         settled = step <= _SETTLED
-        points = self._replay(pull, points, _REPLAY)
         left = np.flatnonzero(~settled)
         if len(left):
             some = _Pull(pull.places[:, :, left], pull.weights[:, left])
-            points[:, left] = self._replay(some, start[:, left], _LONG_REPLAY)
+            restless = self._replay(some, points[:, left], _LONG_REPLAY)
+        points = self._replay(pull, points, _REPLAY)
+        if len(left):
+            points[:, left] = restless
         return points.T.astype(np.float32), settled
 
     def _weights(self, distances: Array) -> Array:
@@ -160,7 +162,7 @@ class Placing:
         means = np.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
         return np.where(equal, pull.places[:, 0], means)
 
-    def _settle(self, pull: _Pull, points: Array, steps: int) -> tuple[Array, Array]:
+    def _settle(self, pull: _Pull, points: Array, steps: int, stride: float) -> tuple[Array, Array]:
         """Fixed-point steps to where pull and push cancel; the places and their last step's largest coordinate."""
         sources = self._repulsion.sources(points.T)
         share = self._negatives * exact.ordered_sum(pull.weights)
@@ -169,7 +171,7 @@ class Placing:
             strengths = self._strengths(pull, points) * pull.weights
             total = exact.ordered_sum(strengths)
             middle = np.stack([exact.ordered_sum(strengths * places) for places in pull.places])
-            step = np.clip((middle + share * force) / total - points, -_STRIDE, _STRIDE)
+            step = np.clip((middle + share * force) / total - points, -stride, stride)
             points = points + step
         return points, np.abs(step).max(0)
 
