@@ -43,7 +43,7 @@ log = logs.get(__name__)
 
 BATCH = 500  # records per write: two round trips, 10–20 ms of work
 POLL_SECONDS = 0.2
-CHECK_SECONDS = 5.0  # an idle view looks so often whether Redis still has everything
+CHECK_SECONDS = 5.0  # so often the view looks whether Redis still has everything
 LAG_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trouble
 KAFKA_TIMEOUT = 5.0  # of one question to a broker
@@ -75,12 +75,14 @@ class _Batch:
     """Records that were read and are not in Redis yet."""
 
     records: list[TagRecord] = dataclasses.field(default_factory=list)
+    malformed: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (partition, offset)
     ends: dict[int, int] = dataclasses.field(default_factory=dict)  # partition → offset after the last
 
     def drop(self, partitions: Collection[int]) -> int:
         """Forget these partitions' records; returns how many there were."""
         before = len(self.records)
         self.records = [record for record in self.records if record.partition not in partitions]
+        self.malformed = [place for place in self.malformed if place[0] not in partitions]
         self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
         return before - len(self.records)
 
@@ -250,8 +252,8 @@ class ViewConsumer:
             error, partition, offset = message.error(), message.partition(), message.offset()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 self._kafka_failed(KafkaException(error))
-            elif partition not in self._owned or offset is None:
-                pass  # revoked while it was on its way
+            elif partition not in self._owned or self._owned[partition].next is None or offset is None:
+                pass  # revoked while it was on its way; or it begins elsewhere, and is read again from there
             elif error is not None:
                 self._batch.ends[partition] = offset  # beyond the marks that transactions leave, too
             else:
@@ -265,7 +267,7 @@ class ViewConsumer:
         try:
             record = read_record(message.key(), message.value(), partition, offset, timestamp)
         except ValueError as error:
-            self._metrics.view_records["malformed"].inc()
+            self._batch.malformed.append((partition, offset))
             log.warning("not a tag, skipped", partition=partition, offset=offset, reason=str(error))
         else:
             self._batch.records.append(record)
@@ -291,7 +293,7 @@ class ViewConsumer:
         )
         if self._batch.ends:
             self._apply()
-        elif self._clock() >= self._next_check:
+        if self._clock() >= self._next_check:
             self._refresh()
         self._commit()
 
@@ -307,19 +309,15 @@ class ViewConsumer:
         self._batch = _Batch()
         for partition, span in spans.items():
             self._owned[partition].next = span.end
-        if batch.records:
-            self._count(applied, len(batch.records), self._clock() - began)
+        self._count(applied, batch, self._clock() - began)
         self._recovered()
         self._go_back(applied.reached)
 
-    def _count(self, applied: Applied, records: int, seconds: float) -> None:
-        for outcome, n in (
-            ("applied", applied.written),
-            ("stale", applied.stale),
-            ("malformed", applied.malformed),
-        ):
-            self._metrics.view_records[outcome].inc(n)
-        self._stage.leave(records - applied.malformed, "ok", seconds)
+    def _count(self, applied: Applied, batch: _Batch, seconds: float) -> None:
+        self._metrics.view_records["applied"].inc(applied.written)
+        self._metrics.view_records["stale"].inc(applied.stale)
+        self._metrics.view_records["malformed"].inc(applied.malformed + len(batch.malformed))
+        self._stage.leave(len(batch.records) - applied.malformed, "ok", seconds)
         self._stage.leave(applied.malformed, "dropped")
 
     def _begin(self, partitions: list[int]) -> None:
@@ -327,8 +325,6 @@ class ViewConsumer:
         if not partitions:
             return
         reached = self._view.reached(partitions)
-        # with assignment and revocation in one poll, records of the time before may have come with it
-        self._drop(partitions)
         behind = {}
         for position in self._consumer.committed(
             [TopicPartition(self._topic, p) for p in partitions], timeout=KAFKA_TIMEOUT
@@ -345,7 +341,7 @@ class ViewConsumer:
         self._rewind(behind, LOST)
 
     def _refresh(self) -> None:
-        """With nothing to do: does Redis still have everything, and are we at the topic's end?"""
+        """Does Redis still have everything, and are we at the topic's end?"""
         self._next_check = self._clock() + CHECK_SECONDS
         spans = {}
         for partition, state in self._owned.items():
@@ -362,10 +358,10 @@ class ViewConsumer:
 
     def _go_back(self, reached: Mapping[int, int]) -> None:
         """Read again what Redis does not have, though it was written."""
-        behind = {p: offset for p, offset in reached.items() if offset < (self._owned[p].next or 0)}
-        if behind:
-            stored = self._view.reached(list(behind))
-            self._rewind(stored, LOST)
+        if any(offset < (self._owned[partition].next or 0) for partition, offset in reached.items()):
+            stored = self._view.reached(list(self._owned))  # what one partition lost, others may have, too
+            behind = {p: at for p, at in stored.items() if at.offset < (self._owned[p].next or 0)}
+            self._rewind(behind, LOST)
 
     def _outdated(self, partition: int, end: int) -> bool:
         """Whether deletions before `end` may have been compacted away before they were read."""

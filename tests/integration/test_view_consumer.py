@@ -1,0 +1,375 @@
+"""The view as it runs: librdkafka's mock cluster on one side, a real Redis that misbehaves on the other."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from confluent_kafka import Consumer, Producer, TopicPartition
+from redis_server import RedisServer, running
+
+from worker.feed import Feed
+from worker.health import Health
+from worker.messages import Candidate, Tag
+from worker.metrics import Metrics
+from worker.redis_keys import Keys
+from worker.view import TagsView, ViewConsumer, connect
+
+pytestmark = pytest.mark.redis
+PARTITIONS = 4  # the mock cluster's default
+PATIENCE = 60.0  # seconds, for anything that will happen; nothing is said about how fast
+NUMBERS = itertools.count()
+KEYS = Keys()
+
+
+def eventually(happened: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(redis.RedisError):
+            if happened():
+                return
+        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE:.0f} s"
+        time.sleep(0.02)
+
+
+class Topic:
+    """A topic of its own, and what its records say."""
+
+    def __init__(self, producer: Producer, servers: str) -> None:
+        self.name = f"tags{next(NUMBERS)}"
+        self.group = f"{self.name}.view"
+        self.servers = servers
+        self._producer = producer
+        self._observer = Consumer({"bootstrap.servers": servers, "group.id": self.group, "log_level": 0})
+        self.tags: dict[str, Tag] = {}  # what a reader should see
+        self.records = 0
+
+    def send(self, key: str, value: bytes | None) -> None:
+        """One record, in the partition of its key."""
+        partition = sum(key.encode()) % PARTITIONS
+        self._producer.produce(self.name, value, key.encode(), partition=partition)
+        self.records += 1
+
+    def tag(self, upload_id: str, cluster: int = 1) -> None:
+        now = int(time.time() * 1000)
+        candidates = (Candidate(cluster, "n", 0.5),)
+        tag = Tag(upload_id, cluster, "n", 0.5, candidates, False, "m1", "t1", None, now, now, {})
+        self.send(upload_id, tag.to_json())
+        self.tags[upload_id] = tag
+
+    def delete(self, upload_id: str) -> None:
+        self.send(upload_id, None)
+        self.tags.pop(upload_id)
+
+    def close(self) -> None:
+        self._observer.close()
+
+    def flush(self) -> None:
+        assert self._producer.flush(30) == 0
+
+    def committed(self) -> int:
+        """The sum of the group's committed offsets (asked by a consumer that is no member)."""
+        asked = [TopicPartition(self.name, p) for p in range(PARTITIONS)]
+        return sum(max(0, found.offset) for found in self._observer.committed(asked, timeout=30))
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[tuple[Producer, str]]:
+    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    brokers = producer.list_topics(timeout=30).brokers.values()
+    yield producer, ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    producer.flush(10)
+
+
+@pytest.fixture
+def topic(kafka: tuple[Producer, str]) -> Iterator[Topic]:
+    made = Topic(*kafka)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with running() as started:
+        yield started
+
+
+class Running:
+    """A view in a thread, with its metrics."""
+
+    def __init__(self, topic: Topic, server: RedisServer, protocol: str, **options: Any) -> None:
+        self.metrics = Metrics()
+        self.client = connect(server.url, timeout=0.5)
+        config = {"bootstrap.servers": topic.servers, "group.protocol": protocol, "log_level": 0}
+        if protocol == "classic":
+            config["partition.assignment.strategy"] = "cooperative-sticky"
+        self.view = ViewConsumer(
+            config, topic.name, topic.group, TagsView(self.client), metrics=self.metrics, **options
+        )
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.view.run(self._stop)
+        except BaseException as error:
+            self.error = error
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.value(f"imgclust_view_{name}", **labels) or 0.0
+
+    def records(self, outcome: str) -> float:
+        return self.value("records_total", outcome=outcome)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        self.client.close()
+        assert self.error is None
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(topic: Topic, server: RedisServer) -> Iterator[Start]:
+    """Starts views of the topic; all are stopped at the end."""
+    started = []
+
+    def begin(protocol: str = "consumer", **options: Any) -> Running:
+        view = Running(topic, server, protocol, **options)
+        started.append(view)
+        view.start()
+        return view
+
+    yield begin
+    for view in started:
+        view.stop()
+
+
+def shows(server: RedisServer, topic: Topic) -> bool:
+    """Whether Redis shows exactly what the topic says: hashes, and the feed of each cluster."""
+    feed = Feed(server.client())
+    keys = [key.removeprefix(KEYS.tag("")).decode() for key in server.client().scan_iter(KEYS.tag("*"))]
+    if feed.get({*keys, *topic.tags}) != topic.tags:
+        return False
+    for cluster in {tag.cluster for tag in topic.tags.values()}:
+        expected = {tag.id for tag in topic.tags.values() if tag.cluster == cluster}
+        if {tag.id for tag in feed.latest(cluster, 1000).tags} != expected:
+            return False
+    return True
+
+
+def fill(topic: Topic, n: int = 200, prefix: str = "id") -> None:
+    for number in range(n):
+        topic.tag(f"{prefix}{number}", number % 3)
+    topic.flush()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_redis_follows_the_topic(topic: Topic, server: RedisServer, start: Start, protocol: str) -> None:
+    """Tags, changes and deletions arrive; what is no tag is counted and stops nobody; all is committed."""
+    fill(topic)
+    topic.tag("id5", 2)
+    topic.delete("id6")
+    topic.send("id7", b"junk")
+    topic.send("", b"no key")
+    topic.flush()
+    health = Health()
+    view = start(protocol, health=health)
+    eventually(lambda: shows(server, topic), "the view")
+    eventually(lambda: topic.committed() == topic.records, "the commit")
+    assert view.records("malformed") == 2
+    assert view.records("applied") + view.records("stale") == topic.records - 2
+    assert view.metrics.value("imgclust_stage_in_progress", stage="view") == 0
+    assert view.value("redis_up") == 1
+    assert view.value("rebuilds_total") == 0
+    eventually(
+        lambda: sum(view.value("lag_records", partition=str(p)) for p in range(PARTITIONS)) == 0, "no lag"
+    )
+    assert health.alive()[0]
+    assert "view" in health.alive()[1]["loops"]
+    topic.tag("later")
+    topic.flush()
+    eventually(lambda: shows(server, topic), "the later tag")
+
+
+def test_a_restart_goes_on_where_it_was(topic: Topic, server: RedisServer, start: Start) -> None:
+    """A second run of the group reads only what the first had not committed."""
+    fill(topic, 100)
+    first = start()
+    eventually(lambda: shows(server, topic), "the view")
+    first.stop()
+    fill(topic, 10, "more")
+    second = start()
+    eventually(lambda: shows(server, topic), "the rest")
+    assert second.records("applied") == 10
+    assert second.value("rebuilds_total") == 0
+
+
+def _away(server: RedisServer) -> Callable[[], None]:
+    server.kill()
+    return server.start
+
+
+def _frozen(server: RedisServer) -> Callable[[], None]:
+    server.freeze()
+    return server.thaw
+
+
+def _full(server: RedisServer) -> Callable[[], None]:
+    server.client().config_set("maxmemory", "1mb")
+    return lambda: server.client().config_set("maxmemory", "0") and None
+
+
+def _read_only(server: RedisServer) -> Callable[[], None]:
+    server.client().replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    return lambda: server.client().replicaof("NO", "ONE") and None  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [(_away, "away"), (_frozen, "timeout"), (_full, "full"), (_read_only, "read-only")],
+)
+def test_redis_in_trouble_delays_the_view(
+    topic: Topic,
+    server: RedisServer,
+    start: Start,
+    trouble: Callable[[RedisServer], Callable[[], None]],
+    kind: str,
+) -> None:
+    """The view waits, stays in its group, commits nothing that is not in Redis, and catches up."""
+    fill(topic)
+    view = start()
+    eventually(lambda: shows(server, topic), "the view")
+    eventually(lambda: topic.committed() == topic.records, "the commit")
+    before, owned = topic.committed(), dict(view.view._owned)
+    mend = trouble(server)
+    fill(topic, 50, "more")
+    topic.delete("id3")
+    topic.flush()
+    eventually(lambda: view.value("errors_total", error_code=kind) >= 3, "the trouble")
+    assert view.value("redis_up") == 0
+    assert topic.committed() == before
+    mend()
+    eventually(lambda: shows(server, topic), "catching up")
+    eventually(lambda: topic.committed() == topic.records, "the commit")
+    assert view.value("redis_up") == 1
+    assert {p: id(state) for p, state in view.view._owned.items()} == {p: id(s) for p, s in owned.items()}
+
+
+def test_a_view_starts_without_redis(topic: Topic, server: RedisServer, start: Start) -> None:
+    """Redis being away at the start is waited for as well."""
+    server.kill()
+    fill(topic)
+    view = start()
+    eventually(lambda: view.value("errors_total", error_code="away") >= 2, "the trouble")
+    server.start()
+    eventually(lambda: shows(server, topic), "the view")
+
+
+def test_an_emptied_redis_is_filled_again_while_idle(topic: Topic, server: RedisServer, start: Start) -> None:
+    """FLUSHALL under a view with nothing to do is noticed by itself, and all tags come back."""
+    fill(topic)
+    view = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    server.client().flushall()
+    eventually(lambda: shows(server, topic), "the view again")
+    assert view.value("rebuilds_total") == 1
+
+
+def test_an_emptied_redis_is_filled_again_under_load(topic: Topic, server: RedisServer, start: Start) -> None:
+    """The same between two batches: what is written next does not hide what is missing."""
+    fill(topic)
+    view = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    view.view._next_check = float("inf")  # no idle check: the batch itself has to notice
+    server.client().flushall()
+    topic.tag("later")
+    topic.flush()
+    eventually(lambda: shows(server, topic), "the view again")
+    assert view.value("rebuilds_total") >= 1
+
+
+def test_a_redis_emptied_between_two_runs_is_filled(topic: Topic, server: RedisServer, start: Start) -> None:
+    """The committed offset alone is not believed."""
+    fill(topic)
+    first = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    first.stop()
+    server.client().flushall()
+    start()
+    eventually(lambda: shows(server, topic), "the view again")
+
+
+def test_a_redis_from_an_older_dump_gets_the_rest(topic: Topic, server: RedisServer, start: Start) -> None:
+    """A Redis that comes back with what it had an hour ago is given what came since, and no more."""
+    fill(topic, 100)
+    view = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    server.client().save()
+    fill(topic, 30, "more")
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the rest")
+    applied = view.records("applied")
+    server.kill()
+    server.start()
+    assert server.client().exists(KEYS.tag("id0"))
+    assert not server.client().exists(KEYS.tag("more0"))
+    eventually(lambda: shows(server, topic), "the rest again")
+    assert view.records("applied") == applied + 30
+
+
+def test_a_rebuild_on_demand(topic: Topic, server: RedisServer, start: Start) -> None:
+    """`rebuild` writes everything anew, whatever happened to the keys."""
+    fill(topic, 50)
+    view = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    client = server.client()
+    client.delete(KEYS.tag("id1"), KEYS.cluster("t1", 2))
+    assert not shows(server, topic)
+    view.view.rebuild()
+    eventually(lambda: shows(server, topic), "the view again")
+    assert view.value("rebuilds_total") == 1
+
+
+def test_views_share_the_work(topic: Topic, server: RedisServer, start: Start) -> None:
+    """Two views of a group own the partitions between them; when one leaves the other takes over."""
+    fill(topic, 100)
+    one, two = start(), start()
+    eventually(lambda: one.view._owned and two.view._owned, "sharing")
+    eventually(lambda: len(one.view._owned) + len(two.view._owned) == PARTITIONS, "sharing")
+    fill(topic, 100, "more")
+    eventually(lambda: shows(server, topic), "the view")
+    one.stop()
+    fill(topic, 100, "even more")
+    eventually(lambda: shows(server, topic), "the view of the one that stayed")
+    assert set(two.view._owned) == set(range(PARTITIONS))
+
+
+@pytest.mark.parametrize(("more", "rebuilds"), [(0, 0), (4 * 25, 1)])
+def test_a_view_that_was_away_too_long_reads_all(
+    topic: Topic, server: RedisServer, start: Start, more: int, rebuilds: int
+) -> None:
+    """Away for longer than compaction keeps deletions, with something unread: from the start. With nothing
+    unread nothing can have been missed."""
+    fill(topic, 100)
+    first = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    first.stop()
+    fill(topic, more, "more")
+    second = start(delete_retention=3600.0, now=lambda: time.time() + 2 * 3600)
+    eventually(lambda: shows(server, topic) and second.value("redis_up") == 1, "the view again")
+    eventually(lambda: topic.committed() == topic.records, "the commit")
+    assert second.value("rebuilds_total") == rebuilds
+    assert second.records("applied") == (100 + more if rebuilds else 0)
