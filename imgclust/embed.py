@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from imgclust import formats
+from imgclust.bar import Bar, bar_for
 from imgclust.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.embeddings import EmbeddingsWriter, read_ids
 from imgclust.errors import ImageError, UnsupportedFormat
 from imgclust.prediction_files import guard
-from imgclust.progress import Progress, progress_for
 from imgclust.reading import Reader
 from imgclust.sources import Item, items
 from imgclust.types import Encoder, Floats, Preprocessing
@@ -142,7 +142,7 @@ def embed(
         )
         failures = stack.enter_context(_FailureList(summary.folder / FAILED))
         known = read_ids(summary.folder)
-        bar = stack.enter_context(progress_for("embed", _counter(sources) if progress else None, progress))
+        bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
         todo = _new(items(sources, summary.skipped), known, summary, failures, bar)
         flushed = clock()
         for outcomes in stream(todo, encoder, batch=batch, workers=workers, limits=limits, reader=reader):
@@ -161,7 +161,7 @@ def _counter(sources: list[str | Path]) -> Callable[[], int]:
 
 
 def _new(
-    found: Iterable[Item], known: set[str], summary: EmbedSummary, failures: _FailureList, bar: Progress
+    found: Iterable[Item], known: set[str], summary: EmbedSummary, failures: _FailureList, bar: Bar
 ) -> Iterator[Item]:
     """Leave out what the folder holds, and refuse a second image of the same name."""
     met: set[str] = set()
