@@ -296,13 +296,16 @@ def read_file(url: str, policy: FetchPolicy) -> bytes:
         file = _open_beneath(root, target.relative_to(root).parts)
     except (OSError, ValueError, RuntimeError):  # loops of links, names too long, no permission, not UTF-8
         raise outside from None
-    with os.fdopen(file, "rb") as stream:
-        info = os.fstat(stream.fileno())
+    try:
+        info = os.fstat(file)
         if not stat.S_ISREG(info.st_mode):
             raise UrlForbidden(f"{shown(url)} is not a regular file")
         if info.st_size > policy.max_bytes:
             raise TooLarge(f"the file has {info.st_size} bytes, at most {policy.max_bytes} are taken")
-        return stream.read(policy.max_bytes)
+        with open(file, "rb", closefd=False) as stream:
+            return stream.read(policy.max_bytes)
+    finally:
+        os.close(file)
 
 
 def _open_beneath(root: os.PathLike[str], parts: tuple[str, ...]) -> int:

@@ -37,8 +37,8 @@ log = logs.get(__name__)
 
 TICK = 0.25  # seconds between two looks at marks, heartbeats and dead processes
 HEARTBEAT_TIMEOUT = 30.0  # seconds; the event loop of a fetcher turns every 0.5 s
-# A fetcher is given twice what it can fetch at once, so that it never waits for the next message, and no more,
-# so that little is held by one that dies.
+# A fetcher is given twice what it can fetch at once: it never waits for the next message, and one that dies
+# holds little.
 WINDOW = 2
 MAX_LINE = 4 * 1024 * 1024  # of a fetcher: a window of failures of 400 characters is far less
 RECEIVE = 256 * 1024

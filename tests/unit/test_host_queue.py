@@ -31,7 +31,7 @@ def test_a_host_at_its_limit_waits_and_goes_on() -> None:
     assert queue.take() == ("a", 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from("put take done".split()), st.sampled_from("abc")), max_size=200))
+@given(st.lists(st.tuples(st.sampled_from(["put", "take", "done"]), st.sampled_from("abc")), max_size=200))
 def test_every_item_comes_once_in_its_hosts_order_within_the_limit(steps: list[tuple[str, str]]) -> None:
     """Whatever the order of calls: nothing is lost or doubled, order holds within a host, limits hold."""
     queue: HostQueue[int] = HostQueue(per_host=2)
