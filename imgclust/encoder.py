@@ -7,8 +7,11 @@ few fixed shapes here, for the library and the worker alike.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,6 +125,19 @@ def unit(vectors: Floats) -> Floats:
     return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
+def _keep_memory() -> None:
+    """Tell glibc to keep freed memory: on a CPU, activations are large blocks that it would map and unmap for
+    every layer, and the page faults cost more than the arithmetic (27 against 11 ms an image with `mini`).
+    """
+    if sys.platform != "linux":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    with contextlib.suppress(OSError, AttributeError):  # another C library: no such call, no such trouble
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
 class TorchEncoder:
     """An image tower on a device; see `imgclust.types.Encoder` for the contract."""
 
@@ -133,6 +149,8 @@ class TorchEncoder:
         p = network.preprocessing
         self._network, self._device, self._max_batch = network, device, max_batch
         self._dtype = PRECISIONS[precision]
+        if device.type == "cpu":
+            _keep_memory()
         weights = hash_weights(network.visual.state_dict())  # before the precision changes their bytes
         self._visual = network.visual.eval().requires_grad_(False).to(device, self._dtype)
         self._mean = torch.tensor(p.mean, device=device).view(1, 3, 1, 1) * 255
