@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="all of it on this machine, with nothing else installed",
-        description="Fit a model on 80 % of the images, stream the rest through the worker, and show it live.",
+        description="Fit a model on 80 % of the images, stream the rest through the worker, show it live.",
     )
     demo.add_argument("images", nargs="*", type=Path, help="folders of pictures (default: examples/clipart)")
     demo.add_argument("--kafka", metavar="HOST:PORT", default=os.environ.get("KAFKA") or None,
