@@ -14,7 +14,7 @@ import importlib.resources
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ import numpy as np
 
 from imgclust.errors import ImgclustError
 from imgclust.palette import colours
-from imgclust.report_data import TYPICAL, Facet, Note, ReportData, facets, from_model, read_notes
+from imgclust.report_data import TYPICAL, Facet, Note, ReportData, facets, from_model
 
 if TYPE_CHECKING:
     from imgclust.model import ClusterModel
 
-# Base64 makes 4 of 3: with these, 60 clusters of 24 pictures stay under 15 MB with all else.
-MAX_THUMBNAIL_BYTES = 10 * 1024 * 1024
+# Base64 makes 4 of 3: (9 MB + 1,500 × 1,250 bytes) × 4/3 = 14.5 MB, and all else of 1,500 images is 0.3 MB.
+MAX_THUMBNAIL_BYTES = 9_000_000
+MAX_TILE_BYTES = 1_250  # for each image, on average; clip-art of 48 px has 400
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 8, 200  # of an image, beyond those that are filters
 _STEPS = 65535  # places on the map are 16-bit
 _UNKNOWN = 255  # a probability that nobody told us; known ones are 0..254
 
@@ -36,7 +38,12 @@ _SCRIPTS = ("1-data.js", "2-map.js", "3-views.js", "4-app.js")
 
 
 def write_report(
-    model: ClusterModel | Path | str, path: Path | str, *, tags: Path | None = None, title: str | None = None
+    model: ClusterModel | Path | str,
+    path: Path | str,
+    *,
+    tags: Path | str | None = None,
+    images: Path | str | None = None,
+    title: str | None = None,
 ) -> Path:
     """Write the report of a model as one HTML file.
 
@@ -44,8 +51,10 @@ def write_report(
         model: a loaded model, or its folder.
         path: where the page goes; an existing file is replaced once the new page is complete.
         tags: predictions (`imgclust predict -o`) or tags of the images on the map, as CSV, JSON lines or
-            Parquet: they add probabilities, candidates and attributes to filter by. The embeddings folder
-            adds the attributes.
+            Parquet: they add probabilities, candidates and attributes to filter by.
+        images: the embeddings folder that the model was fitted on. It adds the attributes, what the model
+            says of held-out images, and a small picture of each image on the map whose file is still there;
+            without it only typical pictures are shown.
         title: the page's heading; by default the model's version.
 
     Returns:
@@ -53,13 +62,14 @@ def write_report(
 
     Raises:
         ModelError: the model folder is damaged.
-        ImgclustError: the tags cannot be read, or the page cannot be written.
+        EmbeddingsError: the images are another encoder's.
+        ImgclustError: the tags or embeddings cannot be read, or the page cannot be written.
     """
     if isinstance(model, Path | str):
         from imgclust.model import ClusterModel
 
         model = ClusterModel.load(model)
-    data = from_model(model, {} if tags is None else read_notes(Path(tags)))
+    data = from_model(model, images=Path(images) if images else None, tags=Path(tags) if tags else None)
     return write_page(data, Path(path), title=title)
 
 
@@ -151,7 +161,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
             "cluster": _packed(labels),
             "probability": _packed(_probabilities(ids, data.notes)),
             "thumbs": [[number[i], t] for i, t in _thumbnails(data, typical).items()],
-            "notes": _notes(ids, data.notes),
+            "notes": _notes(ids, data.notes, found),
         },
         "facets": [_facet_json(f) for f in found],
         **_words(data),
@@ -183,19 +193,26 @@ def _colours(data: ReportData) -> dict[int, tuple[str, str]]:
 
 
 def _thumbnails(data: ReportData, typical: Mapping[int, list[str]]) -> dict[str, str]:
-    """The most typical picture of each cluster, then the second of each, while there is room."""
-    room = MAX_THUMBNAIL_BYTES
-    taken: dict[str, str] = {}
-    for rank in range(TYPICAL):
-        for ids in typical.values():
-            content = data.thumbnails.get(ids[rank]) if rank < len(ids) else None
-            if content is None or not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
-                continue
-            room -= len(content)
-            if room < 0:
-                return taken
-            taken[ids[rank]] = base64.b64encode(content).decode()
-    return taken
+    """The most typical picture of each cluster, then the second of each, and so on; then the small ones."""
+    by_rank = [ids[rank] for rank in range(TYPICAL) for ids in typical.values() if rank < len(ids)]
+    chosen = _within(data.thumbnails, by_rank, MAX_THUMBNAIL_BYTES)
+    others = [image for image in data.ids if image not in chosen]
+    chosen |= _within(data.tiles, others, MAX_TILE_BYTES * len(data.ids))
+    return {image: base64.b64encode(content).decode() for image, content in chosen.items()}
+
+
+def _within(pictures: Mapping[str, bytes], order: Iterable[str], room: int) -> dict[str, bytes]:
+    """The first pictures in an order that together have at most `room` bytes."""
+    chosen: dict[str, bytes] = {}
+    for image in order:
+        content = pictures.get(image, b"")
+        if image in chosen or not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
+            continue
+        room -= len(content)
+        if room < 0:
+            break
+        chosen[image] = content
+    return chosen
 
 
 def _probabilities(ids: list[str], notes: Mapping[str, Note]) -> np.ndarray[Any, Any]:
@@ -203,14 +220,21 @@ def _probabilities(ids: list[str], notes: Mapping[str, Note]) -> np.ndarray[Any,
     return np.array([_UNKNOWN if p is None else round(p * 254) for p in known], np.uint8)
 
 
-def _notes(ids: list[str], notes: Mapping[str, Note]) -> list[list[Any]]:
+def _notes(ids: list[str], notes: Mapping[str, Note], found: list[Facet]) -> list[list[Any]]:
+    """[number, what is known beyond the probability] of each image of which something is."""
+    filters = {facet.name for facet in found}
     rows: list[list[Any]] = []
     for i, image in enumerate(ids):
-        note = notes.get(image)
-        if note and (note.novel or note.candidates):
-            rows.append(
-                [i, {"novel": note.novel, "candidates": [[c, round(s, 3)] for c, s in note.candidates]}]
-            )
+        if not (note := notes.get(image)):
+            continue
+        others = [[k, v[:MAX_ATTRIBUTE_CHARS]] for k, v in note.attributes.items() if k not in filters]
+        known = {
+            "novel": note.novel,
+            "candidates": [[c, round(s, 3)] for c, s in note.candidates],
+            "attributes": others[:MAX_ATTRIBUTES],
+        }
+        if any(known.values()):
+            rows.append([i, {k: v for k, v in known.items() if v}])
     return rows
 
 
@@ -220,6 +244,7 @@ def _facet_json(facet: Facet) -> dict[str, Any]:
 
 # ---- words and figures ----------------------------------------------------------------------------------
 
+_GROUPS = {"train": "Trained on", "test": "Held out", "rest": "Neither"}
 _SHARES = ("share", "other", "novel", "agreement", "rate")
 _LABELS = {
     "umap": "UMAP", "hdbscan": "HDBSCAN", "ami": "AMI", "nmi": "NMI", "ari": "ARI", "dbcv": "DBCV",
@@ -251,13 +276,15 @@ def shown(key: str, value: Any) -> str:
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """Label and text of each figure; nested ones carry their group's label, long lists are left out."""
+    """Label and text of each figure: groups last, under their own label; long lists are left out."""
     rows: list[list[str]] = []
-    for key, value in values.items():
+    for key, value in sorted(values.items(), key=lambda item: isinstance(item[1], Mapping)):
+        heading = _GROUPS.get(key) or label(key)
         if isinstance(value, Mapping):
-            rows += _rows(value, f"{prefix}{label(key)}: ")
+            rows += _rows(value, f"{prefix}{heading}: ")
         elif not isinstance(value, list | tuple) or (len(value) <= 4 and not any(map(_nested, value))):
-            rows.append([prefix + label(key), shown(key, value)])
+            inner = heading[:1].lower() + heading[1:] if prefix and heading[1:].islower() else heading
+            rows.append([prefix + inner, shown(key, value)])
     return rows
 
 
@@ -267,7 +294,12 @@ def _nested(value: Any) -> bool:
 
 def _parameters(values: Mapping[str, Any]) -> list[list[str]]:
     """As code spells them, so that they can be typed again."""
-    return [[key, json.dumps(value)] for key, value in values.items() if not _nested(value)]
+    return [[key, _literal(value)] for key, value in values.items() if not _nested(value)]
+
+
+def _literal(value: Any) -> str:
+    exact = json.dumps(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(exact) > 8 else exact
 
 
 def _encoder(encoder: Mapping[str, Any]) -> list[list[str]]:

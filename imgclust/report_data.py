@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import ImgclustError
+from imgclust.report_tiles import embedded_from, tiles
 
 if TYPE_CHECKING:
     from imgclust.model import ClusterModel
@@ -58,7 +59,8 @@ class ReportData:
         libraries: library → version.
         clusters: without "other".
         ids, x, y, labels: the map, row by row; float (n,) coordinates, int (n,) labels.
-        thumbnails: image id → WebP bytes.
+        thumbnails: image id → WebP bytes, of typical pictures.
+        tiles: image id → WebP bytes, smaller ones, of any other images.
         notes: image id → what predictions say of it.
     """
 
@@ -76,6 +78,7 @@ class ReportData:
     y: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int32]
     thumbnails: Mapping[str, bytes]
+    tiles: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
 
 
@@ -202,17 +205,24 @@ def facets(ids: list[str], notes: Mapping[str, Note]) -> list[Facet]:
 # ---- the model ------------------------------------------------------------------------------------------
 
 
-def from_model(model: ClusterModel, notes: Mapping[str, Note]) -> ReportData:
-    """What a report shows of a model, with what is known of single images (see `read_notes`)."""
+def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | None = None) -> ReportData:
+    """What a report shows of a model; arguments and errors as `imgclust.report.write_report`."""
     ids = [str(i) for i in model.map.column("id").to_pylist()]
     labels = np.asarray(model.map.column("cluster"), np.int32)
-    encoder = model.encoder.to_dict() if model.encoder else {}
+    notes = _training_notes(model, ids, labels)
+    small: dict[str, bytes] = {}
+    if images:
+        notes = _merged(notes, _predicted(model, images, set(ids) - notes.keys()))
+        notes = _merged(notes, read_notes(images))
+        small = dict(tiles(embedded_from(images), set(ids) - model.thumbnails.keys()))
+    if tags:
+        notes = _merged(notes, read_notes(tags))
     return ReportData(
         version=model.version,
         taxonomy=model.taxonomy,
         created=model.created,
         images=len(model.labels_),
-        encoder=encoder,
+        encoder=model.encoder.to_dict() if model.encoder else {},
         figures=model.figures,
         parameters={_TITLES.get(k, k): v for k, v in model.parameters.items()},
         libraries=model.libraries,
@@ -222,27 +232,49 @@ def from_model(model: ClusterModel, notes: Mapping[str, Note]) -> ReportData:
         y=np.asarray(model.map.column("y"), np.float64),
         labels=labels,
         thumbnails=model.thumbnails,
-        notes=_merged(_training_notes(model, ids, labels), notes),
+        tiles=small,
+        notes=notes,
     )
 
 
 _TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
 
 
-def _merged(fitted: Mapping[str, Note], told: Mapping[str, Note]) -> dict[str, Note]:
-    """What was told counts; the fit's probability stays where nothing was told of it."""
-    merged = {**fitted, **told}
-    for image in fitted.keys() & told.keys():
-        if told[image].probability is None:
-            merged[image] = dataclasses.replace(told[image], probability=fitted[image].probability)
+def _merged(known: Mapping[str, Note], told: Mapping[str, Note]) -> dict[str, Note]:
+    """What was told counts, also in part: attributes alone leave what was predicted as it was."""
+    merged = {**known, **told}
+    for image in known.keys() & told.keys():
+        before, now = known[image], told[image]
+        attributes = {**before.attributes, **now.attributes}
+        said = before if now.probability is None else now
+        merged[image] = dataclasses.replace(said, attributes=attributes)
     return merged
 
 
 def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
-    """The probabilities of the fit, where the map shows the training images row by row.
+    """The probabilities of the fit, where the map shows all training images: they are its first rows.
 
-    A sampled map does not say which rows it shows; then only predictions can tell (`tags`).
+    A sampled map does not say which rows it shows; then only predictions can tell.
     """
-    if len(ids) != len(model.labels_) or not np.array_equal(labels, model.labels_):
+    n = len(model.labels_)
+    if len(ids) < n or not np.array_equal(labels[:n], model.labels_):
         return {}
-    return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=True)}
+    return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=False)}
+
+
+def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str, Note]:
+    """What the model says of images that the fit did not tell of, from their embeddings."""
+    from imgclust.embeddings import iter_embeddings
+
+    notes = {}
+    for shard in iter_embeddings(folder):
+        rows = [row for row, image in enumerate(shard.ids) if image in wanted]
+        said = model.predict(shard.vectors[rows], encoder=shard.identity)
+        for i, row in enumerate(rows):
+            likely = zip(said.candidates[i].tolist(), said.scores[i].tolist(), strict=True)
+            notes[shard.ids[row]] = Note(
+                probability=float(said.probabilities[i]),
+                novel=bool(said.novel[i]),
+                candidates=tuple((c, s) for c, s in likely if c != OTHER),
+            )
+    return notes

@@ -61,7 +61,8 @@ function readReport() {
   const facets = raw.facets.map((facet) => ({ ...facet, codes: unpack(facet.codes, Uint16Array) }));
   const haystack = ids.map((id, i) => {
     const facetValues = facets.map((facet) => facet.values[facet.codes[i]] ?? "").join("\n");
-    return `${id}\n${clusters.get(images.cluster[i])?.label ?? ""}\n${facetValues}`.normalize("NFC").toLowerCase();
+    const others = (images.notes.get(i)?.attributes ?? []).map(([, value]) => value).join("\n");
+    return `${others}\n${id}\n${clusters.get(images.cluster[i])?.label ?? ""}\n${facetValues}`.normalize("NFC").toLowerCase();
   });
   return { ...raw, images, clusters, facets, haystack };
 }

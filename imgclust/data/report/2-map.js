@@ -206,7 +206,7 @@ class ImageMap {
     }
   }
 
-  /** As many typical pictures as have room, the most typical first. */
+  /** As many pictures as have room, the most typical of every cluster first. */
   paintPictures() {
     const { context: c } = this;
     const { x, y, placed } = this.report.images;
@@ -224,10 +224,9 @@ class ImageMap {
       if (px < -size || py < -size || px > this.w + size || py > this.h + size) continue;
       const [gx, gy] = [Math.floor(px / cell), Math.floor(py / cell)];
       if (crowded(px, py, gx, gy)) continue;
+      slots.set(`${gx},${gy}`, [px, py]); // also while it loads, or every picture would be asked for
       const image = this.load(i);
-      if (!image) continue;
-      slots.set(`${gx},${gy}`, [px, py]);
-      this.stamp(image, px, py, size, this.colour(this.report.images.cluster[i]), 2);
+      if (image) this.stamp(image, px, py, size, this.colour(this.report.images.cluster[i]), 2);
     }
   }
 
@@ -236,7 +235,7 @@ class ImageMap {
     const longest = Math.max(0, ...lists.map((list) => list.length));
     const order = [];
     for (let rank = 0; rank < longest; rank++) for (const list of lists) if (rank < list.length) order.push(list[rank]);
-    return order;
+    return [...new Set([...order, ...this.report.images.thumbs.keys()])].filter((i) => this.report.images.thumbs.has(i));
   }
 
   load(i) {

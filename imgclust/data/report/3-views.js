@@ -133,7 +133,8 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
   const cluster = report.clusters.get(images.cluster[chosen]) ?? report.clusters.get(OTHER);
   const note = images.notes.get(chosen) ?? {};
   const known = images.probability[chosen] !== 255;
-  const facets = report.facets.filter((facet) => facet.codes[chosen] < facet.values.length);
+  const attributes = report.facets.filter((facet) => facet.codes[chosen] < facet.values.length)
+    .map((facet) => [facet.name, facet.values[facet.codes[chosen]]]).concat(note.attributes ?? []);
   const text = (value) => (value === OTHER ? "Other" : report.clusters.get(value)?.label ?? `Cluster ${value}`);
   byId("inspector").replaceChildren(...[
     el("div", { class: "inspector-head" },
@@ -147,7 +148,7 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
     ...(known && cluster.id !== OTHER ? [meter("Probability", images.probability[chosen] / 254, colourOf(report, cluster.id))] : []),
     ...(known && cluster.id === OTHER ? [el("p", { class: "sub" }, "In no cluster: too few pictures are like it.")] : []),
     ...(note.candidates ?? []).filter(([id]) => id !== cluster.id).map(([id, score]) => meter(`or ${shortened(text(id), 40)}`, score, colourOf(report, id))),
-    facets.length ? el("dl", { class: "attributes" }, ...facets.map((facet) => el("div", {}, el("dt", {}, facet.name), el("dd", {}, el("bdi", {}, facet.values[facet.codes[chosen]]))))) : null,
+    attributes.length ? el("dl", { class: "attributes" }, ...attributes.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("bdi", {}, value))))) : null,
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
     el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
     near.some((i) => !images.thumbs.has(i)) ? el("p", { class: "sub" }, "A model keeps pictures of its most typical images only.") : null,
