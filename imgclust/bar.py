@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+from imgclust.progress import Progress
+
 LINE_SECONDS = 10.0
 
 
@@ -84,23 +86,39 @@ def bar_for(
 
 @contextmanager
 def _on_terminal(what: str, total: _Total, file: TextIO) -> Iterator[Bar]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=file)) as rich:
-        task = rich.add_task(what, total=None, rate="")
+    with rich.Progress(*columns, console=Console(file=file)) as shown:
+        task = shown.add_task(what, total=None, rate="")
 
-        class Rich:
+        class OnTerminal:
             def advance(self, n: int) -> None:
-                rich.update(task, advance=n, total=total.value)
-                speed = rich.tasks[0].speed
-                rich.update(task, rate=f"{speed:.1f}/s" if speed else "")
+                shown.update(task, advance=n, total=total.value)
+                speed = shown.tasks[0].speed
+                shown.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
-        yield Rich()
+        yield OnTerminal()
+
+
+def stage_lines(file: TextIO) -> Callable[[Progress], None]:
+    """A listener for long computations: on a terminal one line that is written over, else a line a stage."""
+    terminal = file.isatty()
+
+    def listen(progress: Progress) -> None:
+        share = "" if progress.done is None else f" {progress.done:4.0%}"
+        text = f"{progress.stage}: {progress.detail}{share}, {progress.elapsed:.0f} s"
+        if terminal:
+            end = "\n" if progress.done == 1 else ""
+            print(f"\r\x1b[K{text}", end=end, file=file, flush=True)
+        elif progress.done in (None, 1):
+            print(text, file=file, flush=True)
+
+    return listen

@@ -33,7 +33,7 @@ class Network:
 
     Attributes:
         visual: normalised pixels (n, 3, size, size) → features (n, dim).
-        vocabulary: () → names and their unit-norm vectors (m, dim) in the feature space.
+        vocabulary: phrases, or None for its own → names and unit-norm vectors (m, dim) in the feature space.
         embed_texts: texts → unit-norm vectors (m, dim); None where there is no text tower.
     """
 
@@ -41,7 +41,7 @@ class Network:
     architecture: str
     visual: torch.nn.Module
     preprocessing: Preprocessing
-    vocabulary: Callable[[], tuple[list[str], Floats]]
+    vocabulary: Callable[[Sequence[str] | None], tuple[list[str], Floats]]
     embed_texts: Callable[[Sequence[str]], Floats] | None = None
     licence: str | None = None
 
@@ -110,7 +110,7 @@ def hash_weights(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -122,7 +122,8 @@ def padded_length(n: int, max_batch: int) -> int:
 def unit(vectors: Floats) -> Floats:
     """Rows scaled to length 1 (float32)."""
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled
 
 
 def _keep_memory() -> None:
@@ -211,13 +212,28 @@ class TorchEncoder:
         features: torch.Tensor = self._visual(x)
         return features.float()
 
-    def vocabulary(self) -> tuple[list[str], Floats]:
-        """Names that fit the encoder, and their places in its embedding space.
+    def vocabulary(self, phrases: Sequence[str] | None = None) -> tuple[list[str], Floats]:
+        """Names for clusters, and their places in the embedding space.
+
+        Args:
+            phrases: your own words; by default what fits the encoder (ImageNet's classes for `mini`, phrases
+                for user-generated content for open_clip models).
 
         Returns:
             m names, and float32 (m, dim): unit-norm rows.
+
+        Raises:
+            EncoderError: own words, and an encoder without a text tower.
         """
-        return self._network.vocabulary()
+        if phrases is not None and self._network.embed_texts is None:
+            raise EncoderError(self._no_text_tower())
+        return self._network.vocabulary(phrases)
+
+    def _no_text_tower(self) -> str:
+        return (
+            f"the encoder {self._identity.name!r} has no text tower, so it cannot place words of your own; "
+            f"use an open_clip model such as {DEFAULT}"
+        )
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts into the space of the images.
@@ -229,8 +245,5 @@ class TorchEncoder:
             EncoderError: the encoder has no text tower (`mini`).
         """
         if self._network.embed_texts is None:
-            raise EncoderError(
-                f"the encoder {self._identity.name!r} has no text tower, so it cannot place your own words; "
-                f"use an open_clip model such as {DEFAULT}"
-            )
+            raise EncoderError(self._no_text_tower())
         return self._network.embed_texts(texts)

@@ -48,7 +48,7 @@ def load(weights: Path | None = None) -> Network:
         architecture=ARCHITECTURE,
         visual=model,
         preprocessing=PREPROCESSING,
-        vocabulary=lambda: (_class_names(timm), rows),
+        vocabulary=lambda _: (_class_names(timm), rows),
         licence="Apache-2.0",
     )
 
