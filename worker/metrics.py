@@ -110,6 +110,9 @@ VIEW_REDIS_UP = Row("imgclust_view_redis_up", "gauge", "state",
     "1 when the last command to Redis succeeded, else 0.")  # fmt: skip
 VIEW_REBUILDS = Row("imgclust_view_rebuilds_total", "counter", "rebuilds",
     "Times that the view read tags again: Redis had lost some, or it was asked to.")  # fmt: skip
+VIEW_SWEPT = Row("imgclust_view_swept_total", "counter", "entries",
+    "Entries that the sweep removed from Redis: tags that are no longer in the topic, and members of a "
+    "cluster that they do not belong to.")  # fmt: skip
 START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 
@@ -184,6 +187,7 @@ class Metrics(Collector):
         self.view_lag_seconds = self.gauge(VIEW_LAG_SECONDS)
         self.view_redis_up = self.gauge(VIEW_REDIS_UP)
         self.view_rebuilds = self.counter(VIEW_REBUILDS)
+        self.view_swept = self.counter(VIEW_SWEPT)
         self._others = Window(OTHER_WINDOW, clock)
         self.gauge(OTHER_RATIO).set_function(self._others.ratio)
         self.gauge(START_TIME).set(now())

@@ -29,6 +29,25 @@ class Keys:
         return f"{self.prefix}{taxonomy}:clusters".encode()
 
     @property
+    def all_tags(self) -> bytes:
+        """Pattern of SCAN for the hashes of all ids."""
+        return f"{self._literal}tag:*".encode()
+
+    @property
+    def all_clusters(self) -> bytes:
+        """Pattern of SCAN for the sorted sets of all clusters (and some hashes: filter by type)."""
+        return f"{self._literal}*:cluster:*".encode()
+
+    def parse_cluster(self, key: str) -> tuple[str, str] | None:
+        """The taxonomy and cluster that a sorted set is of."""
+        taxonomy, _, cluster = key.removeprefix(self.prefix).rpartition(":cluster:")
+        return (taxonomy, cluster) if TAXONOMY.fullmatch(taxonomy) else None
+
+    @property
+    def _literal(self) -> str:
+        return re.sub(r"([*?\[\]\\])", r"\\\1", self.prefix)
+
+    @property
     def taxonomy(self) -> bytes:
         """String: the taxonomy that feeds read."""
         return f"{self.prefix}taxonomy".encode()

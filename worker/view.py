@@ -11,7 +11,7 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import (
@@ -36,6 +36,7 @@ from worker.view_store import (
     connect,
     read_record,
 )
+from worker.view_sweep import Offsets, ghosts, strays
 
 __all__ = ["Applied", "RedisTrouble", "TagRecord", "TagsView", "ViewConsumer", "connect", "read_record"]
 
@@ -45,11 +46,24 @@ BATCH = 500  # records per write: two round trips, 10–20 ms of work
 POLL_SECONDS = 0.2
 CHECK_SECONDS = 5.0  # so often the view looks whether Redis still has everything
 LAG_SECONDS = 1.0
+SWEEP_SECONDS = 6 * 3600.0  # between two searches for members of sets that do not belong there
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trouble
 KAFKA_TIMEOUT = 5.0  # of one question to a broker
 LOST = "Redis does not have all that was written"
 OUTDATED = "deletions may have been compacted away unread"
 DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rebuild:
+    """What was seen of a partition while it was read from its start; complete when `goal` is reached."""
+
+    goal: int
+    seen: Offsets
+
+    def misses(self, offset: int) -> bool:
+        """Whether the partition has no record of this offset any more."""
+        return offset < self.goal and offset not in self.seen
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,12 +76,14 @@ class _Partition:
         at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
             `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
         paused: None until the client was told.
+        rebuild: set while all of the partition is read again, to find out what is no longer in it.
     """
 
     next: int | None = None
     committed: int | None = None
     at: int = 0
     paused: bool | None = None
+    rebuild: _Rebuild | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -140,6 +156,9 @@ class ViewConsumer:
         self._failures = 0
         self._retry_at: float | None = None  # set while Redis is in trouble
         self._next_check = self._next_lag = 0.0
+        self._rebuilt: dict[int, _Rebuild] = {}  # by partition; to be swept
+        self._sweep: Iterator[int] | None = None
+        self._next_sweep = clock() + SWEEP_SECONDS
         self._consumer: Any = None
 
     def rebuild(self) -> None:
@@ -174,6 +193,7 @@ class ViewConsumer:
             self._take(self._consumer.consume(BATCH, self._patience()))
             if self._retry_at is None or self._clock() >= self._retry_at:
                 self._write()
+                self._sweep_on()
             self._tell_lag()
         except RedisTrouble as error:
             self._wait(error)
@@ -309,9 +329,22 @@ class ViewConsumer:
         self._batch = _Batch()
         for partition, span in spans.items():
             self._owned[partition].next = span.end
+        self._remember(batch)
         self._count(applied, batch, self._clock() - began)
         self._recovered()
         self._go_back(applied.reached)
+
+    def _remember(self, batch: _Batch) -> None:
+        """Note what is in the partitions that are being read from their start."""
+        for partition in batch.ends:
+            state = self._owned[partition]
+            if (rebuild := state.rebuild) is None or state.next is None:
+                continue
+            for record in batch.records:
+                if record.partition == partition:
+                    rebuild.seen.add(record.offset)
+            if state.next >= rebuild.goal:
+                self._rebuilt[partition], state.rebuild = rebuild, None
 
     def _count(self, applied: Applied, batch: _Batch, seconds: float) -> None:
         self._metrics.view_records["applied"].inc(applied.written)
@@ -331,12 +364,18 @@ class ViewConsumer:
         ):
             if position.error is not None:
                 raise KafkaException(position.error)
-            state, has = self._owned[position.partition], reached[position.partition]
+            partition = position.partition
+            state, has = self._owned[partition], reached[partition]
             state.committed = position.offset if position.offset >= 0 else None
-            if state.committed is None or has.offset < state.committed:
-                behind[position.partition] = has if state.committed is not None else Reached()
+            if state.committed is None:
+                behind[partition] = Reached()
+            elif state.committed > self._watermarks(partition)[1]:
+                self._clear(partition)
+                behind[partition] = Reached()
+            elif has.offset < state.committed:
+                behind[partition] = has
             else:
-                self._consumer.seek(TopicPartition(self._topic, position.partition, state.committed))
+                self._consumer.seek(TopicPartition(self._topic, partition, state.committed))
                 state.next, state.at = state.committed, has.at
         self._rewind(behind, LOST)
 
@@ -386,12 +425,15 @@ class ViewConsumer:
         self._drop(starts.keys())
         begins, now = {}, int(self._now() * 1000)
         for partition, start in starts.items():
-            low, _ = self._watermarks(partition)
+            low, high = self._watermarks(partition)
             begins[partition] = Reached(low, now) if start.offset < low else start
-        again = {str(p): b.offset for p, b in begins.items() if (self._owned[p].committed or 0) > b.offset}
-        if again:
+            # an emptied Redis holds nothing that the topic does not
+            again = start.offset < low and reason != LOST
+            self._owned[partition].rebuild = _Rebuild(high, Offsets(low)) if again else None
+        back = {str(p): b.offset for p, b in begins.items() if (self._owned[p].committed or 0) > b.offset}
+        if back:
             self._metrics.view_rebuilds.inc()
-            log.warning("the view reads tags again", reason=reason, from_offsets=again)
+            log.warning("the view reads tags again", reason=reason, from_offsets=back)
         positions = [TopicPartition(self._topic, p, begin.offset) for p, begin in begins.items()]
         self._consumer.commit(offsets=positions, asynchronous=False)
         self._view.restart(begins)
@@ -411,3 +453,38 @@ class ViewConsumer:
             self._consumer.commit(offsets=positions, asynchronous=False)
             for position in positions:
                 self._owned[position.partition].committed = position.offset
+
+    # --- repairs -----------------------------------------------------------------------------------------
+
+    def _clear(self, partition: int) -> None:
+        """The topic was made anew: its offsets begin again, and would all be refused as old."""
+        log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
+        for removed in ghosts(self._view.client, self._view.keys, lambda p, _: p == partition):
+            self._metrics.view_swept.inc(removed)
+            if self._health is not None:
+                self._health.beat("view")
+
+    def _sweep_on(self) -> None:
+        """One step of the sweep that is due: after a rebuild what is no longer in the topic, else strays."""
+        if self._sweep is None:
+            if self._rebuilt:
+                self._sweep = self._sweep_ghosts(dict(self._rebuilt))
+            elif self._clock() >= self._next_sweep:
+                self._next_sweep = self._clock() + SWEEP_SECONDS
+                self._sweep = strays(self._view.client, self._view.keys)
+            else:
+                return
+        try:
+            self._metrics.view_swept.inc(next(self._sweep))
+        except StopIteration:
+            self._sweep = None
+        except RedisTrouble:
+            self._sweep = None  # from the beginning, later
+            raise
+
+    def _sweep_ghosts(self, rebuilt: Mapping[int, _Rebuild]) -> Iterator[int]:
+        def gone(partition: int, offset: int) -> bool:
+            return partition in rebuilt and rebuilt[partition].misses(offset)
+
+        yield from ghosts(self._view.client, self._view.keys, gone)
+        self._rebuilt = {p: r for p, r in self._rebuilt.items() if rebuilt.get(p) is not r}

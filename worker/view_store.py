@@ -127,7 +127,7 @@ def connect(url: str, password: str | None = None, timeout: float = 5.0) -> redi
     )
 
 
-class _Script:
+class Script:
     """A Lua script that touches one key."""
 
     def __init__(self, source: str) -> None:
@@ -140,7 +140,7 @@ class _Script:
 # written before by the same record); {taxonomy, cluster}: written, and the id was a member of that set.
 # HSET comes first for tags, so that a full Redis refuses before anything changed; for deletions HDEL comes
 # first, which a full Redis allows, and after which it allows the rest.
-PUT = _Script("""
+PUT = Script("""
 local old = redis.call('HMGET', KEYS[1], 'position', 'taxonomy', 'cluster')
 if old[1] then
   local partition, offset = string.match(old[1], '^(%d+):(%d+)$')
@@ -161,7 +161,7 @@ return 1
 # KEYS[1] the view's hash; ARGV: partition, start, end, time in ms. The caller has written all of
 # [start, end): with everything below `start` already here, everything below `end` is. Returns how far this
 # Redis is, -1 when it does not know the partition (it is new, or was emptied).
-ADVANCE = _Script("""
+ADVANCE = Script("""
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 local offset, at = string.match(old or '', '^(%d+):(%d+)$')
 if not offset then return -1 end
@@ -293,7 +293,7 @@ class TagsView:
             values: Any = self.client.hmget(self.keys.view, fields)
         except redis.RedisError as error:
             raise trouble(error) from error
-        return {p: _reached(value) for p, value in zip(partitions, values, strict=False)}
+        return {p: Reached(*(parse_pair(value) or ())) for p, value in zip(partitions, values, strict=False)}
 
     def restart(self, starts: Mapping[int, Reached]) -> None:
         """Note that everything from these offsets on is yet to be written.
@@ -323,7 +323,7 @@ class TagsView:
 
     def _plan(self, sets: _Sets, record: TagRecord, reply: Any) -> None:
         if isinstance(reply, list):
-            taxonomy, cluster = (_decode(part) for part in reply)
+            taxonomy, cluster = (text_of(part) for part in reply)
             if TAXONOMY.fullmatch(taxonomy) and re.fullmatch(r"-?\d{1,10}", cluster):
                 sets.drop(self.keys.cluster(taxonomy, int(cluster)), record.id)
         if record.tag is not None:
@@ -357,6 +357,7 @@ class TagsView:
                 pipe.zadd(key, scores)
                 pipe.zremrangebyscore(key, "-inf", oldest)
                 pipe.zremrangebyrank(key, 0, -self._set_size - 1)
+                pipe.pexpire(key, TAG_DAYS * DAY_MS + FUTURE_MS)  # of a taxonomy that nobody writes any more
         for (taxonomy, cluster), (_, name, model) in names.items():
             value = orjson.dumps({"name": name, "model": model})
             pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)
@@ -406,10 +407,12 @@ class TagsView:
         return replies
 
 
-def _reached(value: bytes | str | None) -> Reached:
-    found = re.fullmatch(r"(\d{1,19}):(\d{1,19})", "" if value is None else _decode(value))
-    return Reached() if found is None else Reached(int(found[1]), int(found[2]))
+def parse_pair(value: bytes | str | None) -> tuple[int, int] | None:
+    """`17:23` → (17, 23), as positions and marks are written; None for anything else."""
+    found = re.fullmatch(r"(\d{1,19}):(\d{1,19})", "" if value is None else text_of(value), re.ASCII)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
-def _decode(value: bytes | str) -> str:
+def text_of(value: bytes | str) -> str:
+    """What a client gave, with or without `decode_responses`."""
     return value if isinstance(value, str) else value.decode("utf-8", "replace")

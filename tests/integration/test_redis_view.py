@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer, running
 
+from worker import view_sweep
 from worker.feed import Cluster, Feed
 from worker.messages import Candidate, Tag
 from worker.redis_keys import Keys
@@ -28,6 +29,7 @@ from worker.view_store import (
     connect,
     read_record,
 )
+from worker.view_sweep import FORGET, ghosts, strays
 
 pytestmark = pytest.mark.redis
 NOW = 1_795_000_000_000  # ms; Redis expires by its own clock, so tests of expiry use that
@@ -277,7 +279,7 @@ def test_other_commands_touch_one_key_each(client: redis.Redis, now: int) -> Non
         apply(view, record("a", 0, now, 1), record("b", 1, now, 2))
         apply(view, record("a", 2, now, 2), record("b", 3, now, None))
     assert {str(command[0]) for command in commands} == {
-        "EVALSHA", "ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREMRANGEBYRANK", "HSET", "SET",
+        "EVALSHA", "ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREMRANGEBYRANK", "PEXPIRE", "HSET", "SET",
     }  # fmt: skip
     for command in commands:
         keys = client.command_getkeys(*command)
@@ -423,6 +425,68 @@ def test_both_kinds_of_clients_read(server: RedisServer, client: redis.Redis, no
     assert feed.get(["ä"])["ä"].attributes == {"n": 0}
     assert pages(feed, 1, 1) == [["c"], ["b"], ["ä"]]
     assert feed.clusters()[1].name == "cats"
+
+
+# --- repairs -----------------------------------------------------------------------------------------------
+
+
+def test_strays_are_removed(client: redis.Redis, now: int) -> None:
+    """The sweep takes out of the sets what their hashes do not put there, in every taxonomy, and no more."""
+    view = TagsView(client)
+    apply(view, *(record(f"id{n}", n, now, n % 2) for n in range(30)))
+    apply(view, record("elsewhere", 100, now, 1, taxonomy="t2"))
+    client.zadd(KEYS.cluster("t1", 1), {"gone": now, "id0": now, "elsewhere": now})
+    client.zadd(KEYS.cluster("t2", 0), {"id0": now})
+    client.set("imgclust:x:cluster:text", "not ours")
+    client.zadd("other:t1:cluster:1", {"id0": now})
+    assert sum(strays(client, KEYS)) == 4
+    assert sorted(members(client, 0)) == sorted(f"id{n}" for n in range(0, 30, 2))
+    assert sorted(members(client, 1)) == sorted(f"id{n}" for n in range(1, 30, 2))
+    assert (members(client, 0, "t2"), members(client, 1, "t2")) == ([], ["elsewhere"])
+    assert client.zcard("other:t1:cluster:1") == 1
+
+
+def test_a_stray_that_comes_home_meanwhile_stays(client: redis.Redis, now: int) -> None:
+    """An id that another view puts into the set just while the sweep judges it is put back."""
+    view, other = TagsView(client), TagsView(client)
+    apply(view, record("a", 1, now, 2))
+    client.zadd(KEYS.cluster("t1", 1), {"a": now})
+    zrem = view_sweep._pipeline
+
+    def between(client: redis.Redis, commands: Sequence[tuple[object, ...]]) -> list[object]:
+        if commands and commands[0][0] == "ZREM":
+            apply(other, record("a", 2, now, 1))
+        return zrem(client, commands)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_sweep, "_pipeline", between)
+        assert sum(strays(client, KEYS)) == 0
+    assert members(client, 1) == ["a"]
+    assert members(client, 2) == []
+
+
+def test_ghosts_are_removed_unless_they_changed(client: redis.Redis, now: int) -> None:
+    """Only hashes at a position that is gone are removed, in a Redis with thousands of keys."""
+    view = TagsView(client)
+    apply(view, *(record(f"id{n}", n, now, partition=n % 2) for n in range(2000)))
+    removed = sum(ghosts(client, KEYS, lambda partition, offset: partition == 1 and offset < 1000))
+    assert removed == 500
+    left = Feed(client).get(f"id{n}" for n in range(2000))
+    assert set(left) == {f"id{n}" for n in range(2000) if n % 2 == 0 or n >= 1000}
+    assert client.evalsha(client.script_load(FORGET.source), 1, KEYS.tag("id0"), "0:7") == 0
+    assert client.exists(KEYS.tag("id0"))
+
+
+@pytest.mark.parametrize("prefix", ["a*b:", "[x]?:", "back\\slash:"])
+def test_a_prefix_is_no_pattern(client: redis.Redis, now: int, prefix: str) -> None:
+    """Characters that mean something to SCAN are taken as they are."""
+    keys = Keys(prefix)
+    apply(TagsView(client, prefix), record("a", 0, now))
+    apply(TagsView(client, "axb:"), record("a", 0, now))
+    client.zadd(keys.cluster("t1", 1), {"stray": now})
+    assert sum(strays(client, keys)) == 1
+    assert sum(ghosts(client, keys, lambda p, o: True)) == 1
+    assert client.exists("axb:tag:a")
 
 
 # --- a Redis in trouble ------------------------------------------------------------------------------------

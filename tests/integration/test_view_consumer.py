@@ -67,6 +67,11 @@ class Topic:
         self.send(upload_id, None)
         self.tags.pop(upload_id)
 
+    def commit(self, offset: int) -> None:
+        """Let the group stand at this offset in all partitions."""
+        asked = [TopicPartition(self.name, p, offset) for p in range(PARTITIONS)]
+        self._observer.commit(offsets=asked, asynchronous=False)
+
     def close(self) -> None:
         self._observer.close()
 
@@ -373,3 +378,38 @@ def test_a_view_that_was_away_too_long_reads_all(
     eventually(lambda: topic.committed() == topic.records, "the commit")
     assert second.value("rebuilds_total") == rebuilds
     assert second.records("applied") == (100 + more if rebuilds else 0)
+
+
+def test_a_rebuild_removes_what_is_not_in_the_topic(topic: Topic, server: RedisServer, start: Start) -> None:
+    """A tag whose deletion was compacted away unread is in Redis and not in the topic: a rebuild finds it."""
+    fill(topic, 50)
+    key = "lost"
+    topic.send(key, b"no tag")  # stands for the record that compaction removed: there is no tag at its offset
+    topic.flush()
+    view = start()
+    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    partition = sum(key.encode()) % PARTITIONS
+    ahead = sum(1 for upload_id in topic.tags if sum(upload_id.encode()) % PARTITIONS == partition)
+    ghost = {"tag": topic.tags["id1"].to_json(), "taxonomy": "t1", "cluster": 1}
+    server.client().hset(KEYS.tag("ghost"), mapping={**ghost, "position": f"{partition}:{ahead}"})
+    server.client().hset(KEYS.tag("newer"), mapping={**ghost, "position": f"{partition}:{ahead + 1000}"})
+    view.view.rebuild()
+    eventually(lambda: not server.client().exists(KEYS.tag("ghost")), "the sweep")
+    assert view.metrics.value("imgclust_view_swept_total") == 1
+    assert server.client().delete(KEYS.tag("newer")) == 1  # beyond what was read: not for the sweep to judge
+    assert shows(server, topic)
+
+
+def test_a_topic_that_was_made_anew(topic: Topic, server: RedisServer, start: Start) -> None:
+    """When the topic is shorter than what was committed its offsets began again: the old tags are removed,
+    and the new ones, which all have smaller offsets, are not refused."""
+    fill(topic, 50)
+    client = server.client()
+    old = {"tag": b"{}", "taxonomy": "t1", "cluster": 1}
+    for partition in range(PARTITIONS):
+        client.hset(KEYS.tag(f"id{partition}"), mapping={**old, "position": f"{partition}:9000"})
+        client.hset(KEYS.view, str(partition), "9001:1")
+    topic.commit(9001)
+    start()
+    eventually(lambda: shows(server, topic), "the view of the new topic")
+    eventually(lambda: topic.committed() == topic.records, "the commit")

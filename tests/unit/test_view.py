@@ -13,6 +13,7 @@ from worker.messages import Candidate, Tag, format_time
 from worker.metrics import REDIS_ERRORS
 from worker.redis_keys import TAXONOMY, Keys
 from worker.view_store import FUTURE_MS, read_record, trouble
+from worker.view_sweep import Offsets
 
 NOW = 1_795_000_000_000
 
@@ -150,3 +151,13 @@ def test_errors_of_redis_have_bounded_kinds(error: redis.RedisError, kind: str) 
 def test_times_are_compared_in_milliseconds() -> None:
     """The record's `at` is the tag's `uploaded_at` to the millisecond."""
     assert format_time(read_record(b"a", tag(uploaded_at=NOW + 7), 0, 0, NOW).at).endswith(".007Z")
+
+
+@given(st.integers(0, 10**12), st.sets(st.integers(0, 5000)), st.lists(st.integers(-100, 6000)))
+def test_offsets_are_a_set(start: int, added: set[int], asked: list[int]) -> None:
+    """The bits say of every offset what a set would say, also of those before the start."""
+    offsets = Offsets(start)
+    for number in added:
+        offsets.add(start + number)
+    for number in [*asked, *added]:
+        assert (start + number in offsets) == (number in added)

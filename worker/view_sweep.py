@@ -1,0 +1,136 @@
+"""Slow repairs of the view: what should not be in Redis any more, and sets that disagree with hashes.
+
+A sweep is an iterator: each step is a few round trips, so that the view's thread goes on with its work in
+between. It may be broken off anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import redis
+
+from worker.redis_keys import Keys
+from worker.view_store import Script, parse_pair, text_of, trouble
+
+STEP = 500  # keys or members per step: some 5 ms of work
+
+# KEYS[1] a tag's hash; ARGV: the position at which it was judged. Deletes it if it is still there.
+FORGET = Script("""
+if redis.call('HGET', KEYS[1], 'position') ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
+
+
+class Offsets:
+    """A set of offsets from `start` on, one bit each: a hundred million take 12 MB."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self._bits = bytearray()
+
+    def add(self, offset: int) -> None:
+        byte, bit = divmod(offset - self.start, 8)
+        if byte >= len(self._bits):
+            self._bits.extend(bytes(byte + 1 - len(self._bits) + len(self._bits) // 8))
+        self._bits[byte] |= 1 << bit
+
+    def __contains__(self, offset: int) -> bool:
+        byte, bit = divmod(offset - self.start, 8)
+        return 0 <= byte < len(self._bits) and bool(self._bits[byte] >> bit & 1)
+
+
+def ghosts(client: redis.Redis, keys: Keys, gone: Callable[[int, int], bool]) -> Iterator[int]:
+    """Remove hashes whose record is not in the topic any more.
+
+    Compaction forgets a deletion some time after it; a view that was away for longer never reads it. After
+    all of the topic was read again, a hash whose record was not among what was read is such a ghost.
+
+    Args:
+        gone: whether the record at (partition, offset) is no longer in the topic.
+
+    Yields:
+        How many hashes each step removed.
+
+    Raises:
+        RedisTrouble
+    """
+    for chunk in _scan(client, keys.all_tags, "hash"):
+        positions = _pipeline(client, [("HGET", key, "position") for key in chunk])
+        judged = [
+            (key, position)
+            for key, position in zip(chunk, positions, strict=True)
+            if (place := parse_pair(position)) is not None and gone(*place)
+        ]
+        removed = _pipeline(client, [("EVAL", FORGET.source, 1, *each) for each in judged])
+        yield sum(reply for reply in removed if isinstance(reply, int))
+
+
+def strays(client: redis.Redis, keys: Keys) -> Iterator[int]:
+    """Remove members of sorted sets that their hash does not put there (a writer died between the two, or
+    the tag has expired).
+
+    Yields:
+        How many members each step removed.
+
+    Raises:
+        RedisTrouble
+    """
+    for chunk in _scan(client, keys.all_clusters, "zset"):
+        for key in chunk:
+            if (place := keys.parse_cluster(text_of(key))) is not None:
+                yield from _strays_of(client, keys, key, place)
+
+
+def _strays_of(client: Any, keys: Keys, key: bytes, place: tuple[str, str]) -> Iterator[int]:
+    cursor = 0
+    while True:
+        try:
+            cursor, members = client.zscan(key, cursor, count=STEP)
+        except redis.RedisError as error:
+            raise trouble(error) from error
+        wrong = _elsewhere(client, keys, dict(members), place)
+        _pipeline(client, [("ZREM", key, member) for member in wrong])
+        # another view may have put one there between the question and the answer: then it belongs
+        back = wrong.keys() - _elsewhere(client, keys, wrong, place).keys()
+        _pipeline(client, [("ZADD", key, wrong[member], member) for member in back])
+        yield len(wrong) - len(back)
+        if cursor == 0:
+            return
+
+
+def _elsewhere(
+    client: Any, keys: Keys, members: dict[bytes, float], place: tuple[str, str]
+) -> dict[bytes, float]:
+    """Those whose hash does not name this taxonomy and cluster."""
+    asked = [("HMGET", keys.tag(text_of(member)), "taxonomy", "cluster") for member in members]
+    named = _pipeline(client, asked)
+    expected = [part.encode() for part in place]
+    return {m: score for (m, score), its in zip(members.items(), named, strict=True) if its != expected}
+
+
+def _scan(client: Any, pattern: bytes, kind: str) -> Iterator[list[bytes]]:
+    cursor = 0
+    while True:
+        try:
+            cursor, found = client.scan(cursor, match=pattern, count=STEP, _type=kind)
+        except redis.RedisError as error:
+            raise trouble(error) from error
+        if found:
+            yield found
+        if cursor == 0:
+            return
+
+
+def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    if not commands:
+        return []
+    pipe = client.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command)
+    try:
+        replies: list[Any] = pipe.execute()
+    except redis.RedisError as error:
+        raise trouble(error) from error
+    return replies
