@@ -32,7 +32,7 @@ log = logs.get(__name__)
 client_log = logging.getLogger("worker.kafka")
 
 # A position that could not be read is asked for again after this long; polls go on meanwhile.
-_POSITION_TIMEOUT = 0.5
+_POSITION_TIMEOUT = 2.0
 _POSITION_RETRY = 0.5
 _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
 
@@ -77,6 +77,8 @@ def consumer_config(bootstrap: str, group: str, protocol: str, extra: Mapping[st
     return {
         "queued.min.messages": 500,
         "max.partition.fetch.bytes": 65536,
+        # a broker answers one request of a connection after the other: a long poll would hold up questions
+        "fetch.wait.max.ms": 100,
         "client.id": "imgclust-worker",
         **extra,
         **group_protocol(protocol),
@@ -359,7 +361,7 @@ class UploadsConsumer:
         if not states:
             return
         offsets = [
-            KafkaPartition(self._topic, p, offset, metadata or None)
+            KafkaPartition(self._topic, p, offset, metadata)
             for p, (offset, metadata) in states.items()
         ]
         try:
