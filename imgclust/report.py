@@ -51,7 +51,8 @@ def write_report(
         model: a loaded model, or its folder.
         path: where the page goes; an existing file is replaced once the new page is complete.
         tags: predictions (`imgclust predict -o`) or tags of the images on the map, as CSV, JSON lines or
-            Parquet: they add probabilities, candidates and attributes to filter by.
+            Parquet: they add probabilities, candidates and attributes to filter by. An embeddings folder is
+            taken as `images`.
         images: the embeddings folder that the model was fitted on. It adds the attributes, what the model
             says of held-out images, and a small picture of each image on the map whose file is still there;
             without it only typical pictures are shown.
@@ -69,6 +70,8 @@ def write_report(
         from imgclust.model import ClusterModel
 
         model = ClusterModel.load(model)
+    if tags and Path(tags).is_dir():  # an embeddings folder, which tells of images what tags do, and more
+        tags, images = None, images or tags
     data = from_model(model, images=Path(images) if images else None, tags=Path(tags) if tags else None)
     return write_page(data, Path(path), title=title)
 

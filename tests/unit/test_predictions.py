@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
-from imgclust.errors import ImgclustError
+from imgclust.embed import Failed
+from imgclust.embeddings import EmbeddingsWriter
+from imgclust.errors import EmbeddingsError, ImgclustError
 from imgclust.prediction_files import COLUMNS, guard, unguard, write_rows
-from imgclust.predictions import Guess, Row, Tally, plain, print_table
+from imgclust.predictions import (
+    Guess,
+    Row,
+    Tally,
+    plain,
+    predict_embeddings,
+    predict_lines,
+    predict_paths,
+    print_table,
+)
 from imgclust.report_data import read_notes
 from imgclust.sorting import Sorted, check_outside, copy_to, folder_name, link_to
+from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 
 
 def row(
@@ -40,6 +58,111 @@ def row(
         "ba9876543210",
         {"category": "bird"},
     )
+
+
+# ---- predicting -----------------------------------------------------------------------------------------
+
+IDENTITY = EncoderIdentity("test", "none", "0" * 64, Preprocessing(4, 4), "float32", 3)
+
+
+class ByColour:
+    """An encoder and a model in one: red, green and blue pictures are clusters 0, 1 and 2, grey ones none."""
+
+    identity = IDENTITY
+    version, taxonomy = "0123456789ab", "ba9876543210"
+
+    def encode(self, pixels: Pixels) -> Floats:
+        return pixels.mean(axis=(1, 2)).astype(np.float32) / 255
+
+    def name(self, cluster: int) -> str | None:
+        return {0: "red", 1: "green"}.get(cluster)
+
+    def check_encoder(self, encoder: EncoderIdentity) -> None:
+        if not encoder.same_space(IDENTITY):
+            raise EmbeddingsError("another encoder")
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        grey = np.ptp(embeddings, axis=1) < 0.5
+        best = embeddings.argmax(axis=1).astype(np.int32)
+        n = len(best)
+        return Prediction(
+            labels=np.where(grey, -1, best).astype(np.int32),
+            probabilities=np.where(grey, 0, 1).astype(np.float32),
+            points=np.zeros((n, 2), np.float32),
+            novel=grey,
+            candidates=np.stack([best, np.full(n, -1), np.full(n, -1)], 1).astype(np.int32),
+            scores=np.ones((n, 3), np.float32),
+            similarities=np.ones(n, np.float32),
+        )
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder with a picture of each colour, a broken one, and a file that is none."""
+    folder = tmp_path / "colours"
+    (folder / "more").mkdir(parents=True)
+    for name, colour in {"red": "#f00", "more/blue": "#00f", "green": "#0f0", "grey": "#888"}.items():
+        Image.new("RGB", (8, 6), colour).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes((folder / "red.png").read_bytes()[:40])
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_becomes_rows(colours: Path) -> None:
+    """Every picture is a row with its cluster, name and candidates; the others are told of and counted."""
+    both: Any = ByColour()
+    failed: list[Failed] = []
+    skipped: Counter[str] = Counter()
+    rows = list(predict_paths(both, both, [colours], on_failed=failed.append, skipped=skipped))
+    assert [(r.id, r.cluster, r.name) for r in rows] == [
+        ("green.png", 1, "green"),
+        ("grey.png", -1, None),
+        ("red.png", 0, "red"),
+        ("more/blue.png", 2, None),
+    ]
+    assert [r.novel for r in rows] == [False, True, False, False]
+    assert rows[0].candidates == (Guess(1, "green", 1.0),)
+    assert Path(rows[3].source) == colours / "more" / "blue.png"
+    assert [f.item.id for f in failed] == ["broken.png"]
+    assert skipped == {"not an image": 1}
+
+
+def test_lines_become_rows(colours: Path) -> None:
+    """A stream of paths, one a line, with blank lines between."""
+    both: Any = ByColour()
+    lines = [f"{colours}/red.png\n", "\n", f"{colours}/green.png"]
+    assert [r.name for r in predict_lines(both, both, iter(lines))] == ["red", "green"]
+
+
+def test_a_list_hands_its_columns_on(colours: Path) -> None:
+    """The other columns of a CSV list come out as attributes, and its ids as ids."""
+    both: Any = ByColour()
+    (colours / "list.csv").write_text("id,file,category\na,red.png,warm\n")
+    (found,) = predict_paths(both, both, [colours / "list.csv"])
+    assert (found.id, found.name, found.attributes) == ("a", "red", {"category": "warm"})
+
+
+def test_another_encoder_is_refused_before_a_picture_is_read(colours: Path) -> None:
+    """The wrong encoder is an error at the call, not after minutes of reading."""
+    both: Any = ByColour()
+    other = SimpleNamespace(identity=dataclasses.replace(IDENTITY, precision="fp16"))
+    with pytest.raises(EmbeddingsError):
+        predict_paths(both, other, [colours])  # type: ignore[arg-type]
+
+
+def test_an_embeddings_folder_becomes_rows(tmp_path: Path) -> None:
+    """Stored embeddings are predicted without any picture, with their sources and attributes."""
+    with EmbeddingsWriter(tmp_path, IDENTITY, shard_rows=2) as writer:
+        for i in range(3):
+            writer.append(
+                id=str(i), source=f"s{i}", embedding=np.eye(3)[i], width=1, height=1, sha256="",
+                attributes={"n": i},
+            )  # fmt: skip
+    both: Any = ByColour()
+    rows = list(predict_embeddings(both, tmp_path))
+    assert [(r.id, r.source, r.cluster, r.attributes) for r in rows] == [
+        (str(i), f"s{i}", i, {"n": i}) for i in range(3)
+    ]
 
 
 # ---- files ----------------------------------------------------------------------------------------------

@@ -1,0 +1,165 @@
+"""What a report knows of a model: from its arrays, from an embeddings folder, from tags."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from imgclust.embeddings import EmbeddingsWriter
+from imgclust.errors import EmbeddingsError
+from imgclust.model import ClusterModel
+from imgclust.report import write_report
+from imgclust.report_data import Note, from_model
+from imgclust.report_tiles import SIDE, embedded_from, tiles
+from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
+
+DIM = 4
+IDENTITY = EncoderIdentity("test", "none", "0" * 64, Preprocessing(8, 8), "float32", DIM)
+
+
+class Model(SimpleNamespace):
+    """The part of a ClusterModel that a report reads; it finds cluster 1 in everything, with 0.5."""
+
+    def predict(self, embeddings: Floats, *, encoder: EncoderIdentity) -> Prediction:
+        if not encoder.same_space(IDENTITY):
+            raise EmbeddingsError("the embeddings are from another encoder")
+        n = len(embeddings)
+        self.predicted += n
+        return Prediction(
+            labels=np.ones(n, np.int32),
+            probabilities=np.full(n, 0.5, np.float32),
+            points=np.zeros((n, 2), np.float32),
+            novel=np.ones(n, bool),
+            candidates=np.tile(np.array([1, 0, -1], np.int32), (n, 1)),
+            scores=np.tile(np.array([0.5, 0.25, 0], np.float32), (n, 1)),
+            similarities=np.zeros(n, np.float32),
+        )
+
+
+def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
+    """Images 0 to 5 are trained on, 6 and 7 held out; the map shows all, trained ones first."""
+    n = trained + held_out
+    labels = (np.arange(n) % 2).astype(np.int32)
+    table = pa.table(
+        {
+            "id": [f"f{i % 2}/{i}.png" for i in range(n)],
+            "x": np.arange(n, dtype=np.float32),
+            "y": np.arange(n, dtype=np.float32),
+            "cluster": labels,
+        }
+    )
+    stand_in = Model(
+        version="0123456789ab",
+        taxonomy="0123456789ab",
+        created="2026-11-23T21:00:00Z",
+        labels_=labels[:trained],
+        arrays={"probabilities": np.linspace(0, 1, trained, dtype=np.float32)},
+        encoder=IDENTITY,
+        figures={},
+        parameters={"umap": {"n_neighbors": 5}},
+        libraries={},
+        clusters=(
+            SimpleNamespace(id=0, name="zero", size=3, exemplars=("f0/0.png",)),
+            SimpleNamespace(id=1, name=None, size=3, exemplars=("f1/1.png",)),
+        ),
+        thumbnails={},
+        map=table,
+        predicted=0,
+    )
+    return cast(ClusterModel, stand_in)
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Path:
+    """Embeddings of all eight images; the file of 3 is missing, that of 4 broken, and 5 is a URL."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    with EmbeddingsWriter(tmp_path / "embeddings", IDENTITY) as writer:
+        for i in range(8):
+            file = pictures / f"{i}.png"
+            if i == 4:
+                file.write_bytes(b"no picture")
+            elif i != 3:
+                Image.new("RGB", (90, 60), (30 * i, 100, 50)).save(file)
+            writer.append(
+                id=f"f{i % 2}/{i}.png",
+                source="http://127.0.0.1:9/5.png" if i == 5 else str(file),
+                embedding=np.eye(DIM, dtype=np.float16)[i % DIM],
+                width=90,
+                height=60,
+                sha256="",
+                attributes={"category": "even" if i % 2 == 0 else "odd", "number": i},
+            )
+    return tmp_path / "embeddings"
+
+
+def test_training_images_have_the_probabilities_of_the_fit() -> None:
+    """The map's first rows are the training images, so their probabilities are known without predicting."""
+    data = from_model(model())
+    known = [data.notes[i].probability for i in data.ids if i in data.notes]
+    assert known == pytest.approx(np.linspace(0, 1, 6))
+    assert data.images == 6
+
+
+def test_a_sampled_map_claims_no_probabilities() -> None:
+    """Where the map shows some of the training images only, nothing is said of them: it could be wrong."""
+    sampled = model()
+    cast(Any, sampled).map = sampled.map.slice(1)
+    assert from_model(sampled).notes == {}
+
+
+def test_an_embeddings_folder_tells_the_rest(embeddings: Path) -> None:
+    """Held-out images are predicted from their embeddings, and only they; all get their attributes."""
+    stand_in = model()
+    data = from_model(stand_in, images=embeddings)
+    assert cast(Any, stand_in).predicted == 2
+    assert data.notes["f0/6.png"] == Note(
+        0.5, True, ((1, 0.5), (0, 0.25)), {"category": "even", "number": "6"}
+    )
+    assert data.notes["f1/5.png"] == Note(1.0, False, (), {"category": "odd", "number": "5"})
+
+
+def test_small_pictures_of_what_can_be_read(embeddings: Path) -> None:
+    """Missing and broken files have no small picture, URLs are not fetched; the others are 48 px WebP."""
+    data = from_model(model(), images=embeddings)
+    assert set(data.tiles) == {"f0/0.png", "f1/1.png", "f0/2.png", "f0/6.png", "f1/7.png"}
+    picture = Image.open(io.BytesIO(data.tiles["f0/6.png"]))
+    assert (picture.format, picture.size) == ("WEBP", (SIDE, SIDE))
+
+
+def test_only_wanted_pictures_are_read(embeddings: Path) -> None:
+    """A picture that nobody asked for is not opened."""
+    assert [image for image, _ in tiles(embedded_from(embeddings), {"f0/2.png"})] == ["f0/2.png"]
+
+
+def test_tags_count_more_than_the_fit(tmp_path: Path) -> None:
+    """What a file of tags says of an image replaces what the fit said; of others the fit's word stays."""
+    tags = tmp_path / "tags.jsonl"
+    tags.write_text(json.dumps({"id": "f0/0.png", "probability": 0.25, "attributes": {"a": "b"}}) + "\n")
+    notes = from_model(model(), tags=tags).notes
+    assert notes["f0/0.png"] == Note(0.25, False, (), {"a": "b"})
+    assert notes["f1/5.png"].probability == 1.0
+
+
+def test_an_embeddings_folder_given_as_tags(tmp_path: Path, embeddings: Path) -> None:
+    """`--tags EMBEDDINGS/` is what one types who wants to filter by attributes: it is taken as the images."""
+    page = write_report(model(), tmp_path / "report.html", tags=embeddings).read_text("utf-8")
+    assert '"facets":[{"name":"category","values":["even","odd"]' in page
+
+
+def test_images_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    """Embeddings that the model did not come from cannot be predicted by it."""
+    other = dataclasses.replace(IDENTITY, weights="1" * 64)
+    with EmbeddingsWriter(tmp_path / "embeddings", other) as writer:
+        writer.append(id="f0/6.png", source="x", embedding=np.eye(DIM)[0], width=1, height=1, sha256="")
+    with pytest.raises(EmbeddingsError):
+        from_model(model(), images=tmp_path / "embeddings")
