@@ -192,15 +192,15 @@ class Clusters:
         """Where training points leave the tree: nodes, counted from the root, and lambdas."""
         return self._point_node[rows], self._point_lambda[rows]
 
-    def exemplars(self) -> tuple[Indices, Indices]:
-        """The densest points of each cluster's leaves: labels, ascending, and rows of training points."""
+    def exemplars(self, order: npt.NDArray[np.int32]) -> tuple[Indices, Indices]:
+        """The densest points of each cluster's leaves: labels, ascending, and rows, in the given order of rows."""
         has_child = np.zeros(len(self.parent), dtype=bool)
         has_child[self.parent[self.parent >= 0]] = True
         node = self._point_node
         typical = ~has_child[node] & (self._point_lambda == self.densest[node]) & (self.label[node] >= 0)
-        row = np.flatnonzero(typical)
-        order = np.argsort(self.label[node[row]], kind="stable")
-        return self.label[node[row]][order].astype(np.int64), row[order]
+        row = order[typical[order]].astype(np.int64)
+        row = row[np.argsort(self.label[node[row]], kind="stable")]
+        return self.label[node[row]].astype(np.int64), row
 
     def merge_heights(self) -> Array:
         """The lambda at which each node parts from each cluster, (k, nodes); NaN where one is above the other."""

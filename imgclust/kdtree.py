@@ -111,13 +111,15 @@ class KDTree:
             node = 2 * node + (right < left)
         return self.rows[node], self._distances(queries, everyone, node)
 
-    def box(self, level: int) -> tuple[npt.NDArray[np.float32], Array, npt.NDArray[np.float32]]:
-        """Means, float32 (d, boxes), squared radii, float64, and shares of all points, float32, of a level's boxes."""
+    def box(self, level: int) -> tuple[Array, Array, Array]:
+        """A level's boxes: means, float64 (d, boxes), variances around them and shares of all points (boxes,)."""
         edges = bounds(self.n, level)
         sizes = np.diff(edges)
-        centres = np.add.reduceat(self._sorted.astype(np.float64), edges[:-1], axis=1) / sizes
-        half = np.maximum(centres - self._low[level], self._high[level] - centres)
-        return centres.astype(np.float32), (half * half).sum(0), (sizes / self.n).astype(np.float32)
+        points = self._sorted.astype(np.float64)
+        means = np.add.reduceat(points, edges[:-1], axis=1) / sizes
+        gaps = points - np.repeat(means, sizes, axis=1)
+        variances = (np.add.reduceat(gaps * gaps, edges[:-1], axis=1) / sizes).sum(0)
+        return means, variances, sizes / self.n
 
     def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The points of leaves, float32 (d, len(leaf), width), and their shares of all points, 0 where there is none."""

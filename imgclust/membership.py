@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from imgclust import exact
 from imgclust.clustertree import Clusters, Membership
-from imgclust.kdtree import Array
+from imgclust.kdtree import Array, Indices
 from imgclust.types import MAX_CANDIDATES, Floats, Ints
 
 _LEAST = 1e-8  # hdbscan's stand-in for a denominator that is not positive
+_MOST = (
+    64  # exemplars of a cluster that are compared with: min_samples = 1000 makes a thousand of equal density
+)
 _CHUNK = 256
 
 
@@ -28,12 +31,15 @@ class SoftMembership:
 
     Args:
         points: float32 (n, d), the training points.
+        order: int32 (n,), from `kdtree.build_order(points)`.
         clusters: of the same model.
     """
 
-    def __init__(self, points: npt.NDArray[np.float32], clusters: Clusters) -> None:
+    def __init__(
+        self, points: npt.NDArray[np.float32], order: npt.NDArray[np.int32], clusters: Clusters
+    ) -> None:
         self._clusters = clusters
-        label, row = clusters.exemplars()
+        label, row = _thinned(*clusters.exemplars(order))
         self._exemplars = points[row].T.astype(np.float64)
         self._first = np.searchsorted(label, np.arange(len(clusters.selected)))
         self._height = clusters.merge_heights()
@@ -107,3 +113,13 @@ class SoftMembership:
     def _heights(self, node: Any, lambdas: Array) -> Array:
         heights = self._height[:, node]
         return np.where(np.isnan(heights), lambdas, heights)
+
+
+def _thinned(label: Indices, row: Indices) -> tuple[Indices, Indices]:
+    """At most `_MOST` exemplars of each label, evenly along their order."""
+    kept = []
+    for places in np.split(np.arange(len(label)), np.flatnonzero(np.diff(label)) + 1):
+        count = min(len(places), _MOST)
+        kept.append(places[np.arange(count) * len(places) // max(count, 1)])
+    chosen = np.concatenate(kept)
+    return label[chosen], row[chosen]

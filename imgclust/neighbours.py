@@ -90,7 +90,7 @@ class Neighbours:
         self._squares = arrays["squares"]
         self._order = shuffled(self._n)
         self._count = min(count, self._n)
-        self._short = min(self._n, max(2 * count, count + 32))
+        self._short = min(self._n, count + max(count // 2, 32))
         self._cosine = metric == "cosine"
         self._product = _int8_product if _int8_is_exact(self._codes.shape[1]) else _float_product
 
@@ -115,16 +115,16 @@ class Neighbours:
         floor = torch.full((m,), torch.iinfo(torch.int32).min, dtype=torch.int32)
         tops = torch.empty((m, len(self._codes) // _BLOCK), dtype=torch.int32)
         found = []
-        step = max(_STEP_SCORES // m // _BLOCK, 8 * self._short // _BLOCK, 8) * _BLOCK
-        for start in range(0, len(self._codes), step):
+        step = max(_STEP_SCORES // m // _BLOCK, 2 * self._short) * _BLOCK
+        for number, start in enumerate(range(0, len(self._codes), step)):
             scores = self._product(codes, self._codes[start : start + step]).view(m, -1, _BLOCK)
             best = scores.amax(2)
-            found.append(_above(scores, best, floor, start))
             done = start // _BLOCK + best.shape[1]
             tops[:, start // _BLOCK : done] = best
-            if done >= self._short and (start == 0 or (done * _BLOCK // step).bit_count() == 1):
+            if done >= self._short and number.bit_count() <= 1:
                 # the best of so many blocks are so many rows: what is below them all cannot be on the list
                 floor = tops[:, :done].topk(self._short, dim=1).values.amin(1)
+            found.append(_above(scores, best, floor, start))
         return self._order[self._cut(m, found)]
 
     def _cut(self, m: int, found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Indices:

@@ -92,8 +92,9 @@ class Placing:
     ) -> None:
         self._points = arrays["points"]
         self._attraction = arrays["attraction"]
-        self._repulsion = Repulsion(tree, arrays["repulsion"])
         self._negatives = float(params["negative_sample_rate"])
+        push = self._negatives * float(params["repulsion_strength"])
+        self._repulsion = Repulsion(tree, arrays["repulsion"], push)
         self._epochs = 100 if params["n_epochs"] is None else int(params["n_epochs"] // 3)
         self._rate = params["learning_rate"] / 4.0
         self._local = max(0.0, params["local_connectivity"] - 1.0)

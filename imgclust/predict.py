@@ -8,17 +8,20 @@ Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from imgclust.clustertree import ClusterTree
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Neighbours, build_codes
+from imgclust.neighbours import Neighbourhood, Neighbours, build_codes
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -28,11 +31,12 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 METRICS = ("euclidean", "cosine")
 _AT_ONCE = 1024  # rows: bounds the memory of one call
+_LEAST_PART = 16  # rows: below it a thread costs more than it saves
 _LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
 
 
 def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays that a prediction needs beside the fitted ones; a pure function, computed once, when a model is frozen.
+    """Arrays that a prediction needs beside the fitted ones; a pure function, computed once for a model.
 
     Args:
         arrays: `embeddings` float16 (n, D), `points` float32 (n, d).
@@ -87,7 +91,9 @@ class FrozenPredictor:
         self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._placing = Placing(arrays, umap, self.tree.index)
-        self._soft = SoftMembership(arrays["points"], self.tree.clusters)
+        self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
+        self._threads = threads or torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="imgclust-predict")
         self._lock = threading.Lock()
         self.rows = self.unsettled = 0
 
@@ -107,11 +113,19 @@ class FrozenPredictor:
 
     def _predict(self, embeddings: Floats) -> Prediction:
         near = self._neighbours.search(embeddings)
+        parts = -(-len(embeddings) // max(_LEAST_PART, -(-len(embeddings) // self._threads)))
+        if parts == 1:
+            return self._finish(near)
+        edges = [len(embeddings) * i // parts for i in range(parts + 1)]
+        slices = [near.part(start, stop) for start, stop in itertools.pairwise(edges)]
+        return Prediction.concat(list(self._pool.map(self._finish, slices)))
+
+    def _finish(self, near: Neighbourhood) -> Prediction:
         placed = self._placing.place(near)
         membership = self.tree.predict(placed.points)
         candidates, scores = self._soft.best(placed.points, membership)
         with self._lock:
-            self.rows += len(embeddings)
+            self.rows += len(placed.points)
             self.unsettled += int(np.count_nonzero(~placed.settled))
         return Prediction(
             labels=membership.labels,

@@ -16,7 +16,12 @@ from imgclust import exact
 from imgclust.kdtree import Array, Indices, KDTree
 
 CLIP = 4.0  # UMAP's bound on each coordinate of a force
-_OPENING = 0.4  # a box counts as one point when its radius is below this share of its distance
+_OPENING = 0.3  # a box counts as one point when its spread is below this share of its distance,
+_NEGLIGIBLE = 1e-4  # or when so small a share of all points, weighted by its relative spread, is at stake;
+_USUAL_PUSH = 5.0  # both for umap's default of five negative samples of strength 1, and smaller for more
+_SOFTENING = (
+    0.5  # share of a box's variance that is added to its squared distance: it is a cloud, not a point
+)
 _START = 3  # the walk begins with the boxes of this level
 _GROUP = 64  # entries of a list are summed in groups of so many, so that empty ones at its end change nothing
 
@@ -29,10 +34,12 @@ class Sources:
 
     Attributes:
         places: float32 (d, entries, m); `entries` is a multiple of `_GROUP`.
+        softening: float32 (entries, m), added to squared distances.
         weights: float32 (entries, m); the shares of the training points that each stands for.
     """
 
     places: Singles
+    softening: Singles
     weights: Singles
 
 
@@ -42,12 +49,16 @@ class Repulsion:
     Args:
         tree: over the training points.
         table: float32, the force's coefficient as a function of the squared distance; see `exact.table`.
+        push: negative samples for each pull, times their strength: what an error is multiplied with.
     """
 
-    def __init__(self, tree: KDTree, table: Singles) -> None:
+    def __init__(self, tree: KDTree, table: Singles, push: float) -> None:
         self._tree = tree
         self._table = table
-        self._boxes = [tree.box(level) for level in range(tree.depth + 1)]
+        care = min(1.0, _USUAL_PUSH / push) if push > 0.0 else 1.0
+        self._opening, self._negligible = _OPENING * _OPENING * care, _NEGLIGIBLE * care
+        boxes = [tree.box(level) for level in range(tree.depth + 1)]
+        self._levels = [(*box, _entries(*box)) for box in boxes]
 
     def sources(self, points: Array) -> Sources:
         """The entries that matter to each point, and to all places near it.
@@ -55,18 +66,20 @@ class Repulsion:
         Args:
             points: float64 (m, d).
         """
-        query = np.repeat(np.arange(len(points)), 2 ** min(_START, self._tree.depth))
-        node = np.tile(np.arange(2 ** min(_START, self._tree.depth)), len(points))
         level = min(_START, self._tree.depth)
-        found: list[tuple[Indices, Singles, Singles]] = []
+        query = np.repeat(np.arange(len(points)), 2**level)
+        node = np.tile(np.arange(2**level), len(points))
+        found: list[tuple[Indices, Singles]] = []
         while True:
-            centres, radii, masses = self._boxes[level]
+            means, variances, shares, entries = self._levels[level]
             gap = np.zeros(len(query))
             for axis in range(self._tree.dim):
-                difference = points[query, axis] - centres[axis, node]
+                difference = points[query, axis] - means[axis, node]
                 gap += difference * difference
-            far = radii[node] <= gap * (_OPENING * _OPENING)
-            found.append((query[far], centres[:, node[far]], masses[node[far]]))
+            spread = variances[node]
+            far = spread <= gap * self._opening
+            far |= shares[node] * spread <= self._negligible * (gap + spread)
+            found.append((query[far], entries[:, node[far]]))
             query, node = query[~far], node[~far]
             if level == self._tree.depth:
                 break
@@ -74,7 +87,9 @@ class Repulsion:
             query, node = np.repeat(query, 2), np.repeat(2 * node, 2)
             node[1::2] += 1
         places, weights = self._tree.leaf_points(node)
-        found.append((np.repeat(query, places.shape[2]), places.reshape(len(places), -1), weights.ravel()))
+        points_of_leaves = np.concatenate([places, np.zeros_like(weights)[None], weights[None]])
+        flat = points_of_leaves.reshape(len(points_of_leaves), -1)
+        found.append((np.repeat(query, weights.shape[1]), flat))
         return _columns(len(points), found)
 
     def force(self, points: Singles, sources: Sources) -> Singles:
@@ -87,37 +102,40 @@ class Repulsion:
         squares = differences[0] * differences[0]
         for difference in differences[1:]:
             squares += difference * difference
+        squares += sources.softening
         coefficients = exact.lookup(self._table, squares)
         total = np.empty_like(points)
         for axis, difference in enumerate(differences):
             difference *= coefficients
-            np.clip(difference, -CLIP, CLIP, out=difference)
+            np.minimum(difference, CLIP, out=difference)
+            np.maximum(difference, -CLIP, out=difference)
             difference *= sources.weights
             total[axis] = _grouped_sum(difference)
         return total
 
 
+def _entries(means: Array, variances: Array, shares: Array) -> Singles:
+    """Boxes as rows of `Sources`: places, softening and weight; float32 (d + 2, boxes)."""
+    return np.concatenate([means, _SOFTENING * variances[None], shares[None]]).astype(np.float32)
+
+
 def _grouped_sum(x: Singles) -> Any:
-    """Sum over the first axis, a multiple of `_GROUP`: group upon group, then within; zeros at the end change nothing."""
+    """Sum over the first axis, a multiple of `_GROUP`: group upon group, then within; empty groups add 0."""
     total = x[:_GROUP]
     for start in range(_GROUP, len(x), _GROUP):
         total += x[start : start + _GROUP]
     return exact.ordered_sum(total)
 
 
-def _columns(m: int, found: list[tuple[Indices, Singles, Singles]]) -> Sources:
-    query = np.concatenate([part for part, _, _ in found])
-    order = np.argsort(query, kind="stable")
-    query = query[order]
-    places = np.concatenate([part for _, part, _ in found], axis=1)[:, order]
-    weights = np.concatenate([part for _, _, part in found])[order]
-    real = weights > 0
-    query, places, weights = query[real], places[:, real], weights[real]
+def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
+    query = np.concatenate([part for part, _ in found])
+    entries = np.concatenate([part for _, part in found], axis=1)
+    real = np.flatnonzero(entries[-1] > 0)
+    order = real[np.argsort(query[real], kind="stable")]
+    query, entries = query[order], entries[:, order]
     counts = np.bincount(query, minlength=m)
-    entries = -(-int(counts.max()) // _GROUP) * _GROUP
+    height = -(-int(counts.max()) // _GROUP) * _GROUP
     row = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    out = np.zeros((len(places), entries, m), dtype=np.float32)
-    out[:, row, query] = places
-    shares = np.zeros((entries, m), dtype=np.float32)
-    shares[row, query] = weights
-    return Sources(out, shares)
+    table = np.zeros((len(entries), height, m), dtype=np.float32)
+    table[:, row, query] = entries
+    return Sources(table[:-2], table[-2], table[-1])
