@@ -1,4 +1,4 @@
-"""The settings on which the predictor is judged: data, split, fitted pair; built once, then read from a cache.
+"""The settings on which the predictor is judged: data, split, fitted pair; built once, then cached.
 
 Fitting is umap-learn's and hdbscan's own; nothing here is needed at prediction time.
 """
@@ -131,7 +131,7 @@ SETTINGS = {
 
 
 def fitted(name: str, cache: Path) -> tuple[Any, Any, Data]:
-    """The fitted (UMAP, HDBSCAN) pair of a setting and its data; pickled in `cache`, which only benchmarks do."""
+    """The fitted (UMAP, HDBSCAN) pair of a setting and its data; pickled, which only benchmarks do."""
     setting = SETTINGS[name]
     path = cache / f"{name}.pickle"
     data = setting.data()

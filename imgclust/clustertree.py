@@ -173,7 +173,7 @@ class Clusters:
         return label, limit
 
     def join(self, rows: Indices, lambdas: Array) -> tuple[npt.NDArray[np.int32], Array]:
-        """Labels, int32, and probabilities, float64, of points that meet training point `rows` at `lambdas`."""
+        """Labels, int32, and probabilities, float64, of points that meet training points at these lambdas."""
         if self.empty:
             return np.full(len(rows), -1, dtype=np.int32), np.zeros(len(rows))
         node = self._point_node[rows]
@@ -193,7 +193,7 @@ class Clusters:
         return self._point_node[rows], self._point_lambda[rows]
 
     def exemplars(self, order: npt.NDArray[np.int32]) -> tuple[Indices, Indices]:
-        """The densest points of each cluster's leaves: labels, ascending, and rows, in the given order of rows."""
+        """The densest points of each cluster's leaves: labels, ascending, and rows, in the order given."""
         has_child = np.zeros(len(self.parent), dtype=bool)
         has_child[self.parent[self.parent >= 0]] = True
         node = self._point_node
@@ -203,7 +203,7 @@ class Clusters:
         return self.label[node[row]].astype(np.int64), row
 
     def merge_heights(self) -> Array:
-        """The lambda at which each node parts from each cluster, (k, nodes); NaN where one is above the other."""
+        """The lambda at which nodes and clusters part, (k, nodes); NaN where one is above the other."""
         nodes = len(self.parent)
         heights = np.full((len(self.selected), nodes), np.nan)
         for i, cluster in enumerate(self.selected):

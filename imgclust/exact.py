@@ -1,9 +1,9 @@
 """Arithmetic whose last bit is the same for any batch, thread and processor of a family.
 
-Only correctly rounded operations (+ − × ÷ √, comparisons) on each element by itself, in a fixed order. Left out on
-purpose: `exp`, `pow` and `log` (libraries answer differently in SIMD bodies and scalar tails), `sum` (its order
-depends on shape and alignment), matrix products of anything but small integers. Works on numpy arrays and on
-torch tensors alike: `xp` is the module, `numpy` or `torch`.
+Only correctly rounded operations (+ − × ÷ √, comparisons) on each element by itself, in a fixed order. Left
+out on purpose: `exp`, `pow` and `log` (libraries answer differently in SIMD bodies and scalar tails), `sum`
+(its order depends on shape and alignment), matrix products of anything but small integers. Works on numpy
+arrays and on torch tensors alike: `xp` is the module, `numpy` or `torch`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which training points lie near, in the low-dimensional space: a balanced k-d tree, walked for a whole batch at once.
+"""Which training points lie near, in the low-dimensional space: a k-d tree, walked for a whole batch at once.
 
 Every step is an elementwise operation on (query, box) pairs, so what is found for a query does not depend on
 the queries beside it. Only the order of the points is stored; boxes are computed when it is loaded.
@@ -112,7 +112,7 @@ class KDTree:
         return self.rows[node], self._distances(queries, everyone, node)
 
     def box(self, level: int) -> tuple[Array, Array, Array]:
-        """A level's boxes: means, float64 (d, boxes), variances around them and shares of all points (boxes,)."""
+        """A level's boxes: means (d, boxes), variances around them and shares of all points, (boxes,)."""
         edges = bounds(self.n, level)
         sizes = np.diff(edges)
         points = self._sorted.astype(np.float64)
@@ -122,7 +122,7 @@ class KDTree:
         return means, variances, sizes / self.n
 
     def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The points of leaves, float32 (d, len(leaf), width), and their shares of all points, 0 where there is none."""
+        """The points of leaves, float32 (d, m, width), and their shares of all points, 0 where there is none."""
         shares = np.where(self._missing[leaf], np.float32(0), np.float32(1 / self.n))
         return self._leaf_points[:, leaf], shares
 
@@ -152,7 +152,7 @@ class KDTree:
         return total
 
     def _distances(self, queries: Array, query: Indices, leaf: Indices) -> Array:
-        """Distances to every point of a leaf, float64 (pairs, width): squares added axis by axis, as hdbscan does."""
+        """Distances to all points of leaves, float64 (pairs, width): squares added axis by axis, as in hdbscan."""
         total = np.zeros((len(query), self.rows.shape[1]))
         for axis in range(self.dim):
             gap = queries[query, axis][:, None] - self._leaf_points[axis, leaf]

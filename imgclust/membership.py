@@ -1,10 +1,10 @@
 """Soft membership: how much a point belongs to each cluster, so that "other" has candidates too.
 
-The same as `hdbscan.membership_vector`, for a whole batch: nearness to each cluster's densest points, times how
-late in the condensed tree the point parts from the cluster.
+What `hdbscan.membership_vector` computes, for a whole batch: nearness to each cluster's densest points, times
+how late in the condensed tree the point parts from the cluster. Of many equally dense points some are compared.
 
-Source: hdbscan 0.8.44, `prediction.py` (`membership_vector`), `_prediction_utils.pyx` (`dist_membership_vector`,
-`outlier_membership_vector`, `prob_in_some_cluster`, `merge_height`).
+Source: hdbscan 0.8.44, `prediction.py` (`membership_vector`), `_prediction_utils.pyx`
+(`dist_membership_vector`, `outlier_membership_vector`, `prob_in_some_cluster`, `merge_height`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class SoftMembership:
         """Probability of being in some cluster; (m,)."""
         heights = self._heights(node, lambdas)
         nearest = self._clusters.selected[heights.argmax(0)]
-        return heights.max(0) / (np.maximum(lambdas, self._clusters.densest[nearest]) + _LEAST)
+        densest = np.maximum(lambdas, self._clusters.densest[nearest])
+        return np.asarray(heights.max(0) / (densest + _LEAST))
 
     def _heights(self, node: Any, lambdas: Array) -> Array:
         heights = self._height[:, node]

@@ -1,13 +1,15 @@
 """The nearest training images of an embedding, in CLIP space: exact products, so the same for any batch.
 
-Two stages. A shortlist from embeddings rounded to 8-bit integers, whose products any processor adds up without
-rounding; then the true distances of the shortlist. Those are exact as well: float16 values are multiples of 2**-24,
-so a product of two is a multiple of 2**-48 and a sum of such products below 2 in size needs 49 of float64's 53 bits.
+Two stages. A shortlist from embeddings rounded to 8-bit integers, whose products any processor adds up
+without rounding; then the true distances of the shortlist. Those are exact as well: float16 values are
+multiples of 2**-24, so a product of two is a multiple of 2**-48, and a sum of such products below 2 in size
+needs 49 of float64's 53 bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +19,6 @@ import torch
 
 _BLOCK = 32  # rows of which only the best is looked at first
 _STEP_SCORES = 1 << 20  # scores held at once: 4 MB, which stay in the cache
-_FEW = 24  # queries below which the products are limited by memory, not arithmetic
 _RANKED = 16  # queries whose shortlists are read at once: 10 MB of float64
 
 Halves = npt.NDArray[np.float16]
@@ -72,6 +73,11 @@ class Neighbourhood:
     distances: npt.NDArray[np.float64]
     similarities: npt.NDArray[np.float64]
 
+    def part(self, start: int, stop: int) -> Neighbourhood:
+        """Rows `start` to `stop`."""
+        rows = slice(start, stop)
+        return Neighbourhood(self.rows[rows], self.distances[rows], self.similarities[rows])
+
 
 class Neighbours:
     """Search over the frozen embeddings.
@@ -83,9 +89,9 @@ class Neighbours:
     """
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], count: int, metric: str) -> None:
-        self._embeddings = torch.from_numpy(arrays["embeddings"])
+        self._embeddings = _shared(arrays["embeddings"])
         self._n, self._dim = self._embeddings.shape
-        self._codes = torch.from_numpy(arrays["codes"])
+        self._codes = _shared(arrays["codes"])
         self._scale = float(arrays["code_scale"][0])
         self._squares = arrays["squares"]
         self._order = shuffled(self._n)
@@ -157,6 +163,13 @@ class Neighbours:
             np.maximum(np.take_along_axis(distances, order, 1), 0.0),
             np.minimum(cosines.max(1), 1.0),
         )
+
+
+def _shared(array: npt.NDArray[Any]) -> torch.Tensor:
+    """The array as a tensor, not copied; nothing writes to it, so that it may be read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _above(

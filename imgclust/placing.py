@@ -1,9 +1,9 @@
-"""Neighbours in CLIP space → a place in the UMAP space: UMAP's own model of a new point, with the chance taken out.
+"""Neighbours in CLIP space → a place in the UMAP space: UMAP's own model, with the chance taken out.
 
-`UMAP.transform` moves a new point by stochastic gradient descent: the pull of each neighbour comes at epochs that
-its weight fixes, the push comes from training points drawn at random. Here the push is its mean. A point first
-settles where pull and push cancel; then the last epochs are replayed as UMAP would run them, neighbour by
-neighbour on UMAP's schedule, because the end of the annealing leaves its mark on the place.
+`UMAP.transform` moves a new point by stochastic gradient descent: the pull of each neighbour comes at epochs
+that its weight fixes, the push comes from training points drawn at random. Here the push is its mean. A point
+first settles where pull and push cancel; then the last epochs are replayed as UMAP would run them, neighbour
+by neighbour on UMAP's schedule, because the end of the annealing leaves its mark on the place.
 
 Source: umap-learn 0.5.12, `umap_.py` (`transform`, `smooth_knn_dist`, `make_epochs_per_sample`), `layouts.py`
 (`optimize_layout_euclidean`); as for a call with one row.
@@ -158,13 +158,13 @@ class Placing:
         return np.asarray(low + share * (high - low))
 
     def _start(self, pull: _Pull, equal: npt.NDArray[np.bool_]) -> Array:
-        """The weighted mean of the neighbours; the neighbour itself for an embedding that is in the training data."""
+        """The weighted mean of the neighbours; for an embedding of the training data its own place."""
         total = exact.ordered_sum(pull.weights)
         means = np.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
         return np.where(equal, pull.places[:, 0], means)
 
     def _settle(self, pull: _Pull, points: Array, steps: int, stride: float) -> tuple[Array, Array]:
-        """Fixed-point steps to where pull and push cancel; the places and their last step's largest coordinate."""
+        """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
         sources = self._repulsion.sources(points.T)
         share = self._negatives * exact.ordered_sum(pull.weights)
         for _ in range(steps):
@@ -197,7 +197,7 @@ class Placing:
         return points
 
     def _strengths(self, pull: _Pull, points: Array, *, clip: bool = False) -> Array:
-        """The pull's coefficient of each neighbour, (k, m); so small that no coordinate's force exceeds umap's bound."""
+        """The pull's coefficient of each neighbour, (k, m); with `clip`, no force exceeds umap's bound."""
         differences = points[:, None] - pull.places
         squares = differences[0] * differences[0]
         for difference in differences[1:]:
@@ -206,4 +206,4 @@ class Placing:
         if clip:
             largest = np.abs(differences).max(0)
             strengths = np.where(strengths * largest > CLIP, CLIP / np.maximum(largest, 1e-30), strengths)
-        return strengths
+        return np.asarray(strengths)

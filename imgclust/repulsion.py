@@ -1,7 +1,7 @@
 """What pushes a new point: the mean force of one negative sample, over all training points.
 
-UMAP draws negative samples at random; their mean is a sum over the whole frozen embedding. Far boxes of the k-d
-tree count as one point of their mass (Barnes and Hut, 1986), near ones point by point with UMAP's clipping.
+UMAP draws negative samples at random; their mean is a sum over the whole frozen embedding. Far boxes of the
+k-d tree count as one soft point (Barnes and Hut, 1986), near ones point by point, with UMAP's clipping.
 """
 
 from __future__ import annotations
