@@ -109,15 +109,19 @@ def _on_terminal(what: str, total: _Total, file: TextIO) -> Iterator[Bar]:
 
 
 def stage_lines(file: TextIO) -> Callable[[Progress], None]:
-    """A listener for long computations: on a terminal one line that is written over, else a line a stage."""
+    """A listener for long computations: on a terminal one line that is written over, else two a stage."""
     terminal = file.isatty()
+    ended: set[str] = set()
 
     def listen(progress: Progress) -> None:
+        if progress.stage in ended:
+            return
         share = "" if progress.done is None else f" {progress.done:4.0%}"
         text = f"{progress.stage}: {progress.detail}{share}, {progress.elapsed:.0f} s"
+        if progress.done == 1:
+            ended.add(progress.stage)
         if terminal:
-            end = "\n" if progress.done == 1 else ""
-            print(f"\r\x1b[K{text}", end=end, file=file, flush=True)
+            print(f"\r\x1b[K{text}", end="\n" if progress.done == 1 else "", file=file, flush=True)
         elif progress.done in (None, 1):
             print(text, file=file, flush=True)
 

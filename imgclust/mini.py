@@ -53,10 +53,14 @@ def load(weights: Path | None = None) -> Network:
     )
 
 
+_CLEARER = {"nipple": "baby bottle"}
+
+
 def _class_names(timm: Any) -> list[str]:
     """The 1,000 classes, each by the first of its WordNet names."""
     info = timm.data.ImageNetInfo()
-    return [info.index_to_description(i).split(",")[0] for i in range(1000)]
+    first = [info.index_to_description(i).split(",")[0] for i in range(1000)]
+    return [_CLEARER.get(name, name) for name in first]
 
 
 def _require(module: str) -> Any:
