@@ -22,7 +22,7 @@ import numpy as np
 
 from imgclust.errors import ImgclustError
 from imgclust.palette import colours
-from imgclust.report_data import TYPICAL, Facet, Note, ReportData, facets, from_model
+from imgclust.report_data import OTHER, TYPICAL, Facet, Note, ReportData, facets, from_model
 
 if TYPE_CHECKING:
     from imgclust.model import ClusterModel
@@ -135,7 +135,8 @@ def _payload(data: ReportData) -> dict[str, Any]:
     typical = {c.id: list(dict.fromkeys(c.exemplars))[:TYPICAL] for c in data.clusters}
     only_shown = {i: c for c, ids in typical.items() for i in ids if i not in placed}
     ids = [*data.ids, *only_shown]
-    labels = np.concatenate([data.labels, np.array(list(only_shown.values()), np.int32)]).astype("<i4")
+    known = np.where(np.isin(data.labels, [c.id for c in data.clusters]), data.labels, OTHER)
+    labels = np.concatenate([known, np.array(list(only_shown.values()), np.int32)]).astype("<i4")
     number = {image: i for i, image in enumerate(ids)}
     x, y, extent = _places(data)
     light_dark = _colours(data)
@@ -179,9 +180,10 @@ def _places(data: ReportData) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     """Coordinates as 16-bit steps of the longer side, y downwards as a canvas has it."""
     if not len(data.ids):
         return np.zeros(0, "<u2"), np.zeros(0, "<u2"), {"width": _STEPS, "height": _STEPS}
-    span = max(float(np.ptp(data.x)), float(np.ptp(data.y))) or 1.0
-    x = np.rint((data.x - data.x.min()) / span * _STEPS).astype("<u2")
-    y = np.rint((data.y.max() - data.y) / span * _STEPS).astype("<u2")
+    across, up = (np.nan_to_num(c, nan=0.0, posinf=0.0, neginf=0.0) for c in (data.x, data.y))
+    span = max(float(np.ptp(across)), float(np.ptp(up))) or 1.0
+    x = np.rint((across - across.min()) / span * _STEPS).astype("<u2")
+    y = np.rint((up.max() - up) / span * _STEPS).astype("<u2")
     return x, y, {"width": max(int(x.max()), 1), "height": max(int(y.max()), 1)}
 
 

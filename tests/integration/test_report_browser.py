@@ -204,6 +204,20 @@ def test_the_keyboard_is_enough(page: chromium.Page) -> None:
     assert (reachable, named) == (True, True)
 
 
+def test_the_wheel_is_the_pages_until_the_map_is_used(page: chromium.Page) -> None:
+    """Scrolling over the map scrolls the page; once the map was clicked, the wheel zooms it instead."""
+    x, y = point(page, loneliest())
+    before = page.js("scrollY")
+    page.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-60)
+    page.wait(f"scrollY < {before}")
+    x, y = point(page, loneliest())
+    page.click(x, y)
+    before = page.js("scrollY")
+    page.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-400)
+    page.wait("document.getElementById('map').style.touchAction === 'none'")  # as it is while zoomed in
+    assert page.js("scrollY") == before
+
+
 def test_light_and_dark(page: chromium.Page, report: Path) -> None:
     """The page follows the system's theme, and the button goes against it."""
 

@@ -159,6 +159,16 @@ def test_a_typical_picture_off_the_map_has_no_place() -> None:
     assert [number for number, _ in images["thumbs"]] == [len(data.ids)]
 
 
+def test_a_strange_map_still_has_places() -> None:
+    """Coordinates that are not finite and clusters that do not exist become a place and "other"."""
+    data = hostile_report(40, 4)
+    x, labels = data.x.copy(), data.labels.copy()
+    x[:2], labels[2] = (np.nan, np.inf), 99
+    images = payload(page(dataclasses.replace(data, x=x, labels=labels)))["images"]
+    assert len(base64.b64decode(images["x"])) == 2 * 40
+    assert np.frombuffer(base64.b64decode(images["cluster"]), "<i4")[2] == -1
+
+
 def test_sizes_add_up() -> None:
     """Clusters and "other" together are all training images, and the headline says how many."""
     data = hostile_report()

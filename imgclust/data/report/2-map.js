@@ -388,6 +388,7 @@ class ImageMap {
     canvas.addEventListener("wheel", (event) => {
       // The wheel belongs to the page until the map has been clicked, or Ctrl (a pinch) is held.
       if (!event.ctrlKey && !event.metaKey && document.activeElement !== canvas) return;
+      if (!event.ctrlKey && this.view.k <= 1 && event.deltaY > 0) return; // all is shown: scroll on
       event.preventDefault();
       this.zoomAt(...place(event), Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)));
     }, { passive: false });
