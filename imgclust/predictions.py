@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OTHER = -1
 TABLE_ROWS = 40
+WORTH_A_WORD = 0.05  # second guesses below it are not shown on a terminal
 CHUNK = 1024  # embeddings predicted before the first of them is passed on
 
 
@@ -242,7 +243,11 @@ def print_table(rows: Iterable[Row], console: Console, *, limit: int = TABLE_ROW
             first.append(row)
     console.print(_table(first))
     if tally.total > len(first):
-        console.print(f"… and {tally.total - len(first):,} more; -o FILE writes all of them", style="dim")
+        console.print(
+            f"… and {tally.total - len(first):,} more; -o FILE writes all of them",
+            style="dim",
+            highlight=False,
+        )
     print_summary(tally, console)
     return tally
 
@@ -266,7 +271,7 @@ def print_summary(tally: Tally, console: Console) -> None:
     text = f"{tally.total:,} picture{'s' * (tally.total != 1)} in {found} cluster{'s' * (found != 1)}"
     if tally.novel:
         text += f"; {tally.novel:,} unlike anything the model was fitted on"
-    console.print(text)
+    console.print(text, highlight=False)
 
 
 def _table(rows: Iterable[Row]) -> Table:
@@ -277,7 +282,7 @@ def _table(rows: Iterable[Row]) -> Table:
     for heading in ("picture", "cluster", "probability", "or"):
         table.add_column(heading, justify="right" if heading == "probability" else "left", overflow="fold")
     for row in rows:
-        other = [g for g in row.candidates if g.cluster != row.cluster][:1]
+        other = [g for g in row.candidates if g.cluster != row.cluster and g.score >= WORTH_A_WORD][:1]
         table.add_row(
             Text(plain(row.id)),
             _named(row.cluster, row.name),

@@ -163,8 +163,8 @@ class ImageMap {
     c.clearRect(0, 0, this.w, this.h);
     this.paintDots();
     if (this.pictures) this.paintPictures();
-    this.paintChosen();
     this.paintNames();
+    this.paintChosen();
   }
 
   colour(id) {

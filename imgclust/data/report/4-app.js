@@ -86,6 +86,7 @@ function start() {
       fillInspector(report, i, map.near, { onChoose: (j) => choose(j, true), onClose: () => choose(-1), onToggle: toggle });
       byId("announce").textContent = `Chosen: ${images.ids[i]}, in ${report.clusters.get(images.cluster[i])?.label ?? "other"}`;
       if (bring && i < images.placed) map.fit([i, ...map.near], Math.max(5, map.view.k));
+      if (!bring && narrow.matches) byId("map-card").scrollIntoView(); // above the sheet that opens
     }
     arrange();
     byId("inspector").scrollTop = 0;
