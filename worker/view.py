@@ -7,11 +7,12 @@ an older dump), and the view reads again from there. docs/decisions/0052 has the
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import (
@@ -21,86 +22,33 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from worker import log as logs
 from worker.errors import WorkerError
 from worker.health import Health
 from worker.metrics import Metrics
-from worker.view_store import (
-    Applied,
-    Reached,
-    RedisTrouble,
-    Span,
-    TagRecord,
-    TagsView,
-    connect,
-    read_record,
-)
-from worker.view_sweep import Offsets, ghosts, strays
+from worker.redis_client import RedisTrouble, connect
+from worker.view_records import TagRecord, read_record
+from worker.view_state import Batch, Partition
+from worker.view_store import Applied, Reached, Span, TagsView
+from worker.view_sweep import Offsets, Rebuild, Sweeper
 
 __all__ = ["Applied", "RedisTrouble", "TagRecord", "TagsView", "ViewConsumer", "connect", "read_record"]
 
 log = logs.get(__name__)
 
 BATCH = 500  # records per write: two round trips, 10–20 ms of work
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1  # a record waits at most so long for others to be written with
 CHECK_SECONDS = 5.0  # so often the view looks whether Redis still has everything
 LAG_SECONDS = 1.0
-SWEEP_SECONDS = 6 * 3600.0  # between two searches for members of sets that do not belong there
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trouble
 KAFKA_TIMEOUT = 5.0  # of one question to a broker
 LOST = "Redis does not have all that was written"
 OUTDATED = "deletions may have been compacted away unread"
 DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Rebuild:
-    """What was seen of a partition while it was read from its start; complete when `goal` is reached."""
-
-    goal: int
-    seen: Offsets
-
-    def misses(self, offset: int) -> bool:
-        """Whether the partition has no record of this offset any more."""
-        return offset < self.goal and offset not in self.seen
-
-
-@dataclasses.dataclass(slots=True)
-class _Partition:
-    """One owned partition of the tags topic.
-
-    Attributes:
-        next: offset below which everything is in Redis; None until Kafka and Redis were asked.
-        committed: what the group has committed; None for nothing.
-        at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
-            `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
-        paused: None until the client was told.
-        rebuild: set while all of the partition is read again, to find out what is no longer in it.
-    """
-
-    next: int | None = None
-    committed: int | None = None
-    at: int = 0
-    paused: bool | None = None
-    rebuild: _Rebuild | None = None
-
-
-@dataclasses.dataclass(slots=True)
-class _Batch:
-    """Records that were read and are not in Redis yet."""
-
-    records: list[TagRecord] = dataclasses.field(default_factory=list)
-    malformed: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (partition, offset)
-    ends: dict[int, int] = dataclasses.field(default_factory=dict)  # partition → offset after the last
-
-    def drop(self, partitions: Collection[int]) -> int:
-        """Forget these partitions' records; returns how many there were."""
-        before = len(self.records)
-        self.records = [record for record in self.records if record.partition not in partitions]
-        self.malformed = [place for place in self.malformed if place[0] not in partitions]
-        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
-        return before - len(self.records)
+SHORT_AWAY = 60.0  # seconds after which the topic is asked for its own
+client_log = logging.getLogger("worker.kafka")
 
 
 class ViewConsumer:
@@ -112,8 +60,8 @@ class ViewConsumer:
         group: the view's own group, `<group of the tagger>.view`.
         view: the Redis side.
         metrics, health: what to tell; the loop beats as "view".
-        delete_retention: seconds, the topic's `delete.retention.ms`: a view that was away for longer may
-            have missed deletions for ever, and reads the topic again from its start.
+        delete_retention: seconds; by default what the topic has as `delete.retention.ms`. A view that was
+            away for longer may have missed deletions for ever, and reads the topic again from its start.
         clock: seconds, steady.
         now: seconds since the epoch.
     """
@@ -127,14 +75,16 @@ class ViewConsumer:
         *,
         metrics: Metrics,
         health: Health | None = None,
-        delete_retention: float = DELETE_RETENTION,
+        delete_retention: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._kafka = dict(kafka)
         self._config = {
             # at 300 bytes a tag, 500 waiting records are 150 kB: the rest may stay on the broker
             "queued.min.messages": 2000,
             **kafka,
+            "error_cb": self._on_error,
             "group.id": group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -150,15 +100,13 @@ class ViewConsumer:
         self._delete_retention = delete_retention
         self._clock = clock
         self._now = now
-        self._owned: dict[int, _Partition] = {}
-        self._batch = _Batch()
+        self._owned: dict[int, Partition] = {}
+        self._batch = Batch()
         self._rebuild_asked = threading.Event()
         self._failures = 0
         self._retry_at: float | None = None  # set while Redis is in trouble
         self._next_check = self._next_lag = 0.0
-        self._rebuilt: dict[int, _Rebuild] = {}  # by partition; to be swept
-        self._sweep: Iterator[int] | None = None
-        self._next_sweep = clock() + SWEEP_SECONDS
+        self._sweeper = Sweeper(view.client, view.keys, clock)
         self._consumer: Any = None
 
     def rebuild(self) -> None:
@@ -171,7 +119,7 @@ class ViewConsumer:
         Raises:
             WorkerError: Kafka's client cannot go on (a fatal error); a new process can.
         """
-        self._consumer = Consumer(self._config)
+        self._consumer = Consumer(self._config, logger=client_log)
         try:
             self._consumer.subscribe(
                 [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
@@ -193,7 +141,7 @@ class ViewConsumer:
             self._take(self._consumer.consume(BATCH, self._patience()))
             if self._retry_at is None or self._clock() >= self._retry_at:
                 self._write()
-                self._sweep_on()
+                self._metrics.view_swept.inc(self._sweeper.step())
             self._tell_lag()
         except RedisTrouble as error:
             self._wait(error)
@@ -249,7 +197,7 @@ class ViewConsumer:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for position in partitions:
-            self._owned[position.partition] = _Partition()
+            self._owned[position.partition] = Partition()
         log.info("the view owns partitions", added=[p.partition for p in partitions], all=sorted(self._owned))
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -292,6 +240,9 @@ class ViewConsumer:
         else:
             self._batch.records.append(record)
 
+    def _on_error(self, error: KafkaError) -> None:
+        self._kafka_failed(KafkaException(error))
+
     def _kafka_failed(self, error: KafkaException) -> None:
         cause = error.args[0]
         if cause.fatal():
@@ -326,7 +277,7 @@ class ViewConsumer:
             state.at = max([state.at, *(r.timestamp for r in batch.records if r.partition == partition)])
             spans[partition] = Span(state.next, max(state.next, end), state.at)
         applied = self._view.apply(batch.records, spans)
-        self._batch = _Batch()
+        self._batch = Batch()
         for partition, span in spans.items():
             self._owned[partition].next = span.end
         self._remember(batch)
@@ -334,7 +285,7 @@ class ViewConsumer:
         self._recovered()
         self._go_back(applied.reached)
 
-    def _remember(self, batch: _Batch) -> None:
+    def _remember(self, batch: Batch) -> None:
         """Note what is in the partitions that are being read from their start."""
         for partition in batch.ends:
             state = self._owned[partition]
@@ -344,9 +295,10 @@ class ViewConsumer:
                 if record.partition == partition:
                     rebuild.seen.add(record.offset)
             if state.next >= rebuild.goal:
-                self._rebuilt[partition], state.rebuild = rebuild, None
+                self._sweeper.expect(partition, rebuild)
+                state.rebuild = None
 
-    def _count(self, applied: Applied, batch: _Batch, seconds: float) -> None:
+    def _count(self, applied: Applied, batch: Batch, seconds: float) -> None:
         self._metrics.view_records["applied"].inc(applied.written)
         self._metrics.view_records["stale"].inc(applied.stale)
         self._metrics.view_records["malformed"].inc(applied.malformed + len(batch.malformed))
@@ -406,7 +358,11 @@ class ViewConsumer:
         """Whether deletions before `end` may have been compacted away before they were read."""
         state = self._owned[partition]
         age = self._now() - state.at / 1000
-        return end > (state.next or 0) and age > self._delete_retention
+        if end <= (state.next or 0) or age <= SHORT_AWAY:
+            return False
+        if self._delete_retention is None:
+            self._delete_retention = delete_retention(self._kafka, self._topic)
+        return age > self._delete_retention
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
         low, high = self._consumer.get_watermark_offsets(
@@ -429,7 +385,7 @@ class ViewConsumer:
             begins[partition] = Reached(low, now) if start.offset < low else start
             # an emptied Redis holds nothing that the topic does not
             again = start.offset < low and reason != LOST
-            self._owned[partition].rebuild = _Rebuild(high, Offsets(low)) if again else None
+            self._owned[partition].rebuild = Rebuild(high, Offsets(low)) if again else None
         back = {str(p): b.offset for p, b in begins.items() if (self._owned[p].committed or 0) > b.offset}
         if back:
             self._metrics.view_rebuilds.inc()
@@ -459,32 +415,23 @@ class ViewConsumer:
     def _clear(self, partition: int) -> None:
         """The topic was made anew: its offsets begin again, and would all be refused as old."""
         log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
-        for removed in ghosts(self._view.client, self._view.keys, lambda p, _: p == partition):
+        for removed in self._sweeper.clear(partition):
             self._metrics.view_swept.inc(removed)
             if self._health is not None:
                 self._health.beat("view")
 
-    def _sweep_on(self) -> None:
-        """One step of the sweep that is due: after a rebuild what is no longer in the topic, else strays."""
-        if self._sweep is None:
-            if self._rebuilt:
-                self._sweep = self._sweep_ghosts(dict(self._rebuilt))
-            elif self._clock() >= self._next_sweep:
-                self._next_sweep = self._clock() + SWEEP_SECONDS
-                self._sweep = strays(self._view.client, self._view.keys)
-            else:
-                return
-        try:
-            self._metrics.view_swept.inc(next(self._sweep))
-        except StopIteration:
-            self._sweep = None
-        except RedisTrouble:
-            self._sweep = None  # from the beginning, later
-            raise
 
-    def _sweep_ghosts(self, rebuilt: Mapping[int, _Rebuild]) -> Iterator[int]:
-        def gone(partition: int, offset: int) -> bool:
-            return partition in rebuilt and rebuilt[partition].misses(offset)
-
-        yield from ghosts(self._view.client, self._view.keys, gone)
-        self._rebuilt = {p: r for p, r in self._rebuilt.items() if rebuilt.get(p) is not r}
+def delete_retention(kafka: Mapping[str, Any], topic: str) -> float:
+    """The topic's `delete.retention.ms` in seconds; Kafka's default where the brokers do not tell."""
+    consumers_own = re.compile(r"group\.|partition\.assignment|session\.|heartbeat\.|max\.p|fetch\.|queued\.")
+    admin = AdminClient({k: v for k, v in kafka.items() if not consumers_own.match(k)}, logger=client_log)
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        answers = admin.describe_configs([resource], request_timeout=KAFKA_TIMEOUT).values()
+        configs = next(iter(answers)).result(timeout=2 * KAFKA_TIMEOUT)
+        return int(configs["delete.retention.ms"].value) / 1000
+    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError) as error:
+        log.warning(
+            "no delete.retention.ms from Kafka", topic=topic, assumed=DELETE_RETENTION, reason=str(error)
+        )
+        return DELETE_RETENTION

@@ -8,7 +8,6 @@ which lost its data, or some of it, is noticed (docs/decisions/0052, 0053).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,123 +15,18 @@ from typing import Any
 
 import orjson
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker import log as logs
-from worker.errors import WorkerError
-from worker.messages import MAX_ID_CHARS, Tag, printable
+from worker.redis_client import Script, parse_pair, text_of, trouble
 from worker.redis_keys import TAXONOMY, Keys
+from worker.view_records import FUTURE_MS, TagRecord
 
 log = logs.get(__name__)
 
 DAY_MS = 86_400_000
 TAG_DAYS = 30  # a tag is kept so long after uploaded_at
 DELETED_DAYS = 7  # the position of a deleted upload is kept so long: longer than any writer sleeps
-FUTURE_MS = 5 * 60_000  # an uploader's clock may be so far ahead; what is beyond counts as this
 SET_SIZE = 10_000
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TagRecord:
-    """One record of the tags topic, checked.
-
-    Attributes:
-        value: the tag's JSON as it was read; None for a deleted upload, and so are the two that follow.
-        at: ms since the epoch; `uploaded_at`, at most five minutes past `timestamp` (the record's own).
-    """
-
-    id: str
-    partition: int
-    offset: int
-    timestamp: int
-    value: bytes | None = None
-    tag: Tag | None = None
-    at: int = 0
-
-
-def read_record(
-    key: bytes | None, value: bytes | None, partition: int, offset: int, timestamp: int
-) -> TagRecord:
-    """Check a record of the tags topic.
-
-    Raises:
-        ValueError: it is neither a tag nor the deletion of one.
-    """
-    if not key:
-        raise ValueError("the record has no key")
-    try:
-        upload_id = key.decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"the key is not UTF-8: {printable(key)}") from None
-    if len(upload_id) > MAX_ID_CHARS:
-        raise ValueError(f"the key has {len(upload_id)} characters, at most {MAX_ID_CHARS} are an id")
-    if value is None:
-        return TagRecord(upload_id, partition, offset, timestamp)
-    tag = Tag.from_json(value)
-    if tag.id != upload_id:
-        raise ValueError(f"the key {printable(upload_id)} is not the tag's id {printable(tag.id)}")
-    if type(tag.cluster) is not int or not -1 <= tag.cluster < 2**31:
-        raise ValueError(f"the cluster is not a number from -1 on: {printable(tag.cluster)}")
-    if not isinstance(tag.taxonomy, str) or not TAXONOMY.fullmatch(tag.taxonomy):
-        raise ValueError(f"the taxonomy has not the form {TAXONOMY.pattern}: {printable(tag.taxonomy)}")
-    if not isinstance(tag.model, str) or not (tag.name is None or isinstance(tag.name, str)):
-        raise ValueError(f"model and name must be strings: {printable([tag.model, tag.name])}")
-    at = min(tag.uploaded_at, timestamp + FUTURE_MS)
-    return TagRecord(upload_id, partition, offset, timestamp, value, tag, at)
-
-
-class RedisTrouble(WorkerError):
-    """Redis did not take a write. Nothing is wrong with what was written: the same again, later, will do.
-
-    `kind` is one of `worker.metrics.REDIS_ERRORS`.
-    """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def trouble(error: redis.RedisError) -> RedisTrouble:
-    """What an error of the client library means here."""
-    text = f"Redis: {printable(str(error))}"
-    # an error from inside a script carries its code at the start (Redis 7), or somewhere (before)
-    if isinstance(error, redis.TimeoutError):
-        return RedisTrouble("timeout", text)
-    if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in text:
-        return RedisTrouble("read-only", text)
-    if isinstance(error, redis.ConnectionError):
-        return RedisTrouble("away", text)
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM command" in text:
-        return RedisTrouble("full", f"{text} (raise maxmemory; the view waits and nothing is lost)")
-    return RedisTrouble("other", text)
-
-
-def connect(url: str, password: str | None = None, timeout: float = 5.0) -> redis.Redis:
-    """A client that reports every failure at once: waiting and trying again is the view's own work.
-
-    Args:
-        timeout: seconds that one read or write may take; a frozen Redis is noticed after so long.
-    """
-    options: dict[str, Any] = {} if password is None else {"password": password}
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 3.0),
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        client_name="imgclust-view",
-        **options,
-    )
-
-
-class Script:
-    """A Lua script that touches one key."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # Redis's name for it
 
 
 # KEYS[1] the hash; ARGV: partition, offset, expiry in ms since the epoch, then tag, taxonomy, cluster, all
@@ -405,14 +299,3 @@ class TagsView:
         build(pipe)
         replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
-
-
-def parse_pair(value: bytes | str | None) -> tuple[int, int] | None:
-    """`17:23` → (17, 23), as positions and marks are written; None for anything else."""
-    found = re.fullmatch(r"(\d{1,19}):(\d{1,19})", "" if value is None else text_of(value), re.ASCII)
-    return None if found is None else (int(found[1]), int(found[2]))
-
-
-def text_of(value: bytes | str) -> str:
-    """What a client gave, with or without `decode_responses`."""
-    return value if isinstance(value, str) else value.decode("utf-8", "replace")

@@ -6,14 +6,16 @@ between. It may be broken off anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
 
+from worker.redis_client import Script, parse_pair, text_of, trouble
 from worker.redis_keys import Keys
-from worker.view_store import Script, parse_pair, text_of, trouble
 
+SWEEP_SECONDS = 6 * 3600.0  # between two searches for strays
 STEP = 500  # keys or members per step: some 5 ms of work
 
 # KEYS[1] a tag's hash; ARGV: the position at which it was judged. Deletes it if it is still there.
@@ -39,6 +41,63 @@ class Offsets:
     def __contains__(self, offset: int) -> bool:
         byte, bit = divmod(offset - self.start, 8)
         return 0 <= byte < len(self._bits) and bool(self._bits[byte] >> bit & 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rebuild:
+    """What was seen of a partition while it was read from its start; complete when `goal` is reached."""
+
+    goal: int
+    seen: Offsets
+
+    def misses(self, offset: int) -> bool:
+        """Whether the partition has no record of this offset any more."""
+        return offset < self.goal and offset not in self.seen
+
+
+class Sweeper:
+    """Does the sweeps that are due, a step at a time: ghosts after a rebuild, else strays every few hours."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, clock: Callable[[], float]) -> None:
+        self._client, self._keys, self._clock = client, keys, clock
+        self._rebuilt: dict[int, Rebuild] = {}
+        self._sweep: Iterator[int] | None = None
+        self._next = clock() + SWEEP_SECONDS
+
+    def expect(self, partition: int, rebuild: Rebuild) -> None:
+        """The partition was read as a whole: what it does not have is to be removed."""
+        self._rebuilt[partition] = rebuild
+
+    def clear(self, partition: int) -> Iterator[int]:
+        """Remove everything of a partition, at once; yields how many with each step."""
+        return ghosts(self._client, self._keys, lambda its, _: its == partition)
+
+    def step(self) -> int:
+        """A few round trips of the sweep that is due, if one is; returns how many entries were removed.
+
+        Raises:
+            RedisTrouble: the sweep is broken off, and begins again with the next step.
+        """
+        sweep, self._sweep = self._sweep or self._due(), None
+        if sweep is None or (removed := next(sweep, None)) is None:
+            return 0
+        self._sweep = sweep
+        return removed
+
+    def _due(self) -> Iterator[int] | None:
+        if self._rebuilt:
+            return self._ghosts(dict(self._rebuilt))
+        if self._clock() < self._next:
+            return None
+        self._next = self._clock() + SWEEP_SECONDS
+        return strays(self._client, self._keys)
+
+    def _ghosts(self, rebuilt: Mapping[int, Rebuild]) -> Iterator[int]:
+        def gone(partition: int, offset: int) -> bool:
+            return partition in rebuilt and rebuilt[partition].misses(offset)
+
+        yield from ghosts(self._client, self._keys, gone)
+        self._rebuilt = {p: r for p, r in self._rebuilt.items() if rebuilt.get(p) is not r}
 
 
 def ghosts(client: redis.Redis, keys: Keys, gone: Callable[[int, int], bool]) -> Iterator[int]:

@@ -15,20 +15,10 @@ from redis_server import RedisServer, running
 from worker import view_sweep
 from worker.feed import Cluster, Feed
 from worker.messages import Candidate, Tag
+from worker.redis_client import RedisTrouble, connect
 from worker.redis_keys import Keys
-from worker.view_store import (
-    DAY_MS,
-    DELETED_DAYS,
-    FUTURE_MS,
-    TAG_DAYS,
-    Reached,
-    RedisTrouble,
-    Span,
-    TagRecord,
-    TagsView,
-    connect,
-    read_record,
-)
+from worker.view_records import FUTURE_MS, TagRecord, read_record
+from worker.view_store import DAY_MS, DELETED_DAYS, TAG_DAYS, Reached, Span, TagsView
 from worker.view_sweep import FORGET, ghosts, strays
 
 pytestmark = pytest.mark.redis

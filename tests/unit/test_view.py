@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from worker.messages import Candidate, Tag, format_time
 from worker.metrics import REDIS_ERRORS
+from worker.redis_client import trouble
 from worker.redis_keys import TAXONOMY, Keys
-from worker.view_store import FUTURE_MS, read_record, trouble
+from worker.view_records import FUTURE_MS, read_record
 from worker.view_sweep import Offsets
 
 NOW = 1_795_000_000_000
