@@ -63,7 +63,12 @@ def find_duplicates(
         digests: SHA-256 of each file; None where it is not known.
         threshold: cosine from which two rows are the same picture; above 1, only digests count.
         progress: called with the share that is done, 0..1.
+
+    Raises:
+        ValueError: a threshold that is not above 0.
     """
+    if not threshold > 0:
+        raise ValueError(f"threshold must be a cosine above 0, is {threshold}")
     first = _first_of_digest(digests, len(embeddings))
     unique = np.flatnonzero(first == np.arange(len(first)))
     leader, cosine = _leaders(

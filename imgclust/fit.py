@@ -109,6 +109,8 @@ def fit(
     Raises:
         FitError: too few images, not enough memory, or no cluster; the text says what to do.
     """
+    if not near > 0:
+        raise FitError(f"near must be a cosine above 0, is {near}")
     given = _Given.of(embeddings, ids, encoder)
     stages = Stages(progress)
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
@@ -196,10 +198,12 @@ def split_rows(kept: Rows, *, test_fraction: float, max_train: int, seed: int) -
     """Shuffle the kept rows, hold a share out, train on at most `max_train` of the others.
 
     Raises:
-        FitError: a share outside 0..0.9.
+        FitError: a share outside 0..0.9, or nothing to train on.
     """
     if not 0 <= test_fraction <= 0.9:
         raise FitError(f"test_fraction must be 0 to 0.9, is {test_fraction}")
+    if max_train < 1:
+        raise FitError(f"max_train must be at least 1, is {max_train}")
     order = np.random.default_rng(seed).permutation(kept)
     held_out = round(test_fraction * len(order))
     test, train, rest = np.split(order, [held_out, held_out + max_train])
@@ -215,9 +219,18 @@ def _parameters(
             f"{different} different images ({len(duplicates)} duplicates left out), {n} of them to train on, "
             f"are too few to cluster: give at least {MIN_IMAGES}"
         )
-    parameters = given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(given or {})
+    parameters = (
+        given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(_follow(given or {}))
+    )
     parameters.check(n)
     return parameters
+
+
+def _follow(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`min_samples` follows a `min_cluster_size` that comes alone, as in hdbscan and in the defaults."""
+    if "min_cluster_size" in given:
+        return {"min_samples": given["min_cluster_size"], **given}
+    return given
 
 
 def _check_memory(split: Split, rows: Floats, parameters: Parameters) -> None:

@@ -25,25 +25,21 @@ class Parameters:
     min_cluster_size: int
     min_samples: int
     n_components: int = 5
-    min_dist: float = 0.0
+    min_dist: float = 0.03
     n_epochs: int = 300
-    metric: str = "euclidean"
+    metric: str = "cosine"
     cluster_selection_method: str = "eom"
     random_state: int = SEED
 
     @classmethod
     def for_size(cls, n: int) -> Parameters:
         """The defaults for n training images."""
+        recipe = cls(n_neighbors=70, min_cluster_size=1000, min_samples=1000, min_dist=0.03, n_epochs=300)
         if n >= LARGE:
-            return cls(
-                n_neighbors=70, min_cluster_size=1000, min_samples=1000, min_dist=0.03,
-                cluster_selection_method="leaf",
-            )  # fmt: skip
-        min_cluster_size = _clamp(n // 100, 5, 1000)
-        return cls(
-            n_neighbors=_clamp(n // 100, 10, 70),
-            min_cluster_size=min_cluster_size,
-            min_samples=_clamp(min_cluster_size // 2, 3, 500),
+            return dataclasses.replace(recipe, metric="euclidean", cluster_selection_method="leaf")
+        size = _clamp(n // 100, 5, 1000)
+        return dataclasses.replace(
+            recipe, n_neighbors=_clamp(n // 150, 10, 70), min_cluster_size=size, min_samples=size
         )
 
     def replaced(self, others: Mapping[str, Any]) -> Parameters:

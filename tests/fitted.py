@@ -1,0 +1,50 @@
+"""A small fit that several test files look at; made once per test run."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from imgclust.fit import FitResult, fit
+from imgclust.parameters import Parameters
+from imgclust.types import EncoderIdentity, Preprocessing
+
+GROUPS, EACH, DIM = 6, 50, 24
+ENCODER = EncoderIdentity(
+    name="test",
+    architecture="none",
+    weights="0" * 64,
+    preprocessing=Preprocessing(8, 8),
+    precision="float32",
+    dim=DIM,
+)
+SMALL = {"n_epochs": 60, "n_components": 3, "min_cluster_size": 8, "min_samples": 5, "n_neighbors": 8}
+
+
+def grouped(seed: int = 0, groups: int = GROUPS, each: int = EACH) -> tuple[np.ndarray, np.ndarray]:
+    """Unit-norm float32 (groups × each, DIM) rows around as many directions, shuffled, and their groups."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(groups, DIM))
+    group = rng.permutation(np.repeat(np.arange(groups), each))
+    rows = centres[group] + 0.45 * rng.normal(size=(len(group), DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float16).astype(np.float32), group
+
+
+@cache
+def fitted() -> FitResult:
+    """A fit of 300 rows in 6 groups."""
+    rows, _ = grouped()
+    return fit(rows, encoder=ENCODER, parameters=SMALL, seed=1)
+
+
+@cache
+def fitted_pair() -> tuple[object, object, Parameters]:
+    """umap-learn's and hdbscan's own fitted objects, for the same rows."""
+    from imgclust.progress import Stages
+    from imgclust.training import fit_pair
+
+    rows, _ = grouped()
+    parameters = Parameters.for_size(len(rows)).replaced(SMALL)
+    return *fit_pair(rows, parameters, Stages(None)), parameters
