@@ -1,0 +1,161 @@
+"""What the worker says when it cannot start, as an operator sees it: exit codes and sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from kafka_cluster import Topics
+from redis_server import RedisServer
+
+from worker.embedded import Kafka, free_ports
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WORKER_")}
+    (port,) = free_ports(1)
+    settings = {"WORKER_HTTP": f"127.0.0.1:{port}", "WORKER_LOG": "text", "WORKER_DEVICE": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *arguments],
+        env={**clean, **settings, **env}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def of(topics: Topics, **env: str) -> dict[str, str]:
+    return {
+        "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap, "WORKER_UPLOADS_TOPIC": topics.uploads,
+        "WORKER_TAGS_TOPIC": topics.tags, "WORKER_RETRY_TOPIC": topics.retry, "WORKER_DLQ_TOPIC": topics.dlq,
+        **env,
+    }  # fmt: skip
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    """Exit code 2, and for each wrong setting its name, the value and what is allowed; secrets are not shown."""
+    done = run(
+        "run", WORKER_MAX_BATCH="many", WORKER_HTTP="here", WORKER_SLOT="3", WORKER_REDIS_URL="hunter2",
+        WORKER_KAFKA_ENABLE_IDEMPOTENCE="false",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "WORKER_MAX_BATCH must be a whole number between 1 and 4,096; got 'many'" in done.stderr
+    assert "WORKER_HTTP must be host:port; got 'here'" in done.stderr
+    assert "WORKER_SLOT is not a setting; did you mean WORKER_SLOTS?" in done.stderr
+    assert "WORKER_KAFKA_ENABLE_IDEMPOTENCE cannot be set" in done.stderr
+    assert "WORKER_REDIS_URL must be" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_kafka_no_start() -> None:
+    """Exit code 3 and the address that was tried."""
+    (port,) = free_ports(1)
+    done = run("run", WORKER_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")
+    assert done.returncode == 3
+    assert f"no answer from Kafka at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_topics_are_named(mock_kafka: Kafka) -> None:
+    """Exit code 3, the missing topics, and the setting that makes them."""
+    done = run("run", WORKER_BOOTSTRAP_SERVERS=mock_kafka.bootstrap, WORKER_UPLOADS_TOPIC="nowhere")
+    assert done.returncode == 3
+    assert "missing topics: nowhere" in done.stderr
+    assert "WORKER_CREATE_TOPICS=true" in done.stderr
+
+
+def test_a_model_is_needed(mock_kafka: Kafka) -> None:
+    """Exit code 3 when WORKER_MODEL is not set."""
+    done = run("run", **of(Topics(mock_kafka)))
+    assert done.returncode == 3
+    assert "WORKER_MODEL is not set" in done.stderr
+
+
+def test_a_damaged_model_is_refused(mock_kafka: Kafka, model_folder: Path, tmp_path: Path) -> None:
+    """One changed byte in the model folder: exit code 3 and the file's name."""
+    copy = tmp_path / "model"
+    shutil.copytree(model_folder, copy)
+    arrays = copy / "arrays.safetensors"
+    data = bytearray(arrays.read_bytes())
+    data[-1] ^= 1
+    arrays.write_bytes(data)
+    done = run("run", **of(Topics(mock_kafka), WORKER_MODEL=str(copy)))
+    assert done.returncode == 3
+    assert "arrays.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_named(mock_kafka: Kafka, model_folder: Path) -> None:
+    """Exit code 3, the address, and the setting to change."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("run", **of(Topics(mock_kafka), WORKER_MODEL=str(model_folder), WORKER_HTTP=address))
+    assert done.returncode == 3
+    assert address in done.stderr
+    assert "WORKER_HTTP" in done.stderr
+
+
+def test_check_says_what_works(mock_kafka: Kafka, model_folder: Path, redis_store: RedisServer) -> None:
+    """Everything in place: exit code 0; Redis away: exit code 3, and only Redis is marked."""
+    topics = Topics(mock_kafka)
+    env = of(topics, WORKER_MODEL=str(model_folder), WORKER_REDIS_URL=redis_store.url)
+    done = run("check", **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for what in ("Kafka", "topics", "Redis", "model", "encoder"):
+        assert f"ok  {what}" in done.stdout
+    redis_store.kill()
+    done = run("check", **env)
+    assert done.returncode == 3
+    assert "no  Redis" in done.stdout
+    assert "ok  Kafka" in done.stdout
+
+
+@pytest.mark.kafka
+def test_missing_topics_are_made_when_wanted(apache_kafka: Kafka) -> None:
+    """WORKER_CREATE_TOPICS=true makes all four, alike, and compacts those that are to be."""
+    from worker import settings, topics
+
+    run_id = uuid.uuid4().hex[:8]
+    names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}
+    loaded = settings.load(
+        {"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, "WORKER_CREATE_TOPICS": "true",
+         "WORKER_PARTITIONS": "3", **names}
+    )  # fmt: skip
+    assert topics.ensure(loaded).counts == dict.fromkeys(names.values(), 3)
+
+
+@pytest.mark.kafka
+def test_topics_that_do_not_fit_are_refused(apache_kafka: Kafka) -> None:
+    """Different numbers of partitions: the start is refused with the numbers, because results keep theirs."""
+    from worker import settings, topics
+    from worker.errors import StartError
+
+    run_id = uuid.uuid4().hex[:8]
+    names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}
+    apache_kafka.create_topics(list(names.values())[:3], 2)
+    apache_kafka.create_topics([f"{run_id}-dlq"], 3)
+    loaded = settings.load({"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, **names})
+    with pytest.raises(StartError, match=f"{run_id}-dlq: 3"):
+        topics.ensure(loaded)
+
+
+def test_help_answers_without_loading_anything_heavy() -> None:
+    """`--help` names the commands and the exit codes."""
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("run", "view", "demo", "check", "exit codes"):
+        assert word in done.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, json, worker.__main__ as m; m.parser(); print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not {"torch", "umap", "numpy", "confluent_kafka"} & set(json.loads(loaded.stdout))

@@ -1,0 +1,106 @@
+"""The clusters that worker tests run on: librdkafka's mock, and Apache Kafka where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from worker.embedded import JavaKafka, Kafka, MockKafka, RunningKafka, find_java
+
+_quiet = logging.getLogger("tests.kafka")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+PARTITIONS = 4  # the mock cluster gives each topic four
+
+
+@contextlib.contextmanager
+def mock() -> Iterator[Kafka]:
+    with MockKafka() as kafka:
+        yield kafka
+
+
+@contextlib.contextmanager
+def apache() -> Iterator[Kafka]:
+    """Apache Kafka: `TEST_KAFKA_BOOTSTRAP`, or one that is started from `KAFKA_HOME`; else the test is skipped."""
+    bootstrap, home = os.environ.get("TEST_KAFKA_BOOTSTRAP"), os.environ.get("KAFKA_HOME")
+    if bootstrap:
+        yield RunningKafka(bootstrap)
+    elif home and find_java():
+        with JavaKafka(Path(home)) as kafka:
+            yield kafka
+    else:
+        pytest.skip("no Apache Kafka: set KAFKA_HOME (with Java 17 installed) or TEST_KAFKA_BOOTSTRAP")
+
+
+class Topics:
+    """Four topics of a test's own, and what goes in and comes out of them."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self.bootstrap = kafka.bootstrap
+        run = uuid.uuid4().hex[:8]
+        self.uploads, self.tags = f"uploads-{run}", f"tags-{run}"
+        self.retry, self.dlq = f"{self.uploads}.retry", f"{self.uploads}.dlq"
+        self.group = f"group-{run}"
+        kafka.create_topics([self.uploads, self.tags, self.retry, self.dlq], PARTITIONS)
+        self._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
+
+    def send(self, key: bytes | None, value: bytes | None, partition: int = 0) -> None:
+        self._producer.produce(self.uploads, value, key, partition)
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        assert self._producer.flush(20) == 0
+
+    def reader(self, topic: str) -> Reader:
+        return Reader(self.bootstrap, topic)
+
+    def committed(self) -> dict[int, tuple[int, str]]:
+        """What the worker's group has committed: partition → (offset, metadata)."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
+        try:
+            asked = [TopicPartition(self.uploads, p) for p in range(PARTITIONS)]
+            found = consumer.committed(asked, timeout=10)
+            return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
+        finally:
+            consumer.close()
+
+
+class Reader:
+    """Everything in one topic, from its start, as `read_committed` readers see it."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": "read_committed",
+             "auto.offset.reset": "earliest", "fetch.wait.max.ms": 50}
+        )  # fmt: skip
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+        self.messages: list[Message] = []
+
+    def read(self, seconds: float = 0.3) -> list[Message]:
+        """What is there by now."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for message in self._consumer.consume(1000, 0.1):
+                if message.error() is None:
+                    self.messages.append(message)
+        return self.messages
+
+    def last(self) -> dict[str, Message]:
+        """The last record of each key."""
+        return {(m.key() or b"").decode(errors="replace"): m for m in self.messages}
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def headers_of(message: Message) -> dict[str, str]:
+    return {name: value.decode() for name, value in (message.headers() or []) if isinstance(value, bytes)}

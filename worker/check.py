@@ -1,0 +1,133 @@
+"""`imgclust-worker check`: what works, what does not, what to do. Changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+
+from imgclust.errors import ImgclustError
+from worker import topics
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `remedy` says what to do when it does not work."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = topics.look(settings)
+    except WorkerError as error:
+        yield Finding("Kafka", False, str(error))
+        return
+    yield Finding("Kafka", True, f"{found.brokers} broker(s) at {settings.bootstrap_servers}")
+    wrong = topics.problems(settings, found)
+    shown = ", ".join(f"{name} ({count} partitions)" for name, count in found.counts.items() if count)
+    if wrong and settings.create_topics and not all(found.counts.values()):
+        yield Finding(
+            "topics", True, f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
+        )
+    elif wrong:
+        yield Finding("topics", False, wrong[0])
+    else:
+        yield Finding("topics", True, shown)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    import redis
+
+    from worker.view import connect
+
+    client = connect(settings.redis_url, settings.redis_password, timeout=3.0)
+    key = f"{settings.redis_prefix}check:{os.getpid()}"
+    try:
+        started = time.perf_counter()
+        client.set(key, b"1", ex=10)
+        client.delete(key)
+        seconds = time.perf_counter() - started
+        version = client.info("server").get("redis_version", "?")  # type: ignore[union-attr]
+    except redis.RedisError as error:
+        remedy = (
+            "check WORKER_REDIS_URL and WORKER_REDIS_PASSWORD; without Redis the tagger works, the view waits"
+        )
+        yield Finding("Redis", False, f"{type(error).__name__}: {error}", remedy)
+        return
+    yield Finding("Redis", True, f"version {version}, written and deleted in {seconds * 1000:.1f} ms")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    import numpy as np
+
+    from worker.run import describe, load
+
+    try:
+        model, encoder = load(settings)
+    except (WorkerError, ImgclustError) as error:
+        yield Finding("model and encoder", False, str(error))
+        return
+    clusters = f"version {model.version}, taxonomy {model.taxonomy}, {len(model.clusters)} clusters"
+    yield Finding("model", True, clusters)
+    side = encoder.identity.preprocessing.size
+    picture = np.full((1, side, side, 3), 128, np.uint8)
+    model.predict(encoder.encode(picture))
+    started = time.perf_counter()
+    embeddings = encoder.encode(picture)
+    between = time.perf_counter()
+    model.predict(embeddings)
+    ended = time.perf_counter()
+    yield Finding(
+        "encoder", True,
+        f"{describe(encoder.identity)}: one image takes {(between - started) * 1000:.0f} ms to encode, "
+        f"{(ended - between) * 1000:.1f} ms to predict",
+    )  # fmt: skip
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    shared = "/dev/shm"  # noqa: S108 - looked at, not written to
+    if not os.path.isdir(shared):
+        return
+    free = shutil.disk_usage(shared).free
+    needed = settings.slots * 224 * 224 * 3
+    yield Finding(
+        "shared memory", free > needed,
+        f"{free >> 20} MiB free, {settings.slots} slots take about {needed >> 20} MiB",
+        "lower WORKER_SLOTS, or give the container more shared memory",
+    )  # fmt: skip
+
+
+STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _redis, _memory, _model)
+
+
+def look(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that a run needs, one after the other."""
+    yield Finding("settings", True, "all are valid")
+    for step in STEPS:
+        yield from step(settings)
+
+
+def check(settings: Settings, console: Console | None = None) -> int:
+    """Print what `look` finds; returns the exit code: 0 when all works, else 3."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    bad = 0
+    for finding in look(settings):
+        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+        console.print(f"{mark}  {finding.what}: ", end="")
+        console.print(finding.found, markup=False)
+        if not finding.ok:
+            bad += 1
+            if finding.remedy:
+                console.print(f"      → {finding.remedy}", markup=False)
+    console.print("ready: `imgclust-worker run`" if not bad else f"{bad} of these must be mended first")
+    return 3 if bad else 0
