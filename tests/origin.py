@@ -34,7 +34,7 @@ def response(body: bytes = b"", status: str = "200 OK", *headers: str, length: i
 
 
 class Origin:
-    """Serves `paths` (path without query → raw response or handler) on 127.0.0.1, from a thread of its own.
+    """Serves `paths` (path without query → raw response or handler) on loopback, from a thread of its own.
 
     Attributes:
         port: that it listens on.
@@ -43,21 +43,20 @@ class Origin:
         most_at_once: requests that were being answered at the same time, at most.
     """
 
-    def __init__(self, paths: dict[str, bytes | Handler] | None = None) -> None:
+    def __init__(self, paths: dict[str, bytes | Handler] | None = None, host: str = "127.0.0.1") -> None:
         self.paths: dict[str, bytes | Handler] = dict(paths or {})
+        self.host = host
         self.connections = 0
         self.requests: list[Request] = []
         self.counts: Counter[str] = Counter()
         self.most_at_once = self._now = 0
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512)
-        )
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, host, 0, backlog=512))
         self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.host}:{self.port}{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -33,13 +33,13 @@ import orjson
 from imgclust.errors import FetchError, ImageError
 from imgclust.fetch import Fetcher, FetchPolicy
 from imgclust.types import Preprocessing
+from worker.fetch_jobs import MAX_MESSAGE
 from worker.host_queue import HostQueue, host_of
 from worker.slots import SlotRing
 
 COALESCE = 0.0015  # seconds that an outcome waits for others: 3,000 images/s make 4 messages of 5 at most
 HEARTBEAT = 0.5  # seconds
 MAX_LINE = 16 * 1024 * 1024  # of the parent, which is trusted: a window of jobs with URLs of 8,192 characters
-MAX_MESSAGE = 400  # characters of an error
 BODIES = 128 * 1024 * 1024  # bytes of bodies that are held, or promised to downloads, at once
 
 

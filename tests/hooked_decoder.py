@@ -1,0 +1,75 @@
+"""Stands in for `imgclust.decode.decode` inside a fetcher: bodies that begin with b"do:" are orders.
+
+Only a test can reach it: the pool's `decode` argument is set by no setting.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from imgclust import decode as real
+from imgclust.types import Preprocessing
+
+
+def decode(data: bytes, preprocessing: Preprocessing, limits: real.Limits) -> Any:
+    if data.startswith(b"do:"):
+        order, _, argument = data[3:].decode("latin-1").partition(" ")
+        ORDERS[order](argument)
+        picture = Path(argument + ".ok")
+        data = picture.read_bytes() if picture.exists() else b""
+    return real.decode(data, preprocessing, limits)
+
+
+def crash(_: str) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def crash_once(folder: str) -> None:
+    if not _seen(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(_: str) -> None:
+    time.sleep(3600)
+
+
+def hang_once(folder: str) -> None:
+    if not _seen(folder):
+        time.sleep(3600)
+
+
+def panic(_: str) -> None:
+    raise KeyboardInterrupt("as a codec written in Rust does")
+
+
+def eat(_: str) -> None:
+    bytearray(8 << 30)
+
+
+def say(message: str) -> None:
+    """Speak to the parent as a fetcher that was taken over would."""
+    channel = socket.socket(fileno=os.dup(int(sys.argv[1])))
+    channel.settimeout(None)
+    channel.sendall(message.encode("latin-1") + b"\n")
+    time.sleep(3600)
+
+
+def _seen(path: str) -> bool:
+    """Whether this is not the first time."""
+    marker = Path(path)
+    if marker.exists():
+        return True
+    marker.touch()
+    return False
+
+
+ORDERS = {
+    "crash": crash, "crash_once": crash_once, "hang": hang, "hang_once": hang_once,
+    "panic": panic, "eat": eat, "say": say,
+}  # fmt: skip

@@ -1,0 +1,299 @@
+"""`imgclust.fetch` against a real server on loopback that misbehaves byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import ipaddress
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from origin import Origin, Request, drip, response, silence, then_close
+
+from imgclust.breaker import THRESHOLD
+from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.fetch import Fetched, Fetcher
+from imgclust.urls import FetchPolicy
+
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+BODY = bytes(range(256)) * 64
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin({"/ok": response(BODY)}).running() as server:
+        yield server
+
+
+def policy(*ports: int, **changes: object) -> FetchPolicy:
+    return FetchPolicy(allow_networks=LOOPBACK, allow_ports=ports, **changes)  # type: ignore[arg-type]
+
+
+def fetch(url: str, rules: FetchPolicy) -> Fetched:
+    async def go() -> Fetched:
+        async with Fetcher(rules) as fetcher:
+            return await fetcher.fetch(url)
+
+    return asyncio.run(go())
+
+
+def refusal(url: str, rules: FetchPolicy) -> FetchError:
+    with pytest.raises(FetchError) as error:
+        fetch(url, rules)
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_bytes_arrive_and_nothing_more_than_needed_is_said(origin: Origin) -> None:
+    """The body, whole; the request asks for no compression and carries no cookies or credentials."""
+    origin.paths["/ok"] = response(BODY, "200 OK", "Set-Cookie: id=1")
+
+    async def go() -> None:
+        async with Fetcher(policy(origin.port)) as fetcher:
+            for _ in range(2):
+                assert (await fetcher.fetch(origin.url("/ok?a=%2F"))).data == BODY
+
+    asyncio.run(go())
+    request = origin.requests[1]
+    assert request.path == "/ok?a=%2F"
+    assert request.headers["accept-encoding"] == "identity"
+    assert not {"cookie", "authorization", "referer"} & request.headers.keys()
+    assert origin.connections == 1
+
+
+def test_proxies_of_the_environment_are_ignored(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would connect for us, to an address that nobody has checked."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert fetch(origin.url("/ok"), policy(origin.port)).data == BODY
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("404 Not Found", NotFound),
+        ("410 Gone", NotFound),
+        ("403 Forbidden", FetchFailed),
+        ("401 Unauthorized", FetchFailed),
+        ("400 Bad Request", FetchFailed),
+        ("204 No Content", FetchFailed),
+        ("206 Partial Content", FetchFailed),
+        ("304 Not Modified", FetchFailed),
+        ("500 Internal Server Error", FetchFailed),
+        ("999 What", FetchFailed),
+    ],
+)
+def test_what_statuses_mean(origin: Origin, status: str, kind: type[FetchError]) -> None:
+    """Only a complete 200 is an image; 404 and 410 are "not found"; all others may mend themselves."""
+    origin.paths["/x"] = response(b"" if status[:3] in ("204", "304") else BODY, status)
+    error = refusal(origin.url("/x"), policy(origin.port))
+    assert type(error) is kind
+    assert error.transient
+    assert status[:3] in str(error)
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "500 No"])
+def test_the_server_may_ask_to_wait(origin: Origin, status: str) -> None:
+    """`Retry-After` reaches whoever tries again."""
+    origin.paths["/x"] = response(b"", status, "Retry-After: 17")
+    error = refusal(origin.url("/x"), policy(origin.port))
+    assert (type(error), error.retry_after) == (FetchFailed, 17.0)
+
+
+# ── redirects ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_redirects_are_followed_within_the_limit(origin: Origin) -> None:
+    """Absolute, relative, with a URL in the query; three hops, not four."""
+    origin.paths |= {
+        "/1": response(b"", "301 Moved", f"Location: {origin.url('/2')}"),
+        "/2": response(b"", "302 Found", "Location: 3?next=http://127.0.0.1/"),
+        "/3": response(b"", "307 Temporary", "Location: /ok"),
+        "/0": response(b"", "308 Permanent", "Location: /1"),
+    }
+    found = fetch(origin.url("/1"), policy(origin.port))
+    assert (found.data, found.redirects) == (BODY, 3)
+    error = refusal(origin.url("/0"), policy(origin.port))
+    assert type(error) is FetchFailed
+    assert "more than 3 redirects" in str(error)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "//10.0.0.1/x", "file:///etc/passwd",
+     "ftp://example.com/", "http://user:pw@127.0.0.1/", "//user@127.0.0.1/", "http://127.0.0.1:1/", "http://",
+     "http://[::1]/", "javascript:alert(1)", "http://127.0.0.1\\@example.com/"],
+)  # fmt: skip
+def test_redirects_are_checked_like_urls(origin: Origin, target: str) -> None:
+    """A redirect gets nowhere that the URL itself would not."""
+    origin.paths["/x"] = response(b"", "302 Found", f"Location: {target}")
+    rules = FetchPolicy(allow_networks=(ipaddress.ip_network("127.0.0.1/32"),), allow_ports=(origin.port, 80))
+    assert type(refusal(origin.url("/x"), rules)) is UrlForbidden
+
+
+def test_a_redirect_to_nowhere_is_a_failure(origin: Origin) -> None:
+    """Without a `Location` there is nothing to follow."""
+    origin.paths["/x"] = response(b"", "302 Found")
+    assert type(refusal(origin.url("/x"), policy(origin.port))) is FetchFailed
+
+
+# ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_announced_and_real_sizes_are_both_bounded(origin: Origin) -> None:
+    """An honest length is refused at once, an endless body when it passes the limit."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+            await writer.drain()
+
+    origin.paths |= {"/huge": then_close(response(b"", length=10**12)), "/endless": endless}
+    rules = policy(origin.port, max_bytes=len(BODY))
+    assert fetch(origin.url("/ok"), rules).data == BODY
+    assert type(refusal(origin.url("/huge"), rules)) is TooLarge
+    assert type(refusal(origin.url("/endless"), rules)) is TooLarge
+    assert type(refusal(origin.url("/ok"), policy(origin.port, max_bytes=len(BODY) - 1))) is TooLarge
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        response(BODY, length=len(BODY) + 1),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n0123456789",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n0123456789",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
+        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+        b"\x00\xff\x00",
+        response(gzip.compress(BODY)[:-4], "200 OK", "Content-Encoding: gzip"),
+        response(BODY, "200 OK", "Content-Encoding: br"),
+    ],
+)
+def test_broken_answers_are_failures(origin: Origin, answer: bytes) -> None:
+    """Truncated, of the wrong length, not HTTP, or packed in what was not asked for: no bytes come out."""
+    origin.paths["/x"] = then_close(answer)
+    assert type(refusal(origin.url("/x"), policy(origin.port))) is FetchFailed
+
+
+def test_compressed_bodies_count_unpacked(origin: Origin) -> None:
+    """A server that compresses anyway is understood; the limit is for what comes out."""
+    origin.paths["/x"] = response(gzip.compress(BODY), "200 OK", "Content-Encoding: gzip")
+    assert fetch(origin.url("/x"), policy(origin.port)).data == BODY
+    assert type(refusal(origin.url("/x"), policy(origin.port, max_bytes=1000))) is TooLarge
+
+
+def test_a_body_waits_for_room(origin: Origin) -> None:
+    """Before a body is read, the most that it can take is asked for."""
+    origin.paths["/unknown"] = then_close(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+    asked = []
+
+    async def room(size: int) -> None:
+        asked.append(size)
+
+    async def go() -> None:
+        async with Fetcher(policy(origin.port, max_bytes=10**6)) as fetcher:
+            for path in ("/ok", "/unknown"):
+                assert (await fetcher.fetch(origin.url(path), room=room)).data == BODY
+
+    asyncio.run(go())
+    assert asked == [len(BODY), 10**6]
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_silent_slow_and_unreachable_servers(origin: Origin) -> None:
+    """No first byte, drops below the lowest rate, headers without end, nobody there: each in bounded time."""
+
+    async def slow_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"X: y\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    origin.paths |= {"/silent": silence, "/drip": drip(BODY, 10, 0.02), "/head": slow_head}
+    first = policy(origin.port, first_byte_timeout=0.2)
+    error = refusal(origin.url("/silent"), first)
+    assert (type(error), "silent" in str(error)) == (FetchTimeout, True)
+    error = refusal(origin.url("/drip"), policy(origin.port, rate_grace=0.1, min_rate=1e6))
+    assert (type(error), "lowest rate" in str(error)) == (FetchTimeout, True)
+    assert type(refusal(origin.url("/head"), policy(origin.port, total_timeout=0.5))) is FetchTimeout
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert type(refusal(f"http://127.0.0.1:{port}/", policy(port))) is FetchFailed
+
+
+def test_a_dead_host_is_left_alone(origin: Origin) -> None:
+    """After enough failures in a row its requests fail at once, with the time to wait; other hosts go on."""
+
+    async def go() -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            port = nobody.getsockname()[1]
+            async with Fetcher(policy(port, origin.port)) as fetcher:
+                for i in range(THRESHOLD + 1):
+                    with pytest.raises(FetchFailed) as error:
+                        await fetcher.fetch(f"http://127.0.0.1:{port}/{i}")
+                assert "not answered lately" in str(error.value)
+                assert error.value.retry_after is not None
+                assert (await fetcher.fetch(origin.url("/ok"))).data == BODY
+
+    asyncio.run(go())
+
+
+# ── names and TLS ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_name_that_changes_its_address_is_checked_again(origin: Origin) -> None:
+    """DNS rebinding: each new connection goes to an address that was checked, and only there."""
+    answers = iter([["127.0.0.1"], ["10.0.0.1"]])
+    origin.paths["/x"] = then_close(response(BODY, "200 OK", "Connection: close"))
+    now = [0.0]
+
+    async def go() -> None:
+        rules = policy(origin.port)
+        async with Fetcher(rules, lookup=lambda host: next(answers), clock=lambda: now[0]) as fetcher:
+            url = f"http://rebind.example:{origin.port}/x"
+            assert (await fetcher.fetch(url)).data == BODY
+            now[0] += 3600
+            with pytest.raises(UrlForbidden, match=r"10\.0\.0\.1"):
+                await fetcher.fetch(url)
+
+    asyncio.run(go())
+    assert origin.requests[0].headers["host"] == f"rebind.example:{origin.port}"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
+    """TLS is verified."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=127.0.0.1"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, contextlib.suppress(OSError):
+                context.wrap_socket(client, server_side=True).recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        error = refusal(f"https://127.0.0.1:{port}/", policy(port))
+        thread.join(5)
+    assert type(error) is FetchFailed
+    assert "certificate" in str(error)

@@ -1,0 +1,115 @@
+"""One fetcher process as its parent sees it: started, spoken to, listened to, ended. Never waits for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import orjson
+
+MAX_LINE = 4 * 1024 * 1024  # bytes; the longest honest line, 2,048 failures of 400 characters, is far shorter
+_RECEIVE = 256 * 1024
+
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH",
+                "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "RES_OPTIONS")  # fmt: skip
+
+
+class LinkLostError(Exception):
+    """The process is gone or talks nonsense; the text says which."""
+
+
+def environment() -> dict[str, str]:
+    """What a fetcher sees of the environment: no setting, for a setting may be a password."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    # a pool of threads for linear algebra in each fetcher would only cost memory
+    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**kept, **one, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+class FetcherLink:
+    """A running process and the socket to it.
+
+    Args:
+        config: the first line that it gets.
+        ring_file: of the slots; the process inherits it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, config: dict[str, Any], ring_file: int) -> None:
+        self.channel, theirs = socket.socketpair()
+        try:
+            # a program of its own, and not multiprocessing's: that one would import the parent's main module
+            # again, whatever it is, and speak pickle
+            self.process = subprocess.Popen(  # noqa: S603 — our own interpreter, our own module
+                [sys.executable, "-P", "-W", "ignore", "-m", "worker.fetcher_process",
+                 str(theirs.fileno()), str(ring_file)],
+                pass_fds=(theirs.fileno(), ring_file),
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+                process_group=0,
+            )  # fmt: skip
+        except OSError:
+            self.channel.close()
+            raise
+        finally:
+            theirs.close()
+        self.channel.setblocking(False)
+        self._inbox = bytearray()
+        self._outbox = bytearray()
+        self.put(config)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the socket has not taken everything yet."""
+        return bool(self._outbox)
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Say something with the next `send`."""
+        self._outbox += orjson.dumps(message) + b"\n"
+
+    def send(self) -> None:
+        """Send as much as the socket takes.
+
+        Raises:
+            LinkLostError: nobody is at the other end.
+        """
+        try:
+            sent = self.channel.send(self._outbox)
+            del self._outbox[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            raise LinkLostError("its socket is closed") from None
+
+    def receive(self) -> list[bytearray]:
+        """The whole lines that have arrived.
+
+        Raises:
+            LinkLostError: nobody is at the other end, or a line does not end.
+        """
+        try:
+            data = self.channel.recv(_RECEIVE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            raise LinkLostError("it died")
+        self._inbox += data
+        *lines, self._inbox = self._inbox.split(b"\n")
+        if len(self._inbox) > MAX_LINE:
+            raise LinkLostError("it sends a line without end")
+        return lines
+
+    def close(self) -> None:
+        """Hang up, which ends an honest fetcher."""
+        self.channel.close()
+
+    def kill(self) -> None:
+        self.close()
+        self.process.kill()
