@@ -1,7 +1,7 @@
 """Soft membership: how much a point belongs to each cluster, so that "other" has candidates too.
 
-What `hdbscan.membership_vector` computes, for a whole batch: nearness to each cluster's densest points, times
-how late in the condensed tree the point parts from the cluster. Of many equally dense points some are compared.
+What `hdbscan.membership_vector` computes, for a whole batch: nearness to the densest points of each cluster,
+times how late in the condensed tree the point parts from it. Of many equally dense points some are compared.
 
 Source: hdbscan 0.8.44, `prediction.py` (`membership_vector`), `_prediction_utils.pyx`
 (`dist_membership_vector`, `outlier_membership_vector`, `prob_in_some_cluster`, `merge_height`).
