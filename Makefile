@@ -3,15 +3,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CONSTRAINTS := constraints.txt
 
-.PHONY: install test lint demo bench clean help
+.DEFAULT_GOAL := help
+.PHONY: help install test unit lint types docs demo bench clean
 
-help:            ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+help:      ## show this list
+	@grep -hE '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(STAMP) ## make the virtual environment in .venv and install everything, pinned
+install: $(STAMP) ## make the virtual environment .venv and install everything, pinned
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev]'
 	@touch $@
+
+test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
+	$(BIN)/python -m pytest $(ARGS)
+
+unit: install ## run the fast tests only
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install ## write the generated tables of README.md anew
+	$(BIN)/python docs/generate.py
+
+demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
+	$(BIN)/imgclust-worker demo $(IMAGES) $(if $(KAFKA),--kafka $(KAFKA))
+
+bench: install ## measure, and print JSON lines and a table
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:     ## remove what install, demo and tests left behind
+	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -29,7 +29,7 @@ def mock() -> Iterator[Kafka]:
 
 @contextlib.contextmanager
 def apache() -> Iterator[Kafka]:
-    """Apache Kafka: `TEST_KAFKA_BOOTSTRAP`, or one that is started from `KAFKA_HOME`; else the test is skipped."""
+    """Apache Kafka: `TEST_KAFKA_BOOTSTRAP`, or one started from `KAFKA_HOME`; else the test is skipped."""
     bootstrap, home = os.environ.get("TEST_KAFKA_BOOTSTRAP"), os.environ.get("KAFKA_HOME")
     if bootstrap:
         yield RunningKafka(bootstrap)
@@ -65,7 +65,7 @@ class Topics:
 
     def committed(self) -> dict[int, tuple[int, str]]:
         """What the worker's group has committed: partition → (offset, metadata)."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group}, logger=_quiet)
         try:
             asked = [TopicPartition(self.uploads, p) for p in range(PARTITIONS)]
             found = consumer.committed(asked, timeout=10)
@@ -79,9 +79,15 @@ class Reader:
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": "read_committed",
-             "auto.offset.reset": "earliest", "fetch.wait.max.ms": 50}
-        )  # fmt: skip
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": uuid.uuid4().hex,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            },
+            logger=_quiet,
+        )
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         self.messages: list[Message] = []
 

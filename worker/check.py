@@ -48,7 +48,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     import redis
 
-    from worker.view import connect
+    from worker.redis_client import connect
 
     client = connect(settings.redis_url, settings.redis_password, timeout=3.0)
     key = f"{settings.redis_prefix}check:{os.getpid()}"

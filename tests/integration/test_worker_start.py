@@ -154,8 +154,6 @@ def test_help_answers_without_loading_anything_heavy() -> None:
     assert done.returncode == 0
     for word in ("run", "view", "demo", "check", "exit codes"):
         assert word in done.stdout
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, json, worker.__main__ as m; m.parser(); print(json.dumps(sorted(sys.modules)))"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    code = "import sys, json, worker.__main__ as m; m.parser(); print(json.dumps(sorted(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "umap", "numpy", "confluent_kafka"} & set(json.loads(loaded.stdout))

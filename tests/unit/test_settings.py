@@ -1,0 +1,103 @@
+"""worker.settings: every setting is checked, and a wrong one is named."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.settings import SETTINGS, Settings, load, settings_table, settings_text
+
+
+def refused(**env: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load({f"WORKER_{name}": value for name, value in env.items()})
+    return str(caught.value)
+
+
+def test_the_defaults_are_valid_and_are_what_the_table_says() -> None:
+    """Nothing set: no error; and each field of Settings has its row in both tables."""
+    settings = load({})
+    assert settings.max_batch == 64
+    assert settings.slots == 256
+    assert settings.http == ("127.0.0.1", 9464)
+    fields = set(Settings.__dataclass_fields__) - {"kafka"}
+    assert fields == {s.name for s in SETTINGS}
+    for setting in SETTINGS:
+        assert setting.env in settings_table()
+        assert setting.env in settings_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAX_BATCH", "0"), ("MAX_BATCH", "6.5"), ("MAX_WAIT", "-1"), ("MAX_WAIT", "nan"), ("START", "newest"),
+        ("HTTP", "9464"), ("HTTP", "x:99999"), ("MODEL", "/does/not/exist"), ("FETCH_ALLOW_NETWORKS", "10.0.0.1/8"),
+        ("FETCH_ALLOW_PORTS", "80 http"), ("FETCH_ALLOW_HOSTS", "http://x"), ("TAG_URL", "maybe"),
+        ("UPLOADS_TOPIC", "a/b"), ("REDIS_URL", "http://x"), ("DELIVERY", "twice"), ("GROUP_ID", " "),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: str) -> None:
+    """Each error has the setting's name, what it must be, and the value (unless it is secret)."""
+    message = refused(**{name: value})
+    assert message.startswith(f"WORKER_{name} must be ")
+    assert ("got 'http://x'" not in message) if name == "REDIS_URL" else (ascii(value) in message)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Two wrong values and a misspelt name: three lines."""
+    assert len(refused(MAX_BATCH="x", LOG="y", REDIS_ULR="z").splitlines()) == 3
+
+
+def test_contradictions_are_found() -> None:
+    """Slots for less than a batch, a retry that shrinks, one topic for two purposes."""
+    assert "WORKER_SLOTS must be at least WORKER_MAX_BATCH" in refused(SLOTS="8")
+    assert "WORKER_RETRY_MAX must be at least" in refused(RETRY_MAX="1")
+    assert "different names" in refused(TAGS_TOPIC="uploads")
+
+
+def test_kafka_properties_pass_through_but_not_those_that_delivery_rests_on(tmp_path: Path) -> None:
+    """`_` becomes `.`, `_FILE` reads a file, and enable.auto.commit and its like are refused with the reason."""
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    settings = load(
+        {"WORKER_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "WORKER_KAFKA_SASL_PASSWORD_FILE": str(secret)}
+    )
+    assert settings.kafka == {"security.protocol": "SASL_SSL", "sasl.password": "hunter2"}
+    assert "hunter2" not in repr(settings)
+    for name in ("ENABLE_AUTO_COMMIT", "TRANSACTIONAL_ID", "GROUP_ID", "ISOLATION_LEVEL", "ACKS"):
+        assert "cannot be set" in refused(**{f"KAFKA_{name}": "x"})
+
+
+def test_secrets_come_from_files_and_are_not_shown(tmp_path: Path) -> None:
+    """WORKER_REDIS_PASSWORD_FILE; neither repr nor an error shows a password or a URL that may hold one."""
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    url = "redis://user:hunter3@host/0"
+    settings = load({"WORKER_REDIS_PASSWORD_FILE": str(secret), "WORKER_REDIS_URL": url})
+    assert settings.redis_password == "hunter2"
+    assert "hunter" not in repr(settings)
+    assert "cannot be read" in refused(REDIS_PASSWORD_FILE=str(tmp_path / "none"))
+
+
+def test_a_file_gives_settings_and_the_environment_wins(tmp_path: Path) -> None:
+    """TOML with the same names in lower case; lists, booleans and a [worker.kafka] table."""
+    config = tmp_path / "worker.toml"
+    config.write_text(
+        '[worker]\nmax_batch = 32\ntag_url = false\nfetch_allow_ports = [80, 8080]\nlog = "json"\n'
+        '[worker.kafka]\n"security.protocol" = "SSL"\n'
+    )
+    settings = load({"WORKER_MAX_BATCH": "16"}, config)
+    assert (settings.max_batch, settings.tag_url, settings.log) == (16, False, "json")
+    assert settings.fetch_allow_ports == (80, 8080)
+    assert settings.kafka == {"security.protocol": "SSL"}
+
+
+@pytest.mark.parametrize("text", ["[worker\n", "[worker]\nmax_batch = 0\n", "[worker]\nbatch = 3\n"])
+def test_a_wrong_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    """Not TOML, a wrong value, an unknown name."""
+    config = tmp_path / "worker.toml"
+    config.write_text(text)
+    with pytest.raises(SettingsError):
+        load({}, config)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load({}, tmp_path / "none.toml")
