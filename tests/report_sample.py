@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from imgclust.report_data import Note, ReportCluster, ReportData
+from imgclust.report_data import ReportCluster, ReportData
+from imgclust.report_notes import Note
 
 ATTACKS = (
     "</script><script>window.pwned=1</script>",

@@ -36,7 +36,7 @@ from imgclust.predictions import (
     predict_paths,
     print_table,
 )
-from imgclust.report_data import read_notes
+from imgclust.report_notes import read_notes
 from imgclust.sorting import Sorted, check_outside, copy_to, folder_name, link_to
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 

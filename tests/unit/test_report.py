@@ -21,8 +21,11 @@ from report_sample import ATTACKS, hostile_report, webp
 
 from imgclust.errors import ImgclustError
 from imgclust.palette import colours, differences
-from imgclust.report import MAX_THUMBNAIL_BYTES, label, page, script_json, shown, write_page
-from imgclust.report_data import Facet, Note, facets, folder_of, read_notes
+from imgclust.report import page, script_json, write_page
+from imgclust.report_data import Facet, facets, folder_of
+from imgclust.report_figures import label, shown
+from imgclust.report_notes import Note, read_notes
+from imgclust.report_payload import MAX_THUMBNAIL_BYTES
 
 
 class Elements(HTMLParser):
@@ -257,6 +260,13 @@ def test_facets() -> None:
     assert [(f.name, f.values) for f in by_folder] == [("folder", ["f0", "f1"])]
     assert by_folder[0].codes.tolist() == [i % 2 for i in range(100)]
     assert isinstance(by_folder[0], Facet)
+
+
+def test_numbers_that_are_no_shares_are_brought_into_range(tmp_path: Path) -> None:
+    """Probabilities and scores from a file are 0 to 1 afterwards, whatever the file says; NaN is 0."""
+    record = '{"id": "a", "probability": NaN, "candidates": [{"cluster": 1, "score": 1e9}]}'
+    (tmp_path / "t.jsonl").write_text(record)
+    assert read_notes(tmp_path / "t.jsonl") == {"a": Note(0.0, False, ((1, 1.0),), {})}
 
 
 def test_notes_from_tags(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from imgclust.embeddings import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError
 from imgclust.model import ClusterModel
 from imgclust.report import write_report
-from imgclust.report_data import Note, from_model
+from imgclust.report_data import from_model
+from imgclust.report_notes import Note
 from imgclust.report_tiles import SIDE, embedded_from, tiles
 from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
 

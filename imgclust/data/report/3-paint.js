@@ -1,25 +1,20 @@
-/* The map: a canvas that pans and zooms. It knows points, colours and a mask; not what a search is. */
+/* What the map looks like: dots or pictures, the chosen one with its neighbours, names. */
 
-const MAX_ZOOM = 60;
-
-class ImageMap {
-  constructor(report, canvas, onChoose, onHover) {
-    Object.assign(this, { report, canvas, onChoose, onHover });
+class PaintedMap extends MapView {
+  constructor(report, canvas) {
+    super(report, canvas);
     this.context = canvas.getContext("2d");
-    this.view = { k: 1, x: 0, y: 0 };
-    this.shown = new Uint8Array(report.images.n).fill(1);
     this.hot = null; // a cluster under the pointer in a list
     this.chosen = -1;
     this.near = [];
     this.pictures = false;
     this.loaded = new Map();
+    this.visibleClusters = new Set();
     this.byCluster = this.group();
     this.centres = this.findCentres();
-    this.listen();
-    new ResizeObserver(() => this.resize()).observe(canvas);
-    this.resize();
   }
 
+  /** Images by cluster, "other" first, so that it is painted below the rest. */
   group() {
     const groups = new Map();
     const { cluster, placed } = this.report.images;
@@ -48,103 +43,6 @@ class ImageMap {
     }
     return centres.sort((a, b) => b.n - a.n);
   }
-
-  // ---- places -------------------------------------------------------------------------------------
-
-  resize() {
-    const { clientWidth: w, clientHeight: h } = this.canvas;
-    const density = Math.min(window.devicePixelRatio || 1, 2.5);
-    if (!w || !h) return;
-    this.canvas.width = Math.round(w * density);
-    this.canvas.height = Math.round(h * density);
-    const margin = Math.min(w, h) < 480 ? 18 : 36;
-    const { width, height } = this.report.extent;
-    this.scale = Math.min((w - 2 * margin) / width, (h - 2 * margin) / height);
-    this.left = (w - width * this.scale) / 2;
-    this.top = (h - height * this.scale) / 2;
-    Object.assign(this, { w, h, density });
-    this.clamp();
-    this.draw();
-  }
-
-  px(value) { return (value * this.scale + this.left) * this.view.k + this.view.x; }
-  py(value) { return (value * this.scale + this.top) * this.view.k + this.view.y; }
-
-  clamp() {
-    const { view, w, h } = this;
-    view.k = Math.max(1, Math.min(MAX_ZOOM, view.k));
-    view.x = Math.max(w - w * view.k, Math.min(0, view.x));
-    view.y = Math.max(h - h * view.k, Math.min(0, view.y));
-    // The whole map lets a finger scroll the page; a part of it follows the finger.
-    this.canvas.style.touchAction = view.k > 1.01 ? "none" : "pan-y";
-  }
-
-  zoomAt(x, y, factor) {
-    const { view } = this;
-    const k = Math.max(1, Math.min(MAX_ZOOM, view.k * factor));
-    view.x = x - (x - view.x) * (k / view.k);
-    view.y = y - (y - view.y) * (k / view.k);
-    view.k = k;
-    this.clamp();
-    this.draw();
-  }
-
-  pan(dx, dy) {
-    this.view.x += dx;
-    this.view.y += dy;
-    this.clamp();
-    this.draw();
-  }
-
-  /** Bring the rows into view, gently unless the reader asked for no motion; zoom at most so far. */
-  fit(rows, limit = 14) {
-    const { x, y } = this.report.images;
-    if (!rows.length) return this.fly({ k: 1, x: 0, y: 0 });
-    let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const i of rows) {
-      x0 = Math.min(x0, x[i]); x1 = Math.max(x1, x[i]);
-      y0 = Math.min(y0, y[i]); y1 = Math.max(y1, y[i]);
-    }
-    const pad = 70;
-    const k = Math.max(1, Math.min(limit, (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1), (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1)));
-    const cx = ((x0 + x1) / 2) * this.scale + this.left;
-    const cy = ((y0 + y1) / 2) * this.scale + this.top;
-    return this.fly({ k, x: this.w / 2 - cx * k, y: this.h / 2 - cy * k });
-  }
-
-  fly(target) {
-    const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const from = { ...this.view };
-    const flight = (this.flight = {});
-    const begin = performance.now();
-    const step = (now) => {
-      if (this.flight !== flight) return;
-      const t = still ? 1 : Math.min(1, (now - begin) / 420);
-      const s = 1 - (1 - t) ** 3;
-      for (const key of ["k", "x", "y"]) this.view[key] = from[key] + (target[key] - from[key]) * s;
-      this.clamp();
-      this.draw();
-      if (t < 1) requestAnimationFrame(step);
-    };
-    requestAnimationFrame(step);
-  }
-
-  /** The shown point nearest to a place of the canvas, or -1. */
-  at(px, py, reach) {
-    const { x, y, placed } = this.report.images;
-    let best = -1;
-    let least = reach * reach;
-    for (let i = 0; i < placed; i++) {
-      if (!this.shown[i]) continue;
-      const dx = this.px(x[i]) - px;
-      const dy = this.py(y[i]) - py;
-      const d = dx * dx + dy * dy;
-      if (d < least) { least = d; best = i; }
-    }
-    return best;
-  }
-
-  // ---- drawing ------------------------------------------------------------------------------------
 
   draw() {
     if (this.pending) return;
@@ -325,89 +223,5 @@ class ImageMap {
       c.fillStyle = this.ink;
       c.fillText(text, px, py);
     }
-  }
-
-  visibleClusters = new Set();
-
-  /** Take a new mask over all images; names stay only where a point is shown. */
-  show(mask) {
-    this.shown = mask;
-    this.visibleClusters = new Set();
-    for (const [id, rows] of this.byCluster) if (rows.some((i) => mask[i])) this.visibleClusters.add(id);
-    this.draw();
-  }
-
-  // ---- pointer, wheel, keys -----------------------------------------------------------------------
-
-  listen() {
-    const { canvas } = this;
-    const fingers = new Map();
-    let moved = 0;
-    const place = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      this.flight = null;
-      canvas.setPointerCapture(event.pointerId);
-      fingers.set(event.pointerId, place(event));
-      if (fingers.size === 1) moved = 0;
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const now = place(event);
-      const before = fingers.get(event.pointerId);
-      if (!before) {
-        if (event.pointerType === "mouse") this.onHover(this.at(...now, 14), ...now);
-        return;
-      }
-      const others = [...fingers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
-      moved += Math.hypot(now[0] - before[0], now[1] - before[1]);
-      if (others.length === 1) {
-        const [anchor] = others;
-        const apart = (p) => Math.hypot(p[0] - anchor[0], p[1] - anchor[1]) || 1;
-        this.pan((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
-        this.zoomAt((now[0] + anchor[0]) / 2, (now[1] + anchor[1]) / 2, apart(now) / apart(before));
-      } else if (moved > 4) {
-        canvas.classList.add("dragging");
-        this.onHover(-1);
-        this.pan(now[0] - before[0], now[1] - before[1]);
-      }
-      fingers.set(event.pointerId, now);
-    });
-    const release = (event) => {
-      if (!fingers.delete(event.pointerId)) return;
-      canvas.classList.remove("dragging");
-      if (event.type === "pointerup" && moved <= 4 && !fingers.size) {
-        this.onChoose(this.at(...place(event), event.pointerType === "touch" ? 26 : 14));
-      }
-    };
-    canvas.addEventListener("pointerup", release);
-    canvas.addEventListener("pointercancel", release);
-    canvas.addEventListener("pointerleave", () => this.onHover(-1));
-    canvas.addEventListener("dblclick", (event) => this.zoomAt(...place(event), 2));
-    canvas.addEventListener("wheel", (event) => {
-      // The wheel belongs to the page until the map has been clicked, or Ctrl (a pinch) is held.
-      if (!event.ctrlKey && !event.metaKey && document.activeElement !== canvas) return;
-      if (!event.ctrlKey && this.view.k <= 1 && event.deltaY > 0) return; // all is shown: scroll on
-      event.preventDefault();
-      this.zoomAt(...place(event), Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)));
-    }, { passive: false });
-    canvas.addEventListener("keydown", (event) => this.key(event));
-  }
-
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const [cx, cy] = [this.w / 2, this.h / 2];
-    const actions = {
-      ArrowLeft: () => this.pan(60, 0), ArrowRight: () => this.pan(-60, 0),
-      ArrowUp: () => this.pan(0, 60), ArrowDown: () => this.pan(0, -60),
-      "+": () => this.zoomAt(cx, cy, 1.5), "=": () => this.zoomAt(cx, cy, 1.5), "-": () => this.zoomAt(cx, cy, 1 / 1.5),
-      "0": () => this.fit([]),
-      Enter: () => this.onChoose(this.at(cx, cy, Infinity)),
-      Escape: () => this.onChoose(-1),
-    };
-    if (!actions[event.key]) return;
-    event.preventDefault();
-    actions[event.key]();
   }
 }
