@@ -57,7 +57,9 @@ function readReport() {
     cluster.label = cluster.name ?? `Cluster ${cluster.id}`;
     clusters.set(cluster.id, cluster);
   }
-  clusters.set(OTHER, { id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], light: "#a8a39b", dark: "#5d6067" });
+  clusters.set(OTHER, {
+    id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], light: "#a8a39b", dark: "#5d6067",
+  });
   const facets = raw.facets.map((facet) => ({ ...facet, codes: unpack(facet.codes, Uint16Array) }));
   const haystack = ids.map((id, i) => {
     const facetValues = facets.map((facet) => facet.values[facet.codes[i]] ?? "").join("\n");

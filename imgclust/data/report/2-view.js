@@ -64,7 +64,9 @@ class MapView {
       y0 = Math.min(y0, y[i]); y1 = Math.max(y1, y[i]);
     }
     const pad = 70;
-    const k = Math.max(1, Math.min(limit, (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1), (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1)));
+    const across = (this.w - 2 * pad) / ((x1 - x0) * this.scale || 1);
+    const down = (this.h - 2 * pad) / ((y1 - y0) * this.scale || 1);
+    const k = Math.max(1, Math.min(limit, across, down));
     const cx = ((x0 + x1) / 2) * this.scale + this.left;
     const cy = ((y0 + y1) / 2) * this.scale + this.top;
     return this.fly({ k, x: this.w / 2 - cx * k, y: this.h / 2 - cy * k });

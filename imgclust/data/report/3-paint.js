@@ -38,7 +38,9 @@ class PaintedMap extends MapView {
       const sums = sample.map((i) => sample.reduce((sum, j) => sum + Math.hypot(x[i] - x[j], y[i] - y[j]), 0));
       const middle = sample[sums.indexOf(Math.min(...sums))];
       let top = y[middle];
-      for (const i of rows) if (Math.abs(x[i] - x[middle]) < around && y[middle] - y[i] < around) top = Math.min(top, y[i]);
+      for (const i of rows) {
+        if (Math.abs(x[i] - x[middle]) < around && y[middle] - y[i] < around) top = Math.min(top, y[i]);
+      }
       centres.push({ id, x: x[middle], y: top, n: rows.length });
     }
     return centres.sort((a, b) => b.n - a.n);
@@ -132,8 +134,9 @@ class PaintedMap extends MapView {
     const lists = [...this.report.clusters.values()].map((cluster) => cluster.pictures);
     const longest = Math.max(0, ...lists.map((list) => list.length));
     const order = [];
-    for (let rank = 0; rank < longest; rank++) for (const list of lists) if (rank < list.length) order.push(list[rank]);
-    return [...new Set([...order, ...this.report.images.thumbs.keys()])].filter((i) => this.report.images.thumbs.has(i));
+    for (let rank = 0; rank < longest; rank++) order.push(...lists.filter((list) => rank < list.length).map((list) => list[rank]));
+    const { thumbs } = this.report.images;
+    return [...new Set([...order, ...thumbs.keys()])].filter((i) => thumbs.has(i));
   }
 
   load(i) {

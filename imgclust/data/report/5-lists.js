@@ -4,7 +4,8 @@ const NEIGHBOURS = 8;
 const LISTED = 60;
 
 const swatch = (report, id) => el("span", { class: "swatch", "aria-hidden": "true", colour: colourOf(report, id) });
-const named = (cluster) => el("bdi", { class: cluster.name === null && cluster.id !== OTHER ? "unnamed" : undefined }, cluster.label);
+const nameless = (cluster) => cluster.name === null && cluster.id !== OTHER;
+const named = (cluster) => el("bdi", { class: nameless(cluster) && "unnamed" }, cluster.label);
 
 function fillHeadline(report) {
   byId("lede").textContent = report.lede;
@@ -29,10 +30,18 @@ function fillLegend(report, { onToggle, onHot }) {
   const buttons = new Map();
   for (const cluster of ordered) {
     const button = el("button", {
-      type: "button", class: "legend-row", "aria-pressed": "false", share: cluster.size / largest, colour: colourOf(report, cluster.id),
+      type: "button",
+      class: "legend-row",
+      "aria-pressed": "false",
+      share: cluster.size / largest,
+      colour: colourOf(report, cluster.id),
       onclick: () => onToggle(cluster.id),
-      onpointerenter: (event) => event.pointerType === "mouse" && onHot(cluster.id), onpointerleave: () => onHot(null),
-    }, swatch(report, cluster.id), el("span", { class: "name" }, named(cluster)), el("span", { class: "n" }, integer.format(cluster.size)));
+      onpointerenter: (event) => event.pointerType === "mouse" && onHot(cluster.id),
+      onpointerleave: () => onHot(null),
+    },
+    swatch(report, cluster.id),
+    el("span", { class: "name" }, named(cluster)),
+    el("span", { class: "n" }, integer.format(cluster.size)));
     buttons.set(cluster.id, button);
     byId("legend").append(button);
   }
@@ -41,7 +50,8 @@ function fillLegend(report, { onToggle, onHot }) {
 
 function fillFacets(report, onPick) {
   return report.facets.map((facet, index) => {
-    const select = el("select", { onchange: (event) => onPick(index, Number(event.target.value)) }, el("option", { value: -1 }, `Every ${facet.name}`));
+    const pick = (event) => onPick(index, Number(event.target.value));
+    const select = el("select", { onchange: pick }, el("option", { value: -1 }, `Every ${facet.name}`));
     facet.values.forEach((value, code) => select.append(el("option", { value: code }, value)));
     byId("facets").append(el("label", { class: "field" }, el("span", { class: "visually-hidden" }, facet.name), select));
     return select;
@@ -61,7 +71,8 @@ function makeUp(report, id) {
   }
   const top = [...tally].sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([, n]) => n / total >= 0.05);
   if (!top.length) return null;
-  return el("p", { class: "make-up" }, ...top.flatMap(([code, n], i) => [i ? " · " : "", el("bdi", {}, facet.values[code]), ` ${percent(n / total)}`]));
+  return el("p", { class: "make-up" }, ...top.flatMap(([code, n], i) =>
+    [i ? " · " : "", el("bdi", {}, facet.values[code]), ` ${percent(n / total)}`]));
 }
 
 function fillCards(report, { onChoose, onToggle }) {
@@ -70,14 +81,18 @@ function fillCards(report, { onChoose, onToggle }) {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       late.unobserve(target);
-      for (const button of target.querySelectorAll("button[data-image]")) button.append(picture(report, Number(button.dataset.image)));
+      for (const button of target.querySelectorAll("button[data-image]")) {
+        button.append(picture(report, Number(button.dataset.image)));
+      }
     }
   }, { rootMargin: "600px" });
   const total = report.total || 1;
   for (const cluster of report.clusters.values()) {
     if (cluster.id === OTHER) continue;
-    const strip = el("div", { class: "pictures" }, ...cluster.pictures.map((i) =>
-      el("button", { type: "button", "data-image": i, title: report.images.ids[i], "aria-label": report.images.ids[i], onclick: () => onChoose(i) })));
+    const strip = el("div", { class: "pictures" }, ...cluster.pictures.map((i) => {
+      const id = report.images.ids[i];
+      return el("button", { type: "button", "data-image": i, title: id, "aria-label": id, onclick: () => onChoose(i) });
+    }));
     const card = el("article", { class: "card", colour: colourOf(report, cluster.id), share: cluster.size / total },
       el("header", {},
         el("h3", {}, swatch(report, cluster.id), named(cluster), el("span", { class: "id" }, `#${cluster.id}`)),
@@ -93,8 +108,9 @@ function fillCards(report, { onChoose, onToggle }) {
 
 function sortCards(report, cards, by) {
   const names = new Intl.Collator(undefined, { numeric: true });
-  const order = [...cards.keys()].map((id) => report.clusters.get(id)).sort(
-    by === "name" ? (a, b) => (a.name === null) - (b.name === null) || names.compare(a.label, b.label) : (a, b) => b.size - a.size || a.id - b.id);
+  const byName = (a, b) => (a.name === null) - (b.name === null) || names.compare(a.label, b.label);
+  const bySize = (a, b) => b.size - a.size || a.id - b.id;
+  const order = [...cards.keys()].map((id) => report.clusters.get(id)).sort(by === "name" ? byName : bySize);
   byId("cards").replaceChildren(...order.map(({ id }) => cards.get(id)));
 }
 
@@ -128,29 +144,53 @@ function meter(label, value, colour) {
     el("span", {}, label), el("span", { class: "n" }, percent(value)), el("i", { "aria-hidden": "true" }));
 }
 
+/** The chosen picture: what it is, what the model says of it, and what lies beside it. */
 function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
   const { images } = report;
   const cluster = report.clusters.get(images.cluster[chosen]) ?? report.clusters.get(OTHER);
   const note = images.notes.get(chosen) ?? {};
-  const known = images.probability[chosen] !== 255;
-  const attributes = report.facets.filter((facet) => facet.codes[chosen] < facet.values.length)
-    .map((facet) => [facet.name, facet.values[facet.codes[chosen]]]).concat(note.attributes ?? []);
-  const text = (value) => (value === OTHER ? "Other" : report.clusters.get(value)?.label ?? `Cluster ${value}`);
+  const pictureless = near.some((i) => !images.thumbs.has(i));
   byId("inspector").replaceChildren(...[
     el("div", { class: "inspector-head" },
       el("h2", {}, "Chosen picture"),
       el("button", { type: "button", class: "quiet small", id: "close", onclick: onClose }, "Close")),
-    el("div", { class: "hero" }, picture(report, chosen, images.ids[chosen]),
+    el("div", { class: "hero" },
+      picture(report, chosen, images.ids[chosen]),
       el("div", {},
         el("p", { class: "image-id" }, el("bdi", {}, images.ids[chosen])),
-        el("button", { type: "button", class: "chip", colour: colourOf(report, cluster.id), onclick: () => onToggle(cluster.id, true) }, swatch(report, cluster.id), named(cluster)),
+        el("button", {
+          type: "button", class: "chip", colour: colourOf(report, cluster.id), onclick: () => onToggle(cluster.id, true),
+        }, swatch(report, cluster.id), named(cluster)),
         note.novel ? el("span", { class: "flag" }, "unlike anything in training") : null)),
-    ...(known && cluster.id !== OTHER ? [meter("Probability", images.probability[chosen] / 254, colourOf(report, cluster.id))] : []),
-    ...(known && cluster.id === OTHER ? [el("p", { class: "sub" }, "In no cluster: too few pictures are like it.")] : []),
-    ...(note.candidates ?? []).filter(([id]) => id !== cluster.id).map(([id, score]) => meter(`or ${shortened(text(id), 40)}`, score, colourOf(report, id))),
-    attributes.length ? el("dl", { class: "attributes" }, ...attributes.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("bdi", {}, value))))) : null,
+    ...membership(report, chosen, cluster, note),
+    attributeList(report, chosen, note),
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
     el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
-    near.some((i) => !images.thumbs.has(i)) ? el("p", { class: "sub" }, "A model keeps pictures of its most typical images only.") : null,
+    pictureless ? el("p", { class: "sub" }, "A model keeps pictures of its most typical images only.") : null,
   ].filter(Boolean));
+}
+
+/** How sure the model is of the cluster, and which others it thought of. */
+function membership(report, chosen, cluster, note) {
+  const probability = report.images.probability[chosen];
+  const said = [];
+  if (probability !== 255 && cluster.id !== OTHER) {
+    said.push(meter("Probability", probability / 254, colourOf(report, cluster.id)));
+  } else if (cluster.id === OTHER) {
+    said.push(el("p", { class: "sub" }, "In no cluster: too few pictures are like it."));
+  }
+  for (const [id, score] of note.candidates ?? []) {
+    const other = report.clusters.get(id);
+    const name = shortened(other?.label ?? `Cluster ${id}`, 40);
+    if (id !== cluster.id) said.push(meter(`or ${name}`, score, colourOf(report, id)));
+  }
+  return said;
+}
+
+function attributeList(report, chosen, note) {
+  const filters = report.facets.filter((facet) => facet.codes[chosen] < facet.values.length);
+  const pairs = filters.map((facet) => [facet.name, facet.values[facet.codes[chosen]]]).concat(note.attributes ?? []);
+  if (!pairs.length) return null;
+  return el("dl", { class: "attributes" }, ...pairs.map(([name, value]) =>
+    el("div", {}, el("dt", {}, name), el("dd", {}, el("bdi", {}, value)))));
 }

@@ -114,7 +114,9 @@ function start() {
     if (tip.dataset.image !== String(i)) {
       tip.dataset.image = i;
       const cluster = report.clusters.get(images.cluster[i]);
-      tip.replaceChildren(picture(report, i), el("div", {}, el("bdi", { class: "image-id" }, images.ids[i]), el("span", { class: "sub" }, swatch(report, cluster.id), named(cluster))));
+      tip.replaceChildren(picture(report, i), el("div", {},
+        el("bdi", { class: "image-id" }, images.ids[i]),
+        el("span", { class: "sub" }, swatch(report, cluster.id), named(cluster))));
     }
     const right = px > map.w / 2;
     tip.style.left = right ? "" : `${px + 14}px`;
