@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -41,13 +43,14 @@ log = logs.get(__name__)
 BATCH = 500  # records per write: two round trips, 10–20 ms of work
 POLL_SECONDS = 0.1  # a record waits at most so long for others to be written with
 CHECK_SECONDS = 5.0  # so often the view looks whether Redis still has everything
+EDGES_SECONDS = 60.0  # so often it asks whether it is at the topic's end
 LAG_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trouble
 KAFKA_TIMEOUT = 5.0  # of one question to a broker
 LOST = "Redis does not have all that was written"
 OUTDATED = "deletions may have been compacted away unread"
 DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
-SHORT_AWAY = 60.0  # seconds after which the topic is asked for its own
+SHORT_AWAY = 2 * EDGES_SECONDS  # less is never too long, whatever the topic's own is
 client_log = logging.getLogger("worker.kafka")
 
 
@@ -105,7 +108,7 @@ class ViewConsumer:
         self._rebuild_asked = threading.Event()
         self._failures = 0
         self._retry_at: float | None = None  # set while Redis is in trouble
-        self._next_check = self._next_lag = 0.0
+        self._next_check = self._next_edges = self._next_lag = 0.0
         self._sweeper = Sweeper(view.client, view.keys, clock)
         self._consumer: Any = None
 
@@ -310,7 +313,7 @@ class ViewConsumer:
         if not partitions:
             return
         reached = self._view.reached(partitions)
-        behind = {}
+        behind, ends = {}, self._edges(partitions, OFFSET_END)
         for position in self._consumer.committed(
             [TopicPartition(self._topic, p) for p in partitions], timeout=KAFKA_TIMEOUT
         ):
@@ -321,7 +324,7 @@ class ViewConsumer:
             state.committed = position.offset if position.offset >= 0 else None
             if state.committed is None:
                 behind[partition] = Reached()
-            elif state.committed > self._watermarks(partition)[1]:
+            elif state.committed > ends[partition]:
                 self._clear(partition)
                 behind[partition] = Reached()
             elif has.offset < state.committed:
@@ -334,16 +337,19 @@ class ViewConsumer:
     def _refresh(self) -> None:
         """Does Redis still have everything, and are we at the topic's end?"""
         self._next_check = self._clock() + CHECK_SECONDS
-        spans = {}
-        for partition, state in self._owned.items():
-            assert state.next is not None
-            _, high = self._watermarks(partition)
-            if high <= state.next:
-                state.at = max(state.at, int(self._now() * 1000))
-            spans[partition] = Span(state.next, state.next, state.at)
-        reached = self._view.apply([], spans).reached if spans else {}
-        if not spans:
-            self._view.reached([])
+        if self._clock() >= self._next_edges:
+            now = int(self._now() * 1000)
+            for partition, end in self._edges(self._owned, OFFSET_END).items():
+                state = self._owned[partition]
+                if state.next is not None and end <= state.next:
+                    state.at = max(state.at, now)
+            self._next_edges = self._clock() + EDGES_SECONDS
+        spans = {p: Span(s.next, s.next, s.at) for p, s in self._owned.items() if s.next is not None}
+        if spans:
+            reached = self._view.apply([], spans).reached
+        else:
+            reached = {}
+            self._view.reached([])  # whether Redis is there is told in any case
         self._recovered()
         self._go_back(reached)
 
@@ -364,11 +370,19 @@ class ViewConsumer:
             self._delete_retention = delete_retention(self._kafka, self._topic)
         return age > self._delete_retention
 
-    def _watermarks(self, partition: int) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(
-            TopicPartition(self._topic, partition), timeout=KAFKA_TIMEOUT
-        )
-        return int(low), int(high)
+    def _edges(self, partitions: Collection[int], which: int) -> dict[int, int]:
+        """Where partitions begin (OFFSET_BEGINNING) or end (OFFSET_END).
+
+        One question for all: behind a waiting fetch each takes half a second, and `get_watermark_offsets`
+        would ask once for each. A timestamp of -1 or -2 means the same edges as an offset of -1 or -2.
+        """
+        asked = [TopicPartition(self._topic, partition, which) for partition in partitions]
+        edges = {}
+        for found in self._consumer.offsets_for_times(asked, timeout=KAFKA_TIMEOUT) if asked else ():
+            if found.error is not None:
+                raise KafkaException(found.error)
+            edges[found.partition] = int(found.offset)
+        return edges
 
     def _rewind(self, starts: Mapping[int, Reached], reason: str) -> None:
         """Read partitions again from these offsets; -1: from the start of the topic.
@@ -380,8 +394,9 @@ class ViewConsumer:
             return
         self._drop(starts.keys())
         begins, now = {}, int(self._now() * 1000)
+        lows, highs = self._edges(starts, OFFSET_BEGINNING), self._edges(starts, OFFSET_END)
         for partition, start in starts.items():
-            low, high = self._watermarks(partition)
+            low, high = lows[partition], highs[partition]
             begins[partition] = Reached(low, now) if start.offset < low else start
             # an emptied Redis holds nothing that the topic does not
             again = start.offset < low and reason != LOST
