@@ -57,7 +57,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         client.set(key, b"1", ex=10)
         client.delete(key)
         seconds = time.perf_counter() - started
-        version = client.info("server").get("redis_version", "?")  # type: ignore[union-attr]
+        version = client.info("server").get("redis_version", "?")
     except redis.RedisError as error:
         remedy = (
             "check WORKER_REDIS_URL and WORKER_REDIS_PASSWORD; without Redis the tagger works, the view waits"

@@ -66,7 +66,9 @@ def held_out() -> list[str]:
 @pytest.fixture(scope="session")
 def origin(held_out: list[str]) -> Iterator[Origin]:
     """A web server with the held-out pictures, each under its own path."""
-    with Origin({f"/{file}": response((EXAMPLES / file).read_bytes()) for file in held_out}).running() as server:
+    with Origin(
+        {f"/{file}": response((EXAMPLES / file).read_bytes()) for file in held_out}
+    ).running() as server:
         yield server
 
 

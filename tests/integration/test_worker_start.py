@@ -39,7 +39,7 @@ def of(topics: Topics, **env: str) -> dict[str, str]:
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:
-    """Exit code 2, and for each wrong setting its name, the value and what is allowed; secrets are not shown."""
+    """Exit code 2; each wrong setting by name with value and what is allowed; secrets are not shown."""
     done = run(
         "run", WORKER_MAX_BATCH="many", WORKER_HTTP="here", WORKER_SLOT="3", WORKER_REDIS_URL="hunter2",
         WORKER_KAFKA_ENABLE_IDEMPOTENCE="false",
