@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -235,12 +236,12 @@ def _frozen(server: RedisServer) -> Callable[[], None]:
 
 def _full(server: RedisServer) -> Callable[[], None]:
     server.client().config_set("maxmemory", "1mb")
-    return lambda: server.client().config_set("maxmemory", "0") and None
+    return partial(server.client().config_set, "maxmemory", "0")
 
 
 def _read_only(server: RedisServer) -> Callable[[], None]:
-    server.client().replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
-    return lambda: server.client().replicaof("NO", "ONE") and None  # type: ignore[no-untyped-call]
+    server.client().replicaof("127.0.0.1", "1")
+    return partial(server.client().replicaof, "NO", "ONE")
 
 
 @pytest.mark.parametrize(
