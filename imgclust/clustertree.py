@@ -43,6 +43,12 @@ class Membership:
 class ClusterTree:
     """A fitted HDBSCAN, frozen.
 
+    Attributes:
+        index: over the training points.
+        clusters: the condensed tree.
+        rank: of the neighbour, counted from 0, whose distance is a point's core distance.
+        count: of nearest neighbours among which the nearest by mutual reachability is looked for.
+
     Args:
         arrays: `points` float32 (n, d), `core_distances` float64 (n,), the condensed tree's `tree_parent`,
             `tree_child` int64, `tree_lambda` float64, `tree_size` int64, `cluster_nodes` int64 (k,), and
@@ -55,8 +61,8 @@ class ClusterTree:
         self._core = arrays["core_distances"]
         self._min_samples = int(params["min_samples"] or params["min_cluster_size"])
         # hdbscan reads the distance at place `min_samples`, counted from zero
-        self._rank = min(self._min_samples, self.index.n - 1)
-        self._count = min(2 * self._min_samples, self.index.n)
+        self.rank = min(self._min_samples, self.index.n - 1)
+        self.count = min(2 * self._min_samples, self.index.n)
         self.clusters = Clusters(arrays)
 
     def predict(self, points: npt.NDArray[np.floating[Any]]) -> Membership:
@@ -73,10 +79,18 @@ class ClusterTree:
         if not np.isfinite(points).all():
             row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
             raise ValueError(f"point {row} has a coordinate that is not finite")
+        return self.join(*self.nearest(points))
+
+    def nearest(self, points: npt.NDArray[np.floating[Any]]) -> tuple[Indices, Array]:
+        """Rows of the nearest training points by mutual reachability, int64 (m,); distances, float64 (m,)."""
         queries = points.astype(np.float64)
         parts = [self._nearest(queries[i : i + _CHUNK]) for i in range(0, len(queries), _CHUNK)]
         rows = np.concatenate([rows for rows, _ in parts]) if parts else np.empty(0, np.int64)
         reach = np.concatenate([reach for _, reach in parts]) if parts else np.empty(0)
+        return rows, reach
+
+    def join(self, rows: Indices, reach: Array) -> Membership:
+        """Membership of points, given what `nearest` found for them."""
         with np.errstate(divide="ignore"):
             lambdas = np.where(reach > 0.0, 1.0 / reach, _MAX_LAMBDA)
         labels, probabilities = self.clusters.join(rows, lambdas)
@@ -84,8 +98,8 @@ class ClusterTree:
 
     def _nearest(self, queries: Array) -> tuple[Indices, Array]:
         """Row of, and distance to, the nearest training point by mutual reachability."""
-        distance, row = self._neighbours(queries, self._rank + 1)
-        core = np.partition(distance, self._rank, axis=1)[:, self._rank]
+        distance, row = self._neighbours(queries, self.rank + 1)
+        core = np.partition(distance, self.rank, axis=1)[:, self.rank]
         row, reach = self._best(distance, row, core)
         # a point beyond the core distance can still be the nearest one, if all within are sparser than it
         unsure = np.flatnonzero(reach > core)
@@ -96,8 +110,8 @@ class ClusterTree:
     def _wider(self, queries: Array, core: Array, reach: Array) -> tuple[Indices, Array]:
         """The same among all points up to `reach` that are among the nearest 2 × min_samples."""
         distance, row = _table(len(queries), *self.index.within(queries, reach))
-        if distance.shape[1] > self._count:
-            last = np.partition(distance, self._count - 1, axis=1)[:, self._count - 1]
+        if distance.shape[1] > self.count:
+            last = np.partition(distance, self.count - 1, axis=1)[:, self.count - 1]
             distance = np.where(distance <= last[:, None], distance, np.inf)
         return self._best(distance, row, core)
 

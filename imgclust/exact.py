@@ -39,6 +39,16 @@ def exp(x: Any, xp: Any = np) -> Any:
     return xp.where(x < -700.0, 0.0, total * (bits << 52).view(xp.float64))
 
 
+def single(x: Any) -> Any:
+    """As float32, rounded to nearest."""
+    return x.astype(np.float32) if isinstance(x, np.ndarray) else x.float()
+
+
+def double(x: Any) -> Any:
+    """As float64."""
+    return x.astype(np.float64) if isinstance(x, np.ndarray) else x.double()
+
+
 def ordered_sum(x: Any) -> Any:
     """Sum over the first axis, halves added to halves: the order depends on its length alone."""
     while len(x) > 1:

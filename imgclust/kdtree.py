@@ -122,7 +122,7 @@ class KDTree:
         return means, variances, sizes / self.n
 
     def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The points of leaves, float32 (d, m, width), and their shares of all points, 0 where there is none."""
+        """Points of leaves, float32 (d, m, width), and their shares of all points, 0 where there is none."""
         shares = np.where(self._missing[leaf], np.float32(0), np.float32(1 / self.n))
         return self._leaf_points[:, leaf], shares
 
@@ -152,7 +152,7 @@ class KDTree:
         return total
 
     def _distances(self, queries: Array, query: Indices, leaf: Indices) -> Array:
-        """Distances to all points of leaves, float64 (pairs, width): squares added axis by axis, as in hdbscan."""
+        """Distances to all points of leaves, float64 (pairs, width); added up axis by axis, as in hdbscan."""
         total = np.zeros((len(query), self.rows.shape[1]))
         for axis in range(self.dim):
             gap = queries[query, axis][:, None] - self._leaf_points[axis, leaf]

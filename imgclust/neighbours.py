@@ -79,6 +79,11 @@ class Neighbourhood:
         return Neighbourhood(self.rows[rows], self.distances[rows], self.similarities[rows])
 
 
+def shortlist_length(n: int, count: int) -> int:
+    """How many candidates the rounded products choose, for `count` neighbours among n."""
+    return min(n, count + max(count // 2, 32))
+
+
 class Neighbours:
     """Search over the frozen embeddings.
 
@@ -96,7 +101,7 @@ class Neighbours:
         self._squares = arrays["squares"]
         self._order = shuffled(self._n)
         self._count = min(count, self._n)
-        self._short = min(self._n, count + max(count // 2, 32))
+        self._short = shortlist_length(self._n, count)
         self._cosine = metric == "cosine"
         self._product = _int8_product if _int8_is_exact(self._codes.shape[1]) else _float_product
 

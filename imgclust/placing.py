@@ -29,6 +29,7 @@ _LEAP, _STRIDE = 4.0, 0.5  # longest step of a coordinate, before and after
 _SETTLED = 0.02  # a last step longer than this has not settled
 _REPLAY, _LONG_REPLAY = 8, 20  # last epochs that are replayed; for points that have not settled
 _MIN_SCALE = 1e-3  # umap's MIN_K_DIST_SCALE: least bandwidth, as a share of the mean distance
+_TINY = 1e-30  # against division by zero where a point lies on a neighbour
 _CHUNK = 32  # points at once: their sources stay in the cache
 
 
@@ -74,18 +75,20 @@ class Placed:
 class _Pull:
     """The neighbours of a chunk: places (d, k, m) and weights (k, m), float64; the largest weight is 1."""
 
-    places: Array
-    weights: Array
+    places: Any
+    weights: Any
 
 
 class Placing:
-    """The frozen UMAP.
+    """The frozen UMAP. The steps are written for numpy arrays and torch tensors alike: `xp` is the module.
 
     Args:
         arrays: `points` float32 (n, d), `attraction` and `repulsion` from `build_tables`.
         params: UMAP's parameters.
         tree: over `points`.
     """
+
+    xp: Any = np
 
     def __init__(
         self, arrays: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], tree: KDTree
@@ -109,101 +112,106 @@ class Placing:
         return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
-        pull = _Pull(
-            np.ascontiguousarray(self._points[rows].transpose(2, 1, 0)).astype(np.float64),
-            self._weights(np.ascontiguousarray(distances.T)),
-        )
-        start = self._start(pull, distances[:, 0] == 0.0)
+        places = np.ascontiguousarray(self._points[rows].transpose(2, 1, 0)).astype(np.float64)
+        points, settled = self._move(places, np.ascontiguousarray(distances.T))
+        return points.T.astype(np.float32), settled
+
+    def _move(self, places: Any, distances: Any) -> tuple[Any, Any]:
+        """Places of new points, float64 (d, m), and whether they settled, (m,).
+
+        Args:
+            places: float64 (d, k, m), of the neighbours.
+            distances: float64 (k, m), to them in CLIP space.
+        """
+        pull = _Pull(places, self._weights(distances))
+        start = self._start(pull, distances[0] == 0.0)
         points, _ = self._settle(pull, start, _COARSE, _LEAP)
         points, step = self._settle(pull, points, _FINE, _STRIDE)
         settled = step <= _SETTLED
-        left = np.flatnonzero(~settled)
-        if len(left):
-            some = _Pull(pull.places[:, :, left], pull.weights[:, left])
-            restless = self._replay(some, points[:, left], _LONG_REPLAY)
+        left = ~settled
+        some = _Pull(pull.places[:, :, left], pull.weights[:, left])
+        restless = self._replay(some, points[:, left], _LONG_REPLAY) if left.any() else points[:, left]
         points = self._replay(pull, points, _REPLAY)
-        if len(left):
-            points[:, left] = restless
-        return points.T.astype(np.float32), settled
+        points[:, left] = restless
+        return points, settled
 
-    def _weights(self, distances: Array) -> Array:
+    def _weights(self, distances: Any) -> Any:
         """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
-        beyond = np.maximum(distances - self._nearest(distances), 0.0)
+        xp = self.xp
+        beyond = xp.clip(distances - self._nearest(distances), 0.0, None)
         mean = exact.ordered_sum(distances) / len(distances)
         with np.errstate(divide="ignore", invalid="ignore"):
-            most = np.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
-            inverse = np.zeros(distances.shape[1])
+            most = xp.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
+            inverse = 0.0 * mean
             for _ in range(_NEWTON):  # the sum is convex in the inverse: from 0 the steps never overshoot
-                values = exact.exp(-beyond[1:] * inverse)
+                values = exact.exp(-beyond[1:] * inverse, xp)
                 slope = exact.ordered_sum(values * beyond[1:])
                 step = (exact.ordered_sum(values) - self._target) / slope
-                inverse = np.clip(inverse + np.where(slope > 0.0, step, 0.0), 0.0, most)
-        strengths = exact.exp(-beyond * inverse)
+                step = xp.where(slope > 0.0, step, 0.0)
+                inverse = xp.minimum(xp.clip(inverse + step, 0.0, None), most)
+        strengths = exact.exp(-beyond * inverse, xp)
         strengths = strengths / strengths[0]
-        return np.where(strengths < 1.0 / self._epochs, 0.0, strengths)
+        return xp.where(strengths < 1.0 / self._epochs, 0.0, strengths)
 
-    def _nearest(self, distances: Array) -> Array | float:
+    def _nearest(self, distances: Any) -> Any:
         """umap's rho, (m,): the distance within which all neighbours count fully."""
         if self._local == 0.0:
             return 0.0
-        k, m = distances.shape
+        xp, last = self.xp, len(distances) - 1
         zeros = (distances == 0.0).sum(0)
         whole, share = int(self._local), self._local - int(self._local)
-        first = np.minimum(zeros + max(whole - 1, 0), k - 1)
-        second = np.minimum(first + 1, k - 1)
-        everyone = np.arange(m)
-        if whole == 0:
-            return np.asarray(share * distances[first, everyone])
-        low, high = distances[first, everyone], distances[second, everyone]
-        return np.asarray(low + share * (high - low))
+        first = xp.clip(zeros + max(whole - 1, 0), None, last)[None]
+        second = xp.clip(first + 1, None, last)
+        take = np.take_along_axis if xp is np else xp.take_along_dim
+        low, high = take(distances, first, 0)[0], take(distances, second, 0)[0]
+        return low + share * (high - low) if whole else share * low
 
-    def _start(self, pull: _Pull, equal: npt.NDArray[np.bool_]) -> Array:
+    def _start(self, pull: _Pull, equal: Any) -> Any:
         """The weighted mean of the neighbours; for an embedding of the training data its own place."""
         total = exact.ordered_sum(pull.weights)
-        means = np.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
-        return np.where(equal, pull.places[:, 0], means)
+        means = self.xp.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
+        return self.xp.where(equal, pull.places[:, 0], means)
 
-    def _settle(self, pull: _Pull, points: Array, steps: int, stride: float) -> tuple[Array, Array]:
+    def _settle(self, pull: _Pull, points: Any, steps: int, stride: float) -> tuple[Any, Any]:
         """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
-        sources = self._repulsion.sources(points.T)
+        xp, sources = self.xp, self._repulsion.sources(points.T)
         share = self._negatives * exact.ordered_sum(pull.weights)
         for _ in range(steps):
-            force = self._repulsion.force(points.astype(np.float32), sources)
+            force = self._repulsion.force(exact.single(points), sources)
             strengths = self._strengths(pull, points) * pull.weights
             total = exact.ordered_sum(strengths)
-            middle = np.stack([exact.ordered_sum(strengths * places) for places in pull.places])
-            step = np.clip((middle + share * force) / total - points, -stride, stride)
+            middle = xp.stack([exact.ordered_sum(strengths * places) for places in pull.places])
+            step = xp.clip((middle + share * force) / total - points, -stride, stride)
             points = points + step
-        return points, np.abs(step).max(0)
+        return points, xp.amax(xp.abs(step), 0)
 
-    def _replay(self, pull: _Pull, points: Array, epochs: int) -> Array:
+    def _replay(self, pull: _Pull, points: Any, epochs: int) -> Any:
         """The last epochs of UMAP's own descent, with the mean push after each pull."""
-        sources = self._repulsion.sources(points.T)
+        xp, sources = self.xp, self._repulsion.sources(points.T)
         for epoch in range(max(self._epochs - epochs, 1), self._epochs):
             rate = self._rate * (1.0 - epoch / self._epochs)
-            due = np.floor(epoch * pull.weights) > np.floor((epoch - 1) * pull.weights)
-            push = rate * self._negatives * self._repulsion.force(points.astype(np.float32), sources)
-            share = np.where(due, rate * self._strengths(pull, points, clip=True), 0.0)
+            due = xp.floor(epoch * pull.weights) > xp.floor((epoch - 1) * pull.weights)
+            push = rate * self._negatives * self._repulsion.force(exact.single(points), sources)
+            share = xp.where(due, rate * self._strengths(pull, points, clip=True), 0.0)
             # each pull goes the share's part of the way from where the one before it ended
-            kept = np.ones((len(share) + 1, share.shape[1]))
-            np.cumprod((1.0 - share)[::-1], axis=0, out=kept[1:])
-            later = kept[-2::-1]
-            points = np.stack(
+            kept = xp.cumprod(xp.flip(1.0 - share, (0,)), 0)
+            later = xp.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]), (0,))
+            points = xp.stack(
                 [
-                    kept[-1] * x + exact.ordered_sum((share * places + np.where(due, f, 0.0)) * later)
+                    kept[-1] * x + exact.ordered_sum((share * places + xp.where(due, f, 0.0)) * later)
                     for x, places, f in zip(points, pull.places, push, strict=True)
                 ]
             )
         return points
 
-    def _strengths(self, pull: _Pull, points: Array, *, clip: bool = False) -> Array:
+    def _strengths(self, pull: _Pull, points: Any, *, clip: bool = False) -> Any:
         """The pull's coefficient of each neighbour, (k, m); with `clip`, no force exceeds umap's bound."""
         differences = points[:, None] - pull.places
         squares = differences[0] * differences[0]
         for difference in differences[1:]:
             squares += difference * difference
-        strengths = exact.lookup(self._attraction, squares.astype(np.float32)).astype(np.float64)
+        strengths = exact.double(exact.lookup(self._attraction, exact.single(squares), self.xp))
         if clip:
-            largest = np.abs(differences).max(0)
-            strengths = np.where(strengths * largest > CLIP, CLIP / np.maximum(largest, 1e-30), strengths)
-        return np.asarray(strengths)
+            largest = self.xp.clip(self.xp.amax(self.xp.abs(differences), 0), _TINY, None)
+            strengths = self.xp.where(strengths * largest > CLIP, CLIP / largest, strengths)
+        return strengths

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from imgclust.clustertree import ClusterTree
+from imgclust.device import DeviceLocator, Located
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
 from imgclust.neighbours import Neighbourhood, Neighbours, build_codes
@@ -63,7 +64,8 @@ class FrozenPredictor:
     Args:
         arrays: the frozen arrays and what `prepare` added to them.
         params: the tables "umap", "hdbscan" and "novelty".
-        device: where neighbours are searched and points are placed; "cpu" or a CUDA device of torch.
+        device: where neighbours are searched and points are placed: "cpu", "cuda" or "cuda:1"; "torch-cpu"
+            runs the code for GPUs on the processor. "mps" means "cpu": it has no float64.
         threads: of the elementwise part; None: as many as torch uses.
 
     Raises:
@@ -88,9 +90,13 @@ class FrozenPredictor:
         if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
             arrays = {**arrays, **prepare(arrays, params)}
         self._dim = arrays["embeddings"].shape[1]
-        self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
         self.tree = ClusterTree(arrays, params["hdbscan"])
-        self._placing = Placing(arrays, umap, self.tree.index)
+        self._locator = (
+            None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
+        )
+        if self._locator is None:
+            self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
+            self._placing = Placing(arrays, umap, self.tree.index)
         self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
         self._threads = threads or torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="imgclust-predict")
@@ -112,6 +118,8 @@ class FrozenPredictor:
         return Prediction.concat(parts) if parts else self._nothing()
 
     def _predict(self, embeddings: Floats) -> Prediction:
+        if self._locator:
+            return self._answer(self._locator.locate(embeddings))
         near = self._neighbours.search(embeddings)
         parts = -(-len(embeddings) // max(_LEAST_PART, -(-len(embeddings) // self._threads)))
         if parts == 1:
@@ -122,19 +130,23 @@ class FrozenPredictor:
 
     def _finish(self, near: Neighbourhood) -> Prediction:
         placed = self._placing.place(near)
-        membership = self.tree.predict(placed.points)
-        candidates, scores = self._soft.best(placed.points, membership)
+        rows, reach = self.tree.nearest(placed.points)
+        return self._answer(Located(placed.points, placed.settled, near.similarities, rows, reach))
+
+    def _answer(self, located: Located) -> Prediction:
+        membership = self.tree.join(located.rows, located.reach)
+        candidates, scores = self._soft.best(located.points, membership)
         with self._lock:
-            self.rows += len(placed.points)
-            self.unsettled += int(np.count_nonzero(~placed.settled))
+            self.rows += len(located.points)
+            self.unsettled += int(np.count_nonzero(~located.settled))
         return Prediction(
             labels=membership.labels,
             probabilities=membership.probabilities.astype(np.float32),
-            points=placed.points,
-            novel=near.similarities < self._threshold,
+            points=located.points,
+            novel=located.similarities < self._threshold,
             candidates=candidates,
             scores=scores,
-            similarities=near.similarities.astype(np.float32),
+            similarities=located.similarities.astype(np.float32),
         )
 
     def _nothing(self) -> Prediction:
@@ -174,3 +186,7 @@ class FrozenPredictor:
             raise ValueError(
                 f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
             )
+
+
+def _device(name: str) -> torch.device:
+    return torch.device("cpu" if name == "torch-cpu" else name)

@@ -38,9 +38,9 @@ class Sources:
         weights: float32 (entries, m); the shares of the training points that each stands for.
     """
 
-    places: Singles
-    softening: Singles
-    weights: Singles
+    places: Any
+    softening: Any
+    weights: Any
 
 
 class Repulsion:
@@ -51,6 +51,8 @@ class Repulsion:
         table: float32, the force's coefficient as a function of the squared distance; see `exact.table`.
         push: negative samples for each pull, times their strength: what an error is multiplied with.
     """
+
+    xp: Any = np
 
     def __init__(self, tree: KDTree, table: Singles, push: float) -> None:
         self._tree = tree
@@ -92,7 +94,7 @@ class Repulsion:
         found.append((np.repeat(query, weights.shape[1]), flat))
         return _columns(len(points), found)
 
-    def force(self, points: Singles, sources: Sources) -> Singles:
+    def force(self, points: Any, sources: Sources) -> Any:
         """Mean clipped force of one negative sample, float32 (d, m).
 
         Args:
@@ -103,15 +105,12 @@ class Repulsion:
         for difference in differences[1:]:
             squares += difference * difference
         squares += sources.softening
-        coefficients = exact.lookup(self._table, squares)
-        total = np.empty_like(points)
-        for axis, difference in enumerate(differences):
+        coefficients = exact.lookup(self._table, squares, self.xp)
+        for difference in differences:
             difference *= coefficients
-            np.minimum(difference, CLIP, out=difference)
-            np.maximum(difference, -CLIP, out=difference)
+            self.xp.clip(difference, -CLIP, CLIP, out=difference)
             difference *= sources.weights
-            total[axis] = _grouped_sum(difference)
-        return total
+        return self.xp.stack([_grouped_sum(difference) for difference in differences])
 
 
 def _entries(means: Array, variances: Array, shares: Array) -> Singles:
@@ -119,7 +118,7 @@ def _entries(means: Array, variances: Array, shares: Array) -> Singles:
     return np.concatenate([means, _SOFTENING * variances[None], shares[None]]).astype(np.float32)
 
 
-def _grouped_sum(x: Singles) -> Any:
+def _grouped_sum(x: Any) -> Any:
     """Sum over the first axis, a multiple of `_GROUP`: group upon group, then within; empty groups add 0."""
     total = x[:_GROUP]
     for start in range(_GROUP, len(x), _GROUP):

@@ -96,7 +96,7 @@ def test_folders_without_prepared_arrays_are_prepared() -> None:
 
 
 def test_training_clouds_are_found() -> None:
-    """New rows of a cloud get one label, with few exceptions; among rows that lie anywhere are "other" ones."""
+    """New rows of a cloud get one label, with few exceptions; some that lie anywhere are "other"."""
     rows, cloud = embeddings(300, 24, 5, seed=0)
     trained = PREDICTOR.predict(rows)
     for c in range(5):
