@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -94,20 +93,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _memory(settings: Settings) -> Iterator[Finding]:
-    shared = "/dev/shm"  # noqa: S108 - looked at, not written to
-    if not os.path.isdir(shared):
-        return
-    free = shutil.disk_usage(shared).free
-    needed = settings.slots * 224 * 224 * 3
-    yield Finding(
-        "shared memory", free > needed,
-        f"{free >> 20} MiB free, {settings.slots} slots take about {needed >> 20} MiB",
-        "lower WORKER_SLOTS, or give the container more shared memory",
-    )  # fmt: skip
-
-
-STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _redis, _memory, _model)
+STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _redis, _model)
 
 
 def look(settings: Settings) -> Iterator[Finding]:

@@ -169,14 +169,14 @@ def test_a_killed_worker_loses_nothing(
         topics.send(upload_id.encode(), upload(upload_id, url), i % PARTITIONS)
     topics.flush()
     tags = topics.reader(topics.tags)
-    first = start(PORTS=str(origin.port), WORKER_MAX_IN_FLIGHT="16").ready()
+    session = {"WORKER_KAFKA_SESSION_TIMEOUT_MS": "6000"}  # of the dead member, which the next one waits for
+    first = start(PORTS=str(origin.port), WORKER_MAX_IN_FLIGHT="16", **session).ready()
     wait_for("some are tagged", lambda: len(tags.read()) > 20)
     first.signal(signal.SIGKILL)
     first.end()
     at_kill = len(tags.read(1.0))
     assert at_kill < len(ids)
-    # the dead member's partitions are free when its session has timed out
-    start(PORTS=str(origin.port)).ready()
+    start(PORTS=str(origin.port), **session).ready()
     wait_for("all are tagged", lambda: tags.read() and set(tags.last()) == set(ids))
     again = len(tags.messages) - len(ids)
     assert again <= 16 + 64, "only what was in flight, or acknowledged and not committed, is done twice"
