@@ -105,7 +105,8 @@ VIEW_ERRORS = Row("imgclust_view_errors_total", "counter", "errors",
 VIEW_LAG_RECORDS = Row("imgclust_view_lag_records", "gauge", "records",
     "Records of the tags topic that are not in Redis yet.", (_PARTITION,))  # fmt: skip
 VIEW_LAG_SECONDS = Row("imgclust_view_lag_seconds", "gauge", "seconds",
-    "Age of the oldest record that was read and is not in Redis yet; 0 when all are.")  # fmt: skip
+    "Age of the oldest record that was read and is not in Redis yet, or how long Redis has not taken what "
+    "waits; 0 when all is there.")  # fmt: skip
 VIEW_REDIS_UP = Row("imgclust_view_redis_up", "gauge", "state",
     "1 when the last command to Redis succeeded, else 0.")  # fmt: skip
 VIEW_REBUILDS = Row("imgclust_view_rebuilds_total", "counter", "rebuilds",

@@ -108,12 +108,13 @@ class ViewConsumer:
         self._rebuild_asked = threading.Event()
         self._failures = 0
         self._retry_at: float | None = None  # set while Redis is in trouble
+        self._trouble_since = 0.0
         self._next_check = self._next_edges = self._next_lag = 0.0
         self._sweeper = Sweeper(view.client, view.keys, clock)
         self._consumer: Any = None
 
     def rebuild(self) -> None:
-        """Read the topic again from its start; may be called from any thread, before and during `run`."""
+        """Read the topic again from its start, as far as this view owns it; may be called from any thread."""
         self._rebuild_asked.set()
 
     def run(self, stop: threading.Event) -> None:
@@ -131,6 +132,9 @@ class ViewConsumer:
                 self._turn(stop)
             if self._health is not None:
                 self._health.forget("view")  # after an error it stays, and the process is found dead
+        except Exception:
+            log.exception("the view has stopped; the process needs a restart")
+            raise
         finally:
             self._consumer.close()
 
@@ -156,7 +160,7 @@ class ViewConsumer:
         """How long to wait for records: not at all with some at hand, not beyond the next attempt."""
         if self._retry_at is not None:
             return max(0.0, min(POLL_SECONDS, self._retry_at - self._clock()))
-        return 0.0 if self._batch.ends or self._rebuild_asked.is_set() else POLL_SECONDS
+        return 0.0 if self._batch.ends else POLL_SECONDS
 
     def _pause(self, wanted: bool) -> None:
         """What cannot be written is not fetched either; the group hears of us all the same."""
@@ -168,6 +172,8 @@ class ViewConsumer:
                 self._owned[partition].paused = wanted
 
     def _wait(self, error: RedisTrouble) -> None:
+        if self._retry_at is None:
+            self._trouble_since = self._clock()
         self._failures += 1
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._failures - 1, 16))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads attempts, keeps no secret
@@ -187,14 +193,28 @@ class ViewConsumer:
         if self._clock() < self._next_lag:
             return
         self._next_lag = self._clock() + LAG_SECONDS
-        for partition, state in self._owned.items():
-            _, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), cached=True
-            )
+        waiting = 0
+        for partition, high in self._ends().items():
+            state = self._owned[partition]
             if high >= 0 and state.next is not None:
-                self._metrics.set_view_lag(partition, max(0, high - state.next))
+                behind = max(0, high - state.next)
+                waiting += behind
+                self._metrics.set_view_lag(partition, behind)
         oldest = min((record.timestamp for record in self._batch.records), default=None)
-        self._metrics.view_lag_seconds.set(0.0 if oldest is None else max(0.0, self._now() - oldest / 1000))
+        age = 0.0 if oldest is None else max(0.0, self._now() - oldest / 1000)
+        if self._retry_at is not None and waiting:
+            age = max(age, self._clock() - self._trouble_since)
+        self._metrics.view_lag_seconds.set(age)
+
+    def _ends(self) -> dict[int, int]:
+        """Where the owned partitions end; below 0 while that is not known."""
+        if self._retry_at is not None:
+            return self._edges(self._owned, OFFSET_END)  # nothing is fetched, so nothing else would tell
+        cached = {}
+        for partition in self._owned:
+            position = TopicPartition(self._topic, partition)
+            cached[partition] = int(self._consumer.get_watermark_offsets(position, cached=True)[1])
+        return cached
 
     # --- ownership ---------------------------------------------------------------------------------------
 
@@ -226,15 +246,15 @@ class ViewConsumer:
             elif partition not in self._owned or self._owned[partition].next is None or offset is None:
                 pass  # revoked while it was on its way; or it begins elsewhere, and is read again from there
             elif error is not None:
-                self._batch.ends[partition] = offset  # beyond the marks that transactions leave, too
+                self._batch.passed(partition, offset)  # beyond the marks that transactions leave, too
             else:
                 self._read(message, partition, offset)
         if added := len(self._batch.records) - before:
             self._stage.enter(added)
 
     def _read(self, message: Message, partition: int, offset: int) -> None:
-        self._batch.ends[partition] = offset + 1
         timestamp = message.timestamp()[1]
+        self._batch.passed(partition, offset + 1, timestamp)
         try:
             record = read_record(message.key(), message.value(), partition, offset, timestamp)
         except ValueError as error:
@@ -273,11 +293,11 @@ class ViewConsumer:
 
     def _apply(self) -> None:
         batch, began = self._batch, self._clock()
-        spans = {}
+        spans, now = {}, int(self._now() * 1000)
         for partition, end in batch.ends.items():
             state = self._owned[partition]
             assert state.next is not None
-            state.at = max([state.at, *(r.timestamp for r in batch.records if r.partition == partition)])
+            state.at = max(state.at, min(batch.newest[partition], now))
             spans[partition] = Span(state.next, max(state.next, end), state.at)
         applied = self._view.apply(batch.records, spans)
         self._batch = Batch()
@@ -338,12 +358,12 @@ class ViewConsumer:
         """Does Redis still have everything, and are we at the topic's end?"""
         self._next_check = self._clock() + CHECK_SECONDS
         if self._clock() >= self._next_edges:
+            self._next_edges = self._clock() + EDGES_SECONDS
             now = int(self._now() * 1000)
             for partition, end in self._edges(self._owned, OFFSET_END).items():
                 state = self._owned[partition]
                 if state.next is not None and end <= state.next:
                     state.at = max(state.at, now)
-            self._next_edges = self._clock() + EDGES_SECONDS
         spans = {p: Span(s.next, s.next, s.at) for p, s in self._owned.items() if s.next is not None}
         if spans:
             reached = self._view.apply([], spans).reached

@@ -31,16 +31,31 @@ class Partition:
 
 @dataclasses.dataclass(slots=True)
 class Batch:
-    """Records that were read and are not in Redis yet."""
+    """Records that were read and are not in Redis yet.
+
+    Attributes:
+        records: those that are tags or deletions.
+        malformed: (partition, offset) of those that are not.
+        ends: by partition, the offset after the last one that was read.
+        newest: by partition, the latest time of a record in ms since the epoch.
+    """
 
     records: list[TagRecord] = dataclasses.field(default_factory=list)
-    malformed: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (partition, offset)
-    ends: dict[int, int] = dataclasses.field(default_factory=dict)  # partition → offset after the last
+    malformed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    ends: dict[int, int] = dataclasses.field(default_factory=dict)
+    newest: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def passed(self, partition: int, end: int, timestamp: int = 0) -> None:
+        """The partition was read up to `end`."""
+        self.ends[partition] = end
+        self.newest[partition] = max(timestamp, self.newest.get(partition, 0))
 
     def drop(self, partitions: Collection[int]) -> int:
         """Forget these partitions' records; returns how many there were."""
         before = len(self.records)
         self.records = [record for record in self.records if record.partition not in partitions]
         self.malformed = [place for place in self.malformed if place[0] not in partitions]
-        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
+        for partition in partitions:
+            self.ends.pop(partition, None)
+            self.newest.pop(partition, None)
         return before - len(self.records)

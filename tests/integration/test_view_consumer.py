@@ -134,6 +134,9 @@ class Running:
     def records(self, outcome: str) -> float:
         return self.value("records_total", outcome=outcome)
 
+    def lag(self) -> float:
+        return sum(self.value("lag_records", partition=str(p)) for p in range(PARTITIONS))
+
     def start(self) -> None:
         self._thread.start()
 
@@ -201,9 +204,7 @@ def test_redis_follows_the_topic(topic: Topic, server: RedisServer, start: Start
     assert view.metrics.value("imgclust_stage_in_progress", stage="view") == 0
     assert view.value("redis_up") == 1
     assert view.value("rebuilds_total") == 0
-    eventually(
-        lambda: sum(view.value("lag_records", partition=str(p)) for p in range(PARTITIONS)) == 0, "no lag"
-    )
+    eventually(lambda: view.lag() == 0, "no lag")
     assert health.alive()[0]
     assert "view" in health.alive()[1]["loops"]
     topic.tag("later")
@@ -268,6 +269,8 @@ def test_redis_in_trouble_delays_the_view(
     eventually(lambda: view.value("errors_total", error_code=kind) >= 3, "the trouble")
     assert view.value("redis_up") == 0
     assert topic.committed() == before
+    eventually(lambda: view.lag() == topic.records - before, "the lag")
+    eventually(lambda: view.value("lag_seconds") > 0, "the lag")
     mend()
     eventually(lambda: shows(server, topic), "catching up")
     eventually(lambda: topic.committed() == topic.records, "the commit")
