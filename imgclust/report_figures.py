@@ -106,10 +106,12 @@ def _tiles(data: ReportData) -> list[dict[str, str | None]]:
 def words(data: ReportData) -> dict[str, Any]:
     """All texts of the page that are not names: `lede`, `tiles`, `sections`, `colophon`."""
     total = data.images
-    named = [c.name for c in sorted(data.clusters, key=lambda c: -c.size) if c.name][:3]
+    largest = [c.name for c in sorted(data.clusters, key=lambda c: -c.size)]
+    named = [name for name in largest if name][:3]
     lede = f"{total:,} pictures, grouped by what they show into {len(data.clusters):,} clusters"
     if named:
-        lede += f"; the largest are {', '.join(named[:-1])}{' and ' if named[:-1] else ''}{named[-1]}"
+        which = "the largest are" if named == largest[: len(named)] else "among them"
+        lede += f"; {which} {', '.join(named[:-1])}{' and ' if named[:-1] else ''}{named[-1]}"
     sections = [
         {"title": "Training", "rows": _rows(data.figures)},
         *({"title": title, "rows": _parameters(values)} for title, values in data.parameters.items()),

@@ -103,6 +103,12 @@ def test_every_cluster_has_a_card_and_a_filter(page: chromium.Page) -> None:
     assert page.js("[...document.images].every(i => i.src.startsWith('data:image/webp;base64,'))")
 
 
+def test_a_cluster_without_a_name_is_called_by_what_it_holds(page: chromium.Page) -> None:
+    """Cluster 7 has no name; all its pictures are of one category, so it is called after that."""
+    names = page.js("[...document.querySelectorAll('.legend .unnamed')].map(e => e.textContent)")
+    assert names == [f"mostly {ATTACKS[1]} odd"]
+
+
 def test_the_map_is_drawn(page: chromium.Page) -> None:
     """The canvas holds many colours, not an empty sheet."""
     colours = page.js(

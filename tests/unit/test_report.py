@@ -182,6 +182,17 @@ def test_sizes_add_up() -> None:
     }  # fmt: skip
 
 
+def test_the_headline_calls_only_the_largest_largest() -> None:
+    """The three largest are named as such; where one of them has no name, it says "among them"."""
+    data = hostile_report()
+    sized = [dataclasses.replace(c, name=f"n{c.id}", size=100 - c.id) for c in data.clusters]
+    text = payload(page(dataclasses.replace(data, clusters=tuple(sized))))["lede"]
+    assert text.endswith("into 8 clusters; the largest are n0, n1 and n2.")
+    sized[0] = dataclasses.replace(sized[0], name=None)
+    text = payload(page(dataclasses.replace(data, clusters=tuple(sized))))["lede"]
+    assert text.endswith("into 8 clusters; among them n1, n2 and n3.")
+
+
 def test_fifteen_hundred_images_stay_small(tmp_path: Path) -> None:
     """1,500 images in 60 clusters with 24 pictures each, of the size of photographs, stay under 15 MB."""
     data = hostile_report(1500, 60)

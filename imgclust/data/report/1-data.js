@@ -2,6 +2,7 @@
    Everything in it is somebody else's text: it reaches the page as text nodes, never as markup. */
 
 const OTHER = -1;
+const MOSTLY = 0.6; // a share that makes "mostly" true without a doubt
 
 /** Make an element. Text goes in as text; there is no way to pass markup. */
 function el(tag, props = {}, ...children) {
@@ -52,21 +53,40 @@ function readReport() {
     thumbs: new Map(raw.images.thumbs),
     notes: new Map(raw.images.notes),
   };
+  const facets = raw.facets.map((facet) => ({ ...facet, codes: unpack(facet.codes, Uint16Array) }));
   const clusters = new Map();
   for (const cluster of raw.clusters) {
-    cluster.label = cluster.name ?? `Cluster ${cluster.id}`;
+    cluster.makeUp = makeUp(images, facets[0], cluster.id);
+    cluster.label = cluster.name ?? stopgap(cluster);
     clusters.set(cluster.id, cluster);
   }
   clusters.set(OTHER, {
     id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], light: "#a8a39b", dark: "#5d6067",
   });
-  const facets = raw.facets.map((facet) => ({ ...facet, codes: unpack(facet.codes, Uint16Array) }));
   const haystack = ids.map((id, i) => {
     const facetValues = facets.map((facet) => facet.values[facet.codes[i]] ?? "").join("\n");
     const others = (images.notes.get(i)?.attributes ?? []).map(([, value]) => value).join("\n");
-    return `${others}\n${id}\n${clusters.get(images.cluster[i])?.label ?? ""}\n${facetValues}`.normalize("NFC").toLowerCase();
+    const label = clusters.get(images.cluster[i])?.label ?? "";
+    return [id, label, facetValues, others].join("\n").normalize("NFC").toLowerCase();
   });
   return { ...raw, images, clusters, facets, haystack };
+}
+
+/** Which values of a facet a cluster is made of, as [value, share], the largest first: birds 0.92, fish 0.05. */
+function makeUp({ cluster, placed }, facet, id) {
+  const tally = new Map();
+  let total = 0;
+  for (let i = 0; i < placed; i++) {
+    if (cluster[i] !== id || !facet || facet.codes[i] >= facet.values.length) continue;
+    tally.set(facet.codes[i], (tally.get(facet.codes[i]) ?? 0) + 1);
+    total++;
+  }
+  return [...tally].sort((a, b) => b[1] - a[1]).map(([code, n]) => [facet.values[code], n / total]);
+}
+
+/** What to call a cluster that has no name: by what most of it is, if that is known, else by its number. */
+function stopgap({ id, makeUp: [most] }) {
+  return most && most[1] >= MOSTLY ? `mostly ${most[0]}` : `Cluster ${id}`;
 }
 
 function thumbnail(report, i) {

@@ -12,7 +12,7 @@ class MapView {
   resize() {
     const { clientWidth: w, clientHeight: h } = this.canvas;
     const density = Math.min(window.devicePixelRatio || 1, 2.5);
-    if (!w || !h) return;
+    if (!w || !h || (w === this.w && h === this.h && density === this.density)) return;
     this.canvas.width = Math.round(w * density);
     this.canvas.height = Math.round(h * density);
     const margin = Math.min(w, h) < 480 ? 18 : 36;
@@ -22,7 +22,7 @@ class MapView {
     this.top = (h - height * this.scale) / 2;
     Object.assign(this, { w, h, density });
     this.clamp();
-    this.draw();
+    this.paint(); // at once: a canvas of another size is blank
   }
 
   px(value) { return (value * this.scale + this.left) * this.view.k + this.view.x; }

@@ -134,7 +134,9 @@ class PaintedMap extends MapView {
     const lists = [...this.report.clusters.values()].map((cluster) => cluster.pictures);
     const longest = Math.max(0, ...lists.map((list) => list.length));
     const order = [];
-    for (let rank = 0; rank < longest; rank++) order.push(...lists.filter((list) => rank < list.length).map((list) => list[rank]));
+    for (let rank = 0; rank < longest; rank++) {
+      order.push(...lists.filter((list) => rank < list.length).map((list) => list[rank]));
+    }
     const { thumbs } = this.report.images;
     return [...new Set([...order, ...thumbs.keys()])].filter((i) => thumbs.has(i));
   }
@@ -210,8 +212,10 @@ class PaintedMap extends MapView {
       let py = this.py(y);
       if (px < 0 || py < 0 || px > this.w || py > this.h) continue;
       const size = Math.max(11, Math.min(15, 8.5 + Math.log2(n) * 0.75)) * (this.w < 480 ? 0.92 : 1);
-      c.font = `650 ${size}px ${this.font ??= getComputedStyle(document.body).fontFamily}`;
-      const text = shortened(this.report.clusters.get(id).label, this.w < 480 ? 18 : 26);
+      const cluster = this.report.clusters.get(id);
+      const weight = cluster.name === null ? 450 : 650;
+      c.font = `${weight} ${size}px ${this.font ??= getComputedStyle(document.body).fontFamily}`;
+      const text = shortened(cluster.label, this.w < 480 ? 18 : 26);
       const half = c.measureText(text).width / 2 + 3;
       px = Math.max(half + 4, Math.min(this.w - half - 4, px));
       py -= size * 0.7 + this.radius() + (this.pictures ? 10 : 0);

@@ -58,21 +58,11 @@ function fillFacets(report, onPick) {
   });
 }
 
-/** Which values of the first facet a cluster is made of: "birds 92 %, fish 5 %". */
-function makeUp(report, id) {
-  const facet = report.facets[0];
-  if (!facet) return null;
-  const tally = new Map();
-  let total = 0;
-  for (let i = 0; i < report.images.placed; i++) {
-    if (report.images.cluster[i] !== id || facet.codes[i] >= facet.values.length) continue;
-    tally.set(facet.codes[i], (tally.get(facet.codes[i]) ?? 0) + 1);
-    total++;
-  }
-  const top = [...tally].sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([, n]) => n / total >= 0.05);
+function ingredients({ makeUp }) {
+  const top = makeUp.slice(0, 3).filter(([, share]) => share >= 0.05);
   if (!top.length) return null;
-  return el("p", { class: "make-up" }, ...top.flatMap(([code, n], i) =>
-    [i ? " · " : "", el("bdi", {}, facet.values[code]), ` ${percent(n / total)}`]));
+  return el("p", { class: "make-up" }, ...top.flatMap(([value, share], i) =>
+    [i ? " · " : "", el("bdi", {}, value), ` ${percent(share)}`]));
 }
 
 function fillCards(report, { onChoose, onToggle }) {
@@ -98,7 +88,7 @@ function fillCards(report, { onChoose, onToggle }) {
         el("h3", {}, swatch(report, cluster.id), named(cluster), el("span", { class: "id" }, `#${cluster.id}`)),
         el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}`),
         el("button", { type: "button", class: "quiet small", onclick: () => onToggle(cluster.id, true) }, "Show on map")),
-      makeUp(report, cluster.id),
+      ingredients(cluster),
       cluster.pictures.length ? strip : el("p", { class: "make-up" }, "The model keeps no pictures of this cluster."));
     late.observe(card);
     cards.set(cluster.id, card);

@@ -5,6 +5,9 @@ function start() {
   const { images } = report;
   const state = { query: "", only: new Set(), facet: report.facets.map(() => -1), chosen: -1, results: false };
 
+  let theme = "auto";
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  dress();
   fillHeadline(report);
   fillFigures(report);
 
@@ -145,22 +148,24 @@ function start() {
   byId("zoom-reset").addEventListener("click", () => map.fit([]));
 
   const narrow = window.matchMedia("(max-width: 860px)");
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
   const themes = ["auto", "light", "dark"];
-  let theme = "auto";
+  byId("theme").addEventListener("click", () => {
+    theme = themes[(themes.indexOf(theme) + 1) % themes.length];
+    dress();
+    map.draw();
+  });
+  system.addEventListener("change", () => { dress(); map.draw(); });
+
   function dress() {
     const shown = theme === "auto" ? (system.matches ? "dark" : "light") : theme;
     document.documentElement.style.colorScheme = shown;
     document.documentElement.dataset.theme = shown;
     byId("theme").lastElementChild.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
     byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system has them" : theme}`);
-    map.draw();
   }
-  byId("theme").addEventListener("click", () => { theme = themes[(themes.indexOf(theme) + 1) % 3]; dress(); });
-  system.addEventListener("change", dress);
 
-  dress();
   update();
+  map.paint();
   document.documentElement.dataset.ready = "true";
 }
 
