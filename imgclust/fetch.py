@@ -13,9 +13,9 @@ The URL and the server are both hostile. What keeps them in bounds:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import email.utils
+import math
 import os
 import re
 import socket
@@ -23,7 +23,7 @@ import ssl
 import stat
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
@@ -31,9 +31,10 @@ import aiohttp
 from yarl import URL
 
 from imgclust.breaker import Breaker
+from imgclust.deadlines import Deadlines, Watch
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
 from imgclust.resolver import CheckedResolver, Lookup, system_lookup
-from imgclust.urls import FetchPolicy, check_url, file_path, shown
+from imgclust.urls import FetchPolicy, UrlChecker, file_path, shown
 
 __all__ = ["FetchPolicy", "Fetched", "Fetcher", "translate"]
 
@@ -92,7 +93,9 @@ class Fetcher:
         self._lookup = lookup
         self._clock = clock
         self._wall = wall
+        self._urls = UrlChecker(policy)
         self._breaker = Breaker(clock)
+        self._deadlines = Deadlines(policy, clock)
         self._session: aiohttp.ClientSession
         self._resolver: CheckedResolver
 
@@ -111,17 +114,17 @@ class Fetcher:
             connector=connector,
             headers=HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=policy.connect_timeout, sock_read=policy.first_byte_timeout
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout),
             auto_decompress=False,
             trust_env=False,  # neither proxies nor .netrc
         )
+        self._deadlines.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._deadlines.stop()
         await self._session.close()
         await self._resolver.close()
 
@@ -142,44 +145,49 @@ class Fetcher:
         Raises:
             FetchError: the one subclass of it that says why; nothing else.
         """
+        watch = Watch(asyncio.timeout(None), self._clock())
+        self._deadlines.add(watch)
         try:
-            async with asyncio.timeout(self.policy.total_timeout) as limit:
+            async with watch.timeout:
                 if url[:5].lower() == "file:":
                     return Fetched(await asyncio.to_thread(read_file, url, self.policy))
-                return await self._download(url, room, limit)
+                return await self._download(url, room, watch)
         except Exception as error:
+            if watch.overdue and isinstance(error, TimeoutError):
+                raise FetchTimeout(f"{watch.overdue}: {shown(url)}") from None
             raise translate(error, url) from None
+        finally:
+            self._deadlines.remove(watch)
 
-    async def _download(self, url: str, room: Room, limit: asyncio.Timeout) -> Fetched:
-        target = check_url(url, self.policy)
+    async def _download(self, url: str, room: Room, watch: Watch) -> Fetched:
+        target = self._urls.check(url)
         for hop in range(self.policy.max_redirects + 1):
-            async with self._ask(target, limit) as response:
+            async with await self._ask(target, watch) as response:
                 if response.status not in _REDIRECTS:
                     self._check_status(response)
-                    return Fetched(await self._body(response, room), hop)
+                    return Fetched(await self._body(response, room, watch), hop)
                 target = self._next_hop(target, response)
         raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
 
-    @contextlib.asynccontextmanager
-    async def _ask(self, url: URL, limit: asyncio.Timeout) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _ask(self, url: URL, watch: Watch) -> aiohttp.ClientResponse:
         """The answer's head; a host that has not given one for many times in a row is not asked."""
         host = url.raw_authority
         if wait := self._breaker.wait(host):
             raise FetchFailed(f"the host {shown(host)} has not answered lately", retry_after=wait)
+        watch.heard = self._clock()
         try:
             response = await self._session.get(url, allow_redirects=False)
         except UrlForbidden:
             raise
         except asyncio.CancelledError:
-            if limit.expired():  # else somebody does not want the image any more
+            if watch.overdue:  # else somebody does not want the image any more
                 self._breaker.failed(host)
             raise
         except Exception:
             self._breaker.failed(host)
             raise
         self._breaker.answered(host)
-        async with response:
-            yield response
+        return response
 
     def _next_hop(self, base: URL, response: aiohttp.ClientResponse) -> URL:
         location = response.headers.get("Location")
@@ -188,12 +196,12 @@ class Fetcher:
                 f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
             )
         if _ABSOLUTE.match(location):
-            return check_url(location, self.policy)
+            return self._urls.check(location)
         try:
             joined = base.join(URL(location))
         except ValueError:
             raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
-        return check_url(str(joined), self.policy)
+        return self._urls.check(str(joined))
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Only a complete answer will do; see docs/decisions/0041 for what becomes of the others."""
@@ -205,7 +213,7 @@ class Fetcher:
         wait = retry_after(response.headers.get("Retry-After"), self._wall())
         raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
 
-    async def _body(self, response: aiohttp.ClientResponse, room: Room) -> bytes:
+    async def _body(self, response: aiohttp.ClientResponse, room: Room, watch: Watch) -> bytes:
         limit = self.policy.max_bytes
         announced = response.content_length
         if announced is not None and announced > limit:
@@ -213,24 +221,20 @@ class Fetcher:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity" and encoding not in _INFLATES:
             raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
+        watch.heard = math.inf
         await room(limit if announced is None or encoding != "identity" else announced)
-        data = await self._read(response.content, limit)
+        data = await self._read(response.content, limit, watch)
         return data if encoding == "identity" else inflate(data, limit)
 
-    async def _read(self, content: aiohttp.StreamReader, limit: int) -> bytes:
-        policy, started = self.policy, self._clock()
+    async def _read(self, content: aiohttp.StreamReader, limit: int, watch: Watch) -> bytes:
         chunks: list[bytes] = []
-        size = 0
+        watch.body_since = watch.heard = self._clock()
         while chunk := await content.readany():
-            size += len(chunk)
-            if size > limit:
+            watch.heard = self._clock()
+            watch.size += len(chunk)
+            if watch.size > limit:
                 raise TooLarge(f"the body has more than {limit} bytes")
             chunks.append(chunk)
-            seconds = self._clock() - started
-            if seconds > policy.rate_grace and size < policy.min_rate * seconds:
-                raise FetchTimeout(
-                    f"{size} bytes in {seconds:.1f} s is below the lowest rate, {policy.min_rate:.0f} bytes/s"
-                )
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

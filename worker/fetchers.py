@@ -182,6 +182,11 @@ class FetcherPool:
         """Processes that are ready to work."""
         return sum(place.ready for place in self._places)
 
+    @property
+    def pids(self) -> list[int]:
+        """The fetcher processes that run, ready or not."""
+        return [place.link.process.pid for place in self._places if place.link is not None]
+
     def stop(self, timeout: float) -> None:
         """End the processes; what they hold is dropped.
 

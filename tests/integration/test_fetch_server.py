@@ -214,7 +214,7 @@ def test_a_body_waits_for_room(origin: Origin) -> None:
 
 
 def test_silent_slow_and_unreachable_servers(origin: Origin) -> None:
-    """No first byte, drops below the lowest rate, headers without end, nobody there: each in bounded time."""
+    """No answer, a body that stops or drips, headers without end, nobody there: each in bounded time."""
 
     async def slow_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -223,9 +223,16 @@ def test_silent_slow_and_unreachable_servers(origin: Origin) -> None:
             await writer.drain()
             await asyncio.sleep(0.05)
 
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(response(b"x", length=1000))
+        await silence(reader, writer, request)
+
     origin.paths |= {"/silent": silence, "/drip": drip(BODY, 10, 0.02), "/head": slow_head}
-    first = policy(origin.port, first_byte_timeout=0.2)
+    first = policy(origin.port, connect_timeout=0.1, first_byte_timeout=0.2)
     error = refusal(origin.url("/silent"), first)
+    assert (type(error), "no answer" in str(error)) == (FetchTimeout, True)
+    origin.paths["/stall"] = stall
+    error = refusal(origin.url("/stall"), policy(origin.port, first_byte_timeout=0.2))
     assert (type(error), "silent" in str(error)) == (FetchTimeout, True)
     error = refusal(origin.url("/drip"), policy(origin.port, rate_grace=0.1, min_rate=1e6))
     assert (type(error), "lowest rate" in str(error)) == (FetchTimeout, True)

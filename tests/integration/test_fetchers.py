@@ -124,7 +124,7 @@ def jobs(origin: Origin, paths: Sequence[str], first: int = 1) -> list[Job]:
 
 
 def pids_of(pool: FetcherPool) -> list[int]:
-    return [place.link.process.pid for place in pool._places if place.link is not None]
+    return pool.pids
 
 
 def exists(pid: int) -> bool:
@@ -441,7 +441,7 @@ pool = FetcherPool(processes=2, slots=2, preprocessing=size, policy=FetchPolicy(
 pool.start()
 while pool.alive < 2:
     time.sleep(0.01)
-print(*(place.link.process.pid for place in pool._places), flush=True)
+print(*pool.pids, flush=True)
 time.sleep(3600)
 """
 
