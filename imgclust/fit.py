@@ -219,18 +219,9 @@ def _parameters(
             f"{different} different images ({len(duplicates)} duplicates left out), {n} of them to train on, "
             f"are too few to cluster: give at least {MIN_IMAGES}"
         )
-    parameters = (
-        given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(_follow(given or {}))
-    )
+    parameters = given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(given or {})
     parameters.check(n)
     return parameters
-
-
-def _follow(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`min_samples` follows a `min_cluster_size` that comes alone, as in hdbscan and in the defaults."""
-    if "min_cluster_size" in given:
-        return {"min_samples": given["min_cluster_size"], **given}
-    return given
 
 
 def _check_memory(split: Split, rows: Floats, parameters: Parameters) -> None:

@@ -308,10 +308,11 @@ def _read_map(data: bytes) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        # without threads: pyarrow's pool, started late in a process that uses torch, can abort its exit
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
         if file.metadata.num_rows > layout.MAP_ROWS:
             raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
-        return file.read(columns=["id", "x", "y", "cluster"])
+        return file.read(columns=["id", "x", "y", "cluster"], use_threads=False)
     except pa.ArrowException as error:
         raise ModelError(f"{layout.MAP} is damaged: {str(error)!a}") from error
 

@@ -37,9 +37,12 @@ class Parameters:
         recipe = cls(n_neighbors=70, min_cluster_size=1000, min_samples=1000, min_dist=0.03, n_epochs=300)
         if n >= LARGE:
             return dataclasses.replace(recipe, metric="euclidean", cluster_selection_method="leaf")
-        size = _clamp(n // 100, 5, 1000)
+        size = _clamp(n // 90, 5, 1000)
         return dataclasses.replace(
-            recipe, n_neighbors=_clamp(n // 150, 10, 70), min_cluster_size=size, min_samples=size
+            recipe,
+            n_neighbors=_clamp(n // 150, 10, 70),
+            min_cluster_size=size,
+            min_samples=_clamp(size * 2 // 3, 3, 1000),
         )
 
     def replaced(self, others: Mapping[str, Any]) -> Parameters:
@@ -52,6 +55,8 @@ class Parameters:
         unknown = sorted(set(others) - known)
         if unknown:
             raise FitError(f"unknown parameter {unknown[0]!a}; there are {', '.join(sorted(known))}")
+        if "min_cluster_size" in others:  # min_samples keeps its proportion unless it is given, too
+            others = {"min_samples": max(1, others["min_cluster_size"] * 2 // 3), **others}
         return dataclasses.replace(self, **others)
 
     def to_dict(self) -> dict[str, Any]:
