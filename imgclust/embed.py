@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +24,11 @@ from imgclust import formats
 from imgclust.bar import Bar, bar_for
 from imgclust.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.embeddings import EmbeddingsWriter, read_ids
-from imgclust.errors import ImageError, UnsupportedFormat
+from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
 from imgclust.prediction_files import guard
 from imgclust.reading import Reader
 from imgclust.sources import Item, items
-from imgclust.types import Encoder, Floats, Preprocessing
+from imgclust.types import Encoder, Floats, Pixels, Preprocessing
 
 BATCH = 64
 READERS = 32  # threads that read or fetch; only as many as there are cores decode at once
@@ -253,15 +253,36 @@ def stream(
         yield _encoded(waiting, encoder)
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _encoded(waiting: list[_Decoded | Failed | Skipped], encoder: Encoder) -> list[Outcome]:
     pictures = [w.picture.pixels for w in waiting if isinstance(w, _Decoded)]
-    vectors = iter(encoder.encode(np.stack(pictures)) if pictures else ())
-    return [
-        Embedded(w.item, next(vectors), w.picture.width, w.picture.height, w.sha256)
-        if isinstance(w, _Decoded)
-        else w
-        for w in waiting
-    ]
+    vectors = iter(_vectors(pictures, encoder))
+    return [_outcome(w, next(vectors)) if isinstance(w, _Decoded) else w for w in waiting]
+
+
+def _vectors(pictures: list[Pixels], encoder: Encoder) -> Sequence[Floats | EncoderError]:
+    """Encode a batch; where it fails, one by one, so that a picture which does not encode fails alone."""
+    if not pictures:
+        return []
+    try:
+        return list(encoder.encode(np.stack(pictures)))
+    except EncoderError as error:
+        if len(pictures) == 1:
+            return [error]
+        return [vector for picture in pictures for vector in _vectors([picture], encoder)]
+
+
+def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> Outcome:
+    item, picture = decoded.item, decoded.picture
+    if isinstance(vector, EncoderError):
+        return Failed(item, "encode-failed", str(vector))
+    return Embedded(item, vector, picture.width, picture.height, decoded.sha256)
 
 
 def _decoded(
@@ -273,8 +294,7 @@ def _decoded(
     reader: Reader | None,
 ) -> Iterator[_Decoded | Failed | Skipped]:
     """Read and decode ahead of the encoder, at most `window` images, in the items' order."""
-    cores = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    may_decode = threading.BoundedSemaphore(cores or 1)
+    may_decode = threading.BoundedSemaphore(workers or available_cores())
     own_reader = reader or Reader()
     ahead: deque[Future[_Decoded | Failed | Skipped]] = deque()
     with own_reader, ThreadPoolExecutor(READERS, "imgclust-read") as pool:

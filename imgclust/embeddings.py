@@ -6,9 +6,11 @@ A shard is written under another name and renamed, so a shard that is there is w
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from imgclust.types import EncoderIdentity, Floats
 
 MAX_SHARD_ROWS = 100_000
 IDENTITY_KEY = b"imgclust.encoder"
-_PATTERN = "embeddings-*.parquet"
+_PATTERN = "embeddings-[0-9]*.parquet"
 
 
 def schema(identity: EncoderIdentity) -> pa.Schema:
@@ -82,12 +84,29 @@ class EmbeddingsWriter:
         self._shard_rows = min(shard_rows, MAX_SHARD_ROWS)
         self._schema = schema(identity)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("w")
+        try:
+            self._next = self._prepare()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _prepare(self) -> int:
+        """Keep other writers out until this one is closed or its process ends; → the next shard's number."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise EmbeddingsError(
+                f"another process is writing to {str(self.folder)!a}; wait for it, or use another folder"
+            ) from None
         for left_over in self.folder.glob(f".{_PATTERN}.tmp"):
             left_over.unlink()
-        for shard in shards(self.folder):
-            _check_same(identity, _identity_of(shard), shard)
-        self._next = 1 + max((int(p.stem.split("-")[1]) for p in shards(self.folder)), default=-1)
+        found = shards(self.folder)
+        for shard in found:
+            _check_same(self.identity, _identity_of(shard), shard)
+        return 1 + max((int(shard.stem.split("-")[1]) for shard in found), default=-1)
 
     def append(
         self,
@@ -102,8 +121,8 @@ class EmbeddingsWriter:
     ) -> None:
         """Add one image; `embedding`: (dim,), float16 values."""
         row = {
-            "id": id, "source": source, "embedding": np.asarray(embedding, np.float16), "width": width,
-            "height": height, "sha256": sha256,
+            "id": _utf8(id), "source": _utf8(source), "embedding": np.asarray(embedding, np.float16),
+            "width": width, "height": height, "sha256": sha256,
             "attributes": json.dumps(dict(attributes or {}), ensure_ascii=False, sort_keys=True),
         }  # fmt: skip
         for name, value in row.items():
@@ -126,10 +145,11 @@ class EmbeddingsWriter:
         table = pa.table({n: columns[n] for n in self._schema.names}, schema=self._schema)
         path = self.folder / f"embeddings-{self._next:06d}.parquet"
         temporary = self.folder / f".{path.name}.tmp"
-        pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        with _writing(self.folder):
+            pq.write_table(table, temporary, compression="zstd")
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(path)
         self._next += 1
         for values in self._columns.values():
             values.clear()
@@ -138,7 +158,25 @@ class EmbeddingsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            self._lock.close()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EmbeddingsError(
+            f"embeddings cannot be written to {str(folder)!a}: {error.strerror or error}"
+        ) from None
+
+
+def _utf8(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, as lone surrogates, which Parquet cannot store."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def shards(folder: Path) -> list[Path]:

@@ -66,6 +66,9 @@ def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) ->
     """
     skipped = Counter() if skipped is None else skipped
     names = [str(source) for source in sources]
+    for name in names:  # a wrong one is told before hours of work
+        if not (is_url(name) or os.path.isdir(name) or os.path.isfile(name)):
+            raise ImgclustError(f"{name!a} is neither a file, a folder nor an http(s) URL")
     several = sum(not is_url(name) and os.path.isdir(name) for name in names) > 1
     for source in names:
         if is_url(source):
@@ -76,13 +79,11 @@ def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) ->
             prefix = f"{path.resolve().name}/" if several else ""
             for found in _walk(path, skipped):
                 relative = found.relative_to(path).as_posix()
-                yield Item(prefix + relative, str(found), named=False)
-        elif path.suffix.lower() in LISTS and path.is_file():
+                yield Item(_utf8(prefix + relative), str(found), named=False)
+        elif path.suffix.lower() in LISTS:
             yield from _listed(path)
-        elif path.is_file():
-            yield Item(path.as_posix(), str(path))
         else:
-            raise ImgclustError(f"{source!a} is neither a file, a folder nor an http(s) URL")
+            yield Item(_utf8(path.as_posix()), str(path))
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Item]:
@@ -90,7 +91,12 @@ def from_lines(lines: Iterable[str]) -> Iterator[Item]:
     for line in lines:
         source = line.strip("\r\n")
         if source.strip():
-            yield Item(source, source)
+            yield Item(_utf8(source), source)
+
+
+def _utf8(name: str) -> str:
+    """File names may hold bytes that are no UTF-8; an id is text that can be stored and met again."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
@@ -100,7 +106,8 @@ def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
         folder, above = stack.pop()
         try:
             status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError:
             skipped["unreadable folder"] += 1
             continue
@@ -112,9 +119,9 @@ def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith("."):  # also "._photo.jpg", which macOS leaves on other file systems
                 skipped["hidden"] += 1
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path):  # of an entry itself, a link to itself would be an error
                 below.append((Path(entry.path), above | {here}))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path):
                 yield Path(entry.path)
             else:
                 skipped["not a file"] += 1

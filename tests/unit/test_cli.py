@@ -1,0 +1,299 @@
+"""The command line: help at once, one line for an error, and every command end to end on small data."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgclust import cli, commands
+from imgclust.embeddings import EmbeddingsWriter, read_embeddings
+from imgclust.encoder import TorchEncoder
+from imgclust.errors import EncoderError, ImgclustError
+
+COMMANDS = ("embed", "fit", "predict", "report", "names")
+
+
+def picture(seed: int, kind: int) -> bytes:
+    """Noise in one of a few colours and grains, so that kinds are clusters."""
+    rng = np.random.default_rng([seed, kind])
+    grain = (2, 6, 16)[kind]
+    values = rng.integers(0, 120, (grain, grain, 3)) + np.array([[135, 0, 0], [0, 135, 0], [0, 0, 135]])[kind]
+    file = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).resize((48, 48), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for kind in range(3):
+        (folder / f"kind{kind}").mkdir()
+        for seed in range(4):
+            (folder / f"kind{kind}" / f"{seed}.png").write_bytes(picture(seed, kind))
+    return folder
+
+
+@pytest.fixture
+def loaded(mini: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> TorchEncoder:
+    """The session's encoder in place of loading it for every command."""
+    import imgclust.encoder
+
+    monkeypatch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
+    return mini
+
+
+@pytest.fixture(scope="module")
+def model(images: Path, mini: TorchEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three clusters, fitted through the command."""
+    folder = tmp_path_factory.mktemp("model")
+    rng = np.random.default_rng(0)
+    with EmbeddingsWriter(folder / "embeddings", mini.identity) as writer:
+        for i in range(120):
+            centre = np.zeros(mini.identity.dim, np.float32)
+            centre[(i % 3) * 10] = 1.0
+            row = centre + rng.normal(0, 0.006, len(centre))
+            row = row / np.linalg.norm(row)
+            writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=f"{i:064x}")
+    with pytest.MonkeyPatch.context() as patch:
+        import imgclust.encoder
+
+        patch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
+        done = cli.main(
+            ["fit", str(folder / "embeddings"), "-o", str(folder / "model"), "--quiet", "--near", "1.1"]
+        )
+    assert done == 0
+    return folder / "model"
+
+
+@pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)])
+def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command explains itself, with examples that its own parser understands."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([*command, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    examples = re.findall(r"^  (?:find .*\| )?imgclust (.*?)(?: > .*)?$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = re.findall(r"'[^']*'|\S+", example)
+        assert cli.parser().parse_args(words).command in COMMANDS
+
+
+def test_starts_at_once() -> None:
+    """`--help` and `--version` load nothing that is slow to load."""
+    code = (
+        "import sys\nfrom imgclust import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "slow = {'torch', 'numpy', 'PIL', 'pyarrow', 'umap', 'hdbscan', 'aiohttp', 'rich'}\n"
+        "heavy = slow & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse's exit code for them is 2."""
+    for argv in ([], ["embed"], ["embed", "x", "-o", "y", "--batch", "0"], ["fly"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(argv)
+        assert left.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong is one line on stderr and exit code 1; a traceback only on request."""
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    argv = ["fit", str(tmp_path / "none"), "-o", str(tmp_path / "model")]
+    assert cli.main(argv) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"imgclust: there are no embeddings in .*\n", printed.err)
+    monkeypatch.setenv(cli.DEBUG, "1")
+    with pytest.raises(ImgclustError):
+        cli.main(argv)
+
+
+def test_unexpected_errors_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug, too, says what it is and how to see more; Ctrl-C is 130."""
+
+    def failing(error: BaseException) -> object:
+        def run(_: object) -> int:
+            raise error
+
+        return {"report": run}
+
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    monkeypatch.setattr(commands, "COMMANDS", failing(RuntimeError("a\nb")))
+    assert cli.main(["report", "m", "-o", "r"]) == 1
+    assert capsys.readouterr().err == f"imgclust: RuntimeError: a b (set {cli.DEBUG}=1 to see where)\n"
+    monkeypatch.setattr(commands, "COMMANDS", failing(KeyboardInterrupt()))
+    assert cli.main(["report", "m", "-o", "r"]) == 130
+
+
+def test_embed(
+    images: Path, tmp_path: Path, loaded: TorchEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`embed` says what it did, and what it skipped; run again, it has nothing to do."""
+    argv = ["embed", str(images), "-o", str(tmp_path / "e"), "--encoder", "mini", "--quiet"]
+    assert cli.main(argv) == 0
+    assert re.match(r"embedded 12 images in .* images/s\)", capsys.readouterr().out)
+    assert len(read_embeddings(tmp_path / "e")) == 12
+    assert cli.main(argv) == 0
+    assert "12 were there before" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["embed", str(tmp_path / "empty"), "-o", str(tmp_path / "f"), "--quiet"]) == 1
+
+
+def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parameters that were used, the clusters and the figures are printed."""
+    again = model.parent / "again"
+    argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1"]
+    assert cli.main([*argv, "--min-cluster-size", "8"]) == 0
+    printed = capsys.readouterr()
+    assert "min_cluster_size = 8" in printed.out
+    assert "3 clusters" in printed.out
+    assert "umap" in printed.err
+
+
+def test_predict(
+    model: Path, images: Path, tmp_path: Path, loaded: TorchEncoder, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Into a pipe: a JSON line per picture; into a file by its ending; broken pictures told on stderr."""
+    source = images / "kind0"
+    assert cli.main(["predict", str(model), str(source)]) == 0
+    rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [row["id"] for row in rows] == [f"{i}.png" for i in range(4)]
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    out = tmp_path / "tags.csv"
+    argv = ["predict", str(model), str(source / "0.png"), str(tmp_path / "bad.png"), "-o", str(out)]
+    assert cli.main(argv) == 0
+    assert len(out.read_text().splitlines()) == 2
+    assert b"decode-failed" in capfdbinary.readouterr().err
+    assert cli.main(["predict", str(model), str(source), "-o", str(tmp_path / "tags.xls")]) == 1
+
+
+def test_predict_embeddings(model: Path, tmp_path: Path) -> None:
+    """An embeddings folder is predicted as it is: no encoder is loaded, and clusters come out."""
+    out = tmp_path / "tags.jsonl"
+    assert cli.main(["predict", str(model), str(model.parent / "embeddings"), "-o", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 120
+    assert len({row["cluster"] for row in rows} - {-1}) == 3
+
+
+def test_predict_lines(
+    model: Path, images: Path, loaded: TorchEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`-` reads paths from stdin, as `find` writes them."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images}/kind1/0.png\n\n{images}/kind1/1.png\n"))
+    out = tmp_path / "tags.jsonl"
+    assert cli.main(["predict", str(model), "-", "-o", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("option", "is_link"), [("--copy-to", False), ("--link-to", True)])
+def test_predict_sorts(
+    model: Path, images: Path, loaded: TorchEncoder, tmp_path: Path, option: str, is_link: bool
+) -> None:
+    """Pictures are sorted into folders; into the folder that is being read they are not."""
+    argv = ["predict", str(model), str(images / "kind2"), "-o", str(tmp_path / "t.csv"), option]
+    assert cli.main([*argv, str(tmp_path / "sorted")]) == 0
+    found = [p for p in (tmp_path / "sorted").glob("*/*") if p.is_file()]
+    assert len(found) == 4
+    assert all(p.is_symlink() == is_link for p in found)
+    assert cli.main([*argv, str(images / "kind2" / "sorted")]) == 1
+
+
+def test_report(model: Path, tmp_path: Path) -> None:
+    """`report` writes the page."""
+    assert cli.main(["report", str(model), "-o", str(tmp_path / "r.html"), "--title", "Mine"]) == 0
+    assert "<title>Mine" in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_names(model: Path, tmp_path: Path, loaded: TorchEncoder, capsys: pytest.CaptureFixture[str]) -> None:
+    """`names` names again; words of one's own need an encoder with a text tower."""
+    from imgclust.model import ClusterModel
+
+    assert cli.main(["names", str(model), "-o", str(tmp_path / "named")]) == 0
+    assert ClusterModel.load(tmp_path / "named").taxonomy == ClusterModel.load(model).taxonomy
+    (tmp_path / "words.txt").write_text("# mine\nfood\n\nfood\n")
+    assert commands._words(tmp_path / "words.txt") == ["food"]
+    assert cli.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
+    assert "text tower" in capsys.readouterr().err
+    (tmp_path / "words.txt").write_text("\n")
+    assert cli.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
+    assert "no words" in capsys.readouterr().err
+
+
+def test_another_encoder_is_refused(
+    model: Path, loaded: TorchEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder with other weights than the model's is refused, with both named."""
+    import dataclasses
+
+    wanted = dataclasses.replace(loaded.identity, weights="ff" * 32)
+    with pytest.raises(EncoderError, match=r"ffff.*is wanted.*what loaded is"):
+        commands._encoder(wanted)
+
+
+# `embed` with an encoder that needs no torch, takes its time, and says when it is in the middle of the work.
+IN_THE_MIDDLE = """
+import sys, time, types
+import numpy as np
+from imgclust import cli
+from imgclust.types import EncoderIdentity, Preprocessing
+
+class Encoder:
+    identity = EncoderIdentity("test", "test", "0" * 64, Preprocessing(8, 8), "float32", 2)
+    batches = 0
+    def encode(self, pixels):
+        self.batches += 1
+        if self.batches == 3:
+            print("now", flush=True)
+        time.sleep(0.02)
+        return np.ones((len(pixels), 2), np.float32)
+
+sys.modules["imgclust.encoder"] = types.SimpleNamespace(load_encoder=lambda *_, **__: Encoder())
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_keep_what_is_done(number: int, code: int, images: Path, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM in the middle of `embed` write the rows that are complete, and leave quietly."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(3000):
+        (many / f"{i}.png").symlink_to(images / "kind0" / "0.png")
+    command = [
+        sys.executable,
+        "-c",
+        IN_THE_MIDDLE,
+        "embed",
+        str(many),
+        "-o",
+        str(tmp_path / "e"),
+        "--batch",
+        "2",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"now\n"
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in stderr
+    assert 4 <= len(read_embeddings(tmp_path / "e")) < 3000

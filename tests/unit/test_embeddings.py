@@ -1,0 +1,161 @@
+"""The embeddings folder: what is written is read back, whole or not at all, and never of two encoders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from imgclust.embeddings import (
+    IDENTITY_KEY,
+    EmbeddingsWriter,
+    concat,
+    iter_embeddings,
+    read_embeddings,
+    read_ids,
+    shards,
+)
+from imgclust.errors import EmbeddingsError
+from imgclust.types import EncoderIdentity, Floats, Preprocessing
+
+IDENTITY = EncoderIdentity("tiny", "tiny-net", "ab" * 32, Preprocessing(8, 8), "float32", 4, "MIT")
+
+
+def rows(n: int) -> Floats:
+    vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+def fill(writer: EmbeddingsWriter, vectors: Floats, first: int = 0) -> None:
+    for i, vector in enumerate(vectors, first):
+        writer.append(
+            id=f"{i}.png", source=f"/pictures/{i}.png", embedding=vector, width=i + 1, height=2,
+            sha256=f"{i:064x}", attributes={"category": "ä", "n": i, "good": True},
+        )  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Every column comes back as it went in, the embeddings bit for bit, over several shards."""
+    vectors = rows(7)
+    with EmbeddingsWriter(tmp_path, IDENTITY, shard_rows=3) as writer:
+        fill(writer, vectors)
+    assert len(shards(tmp_path)) == 3
+    found = read_embeddings(tmp_path)
+    assert len(found) == 7
+    assert found.ids == [f"{i}.png" for i in range(7)]
+    assert found.sources[6] == "/pictures/6.png"
+    assert np.array_equal(found.vectors, vectors)
+    assert found.vectors.dtype == np.float32
+    assert found.widths.tolist() == list(range(1, 8))
+    assert found.heights.tolist() == [2] * 7
+    assert found.sha256[3] == f"{3:064x}"
+    assert found.attributes[2] == {"category": "ä", "n": 2, "good": True}
+    assert found.identity == IDENTITY
+    assert read_ids(tmp_path) == set(found.ids)
+
+
+def test_format(tmp_path: Path) -> None:
+    """The shards are what others may rely on: column names, types, and the identity as JSON."""
+    with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+        fill(writer, rows(2))
+    schema = pq.read_schema(shards(tmp_path)[0])
+    assert {field.name: str(field.type) for field in schema} == {
+        "id": "string",
+        "source": "string",
+        "embedding": "fixed_size_list<element: halffloat>[4]",
+        "width": "int32",
+        "height": "int32",
+        "sha256": "string",
+        "attributes": "string",
+    }
+    assert json.loads(schema.metadata[IDENTITY_KEY])["weights"] == "ab" * 32
+
+
+def test_shard_by_shard(tmp_path: Path) -> None:
+    """Reading can stream; the parts joined are the whole."""
+    with EmbeddingsWriter(tmp_path, IDENTITY, shard_rows=2) as writer:
+        fill(writer, rows(5))
+    parts = list(iter_embeddings(tmp_path))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert concat(parts).ids == read_embeddings(tmp_path).ids
+
+
+def test_more_is_added_to_what_is_there(tmp_path: Path) -> None:
+    """A second writer continues with new shards and leaves the old ones alone."""
+    for first in (0, 2):
+        with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+            fill(writer, rows(2), first)
+    assert read_embeddings(tmp_path).ids == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_a_shard_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that is cut off leaves nothing that a reader sees, and the next writer clears it away."""
+
+    def half(table: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"PAR1 half a shard")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", half)
+        with pytest.raises(EmbeddingsError, match="No space left"), EmbeddingsWriter(tmp_path, IDENTITY) as w:
+            fill(w, rows(2))
+    assert shards(tmp_path) == []
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+        fill(writer, rows(1))
+    assert list(tmp_path.glob(".*.tmp")) == []
+    assert len(read_embeddings(tmp_path)) == 1
+
+
+def test_two_encoders_do_not_mix(tmp_path: Path) -> None:
+    """A writer and a reader both refuse a second encoder, and say which two there are."""
+    other = dataclasses.replace(IDENTITY, name="huge", weights="cd" * 32)
+    with EmbeddingsWriter(tmp_path / "a", IDENTITY) as writer:
+        fill(writer, rows(1))
+    with pytest.raises(EmbeddingsError, match=r"tiny .*abab.*huge .*cdcd"):
+        EmbeddingsWriter(tmp_path / "a", other)
+    with EmbeddingsWriter(tmp_path / "b", other) as writer:
+        fill(writer, rows(1))
+    shards(tmp_path / "b")[0].rename(tmp_path / "a" / "embeddings-000009.parquet")
+    with pytest.raises(EmbeddingsError, match="cannot be mixed"):
+        read_embeddings(tmp_path / "a")
+
+
+def test_name_and_licence_may_differ(tmp_path: Path) -> None:
+    """The same weights under another name are the same space."""
+    with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+        fill(writer, rows(1))
+    with EmbeddingsWriter(tmp_path, dataclasses.replace(IDENTITY, name="x@file", licence=None)) as writer:
+        fill(writer, rows(1), 1)
+    assert len(read_embeddings(tmp_path)) == 2
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """A second writer is refused while the first is at work, and welcome afterwards."""
+    with EmbeddingsWriter(tmp_path, IDENTITY), pytest.raises(EmbeddingsError, match="another process"):
+        EmbeddingsWriter(tmp_path, IDENTITY)
+    with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+        fill(writer, rows(1))
+
+
+def test_unreadable_folders(tmp_path: Path) -> None:
+    """Nothing there, or something else there: the error says how to get embeddings."""
+    with pytest.raises(EmbeddingsError, match="imgclust embed"):
+        read_embeddings(tmp_path)
+    (tmp_path / "embeddings-000000.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(EmbeddingsError, match="not a shard"):
+        read_embeddings(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddingsError, match="cannot be written"):
+        EmbeddingsWriter(tmp_path / "file", IDENTITY)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """File names with bytes that are no UTF-8 are stored escaped instead of losing a shard."""
+    with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
+        writer.append(id="a", source="/x/\udcff.png", embedding=rows(1)[0], width=1, height=1, sha256="")
+    assert read_embeddings(tmp_path).sources == ["/x/\\udcff.png"]
