@@ -45,9 +45,9 @@ def wall_ms() -> int:
 class Signals:
     """SIGTERM and SIGINT: the first asks to drain, the second to leave at once.
 
-    Python runs handlers between two steps of the main thread, which may sit in a call to Kafka for a minute. The
-    bytes that arrive on the wakeup descriptor are seen at once by a thread of its own: two seconds after a
-    second signal it ends the process.
+    Python runs handlers between two steps of the main thread, which may sit in a call to Kafka for a minute.
+    The bytes that arrive on the wakeup descriptor are seen at once by a thread of its own: two seconds after
+    a second signal it ends the process.
     """
 
     PATIENCE = 2.0

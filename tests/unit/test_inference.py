@@ -1,0 +1,169 @@
+"""worker.inference: batches through the encoder's and the predictor's thread, and what happens when they fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
+from worker.inference import Inference, Outcome, Predicted, Ready, Unencodable, rows
+from worker.metrics import Metrics
+from worker.watchdog import EXIT_STALLED, Watchdog
+
+SIDE = 4
+IDENTITY = EncoderIdentity("test", "test", "0" * 64, Preprocessing(SIDE, SIDE), "float32", 2)
+
+
+class Encoder:
+    """Takes the first pixel as the embedding; fails for the values in `bad`."""
+
+    identity = IDENTITY
+
+    def __init__(
+        self, bad: frozenset[int] = frozenset(), max_batch: int = 1000, broken: bool = False
+    ) -> None:
+        self.bad, self.max_batch, self.broken = bad, max_batch, broken
+        self.batches: list[int] = []
+
+    def encode(self, pixels: Pixels) -> Floats:
+        self.batches.append(len(pixels))
+        if self.broken:
+            raise RuntimeError("device lost")
+        if len(pixels) > self.max_batch:
+            raise MemoryError("out of memory")
+        if self.bad & set(pixels[:, 0, 0, 0].tolist()):
+            raise ValueError("cannot be encoded")
+        return np.stack([pixels[:, 0, 0, 0], np.ones(len(pixels))], axis=1).astype(np.float32)
+
+
+class Model:
+    """Says the embedding back: cluster = first number; fails for the values in `bad`."""
+
+    def __init__(self, bad: frozenset[int] = frozenset()) -> None:
+        self.bad = bad
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        labels = embeddings[:, 0].astype(np.int32)
+        if self.bad & set(labels.tolist()):
+            raise ValueError("cannot be predicted")
+        n = len(labels)
+        candidates = np.stack([labels, np.full(n, 7), np.full(n, -1)], axis=1).astype(np.int32)
+        scores = np.tile(np.array([0.5, 0.25, 0.0], np.float32), (n, 1))
+        half = np.full(n, 0.5, np.float32)
+        return Prediction(labels, half, np.zeros((n, 2), np.float32), labels == 3, candidates, scores, half)
+
+
+class Bench:
+    """An Inference over made-up slots: slot s holds a picture of value s."""
+
+    def __init__(self, encoder: Encoder, model: Model | None = None, max_batch: int = 8) -> None:
+        self.outcomes: list[Outcome] = []
+        self.released: list[int] = []
+        self.broken: list[Exception] = []
+        self.metrics = Metrics()
+        self.inference = Inference(
+            encoder, model or Model(), pixels=lambda slot: np.full((SIDE, SIDE, 3), slot, np.uint8),
+            release=self.released.extend, on_outcomes=self.outcomes.extend, on_broken=self.broken.append,
+            max_batch=max_batch, max_wait=0.005, clock=time.monotonic, metrics=self.metrics,
+        )  # fmt: skip
+
+    def run(self, slots: list[int], until: Callable[[], bool]) -> None:
+        self.inference.start()
+        self.inference.put([Ready(100 + slot, slot) for slot in slots])
+        deadline = time.monotonic() + 20
+        while not until():
+            assert time.monotonic() < deadline, "nothing happens"
+            time.sleep(0.001)
+        self.inference.stop()
+
+
+def test_every_picture_comes_back_under_its_token() -> None:
+    """Batches of at most eight; each token has its own picture's prediction; all slots are given back."""
+    bench = Bench(encoder := Encoder())
+    slots = list(range(30))
+    bench.run(slots, lambda: len(bench.outcomes) == 30)
+    assert {o.token: o.cluster for o in bench.outcomes if isinstance(o, Predicted)} == {
+        100 + s: s for s in slots
+    }
+    assert sorted(bench.released) == slots
+    assert max(encoder.batches) <= 8
+    assert bench.metrics.value("imgclust_stage_in_progress", stage="encode") == 0
+    assert bench.metrics.value("imgclust_stage_in_progress", stage="predict") == 0
+
+
+def test_one_bad_picture_costs_only_itself() -> None:
+    """A batch that fails is halved down to the picture at fault; the others are predicted."""
+    bench = Bench(Encoder(bad=frozenset({5})))
+    bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
+    (dead,) = [o for o in bench.outcomes if isinstance(o, Unencodable)]
+    assert dead.token == 105
+    assert "cannot be encoded" in dead.message
+    assert {o.token for o in bench.outcomes} == {100 + s for s in range(8)}
+
+
+def test_the_predictor_is_halved_likewise() -> None:
+    """The same for a picture that only the predictor fails on."""
+    bench = Bench(Encoder(), Model(bad=frozenset({2})))
+    bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
+    assert [o.token for o in bench.outcomes if isinstance(o, Unencodable)] == [102]
+
+
+def test_out_of_memory_halves_the_batch() -> None:
+    """An encoder that can take three at once gets there by halving; nothing is lost."""
+    bench = Bench(encoder := Encoder(max_batch=3))
+    bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
+    assert all(isinstance(o, Predicted) for o in bench.outcomes)
+    assert encoder.batches[0] == 8
+
+
+def test_a_broken_device_blames_no_picture() -> None:
+    """When a grey picture fails too it is the device: no dead letters, and the worker is told."""
+    bench = Bench(Encoder(broken=True))
+    bench.run([1, 2], lambda: bool(bench.broken))
+    assert bench.outcomes == []
+    assert "device lost" in str(bench.broken[0])
+
+
+def test_arrays_become_rows() -> None:
+    """Padding leaves the candidates, probabilities stay within 0..1 and are plain Python numbers."""
+    prediction = Model().predict(np.array([[3, 1]], np.float32))
+    (row,) = rows([9], prediction)
+    assert row == Predicted(9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
+    assert type(row.cluster) is int  # type: ignore[union-attr]
+    assert type(row.probability) is float  # type: ignore[union-attr]
+
+
+def test_a_busy_stage_is_seen_by_the_watchdog() -> None:
+    """A batch that never returns shows as seconds without progress; an idle stage does not show at all."""
+    release = threading.Event()
+
+    class Stuck(Encoder):
+        def encode(self, pixels: Pixels) -> Floats:
+            release.wait(20)
+            return super().encode(pixels)
+
+    bench = Bench(Stuck())
+    assert bench.inference.stalled_for() == {}
+    bench.inference.start()
+    bench.inference.put([Ready(1, 1)])
+    deadline = time.monotonic() + 20
+    while not bench.inference.stalled_for() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert set(bench.inference.stalled_for()) == {"encode"}
+    release.set()
+    bench.inference.stop()
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(119.0, []), (121.0, [EXIT_STALLED])])
+def test_the_watchdog_ends_the_process(
+    seconds: float, ends: list[int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond the limit: exit code 4, with what each thread was doing on stderr; within it: nothing."""
+    ended: list[int] = []
+    assert Watchdog(120.0, lambda: {"encode": seconds}, ended.append).look() is bool(ends)
+    assert ended == ends
+    assert ("most recent call first" in capfd.readouterr().err) is bool(ends)
