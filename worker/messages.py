@@ -169,7 +169,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tag:
-    """What the worker says of one upload; see `docs/wire.md` for each field."""
+    """What the worker says of one upload; the README shows one."""
 
     id: str
     cluster: int
