@@ -33,7 +33,7 @@ docs: install ## write the generated tables of README.md anew
 	$(BIN)/python docs/generate.py
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
-	$(BIN)/imgclust-worker demo $(IMAGES) $(if $(KAFKA),--kafka $(KAFKA))
+	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")
 
 bench: install ## measure, and print JSON lines and a table
 	$(BIN)/python -m benchmarks $(ARGS)
