@@ -13,9 +13,9 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +144,10 @@ def embed(
         known = read_ids(summary.folder)
         bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
         todo = _new(items(sources, summary.skipped), known, summary, failures, bar)
+        batches = stream(todo, encoder, batch=batch, workers=workers, limits=limits, reader=reader)
+        stack.enter_context(closing(batches))  # so that an error stops the readers at once
         flushed = clock()
-        for outcomes in stream(todo, encoder, batch=batch, workers=workers, limits=limits, reader=reader):
+        for outcomes in batches:
             for outcome in outcomes:
                 _record(outcome, writer, failures, summary)
             bar.advance(len(outcomes))
@@ -236,21 +238,23 @@ def stream(
     workers: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     reader: Reader | None = None,
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome]]:
     """Embed images as they come, in their order, a batch at a time; memory stays constant.
 
     Arguments as for `embed`. Yields about `batch` outcomes at a time; each item has exactly one.
     """
     waiting: list[_Decoded | Failed | Skipped] = []
     ready = 0
-    for result in _decoded(found, encoder.identity.preprocessing, WINDOW * batch, workers, limits, reader):
-        waiting.append(result)
-        ready += isinstance(result, _Decoded)
-        if ready == batch:
+    preprocessing = encoder.identity.preprocessing
+    with closing(_decoded(found, preprocessing, WINDOW * batch, workers, limits, reader)) as results:
+        for result in results:
+            waiting.append(result)
+            ready += isinstance(result, _Decoded)
+            if ready == batch:
+                yield _encoded(waiting, encoder)
+                waiting, ready = [], 0
+        if waiting:
             yield _encoded(waiting, encoder)
-            waiting, ready = [], 0
-    if waiting:
-        yield _encoded(waiting, encoder)
 
 
 def available_cores() -> int:
@@ -292,7 +296,7 @@ def _decoded(
     workers: int | None,
     limits: Limits,
     reader: Reader | None,
-) -> Iterator[_Decoded | Failed | Skipped]:
+) -> Generator[_Decoded | Failed | Skipped]:
     """Read and decode ahead of the encoder, at most `window` images, in the items' order."""
     may_decode = threading.BoundedSemaphore(workers or available_cores())
     own_reader = reader or Reader()
