@@ -1,20 +1,21 @@
-"""The view as it runs: librdkafka's mock cluster on one side, a real Redis that misbehaves on the other."""
+"""The view as it runs: a mock cluster or Apache Kafka on one side, a Redis that misbehaves on the other."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
 from redis_server import RedisServer, running
 
+from worker.embedded import Kafka, MockKafka
 from worker.feed import Feed
 from worker.health import Health
 from worker.messages import Candidate, Tag
@@ -25,7 +26,6 @@ from worker.view import TagsView, ViewConsumer, connect
 pytestmark = pytest.mark.redis
 PARTITIONS = 4  # the mock cluster's default
 PATIENCE = 60.0  # seconds, for anything that will happen; nothing is said about how fast
-NUMBERS = itertools.count()
 KEYS = Keys()
 
 
@@ -40,21 +40,45 @@ def eventually(happened: Callable[[], Any], what: str) -> None:
 
 
 class Topic:
-    """A topic of its own, and what its records say."""
+    """A topic of its own, and what its records say.
 
-    def __init__(self, producer: Producer, servers: str) -> None:
-        self.name = f"tags{next(NUMBERS)}"
+    On Apache Kafka its records are written in transactions, each followed by one that is aborted: the
+    control records between them, and the aborted ones, must not disturb the view.
+    """
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.name = f"tags-{uuid.uuid4().hex[:8]}"
         self.group = f"{self.name}.view"
-        self.servers = servers
-        self._producer = producer
-        self._observer = Consumer({"bootstrap.servers": servers, "group.id": self.group, "log_level": 0})
+        self.servers = kafka.bootstrap
+        kafka.create_topics([self.name], PARTITIONS)
+        config = {"bootstrap.servers": self.servers, "log_level": 0}
+        self._transactional = not isinstance(kafka, MockKafka)  # which shows aborted records to all
+        self._producer = Producer(
+            {**config, "transactional.id": self.name, "retry.backoff.ms": 5}
+            if self._transactional
+            else config
+        )
+        self._begin(first=True)
+        self._observer = Consumer({**config, "group.id": self.group})
         self.tags: dict[str, Tag] = {}  # what a reader should see
         self.records = 0
+        self.places: dict[str, tuple[int, int]] = {}  # key → partition and offset of its last record
+
+    def _begin(self, first: bool = False) -> None:
+        if self._transactional:
+            if first:
+                self._producer.init_transactions(30)
+            self._producer.begin_transaction()
 
     def send(self, key: str, value: bytes | None) -> None:
         """One record, in the partition of its key."""
+
+        def delivered(error: object, message: Message) -> None:
+            assert error is None
+            self.places[key] = (message.partition() or 0, message.offset() or 0)
+
         partition = sum(key.encode()) % PARTITIONS
-        self._producer.produce(self.name, value, key.encode(), partition=partition)
+        self._producer.produce(self.name, value, key.encode(), partition, on_delivery=delivered)
         self.records += 1
 
     def tag(self, upload_id: str, cluster: int = 1) -> None:
@@ -68,34 +92,44 @@ class Topic:
         self.send(upload_id, None)
         self.tags.pop(upload_id)
 
+    def flush(self) -> None:
+        """Everything that was sent can be read now."""
+        assert self._producer.flush(30) == 0
+        if self._transactional:
+            self._producer.commit_transaction(30)
+            self._producer.begin_transaction()
+            for partition in range(PARTITIONS):
+                self._producer.produce(self.name, b"aborted", b"aborted", partition)
+            self._producer.flush(30)
+            self._producer.abort_transaction(30)
+            self._producer.begin_transaction()
+
+    def _asked(self, offset: int = 0) -> list[TopicPartition]:
+        return [TopicPartition(self.name, partition, offset) for partition in range(PARTITIONS)]
+
+    def committed(self) -> int:
+        """The sum of the group's committed offsets (asked by a consumer that is no member)."""
+        return sum(max(0, p.offset) for p in self._observer.committed(self._asked(), timeout=30))
+
+    def end(self) -> int:
+        """The sum of the ends of the partitions."""
+        return sum(p.offset for p in self._observer.offsets_for_times(self._asked(OFFSET_END), timeout=30))
+
+    def done(self) -> bool:
+        """Whether the group has committed all."""
+        return self.committed() == self.end()
+
     def commit(self, offset: int) -> None:
         """Let the group stand at this offset in all partitions."""
-        asked = [TopicPartition(self.name, p, offset) for p in range(PARTITIONS)]
-        self._observer.commit(offsets=asked, asynchronous=False)
+        self._observer.commit(offsets=self._asked(offset), asynchronous=False)
 
     def close(self) -> None:
         self._observer.close()
 
-    def flush(self) -> None:
-        assert self._producer.flush(30) == 0
-
-    def committed(self) -> int:
-        """The sum of the group's committed offsets (asked by a consumer that is no member)."""
-        asked = [TopicPartition(self.name, p) for p in range(PARTITIONS)]
-        return sum(max(0, found.offset) for found in self._observer.committed(asked, timeout=30))
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[tuple[Producer, str]]:
-    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
-    brokers = producer.list_topics(timeout=30).brokers.values()
-    yield producer, ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-    producer.flush(10)
-
 
 @pytest.fixture
-def topic(kafka: tuple[Producer, str]) -> Iterator[Topic]:
-    made = Topic(*kafka)
+def topic(kafka: Kafka) -> Iterator[Topic]:
+    made = Topic(kafka)
     yield made
     made.close()
 
@@ -198,7 +232,7 @@ def test_redis_follows_the_topic(topic: Topic, server: RedisServer, start: Start
     health = Health()
     view = start(protocol, health=health)
     eventually(lambda: shows(server, topic), "the view")
-    eventually(lambda: topic.committed() == topic.records, "the commit")
+    eventually(lambda: topic.done(), "the commit")
     assert view.records("malformed") == 2
     assert view.records("applied") + view.records("stale") == topic.records - 2
     assert view.metrics.value("imgclust_stage_in_progress", stage="view") == 0
@@ -220,7 +254,7 @@ def test_a_restart_goes_on_where_it_was(topic: Topic, server: RedisServer, start
     first.stop()
     fill(topic, 10, "more")
     second = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the rest")
+    eventually(lambda: shows(server, topic) and topic.done(), "the rest")
     assert second.records("applied") == 10
     assert second.value("rebuilds_total") == 0
 
@@ -260,7 +294,7 @@ def test_redis_in_trouble_delays_the_view(
     fill(topic)
     view = start()
     eventually(lambda: shows(server, topic), "the view")
-    eventually(lambda: topic.committed() == topic.records, "the commit")
+    eventually(lambda: topic.done(), "the commit")
     before, owned = topic.committed(), dict(view.view._owned)
     mend = trouble(server)
     fill(topic, 50, "more")
@@ -269,11 +303,11 @@ def test_redis_in_trouble_delays_the_view(
     eventually(lambda: view.value("errors_total", error_code=kind) >= 3, "the trouble")
     assert view.value("redis_up") == 0
     assert topic.committed() == before
-    eventually(lambda: view.lag() == topic.records - before, "the lag")
+    eventually(lambda: view.lag() == topic.end() - before, "the lag")
     eventually(lambda: view.value("lag_seconds") > 0, "the lag")
     mend()
     eventually(lambda: shows(server, topic), "catching up")
-    eventually(lambda: topic.committed() == topic.records, "the commit")
+    eventually(lambda: topic.done(), "the commit")
     assert view.value("redis_up") == 1
     assert {p: id(state) for p, state in view.view._owned.items()} == {p: id(s) for p, s in owned.items()}
 
@@ -292,7 +326,7 @@ def test_an_emptied_redis_is_filled_again_while_idle(topic: Topic, server: Redis
     """FLUSHALL under a view with nothing to do is noticed by itself, and all tags come back."""
     fill(topic)
     view = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     server.client().flushall()
     eventually(lambda: shows(server, topic), "the view again")
     assert view.value("rebuilds_total") == 1
@@ -302,7 +336,7 @@ def test_an_emptied_redis_is_filled_again_under_load(topic: Topic, server: Redis
     """The same between two batches: what is written next does not hide what is missing."""
     fill(topic)
     view = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     view.view._next_check = float("inf")  # no idle check: the batch itself has to notice
     server.client().flushall()
     topic.tag("later")
@@ -315,7 +349,7 @@ def test_a_redis_emptied_between_two_runs_is_filled(topic: Topic, server: RedisS
     """The committed offset alone is not believed."""
     fill(topic)
     first = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     first.stop()
     server.client().flushall()
     start()
@@ -326,10 +360,10 @@ def test_a_redis_from_an_older_dump_gets_the_rest(topic: Topic, server: RedisSer
     """A Redis that comes back with what it had an hour ago is given what came since, and no more."""
     fill(topic, 100)
     view = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     server.client().save()
     fill(topic, 30, "more")
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the rest")
+    eventually(lambda: shows(server, topic) and topic.done(), "the rest")
     applied = view.records("applied")
     server.kill()
     server.start()
@@ -343,7 +377,7 @@ def test_a_rebuild_on_demand(topic: Topic, server: RedisServer, start: Start) ->
     """`rebuild` writes everything anew, whatever happened to the keys."""
     fill(topic, 50)
     view = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     client = server.client()
     client.delete(KEYS.tag("id1"), KEYS.cluster("t1", 2))
     assert not shows(server, topic)
@@ -374,12 +408,13 @@ def test_a_view_that_was_away_too_long_reads_all(
     unread nothing can have been missed."""
     fill(topic, 100)
     first = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
     first.stop()
-    fill(topic, more, "more")
+    if more:
+        fill(topic, more, "more")
     second = start(delete_retention=3600.0, now=lambda: time.time() + 2 * 3600)
     eventually(lambda: shows(server, topic) and second.value("redis_up") == 1, "the view again")
-    eventually(lambda: topic.committed() == topic.records, "the commit")
+    eventually(lambda: topic.done(), "the commit")
     assert second.value("rebuilds_total") == rebuilds
     assert second.records("applied") == (100 + more if rebuilds else 0)
 
@@ -391,12 +426,11 @@ def test_a_rebuild_removes_what_is_not_in_the_topic(topic: Topic, server: RedisS
     topic.send(key, b"no tag")  # stands for the record that compaction removed: there is no tag at its offset
     topic.flush()
     view = start()
-    eventually(lambda: shows(server, topic) and topic.committed() == topic.records, "the view")
-    partition = sum(key.encode()) % PARTITIONS
-    ahead = sum(1 for upload_id in topic.tags if sum(upload_id.encode()) % PARTITIONS == partition)
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
+    partition, offset = topic.places[key]
     ghost = {"tag": topic.tags["id1"].to_json(), "taxonomy": "t1", "cluster": 1}
-    server.client().hset(KEYS.tag("ghost"), mapping={**ghost, "position": f"{partition}:{ahead}"})
-    server.client().hset(KEYS.tag("newer"), mapping={**ghost, "position": f"{partition}:{ahead + 1000}"})
+    server.client().hset(KEYS.tag("ghost"), mapping={**ghost, "position": f"{partition}:{offset}"})
+    server.client().hset(KEYS.tag("newer"), mapping={**ghost, "position": f"{partition}:{offset + 1000}"})
     view.view.rebuild()
     eventually(lambda: not server.client().exists(KEYS.tag("ghost")), "the sweep")
     eventually(lambda: view.metrics.value("imgclust_view_swept_total") == 1, "the count")
@@ -416,4 +450,4 @@ def test_a_topic_that_was_made_anew(topic: Topic, server: RedisServer, start: St
     topic.commit(9001)
     start()
     eventually(lambda: shows(server, topic), "the view of the new topic")
-    eventually(lambda: topic.committed() == topic.records, "the commit")
+    eventually(lambda: topic.done(), "the commit")
