@@ -118,7 +118,7 @@ class PaintedMap extends MapView {
       return other && Math.abs(other[0] - px) < cell && Math.abs(other[1] - py) < cell;
     }));
     for (const i of this.pictureOrder ??= this.orderPictures()) {
-      if (i >= placed || !this.shown[i]) continue;
+      if (i >= placed || i === this.chosen || !this.shown[i]) continue;
       if (this.hot !== null && this.report.images.cluster[i] !== this.hot) continue;
       const [px, py] = [this.px(x[i]), this.py(y[i])];
       if (px < -size || py < -size || px > this.w + size || py > this.h + size) continue;
