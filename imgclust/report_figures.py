@@ -67,8 +67,10 @@ def _literal(value: Any) -> str:
 
 
 def _encoder(encoder: Mapping[str, Any]) -> list[list[str]]:
-    known = {**encoder, "weights": f"SHA-256 {str(encoder.get('weights'))[:12]}…"}
-    return _rows(known)
+    """An identity, its digest shortened; nothing where the model does not know its encoder."""
+    if not encoder:
+        return []
+    return _rows({**encoder, "weights": f"SHA-256 {str(encoder.get('weights'))[:12]}…"})
 
 
 def in_no_cluster(data: ReportData) -> int:

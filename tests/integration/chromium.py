@@ -101,7 +101,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 10) -> None:
+    def wait(self, condition: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
         limit = time.monotonic() + seconds
         while not self.js(condition):

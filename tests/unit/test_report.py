@@ -182,6 +182,15 @@ def test_sizes_add_up() -> None:
     }  # fmt: skip
 
 
+def test_a_model_without_an_encoder_claims_none() -> None:
+    """A pair that was fitted elsewhere may not say whose embeddings it takes: no table pretends to."""
+    titles = [
+        s["title"] for s in payload(page(dataclasses.replace(hostile_report(), encoder={})))["sections"]
+    ]
+    assert "Encoder" not in titles
+    assert "UMAP" in titles
+
+
 def test_the_headline_calls_only_the_largest_largest() -> None:
     """The three largest are named as such; where one of them has no name, it says "among them"."""
     data = hostile_report()
