@@ -39,6 +39,9 @@ HEARTBEAT_TIMEOUT = 30.0  # seconds; the event loop of a fetcher turns every 0.5
 # A fetcher is given twice what it can fetch at once: it never waits for the next message, and one that dies
 # holds little.
 WINDOW = 2
+# Messages cost more than what is in them: jobs go out when a quarter of the window is free, slots when a
+# fetcher has no more than half of its own left.
+REFILL, RETURN = 1 / 4, 1 / 2
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
 # About 100 MB to begin with, bodies of 128 MiB, a picture of 50 million pixels in RGBA with a few copies
 MEMORY_LIMIT = 1536 * 1024 * 1024
@@ -65,6 +68,7 @@ class _Place:
     held: dict[int, Job] = dataclasses.field(default_factory=dict)
     forgotten: set[int] = dataclasses.field(default_factory=set)
     lent: set[int] = dataclasses.field(default_factory=set)  # slots that the consumer has not released
+    blocked: bool = False  # the socket takes no more, and is asked when it does
     mark: int = 0
     marked_at: float = 0.0
     beats: int = 0
@@ -202,7 +206,7 @@ class FetcherPool:
             self._thread.join(timeout + 5)
 
     def _wake(self) -> None:
-        if not self._woken.is_set():
+        if not self._woken.is_set() and threading.get_ident() != self._thread.ident:
             self._woken.set()
             with contextlib.suppress(OSError):  # full: it is awake; closed: it has stopped
                 self._wake_in.send(b"\0")
@@ -225,7 +229,8 @@ class FetcherPool:
         if now >= self._tick_at:
             self._tick_at = now + TICK
             self._tick(now)
-        for key, events in self._selector.select(max(0.0, self._tick_at - now)):
+        noted = self._submitted or self._released or self._unwanted
+        for key, events in self._selector.select(0.0 if noted else max(0.0, self._tick_at - now)):
             if key.data is None:
                 self._wake_out.recv(4096)
                 self._woken.clear()
@@ -265,11 +270,10 @@ class FetcherPool:
             if place.ready and not place.held:
                 for job in place.suspects.next_group():
                     self._give(place, job)
-        free = [
-            place
-            for place in self._places
-            if place.ready and not place.suspects.trying and len(place.held) < self._window
-        ]
+        if not self._queue:
+            return
+        low = min(self._window - 1, int(self._window * (1 - REFILL)))
+        free = [p for p in self._places if p.ready and not p.suspects.trying and len(p.held) <= low]
         while self._queue and free:
             place = min(free, key=lambda place: len(place.held))
             self._give(place, self._queue.popleft())
@@ -282,7 +286,7 @@ class FetcherPool:
 
     def _tell(self) -> None:
         for place in self._places:
-            if place.link is not None and place.ready and (place.jobs or place.credit or place.forget):
+            if place.link is not None and place.ready and self._has_news(place):
                 message: dict[str, Any] = {}
                 if place.jobs:
                     message["jobs"] = [(job.token, job.url) for job in place.jobs]
@@ -293,6 +297,12 @@ class FetcherPool:
                 place.link.put(message)
                 place.jobs, place.credit, place.forget = [], [], []
                 self._converse(place, selectors.EVENT_WRITE)
+
+    def _has_news(self, place: _Place) -> bool:
+        if place.jobs or place.forget:
+            return True
+        can_fill = len(place.slots) - len(place.lent) - len(place.credit)
+        return bool(place.credit) and can_fill <= len(place.slots) * RETURN
 
     def _deliver(self) -> None:
         if self._outcomes:
@@ -318,9 +328,10 @@ class FetcherPool:
         except ProtocolError as error:
             self._lose(place, f"it talks nonsense ({error})")
             return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.waiting else 0)
-        if self._selector.get_key(link.channel).events != wanted:
-            self._selector.modify(link.channel, wanted, place)
+        if link.waiting != place.blocked:
+            place.blocked = link.waiting
+            write = selectors.EVENT_WRITE if place.blocked else 0
+            self._selector.modify(link.channel, selectors.EVENT_READ | write, place)
 
     def _understand(self, place: _Place, report: Report) -> None:
         if report.ready:
@@ -382,6 +393,7 @@ class FetcherPool:
             self._schedule(place, f"it cannot be started: {error.strerror}")
             return
         self._selector.register(place.link.channel, selectors.EVENT_READ, place)
+        place.blocked = False
         self._converse(place, selectors.EVENT_WRITE)
 
     def _lose(self, place: _Place, why: str) -> None:

@@ -2,8 +2,8 @@
 
 What they have in common: some parser, resolver or network stack reads an address in them that a naive
 check does not see. Sources: the URL-confusion and SSRF collections of PortSwigger, OWASP and Orange Tsai's
-"A New Era of SSRF", the WHATWG host-parsing rules, CVE write-ups of fetchers (GitLab, Mastodon, imgproxy), and our own
-reading of yarl and aiohttp.
+"A New Era of SSRF", the WHATWG host-parsing rules, write-ups of holes in other fetchers, and our own reading
+of yarl and aiohttp.
 """
 
 # Literal IPv4, in every way that some `inet_aton`, browser or Unicode mapping understands

@@ -66,7 +66,7 @@ def test_the_forgotten_are_not_tried() -> None:
 def test_exactly_the_killers_are_given_up(
     killers: set[int], count: int, window: int, marks: bool, chance: object
 ) -> None:
-    """Whichever jobs kill, with or without a (possibly wrong) mark: all others pass, and it comes to an end."""
+    """Whichever jobs kill, without a mark or with a wrong one: all others pass, and it comes to an end."""
     suspects, queue = Suspects(Counter()), deque(job(i + 1) for i in range(count))
     passed: set[int] = set()
     given_up: set[int] = set()
