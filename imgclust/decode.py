@@ -56,7 +56,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """What an image may cost. `max_pixels`: width × height of the original; `max_bytes`: of the file."""
+    """What an image may cost.
+
+    Attributes:
+        max_pixels: width × height of the original. Decoding takes 4 to 20 bytes of memory a pixel.
+        max_bytes: of the file.
+    """
 
     max_pixels: int = 50_000_000
     max_bytes: int = 64 * 1024 * 1024
