@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 
 import redis
-from rich.console import Console
 
 from imgclust.errors import ImgclustError
 from worker import demo_screen as screens
@@ -27,11 +26,12 @@ from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
 from worker.embedded import Kafka, MockKafka, choose_kafka, free_ports, valkey_url
 from worker.feed import Feed
 from worker.image_server import ImageServer
-from worker.messages import Tag
+from worker.messages import Tag, printable
 from worker.metrics import UPLOADS
 from worker.settings import load
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "clipart"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SILENT_SECONDS = 60.0  # without any result: something is lost, and waiting longer brings nothing
 VIEW_SECONDS = 30.0  # for the Redis view to have what the topic has
 STAGES = {
@@ -66,22 +66,25 @@ def demo(
     Raises:
         ImgclustError, StartError: something that it needs is not there; the text says what to do.
     """
-    screen = Screen(Console(highlight=False))
+    screen = Screen()
     try:
         with _ended_by_signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, about themselves
             trained = _train(screen, _folders(images), _made(out), encoder)
+            report = _report(screen, trained, out)
             with _surroundings(screen, trained, kafka, out) as around:
                 streamed = _stream(screen, around, trained, uploads)
     except KeyboardInterrupt:
         screen.console.print("\n  stopped; nothing that the demo started is left running")
         return 130
     _summarise(screen, trained, streamed)
-    return _verdict(screen, streamed, trained, out)
+    return _verdict(screen, streamed, trained, out, report)
 
 
 def _folders(images: Sequence[Path]) -> list[Path]:
     folders = [folder.expanduser() for folder in images] or [EXAMPLES]
+    if not images and not EXAMPLES.is_dir():
+        raise ImgclustError("the example pictures are not here; name a folder: imgclust-worker demo FOLDER")
     for folder in folders:
         if not folder.is_dir():
             raise ImgclustError(f"{str(folder)!a} is not a folder; name a folder of pictures")
@@ -103,7 +106,7 @@ def _ended_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
@@ -119,7 +122,7 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
 
     screen.step("Pictures")
     chosen = choose(folders)
-    shown = ", ".join(screens.short_path(folder) for folder in folders)
+    shown = ", ".join(printable(str(screens.short_path(folder))).strip("'\"") for folder in folders)
     screen.say(f"{chosen.found:,} pictures in {shown}")
     if len(chosen.items) < chosen.found:
         screen.say(f"{len(chosen.items):,} of them, chosen at random, are enough for a demo")
@@ -141,6 +144,15 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
     return trained
 
 
+def _report(screen: Screen, trained: Trained, out: Path) -> Path:
+    from imgclust.report import write_report
+
+    with screen.console.status("the report page is written"):
+        page = write_report(trained.model, out / "report.html", images=out / "embeddings")
+    screen.say(f"report page: {screens.short_path(page)}")
+    return page
+
+
 # ── the surroundings ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -160,26 +172,37 @@ def _surroundings(screen: Screen, trained: Trained, address: str | None, out: Pa
     """Kafka, Redis, the image server and the worker, up; all of them end with the block."""
     screen.step("Services")
     with contextlib.ExitStack() as stack:
+        try:
+            yield _started(screen, stack, trained, address, out)
+        finally:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # ending them takes seconds, and is not interrupted
+
+
+def _started(
+    screen: Screen, stack: contextlib.ExitStack, trained: Trained, address: str | None, out: Path
+) -> Surroundings:
+    with screen.console.status("Kafka and Redis start"):
         kafka = stack.enter_context(choose_kafka(address))
-        names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
-        screen.say(f"Kafka: {kafka.kind}, {kafka.bootstrap}")
-        if address:
-            screen.say(f"its topics are this run's own, and stay: {', '.join(names)}")
         redis_url = stack.enter_context(valkey_url())
-        screen.say(f"Redis: an embedded Valkey, {redis_url}")
-        images = stack.enter_context(ImageServer(trained.files))
-        screen.say(f"pictures: http://127.0.0.1:{images.port}/images/…")
-        if isinstance(kafka, MockKafka):
-            kafka.create_topics(names)
-        metrics = "127.0.0.1:{}".format(*free_ports(1))
-        settings = _settings(trained, kafka, names, redis_url, images.port, metrics)
-        environment = worker_environment(settings, keep_kafka=address is not None)
-        worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
-        with screen.console.status("the worker starts"):
-            worker.wait_until_ready()
-        screen.say(f"worker: imgclust-worker run, http://{metrics}/metrics, log in {worker.log}")
-        connection = {**load(environment).kafka, "bootstrap.servers": kafka.bootstrap}
-        yield Surroundings(connection, names, images, worker, Feed.from_url(redis_url, timeout=10))
+    names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
+    screen.say(f"Kafka: {kafka.kind}" + ("" if address else f", {kafka.bootstrap}"))
+    if address:
+        screen.say(f"its topics of this run, which stay: {', '.join(names)}")
+    screen.say(f"Redis: an embedded Valkey, {redis_url}")
+    images = stack.enter_context(ImageServer(trained.files))
+    screen.say(f"pictures: http://127.0.0.1:{images.port}/images/…")
+    if isinstance(kafka, MockKafka):
+        kafka.create_topics(names)
+    metrics = "127.0.0.1:{}".format(*free_ports(1))
+    settings = _settings(trained, kafka, names, redis_url, images.port, metrics)
+    environment = worker_environment(settings, keep_kafka=address is not None)
+    worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
+    with screen.console.status("the worker starts"):
+        worker.wait_until_ready()
+    screen.say(f"worker: http://{metrics}/metrics, its log: {screens.short_path(worker.log)}")
+    connection = {**load(environment).kafka, "bootstrap.servers": kafka.bootstrap}
+    return Surroundings(connection, names, images, worker, Feed.from_url(redis_url, timeout=10))
 
 
 def _settings(
@@ -242,7 +265,7 @@ def _stream(screen: Screen, around: Surroundings, trained: Trained, uploads: int
         silent = _until_complete(screen, around.worker, stream, ledger)
         rate = stream.busy_rate or stream.rate()
     view, problems = _check_view(around.feed, ledger)
-    samples = around.worker.samples() or {}
+    samples = around.worker.samples()
     problems = [*ledger.problems(), *problems, *_check_metrics(ledger, samples)]
     if silent:
         problems.append(f"nothing came for {SILENT_SECONDS:g} s, so the demo waited no longer")
@@ -258,9 +281,8 @@ def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledg
     def moment() -> Moment:
         return Moment(ledger, stream.rate(), worker.samples())
 
-    picture = lambda: screens.moment_picture(moment())  # noqa: E731
     progress, since = -1, time.monotonic()
-    with screen.streaming(picture, lambda: screens.moment_line(moment())) as tick:
+    with screen.streaming(moment) as tick:
         while not ledger.complete:
             stream.turn(0.02)
             worker.check()
@@ -313,7 +335,7 @@ def _all(feed: Feed, cluster: int) -> Iterator[Tag]:
 def _check_metrics(ledger: Ledger, samples: Samples) -> list[str]:
     """Whether the worker's own count of superseded uploads is what was sent to be superseded."""
     expected = sum(event.expected == SUPERSEDED for event in ledger.events)
-    counted = samples.get((UPLOADS.name, (SUPERSEDED,)), 0)
+    counted = samples.value(UPLOADS.name, outcome=SUPERSEDED)
     return [] if counted == expected else [f"{counted:.0f} uploads were superseded, expected: {expected}"]
 
 
@@ -343,15 +365,17 @@ def _summarise(screen: Screen, trained: Trained, streamed: Streamed) -> None:
     screen.table("Dead letters", screens.dead_table(ledger))
 
 
-def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path) -> int:
+def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, report: Path) -> int:
+    screen.console.print()
     for problem in streamed.problems:
         screen.say(f"✗ {problem}", "red")
     if streamed.problems:
-        screen.say(f"not every upload is accounted for; the worker's log is {out / 'worker.log'}", "bold red")
+        screen.say(f"not all is as it should be; the worker's log is {out / 'worker.log'}", "bold red")
         return 1
     screen.say(f"✓ all {len(streamed.ledger.events):,} uploads are accounted for", "bold green")
-    screen.step("Look at it, and go on")
-    screen.say(f"the report page: {trained.report.resolve().as_uri()}")
-    for command in screens.next_commands(trained, out):
-        screen.say(command)
+    screen.step("What next")
+    screen.say(f"look at the report page: {report.resolve().as_uri()}")
+    for command, purpose in screens.next_commands(trained, out).items():
+        screen.say(f"{purpose}:")
+        screen.say(f"  {command}", "cyan")
     return 0

@@ -92,14 +92,12 @@ class Trained:
 
     Attributes:
         model: the model folder.
-        report: the page.
         files: the held-out pictures that will be streamed.
         categories: of each of them; empty without labels.
         labels: the cluster that the fit itself predicted for each of them.
     """
 
     model: Path
-    report: Path
     files: Sequence[Path]
     categories: Sequence[str]
     labels: Sequence[int]
@@ -115,13 +113,13 @@ def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embedding
         ImgclustError: nothing can be embedded, or the folder is somebody else's.
     """
     from imgclust.embed import embed
-    from imgclust.embeddings import read_embeddings
+    from imgclust.embeddings import read_embeddings, read_ids
 
     folder = out / "embeddings"
     _forget_others(folder, _stamp(chosen, encoder))
     listed = out / "images.csv"
     _write_list(chosen, listed)
-    summary = embed([listed], folder, encoder)
+    summary = embed([listed], folder, encoder, progress=len(read_ids(folder)) < len(chosen.items))
     if not summary.embedded and not summary.present:
         raise ImgclustError(
             f"none of {len(chosen.items)} pictures could be read; see {folder / 'failed.csv'}"
@@ -171,23 +169,20 @@ def train(
     progress: Listener,
     seed: int = 0,
 ) -> tuple[FitResult, Trained]:
-    """Fit on 80 % of the pictures, without duplicates, and write the model folder and the report page.
+    """Fit on 80 % of the pictures, without duplicates, and write the model folder.
 
     Raises:
         ImgclustError: too few pictures, no cluster, or `out/model` is something else.
     """
     from imgclust.fit import fit
-    from imgclust.report import write_report
 
     result = fit(embeddings, vocabulary=vocabulary, test_fraction=HELD_OUT, seed=seed, progress=progress)
     model = out / "model"
     result.model.save(model)
-    report = write_report(result.model, out / "report.html", images=out / "embeddings")
     rows = [int(row) for row in result.split.test]
     categories = [str(embeddings.attributes[row].get("category", "")) for row in rows]
     return result, Trained(
         model=model,
-        report=report,
         files=[Path(embeddings.sources[row]) for row in rows],
         categories=categories if any(categories) else (),
         labels=[int(label) for label in result.test.labels],

@@ -26,12 +26,13 @@ from worker.demo_images import Trained
 from worker.demo_stream import Samples
 from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, percentile
 from worker.messages import OTHER, printable
-from worker.metrics import STAGE_FINISHED, STAGE_OUTCOMES, STAGE_RECEIVED, STAGE_SECONDS, STAGES
+from worker.metrics import STAGE_FINISHED, STAGE_OUTCOMES, STAGE_RECEIVED, STAGE_SECONDS, STAGES, UPLOADS
 
 REFRESH_SECONDS = 0.5  # of a terminal
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 TOP = 8  # clusters that are shown
-BAR = 24
+MAX_BAR = 24  # columns
+PLAIN_WIDTH = 110  # columns, where there is no terminal
 
 
 def named(cluster: int, name: str | None) -> str:
@@ -44,8 +45,10 @@ def named(cluster: int, name: str | None) -> str:
 class Screen:
     """Headings, remarks, progress: on a terminal or as plain lines."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        # the file by name: libraries that print are kept quiet by a replaced sys.stdout
+        width = None if sys.stdout.isatty() else PLAIN_WIDTH
+        self.console = console or Console(file=sys.stdout, width=width, highlight=False)
         self._clock = clock
         self._started = clock()
 
@@ -55,7 +58,10 @@ class Screen:
         self.console.print(f"\n[bold cyan]{escape(title)}[/] [dim]{elapsed:.0f} s[/]")
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(f"  {escape(text)}", style=style or None, soft_wrap=not self.console.is_terminal)
+        if self.console.is_terminal:
+            self.console.print(Padding(Text(text, style), (0, 0, 0, 2)))
+        else:
+            self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
     def table(self, title: str, table: Table) -> None:
         self.console.print(f"\n  [bold]{escape(title)}[/]")
@@ -81,11 +87,16 @@ class Screen:
             yield listen
 
     @contextmanager
-    def streaming(self, picture: Callable[[], RenderableType], line: Callable[[], str]) -> Iterator[Ticker]:
-        """Shows `picture` on a terminal, else a `line` now and then; the caller calls what it yields."""
+    def streaming(self, moment: Callable[[], Moment]) -> Iterator[Ticker]:
+        """Shows how the stream stands, on a terminal as a picture, else as a line now and then; the caller
+        calls what it yields as often as it likes."""
         if not self.console.is_terminal:
-            yield Ticker(LINE_SECONDS, lambda: self.say(line()), self._clock)
+            yield Ticker(LINE_SECONDS, lambda: self.say(moment_line(moment())), self._clock)
             return
+
+        def picture() -> RenderableType:
+            return moment_picture(moment(), self.console.width)
+
         with Live(picture(), console=self.console, auto_refresh=False, transient=True) as live:
             yield Ticker(REFRESH_SECONDS, lambda: live.update(picture(), refresh=True), self._clock)
 
@@ -105,11 +116,11 @@ class Ticker:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moment:
-    """How the stream stands. `samples` is None while the worker does not answer."""
+    """How the stream stands: what has ended, results per second, and what the worker says of itself."""
 
     ledger: Ledger
     rate: float
-    samples: Samples | None
+    samples: Samples
 
 
 def moment_line(moment: Moment) -> str:
@@ -124,45 +135,46 @@ def moment_line(moment: Moment) -> str:
     )
 
 
-def moment_picture(moment: Moment) -> RenderableType:
-    """The live view of a terminal."""
+def moment_picture(moment: Moment, width: int) -> RenderableType:
+    """The live view of a terminal of that many columns."""
     done, total = moment.ledger.done, len(moment.ledger.events)
-    head = Table.grid(padding=(0, 2))
-    head.add_row(ProgressBar(total=total, completed=done, width=40), moment_line(moment))
-    both = Table.grid(padding=(0, 4))
-    both.add_row(_stages(moment.samples), clusters_table(moment.ledger, TOP))
-    return Group(Text(), head, Text(), both, Text())
+    progress = ProgressBar(total=total, completed=done, width=max(10, min(width - 4, 100)))
+    stages = _stages(moment.samples)
+    bar = max(6, min(MAX_BAR, width - 80))
+    side_by_side = Table.grid(padding=(0, 3))
+    side_by_side.add_row(stages, clusters_table(moment.ledger, bar))
+    return Padding(Group(progress, moment_line(moment), Text(), side_by_side), (1, 2))
 
 
-def _stages(samples: Samples | None) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("stage of the worker")
+def _stages(samples: Samples) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stage")
     for title in ("done", "inside", "each"):
-        table.add_column(title, justify="right")
-    samples = samples or {}
+        table.add_column(title, justify="right", min_width=6, no_wrap=True)
     for stage in STAGES:
-        finished = sum(samples.get((STAGE_FINISHED.name, (stage, o)), 0) for o in STAGE_OUTCOMES)
-        inside = samples.get((STAGE_RECEIVED.name, (stage,)), 0) - finished
-        count = samples.get((f"{STAGE_SECONDS.name}_count", (stage,)), 0)
-        spent = samples.get((f"{STAGE_SECONDS.name}_sum", (stage,)), 0)
-        each = f"{1000 * spent / count:.1f} ms" if count else "–"
+        outcomes = (samples.value(STAGE_FINISHED.name, stage=stage, outcome=o) for o in STAGE_OUTCOMES)
+        finished = sum(outcomes)
+        inside = samples.value(STAGE_RECEIVED.name, stage=stage) - finished
+        count = samples.value(f"{STAGE_SECONDS.name}_count", stage=stage)
+        spent = samples.value(f"{STAGE_SECONDS.name}_sum", stage=stage)
+        each = _seconds(spent / count) if count else "–"
         table.add_row(stage, f"{finished:,.0f}", f"{max(inside, 0):,.0f}", each)
     return table
 
 
-def clusters_table(ledger: Ledger, top: int) -> Table:
-    """The clusters with most tags, as bars."""
+def clusters_table(ledger: Ledger, bar: int) -> Table:
+    """The clusters with most tags, as bars of at most `bar` columns."""
     counts = ledger.clusters()
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("tags by cluster", max_width=28, no_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("tags by cluster", max_width=24, min_width=15, no_wrap=True)
     table.add_column("")
     table.add_column("", justify="right")
-    shown = counts.most_common(top)
+    shown = counts.most_common(TOP)
     most = max((count for _, count in shown), default=1)
     for (cluster, name), count in shown:
         style = "dim" if cluster == OTHER else "cyan"
-        bar = Text("█" * max(1, round(BAR * count / most)), style)
-        table.add_row(escape(named(cluster, name)), bar, f"{count:,}")
+        drawn = Text("█" * max(1, round(bar * count / most)), style)
+        table.add_row(escape(named(cluster, name)), drawn, f"{count:,}")
     rest = counts.total() - sum(count for _, count in shown)
     if rest:
         table.add_row(f"{len(counts) - len(shown)} more", "", f"{rest:,}", style="dim")
@@ -226,7 +238,8 @@ def agreement(labels: dict[int, int], categories: Sequence[str]) -> Agreement:
     members: dict[int, Counter[str]] = {}
     for image, cluster in inside.items():
         members.setdefault(cluster, Counter())[categories[image]] += 1
-    score = adjusted_mutual_info_score([categories[i] for i in inside], list(inside.values()))
+    truth = [categories[image] for image in inside]
+    score = adjusted_mutual_info_score(truth, list(inside.values())) if inside else 0.0
     main = {c: (*counts.most_common(1)[0], counts.total()) for c, counts in members.items()}
     return Agreement(float(score), 1 - len(inside) / len(labels), main)
 
@@ -246,30 +259,30 @@ def largest_table(ledger: Ledger, found: Agreement | None) -> Table:
     return table
 
 
-def outcome_line(ledger: Ledger, samples: Samples | None) -> str:
+def outcome_line(ledger: Ledger, samples: Samples) -> str:
     """How many uploads ended how."""
     counts = ledger.outcomes()
-    superseded = (samples or {}).get(("imgclust_uploads_total", (SUPERSEDED,)), 0)
+    superseded = samples.value(UPLOADS.name, outcome=SUPERSEDED)
     return (
         f"{counts[TAGGED]:,} tagged, {_dead(ledger).total()} dead letters, "
         f"{superseded:.0f} superseded by a later event, {counts[DELETED]} deleted"
     )
 
 
-def short_path(path: Path) -> str:
+def short_path(path: Path) -> Path:
     """A path as a user would write it: below the current folder, if it is there."""
-    full = path.resolve()
-    here = Path.cwd()
-    return printable(str(full.relative_to(here) if full.is_relative_to(here) else full)).strip("'\"")
+    full = path.absolute()
+    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
 
 
-def next_commands(trained: Trained, out: Path) -> list[str]:
-    """What may be tried next, ready to be pasted."""
-    program = short_path(Path(sys.executable).parent / "imgclust")
-    model, folder = shlex.quote(str(trained.model)), shlex.quote(str(out / "embeddings"))
-    picture = shlex.quote(str(trained.files[0]))
-    return [
-        f"{program} predict {model} {picture}",
-        f"{program} fit {folder} -o {shlex.quote(str(out / 'another-model'))} --seed 1",
-        "make demo IMAGES=~/Pictures",
-    ]
+def next_commands(trained: Trained, out: Path) -> dict[str, str]:
+    """What may be tried next: command, ready to be pasted → what it does."""
+    programs = Path(sys.executable).parent
+    tool, worker = (shlex.quote(str(short_path(programs / n))) for n in ("imgclust", "imgclust-worker"))
+    model, picture = (shlex.quote(str(short_path(p))) for p in (trained.model, trained.files[0]))
+    embeddings, other = (shlex.quote(str(short_path(out / n))) for n in ("embeddings", "other-model"))
+    return {
+        f"{tool} predict {model} {picture}": "the cluster of a picture",
+        f"{tool} fit {embeddings} -o {other} --min-cluster-size 30": "fewer, larger clusters",
+        f"{worker} demo ~/Pictures": "all of this with your own pictures",
+    }

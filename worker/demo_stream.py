@@ -34,7 +34,19 @@ _quiet = logging.getLogger("worker.demo")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
-Samples = Mapping[tuple[str, tuple[str, ...]], float]  # (name, label values) → value
+
+class Samples:
+    """What /metrics said at one moment."""
+
+    def __init__(self, text: str = "") -> None:
+        families = text_string_to_metric_families(text)
+        self._values = {
+            (s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        """One sample; 0 if it is not there."""
+        return float(self._values.get((name, frozenset(labels.items())), 0))
 
 
 class Worker:
@@ -104,13 +116,9 @@ class Worker:
         except (OSError, http.client.HTTPException):  # an HTTP error, 503 from /readyz, is an OSError as well
             return None
 
-    def samples(self) -> Samples | None:
-        """What /metrics says now; None if it does not answer."""
-        text = self._get("/metrics")
-        if text is None:
-            return None
-        families = text_string_to_metric_families(text)
-        return {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
+    def samples(self) -> Samples:
+        """What /metrics says now; nothing if it does not answer."""
+        return Samples(self._get("/metrics") or "")
 
     def stop(self) -> int:
         """SIGTERM, as an orchestrator does; returns the exit code.
