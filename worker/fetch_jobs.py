@@ -14,6 +14,7 @@ import orjson
 from worker.messages import ERROR_CODES
 
 MAX_MESSAGE = 400  # characters of an error
+BODIES = 128 * 1024 * 1024  # bytes of bodies that a fetcher holds, or has promised to downloads, at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

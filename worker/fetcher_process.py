@@ -33,7 +33,7 @@ import orjson
 from imgclust.errors import FetchError, ImageError
 from imgclust.fetch import Fetcher, FetchPolicy
 from imgclust.types import Preprocessing
-from worker.fetch_jobs import MAX_MESSAGE
+from worker.fetch_jobs import BODIES, MAX_MESSAGE
 from worker.host_queue import HostQueue, host_of
 from worker.slots import SlotRing
 
@@ -44,7 +44,6 @@ COALESCE = 0.005
 HEARTBEAT = 0.5  # seconds
 MAX_LINE = 16 * 1024 * 1024  # of the parent, which is trusted: a window of jobs with URLs of 8,192 characters
 SMALL_STACK = 1024 * 1024  # bytes; the usual 8 MiB of each thread would count against the memory limit
-BODIES = 128 * 1024 * 1024  # bytes of bodies that are held, or promised to downloads, at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

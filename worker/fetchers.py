@@ -25,7 +25,17 @@ from imgclust.types import Pixels, Preprocessing
 from imgclust.urls import FetchPolicy  # not from imgclust.fetch: the parent needs no HTTP client
 from worker import log as logs
 from worker.errors import WorkerError
-from worker.fetch_jobs import Decoded, Failed, Job, Outcome, ProtocolError, Report, is_text, read_report
+from worker.fetch_jobs import (
+    BODIES,
+    Decoded,
+    Failed,
+    Job,
+    Outcome,
+    ProtocolError,
+    Report,
+    is_text,
+    read_report,
+)
 from worker.fetcher_link import FetcherLink, LinkLostError
 from worker.slots import SlotRing, share
 from worker.suspects import Suspects
@@ -43,12 +53,19 @@ WINDOW = 2
 # fetcher has no more than half of its own left.
 REFILL, RETURN = 1 / 4, 1 / 2
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
-# About 100 MB to begin with, bodies of 128 MiB, a picture of 50 million pixels in RGBA with a few copies
-MEMORY_LIMIT = 1536 * 1024 * 1024
+# Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and what
+# the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million pixels; PNG 14, JPEG 9).
+BASE_MEMORY = 256 * 1024 * 1024
+PIXEL_MEMORY = 24
 DECODE = "imgclust.decode:decode"
 
 _GIVEN_UP = "the process that had this image died or hung, and did so again with nothing else in it"
 _NO_TEXT = "the URL contains a lone surrogate, which no URL can"
+
+
+def memory_needed(max_pixels: int, max_bytes: int) -> int:
+    """Bytes of private memory that a fetcher may take."""
+    return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -87,7 +104,8 @@ class FetcherPool:
         connections: downloads at once in each process.
         max_pixels: width × height of an image at most.
         decode_timeout: seconds for one image, after which its process is replaced.
-        memory_limit: bytes of private memory of each process.
+        memory_limit: bytes of private memory of each process; by default what `max_pixels` and the policy's
+            `max_bytes` need, 1.5 GiB for 50 million pixels.
         clock: monotonic seconds.
         decode: dotted name of the decoder; tests put a crashing one here.
 
@@ -106,7 +124,7 @@ class FetcherPool:
         connections: int = 64,
         max_pixels: int = 50_000_000,
         decode_timeout: float = 30.0,
-        memory_limit: int = MEMORY_LIMIT,
+        memory_limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         decode: str = DECODE,
     ) -> None:
@@ -118,7 +136,7 @@ class FetcherPool:
             "slots": slots,
             "connections": connections,
             "max_pixels": max_pixels,
-            "memory_limit": memory_limit,
+            "memory_limit": memory_limit or memory_needed(max_pixels, policy.max_bytes),
             "orphan_timeout": HEARTBEAT_TIMEOUT + 2 * decode_timeout,
             "decode": decode,
             "preprocessing": dataclasses.asdict(preprocessing),
