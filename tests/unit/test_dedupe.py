@@ -112,6 +112,25 @@ def test_blocks_change_nothing(seed: int, n: int, block: int, spread: float) -> 
     assert found.representative().tolist() == by_definition(rows, 0.95)
 
 
+def test_cells_find_what_all_pairs_find() -> None:
+    """Beyond the limit of all pairs, at least 99 % of the near duplicates are still found, none wrongly."""
+    rng = np.random.default_rng(7)
+    spread = rng.normal(size=(40, 1, 16)) + 0.5 * rng.normal(size=(40, 50, 16))
+    originals = unit(spread.reshape(-1, 16))
+    copies = unit(originals[::4] + 0.02 * rng.normal(size=(500, 16)))
+    rows = np.concatenate([originals, copies])[rng.permutation(2500)]
+    exact = find_duplicates(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedupe, "ALL_PAIRS", 100)
+        patch.setattr(dedupe, "BLOCK", 128)
+        found = find_duplicates(rows)
+        again = find_duplicates(rows)
+    assert_is_deduplication(found, rows, dedupe.NEAR)
+    assert len(exact) >= 500
+    assert len(set(found.duplicate) & set(exact.duplicate)) >= 0.99 * len(exact)
+    np.testing.assert_array_equal(found.representative(), again.representative())
+
+
 def assert_is_deduplication(found: Duplicates, rows: np.ndarray, threshold: float) -> None:
     assert sorted([*found.kept, *found.duplicate]) == list(range(len(rows)))
     assert set(found.original) <= set(found.kept)
