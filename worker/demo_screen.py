@@ -138,12 +138,14 @@ def moment_line(moment: Moment) -> str:
 def moment_picture(moment: Moment, width: int) -> RenderableType:
     """The live view of a terminal of that many columns."""
     done, total = moment.ledger.done, len(moment.ledger.events)
-    progress = ProgressBar(total=total, completed=done, width=max(10, min(width - 4, 100)))
+    progress = Table.grid()
+    progress.add_row(ProgressBar(total=total, completed=done, width=max(10, min(width - 4, 100))))
+    progress.add_row(Text(moment_line(moment)))
     stages = _stages(moment.samples)
     bar = max(6, min(MAX_BAR, width - 80))
     side_by_side = Table.grid(padding=(0, 3))
     side_by_side.add_row(stages, clusters_table(moment.ledger, bar))
-    return Padding(Group(progress, moment_line(moment), Text(), side_by_side), (1, 2))
+    return Padding(Group(progress, Text(), side_by_side), (1, 2))
 
 
 def _stages(samples: Samples) -> Table:

