@@ -129,6 +129,14 @@ class Page:
         self.command("Input.dispatchMouseEvent", type="mousePressed", **at)
         self.command("Input.dispatchMouseEvent", type="mouseReleased", **at)
 
+    def touch(self, *fingers: list[tuple[float, float]]) -> None:
+        """Put fingers down at the first of their places, move them along, lift them."""
+        steps = ["touchStart", *["touchMove"] * (len(fingers[0]) - 1)]
+        for kind, places in zip(steps, zip(*fingers, strict=True), strict=True):
+            points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+            self.command("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def press(self, selector: str) -> None:
         """Click the middle of an element with the mouse, after scrolling to it."""
         at = self.js(

@@ -265,10 +265,30 @@ def test_a_tap_chooses(page: chromium.Page, report: Path) -> None:
     page.show(*PHONE, phone=True)
     page.open(report)
     x, y = point(page, loneliest())
-    page.command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x + 4, "y": y + 4}])
-    page.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.touch([(x + 4, y + 4)])
     page.wait("!document.getElementById('inspector').hidden")
     assert hostile_report().ids[loneliest()] in page.text("#inspector")
+
+
+def test_fingers_scroll_pinch_and_pan(page: chromium.Page, report: Path) -> None:
+    """One finger on the whole map scrolls the page; two zoom the map alone; then one finger pans it."""
+    page.show(*PHONE, phone=True)
+    page.open(report)
+    page.js("document.getElementById('map').scrollIntoView({block: 'center'})")
+    x, y = PHONE[0] / 2, PHONE[1] / 2
+    upwards = [(x, y - step) for step in range(0, 150, 10)]
+    before = page.js("scrollY")
+    page.touch(upwards)
+    page.wait(f"scrollY > {before}")
+    page.js("document.getElementById('map').scrollIntoView({block: 'center'})")
+    page.touch([(x - d, y) for d in (30, 60, 90)], [(x + d, y) for d in (30, 60, 90)])
+    page.wait("document.getElementById('map').style.touchAction === 'none'")
+    assert page.js("visualViewport.scale") == 1
+    assert visible(page, "#inspector") == 0
+    before = page.js("scrollY")
+    page.touch(upwards)
+    page.settle()
+    assert page.js("scrollY") == before
 
 
 def test_twenty_thousand_images(page: chromium.Page, report: Path, tmp_path: Path) -> None:
