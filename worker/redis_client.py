@@ -66,6 +66,10 @@ class Script:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # Redis's name for it
 
+    def queue(self, pipe: Any, key: bytes, *arguments: object) -> None:
+        """Add a call to a pipeline (`pipe.evalsha` would refuse on a cluster, where one key is fine)."""
+        pipe.execute_command("EVALSHA", self.sha, 1, key, *arguments)
+
 
 def parse_pair(value: bytes | str | None) -> tuple[int, int] | None:
     """`17:23` → (17, 23), as positions and marks are written; None for anything else."""

@@ -119,7 +119,7 @@ class TagsView:
     """Writes tag records to one Redis.
 
     Args:
-        client: see `connect`; not shared with other threads' pipelines in flight.
+        client: see `connect`; a `redis.RedisCluster` will do.
         prefix: of every key.
         set_size: newest members kept in each cluster's sorted set.
         now: seconds since the epoch.
@@ -205,7 +205,7 @@ class TagsView:
 
     def _queue_tags(self, pipe: Any, records: Iterable[TagRecord]) -> None:
         for record in records:
-            pipe.evalsha(PUT.sha, 1, self.keys.tag(record.id), *self._put_arguments(record))
+            PUT.queue(pipe, self.keys.tag(record.id), *self._put_arguments(record))
 
     def _put_arguments(self, record: TagRecord) -> tuple[object, ...]:
         expires = record.at + TAG_DAYS * DAY_MS
@@ -258,7 +258,7 @@ class TagsView:
         if names and not self._taxonomy_told:
             pipe.set(self.keys.taxonomy, next(iter(names))[0], nx=True)
         for partition, span in spans.items():
-            pipe.evalsha(ADVANCE.sha, 1, self.keys.view, partition, span.start, span.end, span.at)
+            ADVANCE.queue(pipe, self.keys.view, partition, span.start, span.end, span.at)
 
     def _new_names(self, records: Iterable[TagRecord]) -> dict[tuple[str, int], _Name]:
         """Names of clusters that Redis was not told, each from the tag that was made last."""

@@ -170,16 +170,19 @@ def _elsewhere(
 
 
 def _scan(client: Any, pattern: bytes, kind: str) -> Iterator[list[bytes]]:
-    cursor = 0
-    while True:
-        try:
-            cursor, found = client.scan(cursor, match=pattern, count=STEP, _type=kind)
-        except redis.RedisError as error:
-            raise trouble(error) from error
-        if found:
+    """Keys of a type, some at a time; from every primary where the client is one of a cluster."""
+    primaries = getattr(client, "get_primaries", None)
+    nodes = [client] if primaries is None else [client.get_redis_connection(node) for node in primaries()]
+    for node in nodes:
+        cursor = 0
+        while True:
+            try:
+                cursor, found = node.scan(cursor, match=pattern, count=STEP, _type=kind)
+            except redis.RedisError as error:
+                raise trouble(error) from error
             yield found
-        if cursor == 0:
-            return
+            if cursor == 0:
+                break
 
 
 def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

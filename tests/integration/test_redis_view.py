@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from redis_server import RedisServer, running
 
 from worker import view_sweep
+from worker.embedded import free_ports
 from worker.feed import Cluster, Feed
 from worker.messages import Candidate, Tag
 from worker.redis_client import RedisTrouble, connect
@@ -442,6 +445,41 @@ def test_redis_cli_reads_it_as_documented(server: RedisServer, client: Any, now:
     (where, cluster, tag) = ask("HMGET", f"imgclust:tag:{ids[0]}", "taxonomy", "cluster", "tag")
     assert (where, cluster) == (taxonomy, "3")
     assert Tag.from_json(tag.encode()).id == ids[0]
+
+
+def test_a_cluster_holds_it_all(now: int, client: Any) -> None:
+    """View, feed and sweep work on a Redis Cluster of three, with a client that knows it."""
+    cli = shutil.which("redis-cli")
+    if cli is None:
+        pytest.skip("redis-cli, which makes the cluster, is not on the PATH (Debian: redis-tools)")
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(running("--cluster-enabled", "yes", "--cluster-port", str(port)))
+            for port in free_ports(3)
+        ]
+        nodes = [f"127.0.0.1:{server.port}" for server in servers]
+        subprocess.run([cli, "--cluster", "create", *nodes, "--cluster-yes"], check=True, capture_output=True)
+        deadline = time.monotonic() + 30
+        while any("cluster_state:ok" not in _cluster_info(server) for server in servers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cluster: Any = redis.RedisCluster(host="127.0.0.1", port=servers[0].port)
+        view, feed = TagsView(cluster), Feed(cluster)
+        view.restart({0: Reached(0, now)})
+        records = [record(f"id{n}", n, now, n % 3) for n in range(300)]
+        assert view.apply(records, {0: Span(0, 300, now)}).reached == {0: 300}
+        assert len(feed.get(f"id{n}" for n in range(300))) == 300
+        assert sorted(i for page in pages(feed, 1, 30) for i in page) == sorted(
+            f"id{n}" for n in range(1, 300, 3)
+        )
+        assert sum(ghosts(cluster, KEYS, lambda _, offset: offset < 100)) == 100
+        assert sum(strays(cluster, KEYS)) == 100
+        assert all(server.client().dbsize() > 20 for server in servers)
+        cluster.close()
+
+
+def _cluster_info(server: RedisServer) -> str:
+    return str(server.client().execute_command("CLUSTER", "INFO"))
 
 
 # --- repairs -----------------------------------------------------------------------------------------------
