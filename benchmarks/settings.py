@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from imgclust import ClusterModel
+
 HELD_OUT = 500
 
 
@@ -27,12 +29,15 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
+    """One data set and the parameters of one fit; `load` gives embeddings and categories."""
+
     name: str
-    load: Callable[[], tuple[np.ndarray, np.ndarray]]  # embeddings, categories
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]
     umap: Mapping[str, Any]
     hdbscan: Mapping[str, Any]
 
     def data(self) -> Data:
+        """The data, split once and for all."""
         vectors, categories = self.load()
         order = np.random.default_rng(7).permutation(len(vectors))
         held, train = order[:HELD_OUT], order[HELD_OUT:]
@@ -45,12 +50,16 @@ def unit_half(vectors: np.ndarray) -> np.ndarray:
     return unit.astype(np.float16).astype(np.float32)
 
 
-def clipart(cache: Path = Path("/tmp/pred")) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(cache / "clipart.npz") as file:
-        return unit_half(file["x"]), file["y"]
+def clipart() -> tuple[np.ndarray, np.ndarray]:
+    """The example's pictures through the `mini` encoder."""
+    from clipart import clipart as embedded
+
+    data = embedded()
+    return unit_half(data.rows), data.categories
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits of 8 × 8 pixels; the pixels are the embedding."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -139,7 +148,17 @@ def fitted(name: str, cache: Path) -> tuple[Any, Any, Data]:
         import hdbscan
         import umap
 
+        cache.mkdir(parents=True, exist_ok=True)
         reducer = umap.UMAP(**setting.umap).fit(data.train)
         clusterer = hdbscan.HDBSCAN(**setting.hdbscan, prediction_data=True).fit(reducer.embedding_)
         path.write_bytes(pickle.dumps((reducer, clusterer)))
     return *pickle.loads(path.read_bytes()), data
+
+
+def frozen(name: str, cache: Path) -> ClusterModel:
+    """The setting's pair, frozen by `ClusterModel.from_fitted`; saved in `cache`."""
+    path = cache / f"model-{name}"
+    if not path.exists():
+        reducer, clusterer, _ = fitted(name, cache)
+        ClusterModel.from_fitted(reducer, clusterer, novelty=0.5).save(path)  # not what is measured with it
+    return ClusterModel.load(path)

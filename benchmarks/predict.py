@@ -1,0 +1,313 @@
+"""What a frozen prediction costs, beside UMAP.transform and hdbscan.approximate_predict in the same run.
+
+    python benchmarks/predict.py [--cache DIR] [PART…]
+
+Parts: speed, search, start, curve, candidates, novelty, flips (all by default). Prints a JSON line per
+figure. Speed, search and start use the setting "synthetic-150k": 150,000 × 512 and the article's parameters,
+whose first fit takes a quarter of an hour and is cached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from settings import SETTINGS, fitted, frozen
+
+from imgclust import ClusterModel
+from imgclust.membership import SoftMembership
+from imgclust.neighbours import Neighbours, build_codes
+from imgclust.predict import FrozenPredictor, prepare
+
+CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
+LARGE = "synthetic-150k"
+BATCH = 256
+RUNS = 5
+
+Line = dict[str, Any]
+
+
+def timed(call: Callable[[], Any], runs: int = RUNS) -> tuple[float, float]:
+    """Median wall and processor milliseconds of a call, after one to warm up."""
+    call()
+    walls, cpus = [], []
+    for _ in range(runs):
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        walls.append(1000 * (time.perf_counter() - wall))
+        cpus.append(1000 * (time.process_time() - cpu))
+    return float(np.median(walls)), float(np.median(cpus))
+
+
+def speed(cache: Path) -> Iterator[Line]:
+    """A batch and a single image, ours and the libraries' in turn; and where our time goes."""
+    import hdbscan
+
+    reducer, clusterer, data = fitted(LARGE, cache)
+    model = frozen(LARGE, cache)
+    predictor = FrozenPredictor(model.arrays, model.parameters)
+
+    def libraries(rows: np.ndarray) -> None:
+        hdbscan.approximate_predict(clusterer, reducer.transform(rows))
+
+    for rows in (data.held_out[:BATCH], data.held_out[:1]):
+        ours, theirs = (
+            timed(lambda rows=rows: predictor.predict(rows)),
+            timed(lambda rows=rows: libraries(rows), 3),
+        )
+        for kind, a, b in zip(("wall", "cpu"), ours, theirs, strict=True):
+            yield {
+                "figure": f"{kind} ms per image, batch of {len(rows)}",
+                "value": a / len(rows),
+                "library": b / len(rows),
+                "times": b / a,
+                "threads": torch.get_num_threads(),
+            }
+    yield from stages(predictor, data.held_out[:BATCH])
+
+
+def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
+    """Processor time of each stage of a batch."""
+    near = predictor._neighbours.search(rows)
+    shortlist = predictor._neighbours._shortlist(rows)
+    placed = predictor._placing.place(near)
+    membership = predictor.tree.predict(placed.points)
+    for stage, call in {
+        "shortlist by 8-bit products": lambda: predictor._neighbours._shortlist(rows),
+        "true distances of the shortlist": lambda: [
+            predictor._neighbours._rank(rows[i : i + 16], shortlist[i : i + 16])
+            for i in range(0, len(rows), 16)
+        ],
+        "placing": lambda: predictor._placing.place(near),
+        "cluster tree": lambda: predictor.tree.predict(placed.points),
+        "candidates": lambda: predictor._soft.best(placed.points, membership),
+    }.items():
+        yield {"figure": f"cpu ms per image: {stage}", "value": timed(call)[1] / len(rows)}
+
+
+def search(cache: Path) -> Iterator[Line]:
+    """Ways to find the neighbours: recall against exact ones, time, memory."""
+    model, data = frozen(LARGE, cache), SETTINGS[LARGE].data()
+    rows, k = data.held_out[:BATCH], model.parameters["umap"]["n_neighbors"]
+    lattice = np.rint(data.train * 4000)
+    index = fitted(LARGE, cache)[0]._knn_search_index
+    ours = Neighbours(model.arrays, k, "euclidean")
+
+    def by_lattice() -> np.ndarray:
+        scores = torch.from_numpy(np.rint(rows * 4000)) @ torch.from_numpy(lattice).T
+        return scores.topk(k, dim=1).indices.numpy()
+
+    squares = (data.train.astype(np.float64) ** 2).sum(1)
+    products = rows.astype(np.float64) @ data.train.T.astype(np.float64)  # exact, and 1.2 GB of float64
+    exact = np.argsort(squares - 2 * products, axis=1)[:, :k]
+    for way, call, size in (
+        ("8-bit shortlist, true distances", lambda: ours.search(rows).rows, model.arrays["codes"].nbytes),
+        ("float32 integers, rint(4000 x)", by_lattice, lattice.nbytes),
+        ("pynndescent", lambda: index.query(rows, k, epsilon=0.12)[0], None),
+    ):
+        found = call()
+        wall, cpu = timed(call, 3)
+        recall = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)])
+        yield {
+            "figure": f"neighbours by {way}",
+            "wall_ms": wall / len(rows),
+            "cpu_ms": cpu / len(rows),
+            "recall": recall,
+            "mb_beside_embeddings": None if size is None else size / 1e6,
+        }
+
+
+def start(cache: Path) -> Iterator[Line]:
+    """A fresh process of an unprivileged user without HOME: from nothing to its first answer."""
+    frozen(LARGE, cache)
+    np.save(cache / "rows.npy", SETTINGS[LARGE].data().held_out[:4])
+    script = f"""
+        import time; begun = time.perf_counter()
+        import json, resource, sys
+        import numpy as np, torch, safetensors.numpy
+        from imgclust import ClusterModel
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+        before, loading = resident(), time.perf_counter()
+        model = ClusterModel.load({str(cache / f"model-{LARGE}")!r})
+        loaded = time.perf_counter()
+        rows = np.load({str(cache / "rows.npy")!r})
+        model.predict(rows[:1]); first = time.perf_counter()
+        model.predict(rows[1:2]); second = time.perf_counter()
+        heavy = sorted(set(sys.modules) & {{"umap", "hdbscan", "pynndescent", "numba"}})
+        print(json.dumps([loading - begun, loaded - loading, first - loading, second - first,
+                          resident() - before, heavy]))
+    """
+    root = Path(__file__).resolve().parents[1]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    user = "nobody" if os.getuid() == 0 else None
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(
+        command, env=environment, cwd="/", user=user, capture_output=True, text=True, check=True
+    )
+    imports, load, first, second, memory, heavy = json.loads(done.stdout)
+    yield {"figure": "s to import numpy, torch and imgclust", "value": imports}
+    yield {"figure": "s to load 150,000 × 512, digests checked", "value": load}
+    yield {"figure": "s from the start of loading to the first answer", "value": first}
+    yield {"figure": "ms of the second answer", "value": 1000 * second}
+    yield {"figure": "MB that the loaded model and its first answers take", "value": memory}
+    yield {"figure": "umap, hdbscan, pynndescent and numba imported", "value": heavy}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "imgclust.cli", "--help"], capture_output=True, check=False)
+    yield {"figure": "s for imgclust --help", "value": time.perf_counter() - began}
+
+
+def curve(cache: Path) -> Iterator[Line]:
+    """Cost against training images: the frozen 150,000, thinned out or repeated with jitter."""
+    model, rows = frozen(LARGE, cache), SETTINGS[LARGE].data().held_out[:BATCH]
+    for n in (10_000, 30_000, 100_000, 300_000, 1_000_000):
+        arrays = resized(model, n)
+        predictor = FrozenPredictor(arrays, model.parameters)
+        wall, cpu = timed(lambda predictor=predictor: predictor.predict(rows), 3)
+        alone, _ = timed(lambda predictor=predictor: predictor.predict(rows[:1]), 3)
+        yield {
+            "figure": f"{n} training images",
+            "wall_ms": wall / BATCH,
+            "cpu_ms": cpu / BATCH,
+            "one_image_ms": alone,
+            "arrays_mb": sum(a.nbytes for a in arrays.values()) / 1e6,
+        }
+
+
+def resized(model: ClusterModel, n: int) -> dict[str, np.ndarray]:
+    """Frozen arrays of n rows with the shape of the model's: no fit could make a million in an afternoon."""
+    old, rng = model.arrays, np.random.default_rng(0)
+    source = np.sort(rng.choice(len(old["points"]), n, replace=n > len(old["points"])))
+    inner = old["tree_size"] > 1
+    leaf = np.empty(len(old["points"]), dtype=np.int64)
+    leaf[old["tree_child"][~inner]] = np.flatnonzero(~inner)
+    shift = n - len(old["points"])
+    noise = rng.normal(size=(n, old["points"].shape[1])).astype(np.float32) * np.float32(0.02)
+    embeddings = np.empty((n, old["embeddings"].shape[1]), dtype=np.float16)
+    for i in range(0, n, 8192):
+        part = old["embeddings"][source[i : i + 8192]].astype(np.float32)
+        part += 0.005 * rng.standard_normal(part.shape, dtype=np.float32)
+        embeddings[i : i + 8192] = part / np.sqrt((part * part).sum(1, keepdims=True))
+    arrays = {
+        "embeddings": embeddings,
+        "points": old["points"][source] + noise,
+        "core_distances": old["core_distances"][source],
+        "tree_parent": np.concatenate([old["tree_parent"][inner], old["tree_parent"][leaf[source]]]) + shift,
+        "tree_child": np.concatenate([old["tree_child"][inner] + shift, np.arange(n)]),
+        "tree_lambda": np.concatenate([old["tree_lambda"][inner], old["tree_lambda"][leaf[source]]]),
+        "tree_size": np.concatenate([old["tree_size"][inner], np.ones(n, dtype=np.int64)]),
+        "cluster_nodes": old["cluster_nodes"] + shift,
+    }
+    return {**arrays, **prepare(arrays, model.parameters)}
+
+
+def candidates(cache: Path) -> Iterator[Line]:
+    """Scores against `hdbscan.membership_vector` at the same places, for "other" alone too."""
+    import hdbscan
+
+    for name in ("clipart", "digits", LARGE):
+        _, clusterer, data = fitted(name, cache)
+        model = frozen(name, cache)
+        predictor = FrozenPredictor(model.arrays, model.parameters)
+        soft: SoftMembership = predictor._soft
+        found = predictor.predict(data.held_out)
+        ours = soft.scores(found.points, predictor.tree.predict(found.points))
+        theirs = np.nan_to_num(hdbscan.membership_vector(clusterer, found.points))
+        other = found.labels < 0
+        for which, rows in (("all", np.ones(len(other), bool)), ("other", other)):
+            yield {
+                "figure": f"candidates of {which}, {name}",
+                "correlation": np.corrcoef(ours[rows].ravel(), theirs[rows].ravel())[0, 1],
+                "same_first": float((ours[rows].argmax(1) == theirs[rows].argmax(1)).mean()),
+                "rows": int(rows.sum()),
+            }
+
+
+def novelty(cache: Path) -> Iterator[Line]:
+    """Novel among noise, a black frame and categories that were left out, at a false alarm rate of 0.1 %."""
+    from imgclust.encoder import load_encoder
+
+    rows, categories = SETTINGS["clipart"].load()
+    names = np.unique(categories)
+    left_out = np.isin(categories, names[::5])
+    order = np.random.default_rng(3).permutation(np.flatnonzero(~left_out))
+    held, train = order[: len(order) // 4], order[len(order) // 4 :]
+    arrays = {"embeddings": rows[train].astype(np.float16)}
+    near = Neighbours({**arrays, **build_codes(arrays["embeddings"])}, 15, "euclidean")
+    calibrating, judging = held[::2], held[1::2]
+    threshold = np.quantile(near.search(rows[calibrating]).similarities, 0.001, method="lower")
+    encoder = load_encoder("mini")
+    size = encoder.identity.preprocessing.size
+    noise = np.random.default_rng(5).integers(0, 256, size=(32, size, size, 3), dtype=np.uint8)
+    frames = np.zeros((1, size, size, 3), dtype=np.uint8)
+    for what, vectors in (
+        ("white noise", encoder.encode(noise)),
+        ("a black frame", encoder.encode(frames)),
+        (f"{len(names[::5])} categories left out", rows[left_out]),
+        ("held-out images of known categories", rows[judging]),
+    ):
+        found = near.search(vectors).similarities
+        yield {
+            "figure": f"novel among {what}",
+            "value": float((found < threshold).mean()),
+            "median_cosine": float(np.median(found)),
+            "threshold": float(threshold),
+            "images": len(vectors),
+        }
+
+
+def flips(cache: Path) -> Iterator[Line]:
+    """Labels that change when the encoder is given other batch shapes."""
+    from imgclust.decode import decode
+    from imgclust.encoder import load_encoder
+
+    encoder = load_encoder("mini")
+    images = sorted((Path(__file__).resolve().parents[1] / "examples" / "clipart").glob("*/*.*"))[::4]
+    pixels = np.stack([decode(p.read_bytes(), encoder.identity.preprocessing).pixels for p in images])
+    model = frozen("clipart", cache)
+    predictor = FrozenPredictor(model.arrays, model.parameters)
+    shapes = {
+        n: np.concatenate([encoder.encode(pixels[i : i + n]) for i in range(0, len(pixels), n)])
+        for n in (1, 8, 64)
+    }
+    labels = {n: predictor.predict(vectors).labels for n, vectors in shapes.items()}
+    for n in (1, 8):
+        yield {
+            "figure": f"labels that flip between encoder batches of {n} and 64",
+            "value": float((labels[n] != labels[64]).mean()),
+            "embeddings_that_differ": float((shapes[n] != shapes[64]).any(1).mean()),
+            "images": len(images),
+        }
+
+
+PARTS = {part.__name__: part for part in (speed, search, start, curve, candidates, novelty, flips)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    for name in options.parts or PARTS:
+        for line in PARTS[name](options.cache):
+            short = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+            print(json.dumps({"part": name, **short}, ensure_ascii=False, default=float), flush=True)
+
+
+if __name__ == "__main__":
+    main()
