@@ -26,7 +26,7 @@ from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
 from worker.embedded import Kafka, MockKafka, choose_kafka, free_ports, valkey_url
 from worker.feed import Feed
 from worker.image_server import ImageServer
-from worker.messages import Tag, printable
+from worker.messages import OTHER, Tag, printable
 from worker.metrics import UPLOADS
 from worker.settings import load
 
@@ -343,26 +343,35 @@ def _check_metrics(ledger: Ledger, samples: Samples) -> list[str]:
 
 
 def _summarise(screen: Screen, trained: Trained, streamed: Streamed) -> None:
-    ledger = streamed.ledger
-    screen.step("Summary")
-    screen.say(screens.outcome_line(ledger, streamed.samples))
-    screen.say(
-        f"{streamed.rate:.0f} images/s with {BUSY} uploads on their way at once; "
-        f"latency from upload to tag: {screens.latency_line(ledger.latencies(calm=False))}"
-    )
-    screen.say(f"latency of uploads that came alone: {screens.latency_line(ledger.latencies(calm=True))}")
-    screen.say(f"Redis: {streamed.view:,} tags, each as on the topic")
-    labels = ledger.labels()
-    same = sum(trained.labels[image] == cluster for image, cluster in labels.items())
-    screen.say(f"{same:,} of {len(labels):,} pictures are in the cluster that the fit had predicted for them")
+    ledger, labels = streamed.ledger, streamed.ledger.labels()
     found = screens.agreement(labels, trained.categories) if trained.categories and labels else None
+    screen.step("Summary")
+    screen.table(screens.facts_table(_facts(trained, streamed, labels, found)))
+    screen.table(screens.largest_table(ledger, found), "The largest clusters")
+    screen.table(screens.dead_table(ledger), "Dead letters")
+
+
+def _facts(
+    trained: Trained, streamed: Streamed, labels: Mapping[int, int], found: screens.Agreement | None
+) -> Iterator[tuple[str, str]]:
+    ledger = streamed.ledger
+    yield "uploads", screens.outcome_line(ledger, streamed.samples)
+    yield "speed", f"{streamed.rate:.0f} images/s, with {BUSY} uploads on their way at once"
+    yield "latency", f"{screens.latency_line(ledger.latencies(calm=False))} from upload to tag, at that load"
+    yield "", f"{screens.latency_line(ledger.latencies(calm=True))} when uploads come alone"
+    yield "Redis", f"{streamed.view:,} tags, each as on the topic"
+    same = sum(trained.labels[image] == cluster for image, cluster in labels.items())
+    yield "clusters", f"{same:,} of {len(labels):,} pictures are in the one that the fit predicted for them"
+    other = sum(cluster == OTHER for cluster in labels.values()) / max(len(labels), 1)
+    yield "", f'{other:.0%} of the pictures are in "other"'
     if found:
-        screen.say(
-            f"agreement with the folder's categories: adjusted mutual information {found.information:.2f} "
-            f'(1 is perfect, 0 is chance), {found.other:.0%} in "other"'
+        yield (
+            "agreement",
+            (
+                f"{found.information:.2f} adjusted mutual information with the folder's categories, "
+                'without "other" (1 is perfect, 0 is chance)'
+            ),
         )
-    screen.table("The largest clusters", screens.largest_table(ledger, found))
-    screen.table("Dead letters", screens.dead_table(ledger))
 
 
 def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, report: Path) -> int:
@@ -377,5 +386,5 @@ def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, re
     screen.say(f"look at the report page: {report.resolve().as_uri()}")
     for command, purpose in screens.next_commands(trained, out).items():
         screen.say(f"{purpose}:")
-        screen.say(f"  {command}", "cyan")
+        screen.paste(command)
     return 0

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,7 @@ REFRESH_SECONDS = 0.5  # of a terminal
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 TOP = 8  # clusters that are shown
 MAX_BAR = 24  # columns
+SIDE_BY_SIDE = 76  # columns that two tables need
 PLAIN_WIDTH = 110  # columns, where there is no terminal
 
 
@@ -55,7 +56,7 @@ class Screen:
     def step(self, title: str) -> None:
         """A new part of the demo begins."""
         elapsed = self._clock() - self._started
-        self.console.print(f"\n[bold cyan]{escape(title)}[/] [dim]{elapsed:.0f} s[/]")
+        self.console.print(f"\n[bold cyan]{escape(title)}[/] [dim]at {elapsed:.0f} s[/]")
 
     def say(self, text: str, style: str = "") -> None:
         if self.console.is_terminal:
@@ -63,8 +64,13 @@ class Screen:
         else:
             self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
-    def table(self, title: str, table: Table) -> None:
-        self.console.print(f"\n  [bold]{escape(title)}[/]")
+    def paste(self, command: str) -> None:
+        """A command, in one piece however narrow the terminal is."""
+        self.console.print(Text(f"    {command}", "cyan"), soft_wrap=True)
+
+    def table(self, table: Table, title: str = "") -> None:
+        if title:
+            self.console.print(f"\n  [bold]{escape(title)}[/]")
         self.console.print(Padding(table, (0, 0, 0, 2)))
 
     @contextmanager
@@ -143,9 +149,12 @@ def moment_picture(moment: Moment, width: int) -> RenderableType:
     progress.add_row(Text(moment_line(moment)))
     stages = _stages(moment.samples)
     bar = max(6, min(MAX_BAR, width - 80))
-    side_by_side = Table.grid(padding=(0, 3))
-    side_by_side.add_row(stages, clusters_table(moment.ledger, bar))
-    return Padding(Group(progress, Text(), side_by_side), (1, 2))
+    clusters = clusters_table(moment.ledger, bar)
+    if width < SIDE_BY_SIDE:
+        return Padding(Group(progress, Text(), stages, Text(), clusters), (1, 2))
+    both = Table.grid(padding=(0, 3))
+    both.add_row(stages, clusters)
+    return Padding(Group(progress, Text(), both), (1, 2))
 
 
 def _stages(samples: Samples) -> Table:
@@ -223,17 +232,15 @@ class Agreement:
     Attributes:
         information: adjusted mutual information over the pictures that are not in "other"; 1 is perfect, 0 is
             chance.
-        other: share of the pictures in "other".
         main: cluster → its most frequent category, how often, of how many.
     """
 
     information: float
-    other: float
     main: dict[int, tuple[str, int, int]]
 
 
-def agreement(labels: dict[int, int], categories: Sequence[str]) -> Agreement:
-    """Compare clusters with categories; `labels`: picture → cluster, at least one."""
+def agreement(labels: Mapping[int, int], categories: Sequence[str]) -> Agreement:
+    """Compare clusters with categories; `labels`: picture → cluster."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     inside = {image: cluster for image, cluster in labels.items() if cluster != OTHER}
@@ -243,7 +250,7 @@ def agreement(labels: dict[int, int], categories: Sequence[str]) -> Agreement:
     truth = [categories[image] for image in inside]
     score = adjusted_mutual_info_score(truth, list(inside.values())) if inside else 0.0
     main = {c: (*counts.most_common(1)[0], counts.total()) for c, counts in members.items()}
-    return Agreement(float(score), 1 - len(inside) / len(labels), main)
+    return Agreement(float(score), main)
 
 
 def largest_table(ledger: Ledger, found: Agreement | None) -> Table:
@@ -269,6 +276,16 @@ def outcome_line(ledger: Ledger, samples: Samples) -> str:
         f"{counts[TAGGED]:,} tagged, {_dead(ledger).total()} dead letters, "
         f"{superseded:.0f} superseded by a later event, {counts[DELETED]} deleted"
     )
+
+
+def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+    """What a figure is about, and the figure."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for about, figure in facts:
+        table.add_row(about, escape(figure))
+    return table
 
 
 def short_path(path: Path) -> Path:
