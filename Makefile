@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test unit lint types docs demo bench clean
+.PHONY: help install test unit lint site docs demo bench clean
 
 help:      ## show this list
 	@grep -hE '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: install ## build the documentation into build/site
+	$(BIN)/mkdocs build --quiet
 
 docs: install ## write the generated tables of README.md anew
 	$(BIN)/python docs/generate.py
