@@ -16,6 +16,7 @@ import orjson
 import redis
 
 from worker.messages import MAX_ID_CHARS, Tag, printable
+from worker.redis_client import Client
 from worker.redis_keys import TAXONOMY, Keys
 
 MAX_LIMIT = 1000
@@ -87,7 +88,7 @@ class Feed:
         prefix: the worker's WORKER_REDIS_PREFIX.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "imgclust:") -> None:
+    def __init__(self, client: Client, prefix: str = "imgclust:") -> None:
         self._redis: Any = client
         self._keys = Keys(prefix)
 

@@ -13,6 +13,8 @@ from redis.retry import Retry
 from worker.errors import WorkerError
 from worker.messages import printable
 
+Client = redis.Redis | redis.RedisCluster
+
 
 class RedisTrouble(WorkerError):
     """Redis did not take a write. Nothing is wrong with what was written: the same again, later, will do.

@@ -17,7 +17,7 @@ import orjson
 import redis
 
 from worker import log as logs
-from worker.redis_client import Script, parse_pair, text_of, trouble
+from worker.redis_client import Client, Script, parse_pair, text_of, trouble
 from worker.redis_keys import TAXONOMY, Keys
 from worker.view_records import FUTURE_MS, TagRecord
 
@@ -127,7 +127,7 @@ class TagsView:
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: Client,
         prefix: str = "imgclust:",
         *,
         set_size: int = SET_SIZE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from worker.redis_client import Script, parse_pair, text_of, trouble
+from worker.redis_client import Client, Script, parse_pair, text_of, trouble
 from worker.redis_keys import Keys
 
 SWEEP_SECONDS = 6 * 3600.0  # between two searches for strays
@@ -58,7 +58,7 @@ class Rebuild:
 class Sweeper:
     """Does the sweeps that are due, a step at a time: ghosts after a rebuild, else strays every few hours."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Client, keys: Keys, clock: Callable[[], float]) -> None:
         self._client, self._keys, self._clock = client, keys, clock
         self._rebuilt: dict[int, Rebuild] = {}
         self._sweep: Iterator[int] | None = None
@@ -100,7 +100,7 @@ class Sweeper:
         self._rebuilt = {p: r for p, r in self._rebuilt.items() if rebuilt.get(p) is not r}
 
 
-def ghosts(client: redis.Redis, keys: Keys, gone: Callable[[int, int], bool]) -> Iterator[int]:
+def ghosts(client: Client, keys: Keys, gone: Callable[[int, int], bool]) -> Iterator[int]:
     """Remove hashes whose record is not in the topic any more.
 
     Compaction forgets a deletion some time after it; a view that was away for longer never reads it. After
@@ -126,7 +126,7 @@ def ghosts(client: redis.Redis, keys: Keys, gone: Callable[[int, int], bool]) ->
         yield sum(reply for reply in removed if isinstance(reply, int))
 
 
-def strays(client: redis.Redis, keys: Keys) -> Iterator[int]:
+def strays(client: Client, keys: Keys) -> Iterator[int]:
     """Remove members of sorted sets that their hash does not put there (a writer died between the two, or
     the tag has expired).
 

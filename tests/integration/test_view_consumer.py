@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 import uuid
@@ -175,6 +176,7 @@ class Running:
         self._thread.start()
 
     def stop(self) -> None:
+        """End it, and show its error if it had one; may be called again."""
         self._stop.set()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
@@ -451,3 +453,50 @@ def test_a_topic_that_was_made_anew(topic: Topic, server: RedisServer, start: St
     start()
     eventually(lambda: shows(server, topic), "the view of the new topic")
     eventually(lambda: topic.done(), "the commit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_after_any_troubles_redis_says_what_the_topic_says(
+    topic: Topic, server: RedisServer, start: Start, seed: int
+) -> None:
+    """Redis killed, emptied, frozen, filled, restored from old dumps, views that come and go, rebuilds, all
+    while tags change: in the end Redis shows exactly the topic, and all is committed."""
+    rng = random.Random(seed)
+    running_views = [start()]
+
+    def change_tags() -> None:
+        for _ in range(rng.randrange(1, 200)):
+            upload_id = f"id{rng.randrange(200)}"
+            if upload_id in topic.tags and rng.random() < 0.1:
+                topic.delete(upload_id)
+            else:
+                topic.tag(upload_id, rng.randrange(4))
+        topic.flush()
+
+    def for_a_while(trouble: Callable[[RedisServer], Callable[[], None]]) -> None:
+        mend = trouble(server)
+        time.sleep(rng.random())
+        mend()
+
+    def leave() -> None:
+        if len(running_views) > 1:
+            running_views.pop(rng.randrange(len(running_views))).stop()
+
+    def join() -> None:
+        if len(running_views) < 3:
+            running_views.append(start())
+
+    events: list[Callable[[], object]] = [
+        *[change_tags] * 6,
+        *[partial(for_a_while, trouble) for trouble in (_away, _frozen, _full)],
+        lambda: server.client().flushall(),
+        lambda: server.client().save(),
+        lambda: rng.choice(running_views).view.rebuild(),
+        join,
+        leave,
+    ]
+    for _ in range(40):
+        rng.choice(events)()
+        time.sleep(rng.random() / 4)
+    eventually(lambda: shows(server, topic) and topic.done(), "agreement")
