@@ -37,6 +37,7 @@ from worker.fetch_jobs import (
     read_report,
 )
 from worker.fetcher_link import FetcherLink, LinkLostError
+from worker.host_queue import HostQueue, host_of
 from worker.slots import SlotRing, share
 from worker.suspects import Suspects
 
@@ -53,8 +54,8 @@ WINDOW = 2
 # fetcher has no more than half of its own left.
 REFILL, RETURN = 1 / 4, 1 / 2
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
-# Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and what
-# the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million pixels; PNG 14, JPEG 9).
+# Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and
+# what the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million; PNG 14, JPEG 8).
 BASE_MEMORY = 256 * 1024 * 1024
 PIXEL_MEMORY = 24
 DECODE = "imgclust.decode:decode"
@@ -149,7 +150,9 @@ class FetcherPool:
             _Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
         ]
         self._owner = [place for place in self._places for _ in place.slots]
-        self._queue: deque[Job] = deque()
+        # A host may hold what it can use (`per_host` downloads in each fetcher) and two thirds more, which
+        # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
+        self._queue: HostQueue[Job] = HostQueue(processes * max(1, policy.per_host * 5 // 3))
         self._outcomes: list[Outcome] = []
         self._dying: list[subprocess.Popen[bytes]] = []
         self._tick_at = clock()
@@ -263,7 +266,7 @@ class FetcherPool:
         while self._submitted:
             for job in self._submitted.popleft():
                 if job.url.isascii() or is_text(job.url):
-                    self._queue.append(job)
+                    self._queue.put(host_of(job.url), job)
                 else:
                     self._outcomes.append(Failed(job.token, "url-forbidden", "fetch", _NO_TEXT, False, None))
         while self._released:
@@ -276,7 +279,7 @@ class FetcherPool:
             self._drop(self._unwanted.popleft())
 
     def _drop(self, tokens: set[int]) -> None:
-        self._queue = deque(job for job in self._queue if job.token not in tokens)
+        self._queue.drop(lambda job: job.token in tokens)
         for place in self._places:
             told = tokens & place.held.keys()
             place.forgotten |= told
@@ -287,14 +290,15 @@ class FetcherPool:
         for place in self._places:
             if place.ready and not place.held:
                 for job in place.suspects.next_group():
+                    self._queue.claim(host_of(job.url))
                     self._give(place, job)
         if not self._queue:
             return
         low = min(self._window - 1, int(self._window * (1 - REFILL)))
         free = [p for p in self._places if p.ready and not p.suspects.trying and len(p.held) <= low]
-        while self._queue and free:
+        while free and (taken := self._queue.take()) is not None:
             place = min(free, key=lambda place: len(place.held))
-            self._give(place, self._queue.popleft())
+            self._give(place, taken[1])
             if len(place.held) >= self._window:
                 free.remove(place)
 
@@ -368,8 +372,10 @@ class FetcherPool:
 
     def _is_wanted(self, place: _Place, token: int) -> bool:
         """A job has ended; whether anybody still wants to know."""
-        if place.held.pop(token, None) is None:
+        job = place.held.pop(token, None)
+        if job is None:
             raise ProtocolError("a job that it does not hold")
+        self._queue.done(host_of(job.url))
         place.deaths = 0
         if self._beside:
             self._beside.pop(token, None)
@@ -423,10 +429,13 @@ class FetcherPool:
         place.link = None
         self.restarts += 1
         held = [job for job in place.held.values() if job.token not in place.forgotten]
+        for job in place.held.values():
+            self._queue.done(host_of(job.url))
         for pending in (place.held, place.forgotten, place.jobs, place.forget):
             pending.clear()
         again, given_up = place.suspects.lost(held, self._ring.marked(place.index))
-        self._queue.extendleft(reversed(again))
+        for job in reversed(again):
+            self._queue.put_first(host_of(job.url), job)
         self._outcomes += [
             Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None) for job in given_up
         ]

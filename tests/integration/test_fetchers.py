@@ -202,6 +202,26 @@ def test_many_downloads_run_at_once(origin: Origin) -> None:
     assert origin.most_at_once == 64
 
 
+def test_a_silent_host_does_not_keep_others_waiting(origin: Origin) -> None:
+    """Hundreds of its images come first; those of another host are fetched while none of them has ended."""
+    origin.paths["/silent"] = silence
+    with Origin({"/0.png": response(picture(0))}).running() as other:
+        policy = FetchPolicy(
+            allow_networks=(ipaddress.ip_network("127.0.0.0/8"),),
+            allow_ports=(origin.port, other.port),
+            total_timeout=PATIENCE,
+            first_byte_timeout=PATIENCE,
+        )
+        with running(origin, policy=policy, connections=64) as consumer:
+            consumer.pool.submit(jobs(origin, ["/silent"] * 500))
+            until(lambda: origin.counts["/silent"] == policy.per_host)
+            consumer.pool.submit(jobs(other, ["/0.png"] * 100, first=1001))
+            outcomes = consumer.wait(100)
+    assert min(outcomes) == 1001
+    assert not consumer.failures()
+    assert origin.counts["/silent"] == policy.per_host
+
+
 def test_without_free_slots_it_waits(origin: Origin) -> None:
     """No more pictures than slots are out, no more downloads than connections; released slots go round."""
     with running(origin, slots=3, connections=4) as consumer:

@@ -5,6 +5,8 @@ import gzip
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Coroutine, Iterator
@@ -78,6 +80,27 @@ def test_our_own_errors_pass() -> None:
     """What is translated already stays as it is."""
     error = NotFound("gone")
     assert translate(error, "http://a/") is error
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("imgclust.fetch", ("torch", "umap", "numba", "numpy", "PIL", "pyarrow")),
+        ("worker.fetchers", ("torch", "umap", "numba", "aiohttp", "PIL", "pyarrow")),
+        (
+            "worker.fetcher_process",
+            ("torch", "umap", "numba", "hdbscan", "scipy", "pyarrow", "confluent_kafka"),
+        ),
+    ],
+)
+def test_nothing_heavy_is_loaded(module: str, absent: tuple[str, ...]) -> None:
+    """What a fetcher imports stays small; what its parent imports needs no HTTP client."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert module in loaded
+    assert not set(absent) & set(loaded)
 
 
 # ── headers ──────────────────────────────────────────────────────────────────────────────────────────────

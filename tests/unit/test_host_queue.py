@@ -58,6 +58,32 @@ def test_every_item_comes_once_in_its_hosts_order_within_the_limit(steps: list[t
         assert put[host][: len(taken[host])] == taken[host]
 
 
+def test_what_was_held_comes_first_again() -> None:
+    """Items that are put back go before their host's others, and their host before the other hosts."""
+    queue: HostQueue[int] = HostQueue(per_host=5)
+    queue.put("b", 1)
+    queue.put("a", 1)
+    queue.put_first("a", 0)
+    assert [queue.take() for _ in range(3)] == [("a", 0), ("b", 1), ("a", 1)]
+
+
+def test_claims_count_and_drops_leave_nothing() -> None:
+    """Work that did not come from the queue counts towards the limit; what is dropped is gone for good."""
+    queue: HostQueue[int] = HostQueue(per_host=1)
+    queue.put("a", 0)
+    queue.put("b", 1)
+    queue.claim("a")
+    assert queue.take() == ("b", 1)
+    assert queue.take() is None
+    queue.put("b", 2)
+    queue.drop(lambda item: item == 0)
+    assert len(queue) == 1
+    queue.done("a")
+    queue.done("b")
+    assert queue.take() == ("b", 2)
+    assert (len(queue), queue.take()) == (0, None)
+
+
 def test_the_host_of_hostile_urls_is_bounded() -> None:
     """Whatever stands there, a short text comes out."""
     assert host_of("http://A.example:80/x?y//z") == "a.example:80"
