@@ -119,6 +119,15 @@ def padded_length(n: int, max_batch: int) -> int:
     return int(min(1 << (n - 1).bit_length(), max_batch))
 
 
+def _padded(pixels: Pixels, n: int) -> Pixels:
+    """Black pictures added up to n; torch wants memory that is contiguous and writable."""
+    if len(pixels) == n and pixels.flags.c_contiguous and pixels.flags.writeable:
+        return pixels
+    batch = np.zeros((n, *pixels.shape[1:]), np.uint8)
+    batch[: len(pixels)] = pixels
+    return batch
+
+
 def unit(vectors: Floats) -> Floats:
     """Rows scaled to length 1 (float32)."""
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -192,10 +201,7 @@ class TorchEncoder:
 
     def _encode_part(self, pixels: Pixels) -> Floats:
         n = len(pixels)
-        shape = padded_length(n, self._max_batch)
-        batch = np.zeros((shape, *pixels.shape[1:]), np.uint8)
-        batch[:n] = pixels
-        features = self._features(batch)[:n]
+        features = self._features(_padded(pixels, padded_length(n, self._max_batch)))[:n]
         if not bool(torch.isfinite(features).all()):
             raise EncoderError(
                 f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "
