@@ -97,7 +97,7 @@ def draw_map(
     if len(chosen) > MAP_ROWS:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
     plane = umap.UMAP(
-        n_neighbors=min(15, len(chosen) - 1), min_dist=0.15, n_epochs=200, random_state=seed or 0, n_jobs=1
+        n_neighbors=min(30, len(chosen) - 1), min_dist=0.6, n_epochs=200, random_state=seed or 0, n_jobs=1
     ).fit_transform(points[chosen])
     table = pa.table(
         {

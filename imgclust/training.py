@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from imgclust.errors import FitError
-from imgclust.parameters import Parameters
+from imgclust.parameters import Parameters, estimate
 from imgclust.progress import Stages, umap_progress
 from imgclust.types import Floats
 
@@ -16,11 +16,14 @@ def fit_pair(rows: Floats, p: Parameters, stages: Stages) -> tuple[Any, Any]:
 
     Args:
         rows: float32 (n, d), unit-norm, of float16 values.
+        stages: are told what is going on, and before that what it will cost.
 
     Raises:
         FitError: no cluster was found.
     """
-    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs") as tell:
+    cost = estimate(len(rows), rows.shape[1], len(rows), p)
+    expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
+    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
         reducer = fit_umap(rows, p, tell)
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = fit_hdbscan(reducer.embedding_, p)
