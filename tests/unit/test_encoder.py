@@ -19,7 +19,7 @@ from imgclust.encoder import TorchEncoder, hash_weights, load_encoder, padded_le
 from imgclust.errors import EncoderError
 from imgclust.types import EncoderIdentity, Floats
 
-TINY = {
+TINY: dict[str, Any] = {
     "embed_dim": 48,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
@@ -164,6 +164,31 @@ def test_a_trained_network_sees_the_same(
     theirs = np.stack([np.array(reference(Image.open(f).convert("RGB"))) for f in files])
     ours = np.stack([decode(f.read_bytes(), p, shrink_on_load=shrink_on_load).pixels for f in files])
     assert cosines(mini.encode(ours), mini.encode(theirs)).min() >= least
+
+
+def test_models_that_also_return_tokens(tmp_path: Path) -> None:
+    """CoCa's image tower answers with an embedding and tokens; the embedding is what counts."""
+    import open_clip
+
+    pooled, text = {"attn_pooler_heads": 2}, {**TINY["text_cfg"], "context_length": 76}
+    coca = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": {**TINY["vision_cfg"], **pooled, "attentional_pool": True, "output_tokens": True},
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**text, **pooled},
+    }
+    (tmp_path / "imgclust-test-coca.json").write_text(json.dumps(coca))
+    open_clip.add_model_config(tmp_path)
+    model = open_clip.create_model("imgclust-test-coca").eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    encoder = load_encoder(f"imgclust-test-coca@{tmp_path / 'weights.pt'}", device="cpu")
+    pixels = noise(2, 64)
+    p = encoder.identity.preprocessing
+    scaled = (pixels / 255 - np.array(p.mean)) / np.array(p.std)
+    with torch.inference_mode():
+        reference = model.encode_image(torch.from_numpy(scaled).permute(0, 3, 1, 2).float()).numpy()
+    assert cosines(encoder.encode(pixels), reference).min() > 0.9999
 
 
 def test_identity(tiny: Tiny, tiny_encoder: TorchEncoder, tmp_path: Path) -> None:
