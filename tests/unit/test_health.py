@@ -182,7 +182,7 @@ def test_nonsense_hurts_nobody(server: HealthServer, request_bytes: bytes) -> No
 
 
 def test_many_idle_clients_leave_the_rest_served(server: HealthServer) -> None:
-    """With all threads held by silent clients the next one is turned away at once, and served a little later."""
+    """With all threads held by silent clients the next one is turned away at once, and served soon after."""
 
     def status() -> int:
         try:
