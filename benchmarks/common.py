@@ -123,7 +123,7 @@ def thread_seconds() -> dict[int, float]:
 
 
 def thread_names() -> dict[int, str]:
-    """Threads of Python by their Python names; those of C libraries by the names that they gave themselves."""
+    """Python's threads by their names in Python, those of C libraries by the names they gave themselves."""
     names = {}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
@@ -177,7 +177,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def model_folder() -> Path:
-    """`BENCH_MODEL`, or a model of the example's pictures with `mini`, fitted once by the commands themselves."""
+    """`BENCH_MODEL`, or a model of the example's pictures with `mini`, fitted once by the commands."""
     named = os.environ.get("BENCH_MODEL")
     if named:
         return Path(named).expanduser().resolve()
@@ -203,7 +203,7 @@ def clipart_jpegs(count: int = 200) -> list[bytes]:
 
 
 def photo_jpegs(count: int = 60) -> list[bytes]:
-    """Photographs of 640 × 427: other cuts of scikit-learn's two sample pictures, scaled back to their size."""
+    """Photographs of 640 × 427: cuts of scikit-learn's two sample pictures, scaled back to their size."""
     import io
 
     import numpy as np

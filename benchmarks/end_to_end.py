@@ -1,17 +1,17 @@
 """The worker from end to end, beside the naive loop: real Apache Kafka, real Redis, real HTTP.
 
     KAFKA_HOME=… python benchmarks/end_to_end.py                      the quick set, one run
-    KAFKA_HOME=… python benchmarks/end_to_end.py --runs 5             five runs of each side, in turns: medians
+    KAFKA_HOME=… python benchmarks/end_to_end.py --runs 5             five runs of each side, in turns
     … --images photos      photographs of 640 × 427 instead of the clip-art example's JPEGs
     … --only fixed         one of: fixed, fixed-unpredicted, mini
     … --no-view            the worker without its Redis view
 
-Both sides get the same model, JPEGs, broker, Redis and web server; uploads wait in the topic before the clock
-starts, so what is measured is what the worker can take, not what it is given. "fixed" is an encoder that takes
-20 ms for each call of up to 64 images and no processor (a stand-in for a GPU); "fixed-unpredicted" leaves the
-prediction out on both sides; "mini" is a real encoder on the processor.
+Both sides get the same model, JPEGs, broker, Redis and web server; uploads wait in the topic before the
+clock starts, so what is measured is what the worker can take, not what it is given. "fixed" is an encoder
+that takes 20 ms for each call of up to 64 images and no processor (a stand-in for a GPU);
+"fixed-unpredicted" leaves the prediction out on both sides; "mini" is a real encoder on the processor.
 
-Prints a JSON line for each figure, then a table.
+Prints a JSON line for each figure (of several runs the median), then a table.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def figures(
     yield summed_up(name, "CPU, parent outside encoder and predictor", "ms/image", [m.parent for m in ours])
     without_view = [m.parent - m.threads.get("view", 0.0) for m in ours]
     yield summed_up(name, "CPU, the same without the view's thread", "ms/image", without_view)
+    for part in sorted(set().union(*(m.threads for m in ours)) - {"compute", "other"}):
+        yield summed_up(name, f"CPU, parent: {part}", "ms/image", [m.threads.get(part, 0.0) for m in ours])
     yield summed_up(name, "CPU, fetchers", "ms/image", [m.fetchers for m in ours])
     both = [m.parent + m.fetchers for m in ours]
     yield summed_up(name, "CPU, parent and fetchers", "ms/image", both, [t[1] for t in theirs])

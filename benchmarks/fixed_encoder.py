@@ -14,7 +14,7 @@ CALL_SECONDS, CALL_IMAGES = 0.020, 64
 
 
 class FixedTimeEncoder:
-    """Takes 20 ms for each call of up to 64 images, and no processor: a GPU, as the rest of the worker sees it.
+    """Takes 20 ms for each call of up to 64 images, and no processor: a GPU, as the worker sees it.
 
     Its embeddings lie between pairs of a model's own, so that they cost the predictor what real ones cost;
     which pair is told by the pixels.

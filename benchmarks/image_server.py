@@ -1,6 +1,7 @@
 """A web server in a process of its own that gives pictures from memory, at little cost: about 30 µs each.
 
-It shares the processor with what is measured, so a full web framework (300 µs a request) would be measured too.
+It shares the processor with what is measured, so a full web framework (300 µs a request) would be
+measured too.
 """
 
 from __future__ import annotations

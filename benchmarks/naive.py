@@ -84,9 +84,11 @@ class NaiveLoop:
                 message = consumer.poll(1.0)
                 if message is None or message.error() is not None:
                     continue
+                value = message.value()
+                assert value is not None
                 if done == warm:
                     started, used = time.monotonic(), time.process_time() - self.inside
-                self._one(json.loads(message.value()), producer, store, tags)
+                self._one(json.loads(value), producer, store, tags)
                 done += 1
             outside = time.process_time() - self.inside - used
             return count / (time.monotonic() - started), 1000 * outside / count

@@ -1,9 +1,9 @@
 """Both sides of the worker's benchmark, each in a process of its own: the worker, and the naive loop.
 
 Where the parent's processor time goes is told thread by thread, from the scheduler's account
-(`/proc/self/task/*/schedstat`). "Outside encoder and predictor" is everything in the process but what the calls
-of `encode` and `predict` themselves used (`time.thread_time` around them) and the threads that torch and the
-predictor keep for them; librdkafka's threads, the metrics and the batch's copy are in it.
+(`/proc/self/task/*/schedstat`). "Outside encoder and predictor" is everything in the process but what the
+calls of `encode` and `predict` themselves used (`time.thread_time` around them) and the threads that torch
+and the predictor keep for them; librdkafka's threads, the metrics and the batch's copy are in it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _measure(
                 raise SystemExit("an upload became a dead letter: the figures would mean nothing")
         while settled and setup.view and metrics.view_records["applied"].value < number:
             tagger.turn()
-        return metrics.uploads["tagged"].value
+        return float(metrics.uploads["tagged"].value)
 
     tagged = until(warm, settled=False)
     fetchers = fetcher_processes()
