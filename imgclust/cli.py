@@ -214,6 +214,10 @@ def _add_reading_options(command: argparse.ArgumentParser) -> None:
         "--allow-network", action="append", default=[], metavar="CIDR",
         help="fetch URLs from this network too, like 10.1.0.0/16; by default only from public addresses",
     )  # fmt: skip
+    command.add_argument(
+        "--allow-port", action="append", default=[], type=_positive, metavar="N",
+        help="fetch URLs from this port too; by default only from 80 and 443",
+    )  # fmt: skip
 
 
 def _positive(text: str) -> int:

@@ -293,16 +293,15 @@ def _encoder(
 def _reader(arguments: argparse.Namespace) -> Reader:
     from imgclust.reading import Reader
 
-    if not arguments.allow_network:
-        return Reader()
+    if not (arguments.allow_network or arguments.allow_port):
+        return Reader()  # loads nothing of the network unless there are URLs
     from imgclust.urls import FetchPolicy
 
     try:
         networks = tuple(ipaddress.ip_network(n) for n in arguments.allow_network)
     except ValueError as error:
         raise ImgclustError(f"--allow-network: {error}; give it like 10.1.0.0/16") from None
-    # who names a network of their own names its ports too: any is allowed
-    return Reader(FetchPolicy(allow_networks=networks, allow_ports=tuple(range(1, 65536))))
+    return Reader(FetchPolicy(allow_networks=networks, allow_ports=(80, 443, *arguments.allow_port)))
 
 
 def _note(text: str) -> None:

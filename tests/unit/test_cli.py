@@ -157,6 +157,30 @@ def test_embed(
     assert cli.main(["embed", str(tmp_path / "empty"), "-o", str(tmp_path / "f"), "--quiet"]) == 1
 
 
+def test_private_networks_have_to_be_named(images: Path, tmp_path: Path, loaded: TorchEncoder) -> None:
+    """A list with URLs of this machine is refused, unless its network and port are allowed."""
+    import http.server
+    import threading
+    from functools import partial
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(images))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = str(server.server_port)
+        (tmp_path / "list.csv").write_text(f"url,id\nhttp://127.0.0.1:{port}/kind0/0.png,a\n")
+        argv = ["embed", str(tmp_path / "list.csv"), "-o", str(tmp_path / "e"), "--quiet"]
+        assert cli.main(argv) == 1
+        assert cli.main([*argv, "--allow-network", "127.0.0.0/33"]) == 1
+        assert cli.main([*argv, "--allow-network", "127.0.0.0/8", "--allow-port", port]) == 0
+        server.shutdown()
+        thread.join()
+    assert read_embeddings(tmp_path / "e").ids == ["a"]
+
+
 def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parameters that were used, the clusters and the figures are printed."""
     again = model.parent / "again"
