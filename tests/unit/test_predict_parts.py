@@ -1,0 +1,125 @@
+"""The parts below the predictor: exact arithmetic, neighbours, and the push."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from frozen_pair import UMAP, embeddings, frozen_pair
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from imgclust import exact, neighbours, placing
+from imgclust.kdtree import KDTree, build_order
+from imgclust.neighbours import Neighbours, build_codes, shuffled
+from imgclust.repulsion import Repulsion
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-690, 0)))
+def test_exp_is_exp(x: np.ndarray) -> None:
+    """The relative error stays below 1e-9, and torch gives the same bits."""
+    np.testing.assert_allclose(exact.exp(x), [math.exp(v) for v in x], rtol=1e-9)
+    assert exact.exp(torch.from_numpy(x), torch).numpy().tobytes() == exact.exp(x).tobytes()
+
+
+@given(st.integers(1, 90), st.integers(1, 9), st.integers(0, 1000))
+def test_a_column_is_added_up_alike_beside_others(length: int, width: int, seed: int) -> None:
+    """A column's sum does not depend on how many columns are added up, nor on the memory layout."""
+    x = np.random.default_rng(seed).normal(size=(length, width)).astype(np.float32)
+    sums = exact.ordered_sum(x.copy())
+    for column in range(width):
+        assert exact.ordered_sum(x[:, [column]].copy())[0] == sums[column]
+        assert exact.ordered_sum(np.asfortranarray(x)[:, column : column + 1])[0] == sums[column]
+
+
+@given(st.floats(2.0**-26, 2.0**13, width=32))
+def test_tables_follow_their_function(square: float) -> None:
+    """UMAP's two forces are tabulated to three digits."""
+    curves = placing.Curves(1.82, 0.82, 1.0)
+    x = np.array([square], dtype=np.float32)
+    for function in (curves.attraction, curves.repulsion):
+        assert exact.lookup(exact.table(function), x)[0] == pytest.approx(function(float(x[0])), rel=3e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 97, 1000, 4097])
+def test_shuffling_loses_nothing(n: int) -> None:
+    """Every row has one place."""
+    assert sorted(shuffled(n).tolist()) == list(range(n))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(2, 700), dim=st.integers(16, 80), k=st.integers(1, 30),
+    metric=st.sampled_from(["euclidean", "cosine"]),
+)  # fmt: skip
+def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric: str) -> None:
+    """The neighbours are the true ones, but for one in fifty at most; their distances are the true ones."""
+    rows = embeddings(n + 9, dim, 4, seed)[0]
+    train, asked = rows[:n].astype(np.float16), rows[n:]
+    found = Neighbours({"embeddings": train, **build_codes(train)}, k, metric).search(asked)
+    wide = train.astype(np.float64)
+    if metric == "euclidean":
+        distances = np.sqrt(((asked[:, None].astype(np.float64) - wide) ** 2).sum(2))
+    else:
+        lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(asked.astype(np.float64), axis=1)[:, None]
+        distances = 1 - asked.astype(np.float64) @ wide.T / lengths
+    k = min(k, n)
+    assert (found.distances <= np.sort(distances, axis=1)[:, [k - 1]] + 2e-7).mean() >= 0.98
+    np.testing.assert_allclose(np.take_along_axis(distances, found.rows, 1), found.distances, atol=2e-7)
+    assert (np.diff(found.distances, axis=1) >= 0).all()
+
+
+def test_equal_training_rows_are_found_by_number() -> None:
+    """Of rows that are equally near the first come first, however many there are."""
+    train = np.repeat(embeddings(3, 16, 3, 0)[0], 50, axis=0).astype(np.float16)
+    found = Neighbours({"embeddings": train, **build_codes(train)}, 20, "euclidean").search(
+        train[[0, 60]].astype(np.float32)
+    )
+    assert found.rows.tolist() == [list(range(20)), list(range(50, 70))]
+    assert (found.distances == 0).all()
+
+
+def test_processors_without_exact_int8_products_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The float32 product of the codes is exact too: where int8 kernels saturate, nothing is lost."""
+    arrays, _ = frozen_pair()
+    asked = embeddings(40, 24, 5, seed=0)[0]
+    expected = Neighbours(arrays, 10, "euclidean").search(asked)
+    monkeypatch.setattr(neighbours, "_int8_is_exact", lambda dim: False)
+    other = Neighbours(arrays, 10, "euclidean")
+    assert other._product is neighbours._float_product
+    got = other.search(asked)
+    assert got.rows.tobytes() == expected.rows.tobytes()
+    assert got.distances.tobytes() == expected.distances.tobytes()
+
+
+@pytest.mark.parametrize("n", [40, 900, 5000])
+def test_the_push_is_the_mean_over_all_points(n: int) -> None:
+    """Boxes in place of their points change the push little, beside what a point's neighbours pull."""
+    rng = np.random.default_rng(n)
+    points = (rng.normal(size=(5, 3))[rng.integers(5, size=n)] * 4 + rng.normal(size=(n, 3))).astype(
+        np.float32
+    )
+    curves = placing.Curves(UMAP["a"], UMAP["b"], 1.0)
+    repulsion = Repulsion(KDTree(points, build_order(points)), exact.table(curves.repulsion), push=5.0)
+    asked = points[:20].astype(np.float64) + 0.1
+    gaps = asked[:, None] - points
+    forces = np.clip(curves.repulsion((gaps**2).sum(2))[:, :, None] * gaps, -4, 4).mean(1)
+    found = repulsion.force(np.ascontiguousarray(asked.T, dtype=np.float32), repulsion.sources(asked)).T
+    assert np.abs(found - forces).max() < 0.1 * np.abs(forces).max()
+
+
+def test_restless_points_are_counted_and_placed() -> None:
+    """Points that do not settle are counted, get a finite place, and the same one alone as among others."""
+    from imgclust.predict import FrozenPredictor
+
+    arrays, params = frozen_pair(n=400, repulsion_strength=8.0, negative_sample_rate=40)
+    rows = embeddings(200, 24, 5, seed=0)[0]
+    predictor = FrozenPredictor(arrays, params)
+    together = predictor.predict(rows)
+    assert 0 < predictor.unsettled <= predictor.rows == 200
+    assert np.isfinite(together.points).all()
+    alone = np.concatenate([predictor.predict(rows[i : i + 1]).points for i in range(30)])
+    assert alone.tobytes() == together.points[:30].tobytes()
