@@ -62,20 +62,23 @@ def policy(urls: Sequence[str]) -> FetchPolicy:
 # ── one event loop ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def all_of(urls: Sequence[str], count: int, fetch: Callable[[str], Awaitable[object]]) -> float:
-    """Fetch `count` images with `CONNECTIONS` at once; seconds."""
+Cost = tuple[float, float]  # images/s, ms of a core per image
+
+
+async def all_of(urls: Sequence[str], count: int, fetch: Callable[[str], Awaitable[object]]) -> Cost:
+    """Fetch `count` images with `CONNECTIONS` at once."""
     numbers = iter(range(count))
 
     async def client() -> None:
         for number in numbers:
             await fetch(urls[number % len(urls)])
 
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-    return time.perf_counter() - started
+    return count / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / count
 
 
-async def with_plain(urls: Sequence[str], count: int) -> float:
+async def with_plain(urls: Sequence[str], count: int) -> Cost:
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -87,7 +90,7 @@ async def with_plain(urls: Sequence[str], count: int) -> float:
         return await all_of(urls, count, fetch)
 
 
-async def with_fetcher(urls: Sequence[str], count: int) -> float:
+async def with_fetcher(urls: Sequence[str], count: int) -> Cost:
     async with Fetcher(policy(urls), connections=CONNECTIONS) as fetcher:
         await all_of(urls, CONNECTIONS * 4, fetcher.fetch)
         return await all_of(urls, count, fetcher.fetch)
@@ -96,9 +99,11 @@ async def with_fetcher(urls: Sequence[str], count: int) -> float:
 def fetcher(urls: Sequence[str], count: int, runs: int) -> Iterator[Figure]:
     ours, plain = [], []
     for _ in range(runs):
-        plain.append(count / asyncio.run(with_plain(urls, count)))
-        ours.append(count / asyncio.run(with_fetcher(urls, count)))
-    yield summed_up("fetch", "fetcher beside plain aiohttp", "images/s", ours, plain)
+        plain.append(asyncio.run(with_plain(urls, count)))
+        ours.append(asyncio.run(with_fetcher(urls, count)))
+    name = "fetcher beside plain aiohttp"
+    yield summed_up("fetch", name, "images/s", [o[0] for o in ours], [p[0] for p in plain])
+    yield summed_up("fetch", name, "CPU ms/image", [o[1] for o in ours], [p[1] for p in plain])
 
 
 # ── the pool ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ Only a test can reach it: the pool's `decode` argument is set by no setting.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -44,6 +45,11 @@ def hang_once(folder: str) -> None:
         time.sleep(3600)
 
 
+def spin(_: str) -> None:
+    """Holds the GIL for ever, as a codec in C may."""
+    re.fullmatch(r"(a|a)*", "a" * 64 + "b")
+
+
 def panic(_: str) -> None:
     raise KeyboardInterrupt("as a codec written in Rust does")
 
@@ -71,5 +77,5 @@ def _seen(path: str) -> bool:
 
 ORDERS = {
     "crash": crash, "crash_once": crash_once, "hang": hang, "hang_once": hang_once,
-    "panic": panic, "eat": eat, "say": say,
+    "spin": spin, "panic": panic, "eat": eat, "say": say,
 }  # fmt: skip

@@ -72,7 +72,7 @@ class Config:
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _Item:
+class Item:
     """A job on its way through this process."""
 
     token: int
@@ -93,7 +93,7 @@ class Room:
         self._held = 0
         self._asking: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, item: _Item, size: int) -> None:
+    async def take(self, item: Item, size: int) -> None:
         if self._asking or not self._fits(size):
             turn = asyncio.get_running_loop().create_future()
             self._asking.append((size, turn))
@@ -107,7 +107,7 @@ class Room:
             self._held += size
         item.room += size
 
-    def give_back(self, item: _Item) -> None:
+    def give_back(self, item: Item) -> None:
         size, item.room = item.room, 0
         self._give(size)
 
@@ -137,13 +137,13 @@ class FetcherProcess:
         policy = FetchPolicy.from_json(config.policy)
         self._fetcher = Fetcher(policy, connections=config.connections)
         self._decode = decoder(config, policy)
-        self._queue: HostQueue[_Item] = HostQueue(policy.per_host)
+        self._queue: HostQueue[Item] = HostQueue(policy.per_host)
         self._room = Room(max(BODIES, policy.max_bytes))
-        self._items: dict[int, _Item] = {}  # all that the parent waits for
+        self._items: dict[int, Item] = {}  # all that the parent waits for
         self._active = 0
         self._free = deque(config.free)
-        self._fetched: deque[_Item] = deque()  # bytes without a slot yet
-        self._to_decode: queue.SimpleQueue[tuple[_Item, int]] = queue.SimpleQueue()
+        self._fetched: deque[Item] = deque()  # bytes without a slot yet
+        self._to_decode: queue.SimpleQueue[tuple[Item, int]] = queue.SimpleQueue()
         self._decoded: list[Any] = []
         self._failed: list[Any] = []
         self._flushing = False
@@ -166,7 +166,7 @@ class FetcherProcess:
     def _receive(self, message: dict[str, Any]) -> None:
         self._free.extend(message.get("release", ()))
         for token, url in message.get("jobs", ()):
-            item = self._items[token] = _Item(token, url, host_of(url))
+            item = self._items[token] = Item(token, url, host_of(url))
             self._queue.put(item.host, item)
         for token in message.get("forget", ()):
             self._forget(token)
@@ -190,7 +190,7 @@ class FetcherProcess:
             self._active += 1
             item.task = self._loop.create_task(self._fetch(item))
 
-    async def _fetch(self, item: _Item) -> None:
+    async def _fetch(self, item: Item) -> None:
         started = time.monotonic()
         try:
             if item.forgotten:
@@ -200,6 +200,8 @@ class FetcherProcess:
             self._end_failed(item, error, "fetch")
         except asyncio.CancelledError:
             self._end_failed(item, FetchError("superseded while it was fetched"), "fetch")
+        except Exception as error:  # a mistake of ours; the task would keep it to itself
+            self._loop.call_exception_handler({"message": "a fetch broke", "exception": error})
         else:
             item.data = fetched.data
             item.fetch_seconds = time.monotonic() - started
@@ -237,7 +239,7 @@ class FetcherProcess:
             seconds = time.monotonic() - started
             self._loop.call_soon_threadsafe(self._end_decoded, item, slot, outcome, seconds)
 
-    def _end_decoded(self, item: _Item, slot: int, outcome: Any, seconds: float) -> None:
+    def _end_decoded(self, item: Item, slot: int, outcome: Any, seconds: float) -> None:
         size = len(item.data)
         if isinstance(outcome, ImageError):
             self._free.append(slot)
@@ -252,13 +254,13 @@ class FetcherProcess:
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _end_failed(self, item: _Item, error: ImageError, stage: str) -> None:
+    def _end_failed(self, item: Item, error: ImageError, stage: str) -> None:
         wait = getattr(error, "retry_after", None)
         message = str(error)[:MAX_MESSAGE].encode(errors="backslashreplace").decode()
         self._failed.append((item.token, error.code, stage, message, error.transient, wait))
         self._end(item)
 
-    def _end(self, item: _Item) -> None:
+    def _end(self, item: Item) -> None:
         del self._items[item.token]
         self._active -= 1
         item.data = b""

@@ -143,6 +143,19 @@ def own_address_origin() -> Iterator[Origin]:
         yield origin
 
 
+def test_the_systems_own_resolver_is_checked_too(listener: Listener) -> None:
+    """`localhost` as the machine itself resolves it."""
+
+    async def go() -> None:
+        async with Fetcher(FetchPolicy(allow_ports=(listener.port,))) as fetcher:
+            with pytest.raises(UrlForbidden, match="no public address"):
+                await fetcher.fetch(f"http://localhost:{listener.port}/")
+
+    before = listener.accepted
+    asyncio.run(go())
+    assert listener.accepted == before
+
+
 def test_a_name_that_answers_differently_the_second_time(listener: Listener) -> None:
     """DNS rebinding: what is connected to is what was checked, and later answers are checked again."""
     answers: list[str] = []

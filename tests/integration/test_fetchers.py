@@ -476,6 +476,39 @@ def test_fetchers_end_with_their_parent() -> None:
     until(lambda: not any(exists(pid) for pid in pids))
 
 
+SPINNING = """
+import sys, time
+from pathlib import Path
+from imgclust.types import Preprocessing
+from imgclust.urls import FetchPolicy
+from worker import fetchers
+fetchers.HEARTBEAT_TIMEOUT = 1.0
+folder = Path(sys.argv[1])
+pool = fetchers.FetcherPool(processes=1, slots=1, preprocessing=Preprocessing(32, 36), on_outcomes=print,
+                            policy=FetchPolicy(allow_files=folder), decode=sys.argv[2], decode_timeout=1.0)
+pool.start()
+pool.submit([fetchers.Job(1, f"file://{folder}/spin")])
+while not pool._ring.marked(0):
+    time.sleep(0.01)
+print(*pool.pids, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_fetcher_that_spins_ends_although_its_parent_is_gone(tmp_path: Path) -> None:
+    """A codec holds the GIL for ever and nobody is left to kill the process: a timer in C ends it."""
+    (tmp_path / "spin").write_bytes(b"do:spin")
+    command = [sys.executable, "-c", SPINNING, str(tmp_path), HOOK]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    until(lambda: not exists(pid))
+
+
 @linux
 def test_a_fetcher_is_small_and_knows_no_secrets(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle it holds less than 80 MB; no heavy library is in it; its environment has no setting."""
