@@ -7,7 +7,7 @@ The URL and the server are both hostile. What keeps them in bounds:
    something else by then nor a literal address gets round it. Names are resolved once, by us.
 3. Bytes are counted while they arrive, against limits of size, time and rate; no header is believed when it
    says "less", `Content-Type` not at all.
-4. Whatever aiohttp raises is translated at one border, `translate`.
+4. Whatever aiohttp raises is translated at one border (`imgclust.foreign_errors`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ import asyncio
 import dataclasses
 import email.utils
 import math
-import os
 import re
 import socket
-import ssl
-import stat
 import time
 import zlib
 from collections.abc import Awaitable, Callable
@@ -32,11 +29,13 @@ from yarl import URL
 
 from imgclust.breaker import Breaker
 from imgclust.deadlines import Deadlines, Watch
-from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.errors import FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.foreign_errors import translate
+from imgclust.local_files import read_file
 from imgclust.resolver import CheckedResolver, Lookup, system_lookup
-from imgclust.urls import FetchPolicy, UrlChecker, file_path, shown
+from imgclust.urls import FetchPolicy, UrlChecker, shown
 
-__all__ = ["FetchPolicy", "Fetched", "Fetcher", "translate"]
+__all__ = ["FetchPolicy", "Fetched", "Fetcher"]
 
 HEADERS = {
     "User-Agent": "imgclust (+https://pypi.org/project/imgclust/)",
@@ -270,102 +269,3 @@ def retry_after(value: str | None, now: float) -> float | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return min(max(0.0, moment - now), MAX_RETRY_AFTER)
-
-
-# ── files ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_file(url: str, policy: FetchPolicy) -> bytes:
-    """Read a regular file below the allowed folder.
-
-    Symlinks are resolved first, and the path that they lead to is then opened folder by folder, none of
-    which may be a link any more, so that a link that changes in between leads nowhere else.
-
-    Raises:
-        UrlForbidden: `file:` is not allowed, the file is elsewhere, or it is not a regular file.
-        NotFound: there is none.
-        TooLarge: it has too many bytes.
-    """
-    if policy.allow_files is None:
-        raise UrlForbidden(f"the URL {shown(url)} names a file; no folder is allowed")
-    root = policy.allow_files.resolve()
-    outside = UrlForbidden(f"the URL {shown(url)} is not below the allowed folder")
-    try:
-        path = file_path(url)
-        target = path.resolve()
-        if not target.is_relative_to(root) or ".." in path.parts:
-            raise outside
-        if not target.exists():
-            raise NotFound(f"there is no file {shown(url)}")
-        file = _open_beneath(root, target.relative_to(root).parts)
-    except (OSError, ValueError, RuntimeError):  # loops of links, names too long, no permission, not UTF-8
-        raise outside from None
-    try:
-        info = os.fstat(file)
-        if not stat.S_ISREG(info.st_mode):
-            raise UrlForbidden(f"{shown(url)} is not a regular file")
-        if info.st_size > policy.max_bytes:
-            raise TooLarge(f"the file has {info.st_size} bytes, at most {policy.max_bytes} are taken")
-        with open(file, "rb", closefd=False) as stream:
-            return stream.read(policy.max_bytes)
-    finally:
-        os.close(file)
-
-
-def _open_beneath(root: os.PathLike[str], parts: tuple[str, ...]) -> int:
-    """Open a file for reading without following a single link."""
-    # O_NONBLOCK: opening a FIFO that nobody writes to must not wait
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts[:-1]:
-        try:
-            below = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = below
-    try:
-        return os.open(parts[-1] if parts else ".", flags, dir_fd=folder)
-    finally:
-        os.close(folder)
-
-
-# ── the border to foreign errors ─────────────────────────────────────────────────────────────────────────
-
-# The first row whose class fits decides. Every exception class of aiohttp is found here before its last row
-# (a test sees to that); the texts of foreign errors are not passed on, as they quote the URL and the server.
-TRANSLATIONS: tuple[tuple[type[BaseException], type[FetchError], str], ...] = (
-    (aiohttp.InvalidURL, UrlForbidden, "the URL is malformed"),
-    (aiohttp.NonHttpUrlClientError, UrlForbidden, "the URL is neither http nor https"),
-    (aiohttp.RedirectClientError, UrlForbidden, "the redirect leads to a malformed URL"),
-    (aiohttp.ConnectionTimeoutError, FetchTimeout, "no connection within the time limit"),
-    (aiohttp.SocketTimeoutError, FetchTimeout, "the server was silent for too long"),
-    (TimeoutError, FetchTimeout, "not finished within the time limit"),
-    (aiohttp.ClientConnectorCertificateError, FetchFailed, "the server's TLS certificate is not valid"),
-    (aiohttp.ServerFingerprintMismatch, FetchFailed, "the server's TLS certificate is not the expected one"),
-    (aiohttp.ClientSSLError, FetchFailed, "TLS failed"),
-    (aiohttp.ClientConnectorDNSError, FetchFailed, "the host was not found"),
-    (aiohttp.ClientProxyConnectionError, FetchFailed, "the proxy cannot be reached"),
-    (aiohttp.ClientConnectorError, FetchFailed, "the host cannot be connected to"),
-    (aiohttp.ClientPayloadError, FetchFailed, "the body is incomplete or damaged"),
-    (aiohttp.ClientResponseError, FetchFailed, "the answer is not HTTP as it should be"),
-    (aiohttp.ServerDisconnectedError, FetchFailed, "the server closed the connection"),
-    (aiohttp.ClientConnectionError, FetchFailed, "the connection broke"),
-    (aiohttp.UploadAbortedError, FetchFailed, "the request was not sent completely"),
-    (aiohttp.WSMessageTypeError, FetchFailed, "the server speaks another protocol"),
-    (aiohttp.ClientError, FetchFailed, "the HTTP client failed"),
-    (ssl.SSLError, FetchFailed, "TLS failed"),
-    (OSError, FetchFailed, "the connection broke"),
-    (Exception, FetchFailed, "the fetch failed"),
-)
-
-
-def translate(error: Exception, url: str) -> FetchError:
-    """What an exception means to whoever wanted the URL; ours pass unchanged."""
-    if isinstance(error, FetchError):
-        return error
-    for kind, meaning, text in TRANSLATIONS:
-        if isinstance(error, kind):
-            reason = getattr(getattr(error, "os_error", error), "strerror", None)
-            detail = f"{type(error).__name__}, {reason}" if isinstance(reason, str) else type(error).__name__
-            return meaning(f"{text}: {shown(url)} ({ascii(detail)[1:-1][:120]})")
-    raise AssertionError("the last row takes every exception")

@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
-from imgclust.fetch import MAX_RETRY_AFTER, TRANSLATIONS, Fetcher, inflate, read_file, retry_after, translate
+from imgclust.fetch import MAX_RETRY_AFTER, Fetcher, inflate, retry_after
+from imgclust.foreign_errors import TRANSLATIONS, translate
+from imgclust.local_files import read_file
 from imgclust.resolver import KEEP, KEEP_FAILED, PER_DOMAIN, CheckedResolver
 from imgclust.urls import FetchPolicy
 
