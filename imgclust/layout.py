@@ -60,6 +60,17 @@ SPECS: Mapping[str, ArraySpec] = {
     "cluster_nodes": ArraySpec("int64", ("k",)),
 }
 
+# what `imgclust.predict.prepare` derives from them: N ≥ n and E ≥ D are padded, T entries of a force's table
+PREPARED: Mapping[str, ArraySpec] = {
+    "kd_order": ArraySpec("int32", ("n",)),
+    "codes": ArraySpec("int8", ("N", "E")),
+    "code_scale": ArraySpec("float64", ("one",)),
+    "squares": ArraySpec("float64", ("n",)),
+    "attraction": ArraySpec("float32", ("T",)),
+    "repulsion": ArraySpec("float32", ("T",)),
+    "knn_target": ArraySpec("float64", ("one",)),
+}
+
 
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values, equal bytes."""
@@ -80,15 +91,34 @@ def version_of(manifest: Mapping[str, Any], *, starts_taxonomy: bool) -> str:
 
 
 def check_arrays(arrays: Mapping[str, Array]) -> None:
-    """Refuse arrays that are not what `SPECS` says or that point outside each other.
+    """Refuse arrays that are not what `SPECS` and `PREPARED` say or that point outside each other.
 
     Raises:
         ModelError: naming the array.
     """
-    lengths: dict[str, int] = {}
-    for name, spec in SPECS.items():
+    lengths: dict[str, int] = {"one": 1}
+    for name, spec in {**SPECS, **PREPARED}.items():
         _check_spec(name, arrays.get(name), spec, lengths)
-    n, k = lengths["n"], lengths["k"]
+        _require(
+            arrays[name].dtype.kind != "f" or name == "tree_lambda" or _finite(arrays[name]),
+            name,
+            "must be finite",
+        )
+    _check_tree(arrays, lengths["n"], lengths["k"])
+    permuted = np.bincount(arrays["kd_order"].clip(0), minlength=lengths["n"])
+    _require(
+        len(permuted) == lengths["n"] and bool((permuted == 1).all()), "kd_order", "must name each row once"
+    )
+    fits = lengths["N"] >= lengths["n"] and lengths["E"] >= lengths["D"]
+    _require(fits, "codes", f"must have {lengths['n']} rows of {lengths['D']} or more")
+
+
+def _finite(array: Array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def _check_tree(arrays: Mapping[str, Array], n: int, k: int) -> None:
+    """The condensed tree is one tree, over all training rows, and clusters are nodes of it."""
     parent, child = arrays["tree_parent"], arrays["tree_child"]
     last = int(parent.max(initial=n))
     _require(len(parent) > 0 and int(parent.min()) == n, "tree_parent", f"must begin at the root, {n}")
@@ -100,11 +130,11 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
     _require(bool(np.isin(parent, np.append(child, n)).all()), "tree_parent", "must hang together")
     _require(len(np.unique(child)) == len(child), "tree_child", "must name a child once")
     _require(len(np.intersect1d(child, np.arange(n))) == n, "tree_child", "must name every training row")
+    # infinite where images lie on one point
+    _require(not np.isnan(arrays["tree_lambda"]).any(), "tree_lambda", "must be numbers")
     labels, nodes = arrays["labels"], arrays["cluster_nodes"]
     _require(bool(((labels >= -1) & (labels < k)).all()), "labels", f"must be in -1..{k - 1}")
     _require(bool(((nodes >= n) & (nodes <= last)).all()), "cluster_nodes", f"must be in {n}..{last}")
-    for name in ("embeddings", "points", "core_distances", "probabilities"):
-        _require(bool(np.isfinite(arrays[name]).all()), name, "must be finite")
 
 
 def _check_spec(name: str, array: Array | None, spec: ArraySpec, lengths: dict[str, int]) -> None:

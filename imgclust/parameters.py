@@ -12,6 +12,7 @@ from imgclust.errors import FitError
 MIN_IMAGES = 50
 LARGE = 100_000  # images from which on the published recipe's parameters hold
 SEED = 35  # the published recipe's
+LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     umap = n * dim * 8 + n * p.n_neighbors * 100 + (n * n * 12 if n < 4096 else 0)
     hdbscan = n * p.min_samples * 23 + n * 400
     seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
-    return Cost(memory=int(300e6 + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
+    return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
 
 
 def available_memory() -> int | None:

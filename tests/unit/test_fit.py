@@ -153,7 +153,7 @@ def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatc
     """The estimate is compared with what is there before the long part begins."""
     monkeypatch.setattr(fit_module, "available_memory", lambda: 1_000_000)
     monkeypatch.setattr(fit_module, "fit_pair", lambda *_: pytest.fail("the fit was begun"))
-    with pytest.raises(FitError, match=r"needs about 0\.\d GB.*max_train, now 240"):
+    with pytest.raises(FitError, match=r"needs about 1\.\d GB.*max_train, now 240"):
         fit(fitted.grouped()[0])
 
 

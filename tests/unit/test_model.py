@@ -206,6 +206,12 @@ def put(index: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
         ("points", put(0, np.nan)),
         ("embeddings", put(0, np.inf)),
         ("core_distances", put(0, np.nan)),
+        ("kd_order", put(0, 10**6)),
+        ("kd_order", put(0, -1)),
+        ("kd_order", lambda a: np.zeros_like(a)),
+        ("codes", lambda a: a[:10]),
+        ("attraction", lambda a: a[:10]),
+        ("squares", put(0, np.nan)),
     ],
 )
 def test_arrays_that_point_outside_are_refused(folder: Path, name: str, change: Callable) -> None:
@@ -215,6 +221,16 @@ def test_arrays_that_point_outside_are_refused(folder: Path, name: str, change: 
     safetensors.numpy.save_file(arrays, folder / layout.ARRAYS)
     rewrite(folder, lambda _: None)
     with pytest.raises(ModelError, match="array"):
+        ClusterModel.load(folder)
+
+
+def test_an_array_that_is_missing_is_named(folder: Path) -> None:
+    """A model without one of its arrays is refused, and the array is named."""
+    arrays = safetensors.numpy.load_file(folder / layout.ARRAYS)
+    del arrays["core_distances"]
+    safetensors.numpy.save_file(arrays, folder / layout.ARRAYS)
+    rewrite(folder, lambda _: None)
+    with pytest.raises(ModelError, match="'core_distances' is missing"):
         ClusterModel.load(folder)
 
 
