@@ -116,7 +116,7 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
     from worker import topics
     from worker.health import Health
     from worker.metrics import Metrics
-    from worker.run import Tagger, beside
+    from worker.run import Tagger, beside, spare_collector
 
     logs.configure("text")
     settings = all_settings.load(environment(setup, run))
@@ -128,6 +128,7 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
         tagger = Tagger(settings, used, encoder, metrics=metrics, health=health)
         try:
             tagger.start()
+            spare_collector()
             return _measure(tagger, metrics, setup, encoder, model, warm, count)
         finally:
             tagger.stop(leave_group=True)

@@ -30,7 +30,7 @@ log = logs.get(__name__)
 
 IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
 # with work in flight a result waits at most so long for its publication
-BUSY_WAIT = 0.002
+BUSY_WAIT = 0.005
 REVOKE_FLUSH = 2.0  # seconds that a revocation waits for acknowledgements
 REPORT_EVERY = 1.0
 
