@@ -100,6 +100,33 @@ def test_starts_at_once() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_defaults_agree() -> None:
+    """The help names the encoder that the library loads (its module is too slow to import for that)."""
+    from imgclust import encoder
+
+    assert cli.DEFAULT_ENCODER == encoder.DEFAULT
+
+
+def loaded_by(code: str, *argv: str) -> set[str]:
+    """The slow modules that a fresh process loads for some code."""
+    code += "\nprint('loaded:', *({'torch', 'umap', 'hdbscan', 'pynndescent', 'numba'} & set(sys.modules)))"
+    command = [sys.executable, "-c", f"import sys\n{code}", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_reading_loads_no_torch() -> None:
+    """Only an encoder needs torch: sources, decoding and embeddings folders do without."""
+    assert loaded_by("from imgclust import commands, embed, embeddings, reading, sources") == set()
+
+
+def test_predicting_compiles_nothing(model: Path, tmp_path: Path) -> None:
+    """`predict` loads neither umap nor hdbscan nor numba, which take many seconds when cold."""
+    argv = ("predict", str(model), str(model.parent / "embeddings"), "-o", str(tmp_path / "t.csv"))
+    loaded = loaded_by("from imgclust import cli\nassert cli.main(sys.argv[1:]) == 0", *argv)
+    assert loaded <= {"torch"}
+
+
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """argparse's exit code for them is 2."""
     for argv in ([], ["embed"], ["embed", "x", "-o", "y", "--batch", "0"], ["fly"]):
