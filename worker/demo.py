@@ -15,25 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-import redis
-
 from imgclust.errors import ImgclustError
+from imgclust.formats import HEIF_HINT
 from worker import demo_screen as screens
+from worker.demo_checks import check_metrics, check_view
 from worker.demo_images import Trained, choose, embed_images, train
 from worker.demo_screen import Moment, Screen
-from worker.demo_stream import BUSY, Samples, Stream, Worker, topic_names, worker_environment
+from worker.demo_services import ENDING, Samples, Services, Worker, services
+from worker.demo_stream import BUSY, Stream
 from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
-from worker.embedded import Kafka, MockKafka, choose_kafka, free_ports, valkey_url
-from worker.feed import Feed
-from worker.image_server import ImageServer
-from worker.messages import OTHER, Tag, printable
-from worker.metrics import UPLOADS
-from worker.settings import load
+from worker.messages import OTHER, printable
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "clipart"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SILENT_SECONDS = 60.0  # without any result: something is lost, and waiting longer brings nothing
-VIEW_SECONDS = 30.0  # for the Redis view to have what the topic has
 STAGES = {
     "duplicates": "same pictures left out",
     "umap": "UMAP",
@@ -72,8 +66,8 @@ def demo(
             warnings.simplefilter("ignore")  # of libraries, about themselves
             trained = _train(screen, _folders(images), _made(out), encoder)
             report = _report(screen, trained, out)
-            with _surroundings(screen, trained, kafka, out) as around:
-                streamed = _stream(screen, around, trained, uploads)
+            with services(screen, trained, kafka, out) as running:
+                streamed = _stream(screen, running, trained, uploads)
     except KeyboardInterrupt:
         screen.console.print("\n  stopped; nothing that the demo started is left running")
         return 130
@@ -106,7 +100,7 @@ def _ended_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.signal(number, stop) for number in ENDING}
     try:
         yield
     finally:
@@ -127,13 +121,15 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
     if len(chosen.items) < chosen.found:
         screen.say(f"{len(chosen.items):,} of them, chosen at random, are enough for a demo")
     encoder = load_encoder(name)
-    embeddings, failed, present = embed_images(chosen, out, encoder)
+    embeddings, summary = embed_images(chosen, out, encoder)
     screen.say(
         f"{len(embeddings):,} embeddings of {encoder.identity.dim} numbers by the encoder {name!r}"
-        + (", kept from an earlier run" if present else "")
+        + ("" if summary.embedded else ", kept from an earlier run")
     )
-    for code, count in failed.most_common():
-        screen.say(f"{count:,} could not be read ({code}): see {out / 'embeddings' / 'failed.csv'}")
+    for code, count in summary.failed.most_common():
+        screen.say(f"{count:,} could not be read ({code}): see {summary.folder / 'failed.csv'}")
+    if summary.needs_heif:
+        screen.say(f"{summary.needs_heif:,} of them are HEIC photos; to read them: {HEIF_HINT}")
     screen.step("Model")
     with screen.stages(STAGES) as progress:
         result, trained = train(embeddings, out, encoder.vocabulary(), progress)
@@ -151,83 +147,6 @@ def _report(screen: Screen, trained: Trained, out: Path) -> Path:
         page = write_report(trained.model, out / "report.html", images=out / "embeddings")
     screen.say(f"report page: {screens.short_path(page)}")
     return page
-
-
-# ── the surroundings ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the worker runs in, all of it up."""
-
-    kafka: Mapping[str, str]
-    topics: tuple[str, str, str, str]
-    images: ImageServer
-    worker: Worker
-    feed: Feed
-
-
-@contextlib.contextmanager
-def _surroundings(screen: Screen, trained: Trained, address: str | None, out: Path) -> Iterator[Surroundings]:
-    """Kafka, Redis, the image server and the worker, up; all of them end with the block."""
-    screen.step("Services")
-    with contextlib.ExitStack() as stack:
-        try:
-            yield _started(screen, stack, trained, address, out)
-        finally:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # ending them takes seconds, and is not interrupted
-
-
-def _started(
-    screen: Screen, stack: contextlib.ExitStack, trained: Trained, address: str | None, out: Path
-) -> Surroundings:
-    with screen.console.status("Kafka and Redis start"):
-        kafka = stack.enter_context(choose_kafka(address))
-        redis_url = stack.enter_context(valkey_url())
-    names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
-    screen.say(f"Kafka: {kafka.kind}" + ("" if address else f", {kafka.bootstrap}"))
-    if address:
-        screen.say(f"its topics of this run, which stay: {', '.join(names)}")
-    screen.say(f"Redis: an embedded Valkey, {redis_url}")
-    images = stack.enter_context(ImageServer(trained.files))
-    screen.say(f"pictures: http://127.0.0.1:{images.port}/images/…")
-    if isinstance(kafka, MockKafka):
-        kafka.create_topics(names)
-    metrics = "127.0.0.1:{}".format(*free_ports(1))
-    settings = _settings(trained, kafka, names, redis_url, images.port, metrics)
-    environment = worker_environment(settings, keep_kafka=address is not None)
-    worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
-    with screen.console.status("the worker starts"):
-        worker.wait_until_ready()
-    screen.say(f"worker: http://{metrics}/metrics, its log: {screens.short_path(worker.log)}")
-    connection = {**load(environment).kafka, "bootstrap.servers": kafka.bootstrap}
-    return Surroundings(connection, names, images, worker, Feed.from_url(redis_url, timeout=10))
-
-
-def _settings(
-    trained: Trained, kafka: Kafka, names: Sequence[str], redis_url: str, images: int, metrics: str
-) -> dict[str, str]:
-    """The worker's settings: what production sets, and leave to fetch from this machine."""
-    uploads, tags, retry, dead = names
-    return {
-        "WORKER_MODEL": str(trained.model),
-        "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
-        "WORKER_GROUP_ID": uploads,
-        "WORKER_UPLOADS_TOPIC": uploads,
-        "WORKER_TAGS_TOPIC": tags,
-        "WORKER_RETRY_TOPIC": retry,
-        "WORKER_DLQ_TOPIC": dead,
-        "WORKER_CREATE_TOPICS": "false" if isinstance(kafka, MockKafka) else "true",
-        "WORKER_PARTITIONS": "4",
-        "WORKER_REDIS_URL": redis_url,
-        "WORKER_HTTP": metrics,
-        "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
-        "WORKER_FETCH_ALLOW_PORTS": str(images),
-        "WORKER_RETRY_LIMIT": "2",  # a missing picture is known as missing after a second, not after minutes
-        "WORKER_RETRY_FIRST": "0.5",
-        "WORKER_LOG": "text",
-    }
 
 
 # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────
@@ -251,27 +170,27 @@ class Streamed:
     problems: Sequence[str]
 
 
-def _stream(screen: Screen, around: Surroundings, trained: Trained, uploads: int) -> Streamed:
+def _stream(screen: Screen, running: Services, trained: Trained, uploads: int) -> Streamed:
     """Send everything, wait until each upload is accounted for and Redis has it, end the worker."""
-    ledger = Ledger(plan(len(trained.files), uploads, around.images.url, around.images.broken_url))
+    ledger = Ledger(plan(len(trained.files), uploads, running.images.url, running.images.broken_url))
     broken = sum(event.expected not in (TAGGED, DELETED, SUPERSEDED) for event in ledger.events)
     screen.step("Stream")
     screen.say(
         f"{len(ledger.events):,} uploads of {len(trained.files):,} pictures that the model has never seen; "
         f"{broken} are broken on purpose"
     )
-    uploads_topic, tags, _, dead = around.topics
-    with Stream(around.kafka, (uploads_topic, tags, dead), ledger) as stream:
-        silent = _until_complete(screen, around.worker, stream, ledger)
+    uploads_topic, tags, _, dead = running.topics
+    with Stream(running.kafka, (uploads_topic, tags, dead), ledger) as stream:
+        silent = _until_complete(screen, running.worker, stream, ledger)
         rate = stream.busy_rate or stream.rate()
-    view, problems = _check_view(around.feed, ledger)
-    samples = around.worker.samples()
-    problems = [*ledger.problems(), *problems, *_check_metrics(ledger, samples)]
+    view, problems = check_view(running.feed, ledger)
+    samples = running.worker.samples()
+    problems = [*ledger.problems(), *problems, *check_metrics(ledger, samples)]
     if silent:
         problems.append(f"nothing came for {SILENT_SECONDS:g} s, so the demo waited no longer")
-    code = around.worker.stop()
+    code = running.worker.stop()
     if code != 0:
-        problems.append(f"the worker ended with exit code {code} after SIGTERM; see {around.worker.log}")
+        problems.append(f"the worker ended with exit code {code} after SIGTERM; see {running.worker.log}")
     return Streamed(ledger, rate, samples, view, problems)
 
 
@@ -292,51 +211,6 @@ def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledg
             elif time.monotonic() - since > SILENT_SECONDS:
                 return True
     return False
-
-
-def _check_view(feed: Feed, ledger: Ledger) -> tuple[int, list[str]]:
-    """Wait until Redis has what the topic has: every tag by its id, and every cluster's list.
-
-    Returns:
-        Tags that are there, and what is wrong.
-    """
-    expected = ledger.tags()
-    deadline = time.monotonic() + VIEW_SECONDS
-    while True:
-        try:
-            found = feed.get(ledger.ids())
-            listed = {tag.id for cluster in feed.clusters() for tag in _all(feed, cluster)}
-        except redis.RedisError as error:
-            return 0, [f"Redis does not answer: {type(error).__name__}"]
-        if (found == expected and listed == set(expected)) or time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
-    problems = []
-    if found != expected:
-        wrong = [i for i in {*found, *expected} if found.get(i) != expected.get(i)]
-        problems.append(
-            f"Redis differs from the tags topic for {len(wrong)} uploads, among them {min(wrong)}"
-        )
-    if listed != set(expected):
-        problems.append(f"the clusters' lists in Redis hold {len(listed)} of {len(expected)} uploads")
-    return sum(found.get(i) == tag for i, tag in expected.items()), problems
-
-
-def _all(feed: Feed, cluster: int) -> Iterator[Tag]:
-    cursor: str | None = None
-    while True:
-        page = feed.latest(cluster, 1000, cursor)
-        yield from page.tags
-        cursor = page.cursor
-        if cursor is None:
-            return
-
-
-def _check_metrics(ledger: Ledger, samples: Samples) -> list[str]:
-    """Whether the worker's own count of superseded uploads is what was sent to be superseded."""
-    expected = sum(event.expected == SUPERSEDED for event in ledger.events)
-    counted = samples.value(UPLOADS.name, outcome=SUPERSEDED)
-    return [] if counted == expected else [f"{counted:.0f} uploads were superseded, expected: {expected}"]
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from imgclust.progress import Listener
 from imgclust.sources import Item, items
 
 if TYPE_CHECKING:
+    from imgclust.embed import EmbedSummary
     from imgclust.embeddings import Embeddings
     from imgclust.fit import FitResult
     from imgclust.types import Encoder, Floats
@@ -95,19 +95,21 @@ class Trained:
         files: the held-out pictures that will be streamed.
         categories: of each of them; empty without labels.
         labels: the cluster that the fit itself predicted for each of them.
+        min_cluster_size: that the fit used.
     """
 
     model: Path
     files: Sequence[Path]
     categories: Sequence[str]
     labels: Sequence[int]
+    min_cluster_size: int
 
 
-def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embeddings, Counter[str], bool]:
+def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embeddings, EmbedSummary]:
     """Embed the pictures into `out/embeddings`, or go on with what an earlier run left there.
 
     Returns:
-        The embeddings, error code → pictures that could not be read, whether all were there before.
+        The embeddings, and what this run added to them.
 
     Raises:
         ImgclustError: nothing can be embedded, or the folder is somebody else's.
@@ -116,6 +118,8 @@ def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embedding
     from imgclust.embeddings import read_embeddings, read_ids
 
     folder = out / "embeddings"
+    if not chosen.items:
+        raise ImgclustError("there are no pictures; name a folder that holds some, at any depth")
     _forget_others(folder, _stamp(chosen, encoder))
     listed = out / "images.csv"
     _write_list(chosen, listed)
@@ -124,7 +128,7 @@ def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embedding
         raise ImgclustError(
             f"none of {len(chosen.items)} pictures could be read; see {folder / 'failed.csv'}"
         )
-    return read_embeddings(folder), summary.failed, not summary.embedded
+    return read_embeddings(folder), summary
 
 
 def _stamp(chosen: Chosen, encoder: Encoder) -> str:
@@ -186,4 +190,5 @@ def train(
         files=[Path(embeddings.sources[row]) for row in rows],
         categories=categories if any(categories) else (),
         labels=[int(label) for label in result.test.labels],
+        min_cluster_size=result.parameters.min_cluster_size,
     )

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from imgclust.progress import Listener, Progress
 from worker.demo_images import Trained
-from worker.demo_stream import Samples
+from worker.demo_services import Samples
 from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, percentile
 from worker.messages import OTHER, printable
 from worker.metrics import STAGE_FINISHED, STAGE_OUTCOMES, STAGE_RECEIVED, STAGE_SECONDS, STAGES, UPLOADS
@@ -71,7 +71,7 @@ class Screen:
     def table(self, table: Table, title: str = "") -> None:
         if title:
             self.console.print(f"\n  [bold]{escape(title)}[/]")
-        self.console.print(Padding(table, (0, 0, 0, 2)))
+        self.console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     @contextmanager
     def stages(self, titles: dict[str, str]) -> Iterator[Listener]:
@@ -302,6 +302,6 @@ def next_commands(trained: Trained, out: Path) -> dict[str, str]:
     embeddings, other = (shlex.quote(str(short_path(out / n))) for n in ("embeddings", "other-model"))
     return {
         f"{tool} predict {model} {picture}": "the cluster of a picture",
-        f"{tool} fit {embeddings} -o {other} --min-cluster-size 30": "fewer, larger clusters",
+        f"{tool} fit {embeddings} -o {other} --min-cluster-size {2 * trained.min_cluster_size}": "fewer, larger clusters",
         f"{worker} demo ~/Pictures": "all of this with your own pictures",
     }

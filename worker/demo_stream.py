@@ -1,137 +1,24 @@
-"""The demo's second half: events → Kafka, results ← Kafka, and the worker that is between them."""
+"""Events → Kafka, results ← Kafka: the demo's own clients, on one thread."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import logging
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from prometheus_client.parser import text_string_to_metric_families
 
 from worker.demo_uploads import DELETED, TAGGED, Event, Ledger, Result
 from worker.errors import StartError, WorkerError
 from worker.messages import Tag
 
 BUSY = 128  # uploads on their way at once: two batches, so the encoder never waits and latency stays short
-READY_SECONDS = 120.0
-STOP_SECONDS = 40.0  # WORKER_DRAIN_TIMEOUT is 25
 RATE_SECONDS = 5.0
-LOG_LINES = 20
 _quiet = logging.getLogger("worker.demo")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
-
-
-class Samples:
-    """What /metrics said at one moment."""
-
-    def __init__(self, text: str = "") -> None:
-        families = text_string_to_metric_families(text)
-        self._values = {
-            (s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        """One sample; 0 if it is not there."""
-        return float(self._values.get((name, frozenset(labels.items())), 0))
-
-
-class Worker:
-    """`imgclust-worker run` as a process of its own; a context manager that leaves none behind.
-
-    Args:
-        environment: the worker's settings.
-        address: host:port of its metrics.
-        log: the file that it logs to.
-    """
-
-    def __init__(self, environment: Mapping[str, str], address: str, log: Path) -> None:
-        self._environment = environment
-        self._address = address
-        self.log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Worker:
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run"],
-                env=dict(self._environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the demo, which then ends the worker in order
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(timeout=5)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its fetchers with it
-            process.wait()
-
-    def check(self) -> None:
-        """Raises WorkerError, with the end of the log, if the worker has ended."""
-        assert self._process is not None
-        code = self._process.poll()
-        if code is not None:
-            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            shown = "\n".join(lines) or "(its log is empty)"
-            raise WorkerError(
-                f"the worker ended by itself, exit code {code}; the end of {self.log}:\n{shown}"
-            )
-
-    def wait_until_ready(self) -> None:
-        """Raises WorkerError if it ends, or is not ready in time."""
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            self.check()
-            if self._get("/readyz") is not None:
-                return
-            time.sleep(0.1)
-        raise WorkerError(f"the worker was not ready within {READY_SECONDS:g} s; see {self.log}")
-
-    def _get(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(f"http://{self._address}{path}", timeout=2) as answer:
-                return str(answer.read().decode())
-        except (OSError, http.client.HTTPException):  # an HTTP error, 503 from /readyz, is an OSError as well
-            return None
-
-    def samples(self) -> Samples:
-        """What /metrics says now; nothing if it does not answer."""
-        return Samples(self._get("/metrics") or "")
-
-    def stop(self) -> int:
-        """SIGTERM, as an orchestrator does; returns the exit code.
-
-        Raises:
-            WorkerError: it does not end in time.
-        """
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            return self._process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise WorkerError(f"the worker did not end within {STOP_SECONDS:g} s of SIGTERM") from None
 
 
 class Stream:
@@ -252,23 +139,3 @@ class Stream:
 def _headers(message: Message) -> dict[str, str]:
     pairs = dict(message.headers() or [])
     return {n: value.decode() if isinstance(value, bytes) else str(value) for n, value in pairs.items()}
-
-
-def worker_environment(settings: Mapping[str, str], *, keep_kafka: bool) -> dict[str, str]:
-    """This process's environment with the worker's settings replaced by `settings`.
-
-    Args:
-        keep_kafka: WORKER_KAFKA_… stays: how to connect to somebody's own brokers.
-    """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("WORKER_") or (keep_kafka and name.startswith("WORKER_KAFKA_"))
-    }
-    return {**kept, **settings}
-
-
-def topic_names(prefix: str) -> tuple[str, str, str, str]:
-    """Uploads, tags, retries, dead letters."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", prefix)
-    return f"{name}uploads", f"{name}tags", f"{name}uploads.retry", f"{name}uploads.dlq"

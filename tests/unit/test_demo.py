@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from imgclust.sources import Item
 from worker import demo_images
+from worker.demo_checks import check_metrics, check_view
 from worker.demo_images import Chosen, choose
 from worker.demo_screen import (
     Moment,
@@ -28,7 +30,7 @@ from worker.demo_screen import (
     moment_picture,
     outcome_line,
 )
-from worker.demo_stream import Samples, topic_names, worker_environment
+from worker.demo_services import Samples, topic_names, worker_environment
 from worker.demo_uploads import (
     DELETED,
     SUPERSEDED,
@@ -39,6 +41,7 @@ from worker.demo_uploads import (
     percentile,
     plan,
 )
+from worker.feed import Feed, Page
 from worker.messages import ERROR_CODES, Tag, parse_upload
 from worker.metrics import Metrics
 
@@ -216,6 +219,62 @@ def test_many_problems_are_cut_short() -> None:
     problems = Ledger(planned()).problems()
     assert len(problems) == 9
     assert problems[-1].endswith("more")
+
+
+# ── Redis and metrics ────────────────────────────────────────────────────────────────────────────────────
+
+
+class FakeFeed:
+    """A view of `tags`, with `listed` ids in its lists."""
+
+    def __init__(self, tags: dict[str, Tag], listed: list[str]) -> None:
+        self._tags, self._listed = tags, listed
+
+    def get(self, ids: list[str]) -> dict[str, Tag]:
+        return {name: self._tags[name] for name in ids if name in self._tags}
+
+    def clusters(self) -> dict[int, None]:
+        return {3: None}
+
+    def latest(self, cluster: int, limit: int, cursor: str | None) -> Page:
+        """One tag a page."""
+        at = int(cursor or 0)
+        more = str(at + 1) if at + 1 < len(self._listed) else None
+        return Page(tuple(tag(name) for name in self._listed[at : at + 1]), more)
+
+
+def view(tags: dict[str, Tag], listed: list[str]) -> Feed:
+    return cast(Feed, FakeFeed(tags, listed))
+
+
+def test_a_view_that_is_as_the_topic_is_fine() -> None:
+    """All tags by id and in the lists, whatever their `tagged_at`, which a repeat may change."""
+    ledger = finished(planned())
+    tags = {name: dataclasses.replace(found, tagged_at=77) for name, found in ledger.tags().items()}
+    assert check_view(view(tags, list(tags)), ledger) == (len(tags), [])
+
+
+def test_what_a_view_lacks_or_has_too_much_is_a_problem() -> None:
+    """A lost tag, another cluster, a deleted upload that is still there, a list that is too short."""
+    ledger = finished(planned())
+    tags = ledger.tags()
+    lost = {name: found for name, found in tags.items() if name != "upload-000003"}
+    moved = {**tags, "upload-000003": tag("upload-000003", 9)}
+    undead = {**tags, "gone": tag("gone")}
+    for wrong in (lost, moved):
+        right, problems = check_view(view(wrong, list(tags)), ledger, patience=0)
+        assert right == len(tags) - 1
+        assert problems == ["Redis differs from the tags topic for 1 uploads, among them upload-000003"]
+    assert check_view(view(undead, list(tags)), ledger, patience=0)[1]
+    assert check_view(view(tags, list(tags)[1:]), ledger, patience=0)[1]
+
+
+def test_superseded_uploads_are_those_of_the_workers_own_count() -> None:
+    """No record tells of them, so the metric has to."""
+    ledger = finished(planned())
+    counted = Samples('imgclust_uploads_total{outcome="superseded"} 1.0\n')
+    assert check_metrics(ledger, counted) == []
+    assert check_metrics(ledger, Samples()) == ["0 uploads were superseded, expected: 1"]
 
 
 # ── figures and screen ───────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,241 @@
+"""What the demo starts and ends: Kafka, Redis, the image server, and the worker as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker.demo_images import Trained
+from worker.embedded import Kafka, MockKafka, choose_kafka, free_ports, valkey_url
+from worker.errors import WorkerError
+from worker.feed import Feed
+from worker.image_server import ImageServer
+from worker.settings import load
+
+if TYPE_CHECKING:
+    from worker.demo_screen import Screen
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+READY_SECONDS = 120.0
+STOP_SECONDS = 40.0  # WORKER_DRAIN_TIMEOUT is 25
+LOG_LINES = 20
+
+
+class Samples:
+    """What /metrics said at one moment."""
+
+    def __init__(self, text: str = "") -> None:
+        families = text_string_to_metric_families(text)
+        self._values = {
+            (s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        """One sample; 0 if it is not there."""
+        return float(self._values.get((name, frozenset(labels.items())), 0))
+
+
+class Worker:
+    """`imgclust-worker run` as a process of its own; a context manager that leaves none behind.
+
+    Args:
+        environment: the worker's settings.
+        address: host:port of its metrics.
+        log: the file that it logs to.
+    """
+
+    def __init__(self, environment: Mapping[str, str], address: str, log: Path) -> None:
+        self._environment = environment
+        self._address = address
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Worker:
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"],
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the demo, which then ends the worker in order
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its fetchers with it
+            process.wait()
+
+    def check(self) -> None:
+        """Raises WorkerError, with the end of the log, if the worker has ended."""
+        assert self._process is not None
+        code = self._process.poll()
+        if code is not None:
+            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            shown = "\n".join(lines) or "(its log is empty)"
+            raise WorkerError(
+                f"the worker ended by itself, exit code {code}; the end of {self.log}:\n{shown}"
+            )
+
+    def wait_until_ready(self) -> None:
+        """Raises WorkerError if it ends, or is not ready in time."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            self.check()
+            if self._get("/readyz") is not None:
+                return
+            time.sleep(0.1)
+        raise WorkerError(f"the worker was not ready within {READY_SECONDS:g} s; see {self.log}")
+
+    def _get(self, path: str) -> str | None:
+        try:
+            with urllib.request.urlopen(f"http://{self._address}{path}", timeout=2) as answer:
+                return str(answer.read().decode())
+        except (OSError, http.client.HTTPException):  # an HTTP error, 503 from /readyz, is an OSError as well
+            return None
+
+    def samples(self) -> Samples:
+        """What /metrics says now; nothing if it does not answer."""
+        return Samples(self._get("/metrics") or "")
+
+    def stop(self) -> int:
+        """SIGTERM, as an orchestrator does; returns the exit code.
+
+        Raises:
+            WorkerError: it does not end in time.
+        """
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise WorkerError(f"the worker did not end within {STOP_SECONDS:g} s of SIGTERM") from None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Services:
+    """What the demo runs on, all of it up.
+
+    Attributes:
+        kafka: librdkafka's properties that connect.
+        topics: uploads, tags, retries, dead letters.
+    """
+
+    kafka: Mapping[str, str]
+    topics: tuple[str, str, str, str]
+    images: ImageServer
+    worker: Worker
+    feed: Feed
+
+
+@contextlib.contextmanager
+def services(screen: Screen, trained: Trained, address: str | None, out: Path) -> Iterator[Services]:
+    """Kafka, Redis, the image server and the worker, up; all of them end with the block.
+
+    Args:
+        address: host:port of a Kafka that runs already.
+        out: folder for the worker's log.
+
+    Raises:
+        StartError: something that is needed is not there.
+        WorkerError: the worker does not start; the text has the end of its log.
+    """
+    screen.step("Services")
+    with contextlib.ExitStack() as stack:
+        try:
+            yield _started(screen, stack, trained, address, out)
+        finally:
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)  # ending them takes seconds, and is not interrupted
+
+
+def _started(
+    screen: Screen, stack: contextlib.ExitStack, trained: Trained, address: str | None, out: Path
+) -> Services:
+    with screen.console.status("Kafka and Redis start"):
+        kafka = stack.enter_context(choose_kafka(address))
+        redis_url = stack.enter_context(valkey_url())
+    names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
+    screen.say(f"Kafka: {kafka.kind}" + ("" if address else f", {kafka.bootstrap}"))
+    if address:
+        screen.say(f"its topics of this run, which stay: {', '.join(names)}")
+    screen.say(f"Redis: an embedded Valkey, {redis_url}")
+    images = stack.enter_context(ImageServer(trained.files))
+    screen.say(f"pictures: http://127.0.0.1:{images.port}/images/…")
+    if isinstance(kafka, MockKafka):
+        kafka.create_topics(names)
+    metrics = "127.0.0.1:{}".format(*free_ports(1))
+    settings = _settings(trained, kafka, names, redis_url, images.port, metrics)
+    environment = worker_environment(settings, keep_kafka=address is not None)
+    worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
+    with screen.console.status("the worker starts"):
+        worker.wait_until_ready()
+    screen.say(f"worker: http://{metrics}/metrics, its log: {worker.log}")
+    connection = {**load(environment).kafka, "bootstrap.servers": kafka.bootstrap}
+    return Services(connection, names, images, worker, Feed.from_url(redis_url, timeout=10))
+
+
+def _settings(
+    trained: Trained, kafka: Kafka, names: Sequence[str], redis_url: str, images: int, metrics: str
+) -> dict[str, str]:
+    """The worker's settings: what production sets, and leave to fetch from this machine."""
+    uploads, tags, retry, dead = names
+    return {
+        "WORKER_MODEL": str(trained.model),
+        "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "WORKER_GROUP_ID": uploads,
+        "WORKER_UPLOADS_TOPIC": uploads,
+        "WORKER_TAGS_TOPIC": tags,
+        "WORKER_RETRY_TOPIC": retry,
+        "WORKER_DLQ_TOPIC": dead,
+        "WORKER_CREATE_TOPICS": "false" if isinstance(kafka, MockKafka) else "true",
+        "WORKER_PARTITIONS": "4",
+        "WORKER_REDIS_URL": redis_url,
+        "WORKER_HTTP": metrics,
+        "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
+        "WORKER_FETCH_ALLOW_PORTS": str(images),
+        "WORKER_RETRY_LIMIT": "2",  # a missing picture is known as missing after a second, not after minutes
+        "WORKER_RETRY_FIRST": "0.5",
+        "WORKER_LOG": "text",
+    }
+
+
+def worker_environment(settings: Mapping[str, str], *, keep_kafka: bool) -> dict[str, str]:
+    """This process's environment with the worker's settings replaced by `settings`.
+
+    Args:
+        keep_kafka: WORKER_KAFKA_… stays: how to connect to somebody's own brokers.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WORKER_") or (keep_kafka and name.startswith("WORKER_KAFKA_"))
+    }
+    return {**kept, **settings}
+
+
+def topic_names(prefix: str) -> tuple[str, str, str, str]:
+    """Uploads, tags, retries, dead letters."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", prefix)
+    return f"{name}uploads", f"{name}tags", f"{name}uploads.retry", f"{name}uploads.dlq"
