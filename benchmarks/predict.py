@@ -81,15 +81,14 @@ def speed(cache: Path) -> Iterator[Line]:
 def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
     """Processor time of each stage of a batch."""
     near = predictor._neighbours.search(rows)
-    shortlist = predictor._neighbours._shortlist(rows)
+    whole = predictor._neighbours.segments(1)[0]
+    torch.set_num_threads(1)  # as in the predictor's own threads
+    found = [predictor._neighbours.candidates(rows, whole)]
     placed = predictor._placing.place(near)
     membership = predictor.tree.predict(placed.points)
     for stage, call in {
-        "shortlist by 8-bit products": lambda: predictor._neighbours._shortlist(rows),
-        "true distances of the shortlist": lambda: [
-            predictor._neighbours._rank(rows[i : i + 16], shortlist[i : i + 16])
-            for i in range(0, len(rows), 16)
-        ],
+        "shortlist by 8-bit products": lambda: predictor._neighbours.candidates(rows, whole),
+        "true distances of the shortlist": lambda: predictor._neighbours.ranked(rows, found),
         "placing": lambda: predictor._placing.place(near),
         "cluster tree": lambda: predictor.tree.predict(placed.points),
         "candidates": lambda: predictor._soft.best(placed.points, membership),

@@ -9,8 +9,9 @@ needs 49 of float64's 53 bits.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 _BLOCK = 32  # rows of which only the best is looked at first
 _STEP_SCORES = 1 << 20  # scores held at once: 4 MB, which stay in the cache
+_LEAST_BLOCKS = 256  # of a segment: a shorter one is not worth a thread
 _RANKED = 16  # queries whose shortlists are read at once: 10 MB of float64
 
 Halves = npt.NDArray[np.float16]
@@ -73,11 +75,6 @@ class Neighbourhood:
     distances: npt.NDArray[np.float64]
     similarities: npt.NDArray[np.float64]
 
-    def part(self, start: int, stop: int) -> Neighbourhood:
-        """Rows `start` to `stop`."""
-        rows = slice(start, stop)
-        return Neighbourhood(self.rows[rows], self.distances[rows], self.similarities[rows])
-
 
 def shortlist_length(n: int, count: int) -> int:
     """How many candidates the rounded products choose, for `count` neighbours among n."""
@@ -111,44 +108,62 @@ class Neighbours:
         Args:
             queries: float32 (m, D), float16 values, m ≥ 1.
         """
-        rows = self._shortlist(queries)
-        parts = [
-            self._rank(queries[i : i + _RANKED], rows[i : i + _RANKED]) for i in range(0, len(rows), _RANKED)
-        ]
-        return Neighbourhood(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return self.ranked(queries, [self.candidates(queries, segment) for segment in self.segments(1)])
 
-    def _shortlist(self, queries: npt.NDArray[np.float32]) -> Indices:
-        """Rows with the `_short` largest products of codes, of equals the first scanned; int64 (m, short)."""
+    def segments(self, count: int) -> list[slice]:
+        """The rows that are scanned, in at most `count` parts, none of them short."""
+        blocks = len(self._codes) // _BLOCK
+        count = max(1, min(count, blocks // _LEAST_BLOCKS))
+        edges = [blocks * i // count * _BLOCK for i in range(count + 1)]
+        return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+    def candidates(self, queries: npt.NDArray[np.float32], segment: slice) -> Indices:
+        """The largest products of codes within a segment, as integers that sort by rank; int64 (m, short).
+
+        The segments' candidates together hold those of the whole, whatever the segments are.
+        """
         m = len(queries)
         codes = torch.zeros((m, self._codes.shape[1]), dtype=torch.int8)
         scaled = np.clip(np.rint(queries.astype(np.float64) * self._scale), -127, 127)
         codes[:, : self._dim] = torch.from_numpy(scaled.astype(np.int8))
         floor = torch.full((m,), torch.iinfo(torch.int32).min, dtype=torch.int32)
-        tops = torch.empty((m, len(self._codes) // _BLOCK), dtype=torch.int32)
-        found = []
+        tops = torch.empty((m, (segment.stop - segment.start) // _BLOCK), dtype=torch.int32)
+        found, done = [], 0
         step = max(_STEP_SCORES // m // _BLOCK, 2 * self._short) * _BLOCK
-        for number, start in enumerate(range(0, len(self._codes), step)):
-            scores = self._product(codes, self._codes[start : start + step]).view(m, -1, _BLOCK)
+        for number, start in enumerate(range(segment.start, segment.stop, step)):
+            stop = min(start + step, segment.stop)
+            scores = self._product(codes, self._codes[start:stop]).view(m, -1, _BLOCK)
             best = scores.amax(2)
-            done = start // _BLOCK + best.shape[1]
-            tops[:, start // _BLOCK : done] = best
+            tops[:, done : done + best.shape[1]] = best
+            done += best.shape[1]
             if done >= self._short and number.bit_count() <= 1:
                 # the best of so many blocks are so many rows: what is below them all cannot be on the list
                 floor = tops[:, :done].topk(self._short, dim=1).values.amin(1)
             found.append(_above(scores, best, floor, start))
-        return self._order[self._cut(m, found)]
+        return self._cut(m, found, min(self._short, min(segment.stop, self._n) - segment.start))
 
-    def _cut(self, m: int, found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Indices:
-        """The places of the best `_short` of each query; int64 (m, short)."""
+    def _cut(
+        self, m: int, found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], count: int
+    ) -> Indices:
+        """The best `count` of each query, as integers that sort by falling score, then by place."""
         query, place, score = (torch.cat(part).numpy() for part in zip(*found, strict=True))
         real = place < self._n
         query, place, score = query[real], place[real], score[real].astype(np.int64)
-        # one integer that sorts by query, then by falling score, then by place: 13 + 26 + 24 bits
+        # 13 bits of query, 26 of score, 24 of place
         keys = np.sort((query << 50) + (((1 << 25) - score) << 24) + place)
         counts = np.bincount(query, minlength=m)
         first = np.cumsum(counts) - counts
-        chosen: Indices = keys[first[:, None] + np.arange(self._short)] & ((1 << 24) - 1)
+        chosen: Indices = keys[first[:, None] + np.arange(count)] & ((1 << 50) - 1)
         return chosen
+
+    def ranked(self, queries: npt.NDArray[np.float32], candidates: Sequence[Indices]) -> Neighbourhood:
+        """The nearest of all segments' candidates, by true distances."""
+        keys = np.sort(np.concatenate(candidates, axis=1), axis=1)[:, : self._short]
+        rows = self._order[keys & ((1 << 24) - 1)]
+        parts = [
+            self._rank(queries[i : i + _RANKED], rows[i : i + _RANKED]) for i in range(0, len(rows), _RANKED)
+        ]
+        return Neighbourhood(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _rank(self, queries: npt.NDArray[np.float32], rows: Indices) -> tuple[Any, Any, Any]:
         """True distances of the shortlist; the nearest `_count`."""

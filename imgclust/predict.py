@@ -22,7 +22,7 @@ from imgclust.clustertree import ClusterTree
 from imgclust.device import DeviceLocator, Located
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Neighbourhood, Neighbours, build_codes
+from imgclust.neighbours import Indices, Neighbours, build_codes
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -32,7 +32,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 METRICS = ("euclidean", "cosine")
 _AT_ONCE = 1024  # rows: bounds the memory of one call
-_LEAST_PART = 16  # rows: below it a thread costs more than it saves
+_LEAST_PART = 16  # rows of a thread: with fewer, threads divide the training rows instead
 _LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
 
 
@@ -66,7 +66,7 @@ class FrozenPredictor:
         params: the tables "umap", "hdbscan" and "novelty".
         device: where neighbours are searched and points are placed: "cpu", "cuda" or "cuda:1"; "torch-cpu"
             runs the code for GPUs on the processor. "mps" means "cpu": it has no float64.
-        threads: of the elementwise part; None: as many as torch uses.
+        threads: that a call is divided among; None: as many as torch uses.
 
     Raises:
         ValueError: a metric that is not supported.
@@ -99,7 +99,7 @@ class FrozenPredictor:
             self._placing = Placing(arrays, umap, self.tree.index)
         self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
         self._threads = threads or torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="imgclust-predict")
+        self._pool = _pool(self._threads)
         self._lock = threading.Lock()
         self.rows = self.unsettled = 0
 
@@ -120,15 +120,20 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(self._locator.locate(embeddings))
-        near = self._neighbours.search(embeddings)
-        parts = -(-len(embeddings) // max(_LEAST_PART, -(-len(embeddings) // self._threads)))
-        if parts == 1:
-            return self._finish(near)
-        edges = [len(embeddings) * i // parts for i in range(parts + 1)]
-        slices = [near.part(start, stop) for start, stop in itertools.pairwise(edges)]
-        return Prediction.concat(list(self._pool.map(self._finish, slices)))
+        if len(embeddings) < _LEAST_PART * self._threads:
+            segments = self._neighbours.segments(self._threads)
+            found = self._pool.map(self._neighbours.candidates, itertools.repeat(embeddings), segments)
+            return self._pool.submit(self._finish, embeddings, list(found)).result()
+        edges = [len(embeddings) * i // self._threads for i in range(self._threads + 1)]
+        slices = [embeddings[start:stop] for start, stop in itertools.pairwise(edges)]
+        return Prediction.concat(list(self._pool.map(self._alone, slices)))
 
-    def _finish(self, near: Neighbourhood) -> Prediction:
+    def _alone(self, embeddings: Floats) -> Prediction:
+        whole = self._neighbours.segments(1)[0]
+        return self._finish(embeddings, [self._neighbours.candidates(embeddings, whole)])
+
+    def _finish(self, embeddings: Floats, candidates: list[Indices]) -> Prediction:
+        near = self._neighbours.ranked(embeddings, candidates)
         placed = self._placing.place(near)
         rows, reach = self.tree.nearest(placed.points)
         return self._answer(Located(placed.points, placed.settled, near.similarities, rows, reach))
@@ -186,6 +191,23 @@ class FrozenPredictor:
             raise ValueError(
                 f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
             )
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch starts no threads of its own.
+
+    Torch divides each small operation among OpenMP threads that spin while they wait for each other: on a
+    busy machine that multiplies the time. Here each thread has its own rows instead. The number of OpenMP
+    threads is a property of the calling thread; what new threads of others get is put back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "imgclust-predict", initializer=torch.set_num_threads, initargs=(1,))
+    started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 def _device(name: str) -> torch.device:
