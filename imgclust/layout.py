@@ -105,9 +105,12 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
             "must be finite",
         )
     _check_tree(arrays, lengths["n"], lengths["k"])
-    permuted = np.bincount(arrays["kd_order"].clip(0), minlength=lengths["n"])
+    order, n = arrays["kd_order"], lengths["n"]
+    within = bool(
+        ((order >= 0) & (order < n)).all()
+    )  # before it is counted: a count is as long as the largest
     _require(
-        len(permuted) == lengths["n"] and bool((permuted == 1).all()), "kd_order", "must name each row once"
+        within and bool((np.bincount(order, minlength=n) == 1).all()), "kd_order", "must name each row once"
     )
     fits = lengths["N"] >= lengths["n"] and lengths["E"] >= lengths["D"]
     _require(fits, "codes", f"must have {lengths['n']} rows of {lengths['D']} or more")

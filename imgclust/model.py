@@ -312,6 +312,9 @@ def _read_map(data: bytes) -> pa.Table:
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
         if file.metadata.num_rows > layout.MAP_ROWS:
             raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if size > layout.MAX_JSON:
+            raise ModelError(f"{layout.MAP} unpacks to {size} bytes, at most {layout.MAX_JSON} are read")
         return file.read(columns=["id", "x", "y", "cluster"], use_threads=False)
     except pa.ArrowException as error:
         raise ModelError(f"{layout.MAP} is damaged: {str(error)!a}") from error

@@ -247,6 +247,21 @@ def test_a_map_that_is_too_long_is_refused(folder: Path) -> None:
         _ = ClusterModel.load(folder).map
 
 
+def test_a_map_that_unpacks_to_too_much_is_refused(folder: Path) -> None:
+    """A few kilobytes that unpack to 80 MB are refused before they are unpacked."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = pa.array(["x" * 80_000] * 1000)
+    zeros = np.zeros(1000, np.float32)
+    table = pa.table({"id": ids, "x": zeros, "y": zeros, "cluster": np.zeros(1000, np.int32)})
+    pq.write_table(table, folder / layout.MAP, compression="zstd", use_dictionary=False)
+    assert (folder / layout.MAP).stat().st_size < 100_000
+    rewrite(folder, lambda _: None)
+    with pytest.raises(ModelError, match="unpacks to"):
+        _ = ClusterModel.load(folder).map
+
+
 def test_not_a_model_folder(tmp_path: Path) -> None:
     """A folder, a file, nothing at all: the error says that it is no model folder."""
     (tmp_path / "file").write_text("x")
