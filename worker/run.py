@@ -317,8 +317,8 @@ class Tagger:
 def spare_collector() -> None:
     """Leave all that is loaded by now out of later garbage collections.
 
-    That is 380,000 objects, most of them torch's, which stay. Looking through them again and again took 45 % of
-    the loop's time, and stopped every thread for tenths of a second at once.
+    That is 380,000 objects, most of them torch's, which stay. Looking through them again and again took 45 %
+    of the loop's time, and stopped every thread for tenths of a second at once.
     """
     gc.collect()
     gc.freeze()

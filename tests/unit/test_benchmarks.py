@@ -1,0 +1,75 @@
+"""The benchmarks' own arithmetic: a wrong sum there would be a wrong figure in RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_median_spread_and_ratio() -> None:
+    """A figure of several runs is the median of each side, its ratio that of the medians."""
+    from common import summed_up
+
+    figure = summed_up("b", "f", "images/s", [30.0, 10.0, 20.0], [5.0, 1.0, 2.0])
+    assert (figure.value, figure.naive, figure.spread, figure.runs) == (20.0, 2.0, (10.0, 30.0), 3)
+    assert json.loads(figure.line())["ratio"] == 10.0
+
+
+def test_single_run_without_naive_side() -> None:
+    """What was not measured does not appear: no spread of one run, no ratio to nothing."""
+    from common import summed_up
+
+    line = json.loads(summed_up("b", "f", "ms", [1.5]).line())
+    assert set(line) == {"benchmark", "figure", "unit", "value", "runs"}
+
+
+def test_table_has_a_row_for_every_figure() -> None:
+    """Every figure's line is in the table, with its unit and its ratio."""
+    from common import summed_up, table
+
+    lines = [json.loads(summed_up("b", f"f{i}", "ms", [i + 1.0], [2.0]).line()) for i in range(3)]
+    rows = table(lines).splitlines()
+    assert len(rows) == 2 + 3
+    assert "3 ms" in rows[-1]
+    assert "1.5 ×" in rows[-1]
+
+
+def test_parent_time_is_split_without_loss() -> None:
+    """Time inside the calls of encoder and predictor moves to "compute"; nothing is lost."""
+    import threading
+
+    from sides import parent_threads
+
+    me = threading.get_native_id()
+    before = {"threads": {me: 1.0}, "encode": 0.5, "predict": 0.0}
+    after = {"threads": {me: 4.0, -1: 2.0}, "encode": 1.5, "predict": 0.25}
+    found = parent_threads(before, after)
+    assert found == {"loop": 3.0, "compute": 2.0 + 1.25, "encode": -1.0, "predict": -0.25}
+    assert sum(found.values()) == pytest.approx(5.0)
+
+
+def test_fixed_encoder_is_a_function_of_the_picture() -> None:
+    """The stand-in gives each picture the same unit-norm row of float16 values, whatever batch it is in."""
+    import numpy as np
+    from fixed_encoder import FixedTimeEncoder
+
+    from imgclust.types import EncoderIdentity, Preprocessing
+
+    random = np.random.default_rng(0)
+    identity = EncoderIdentity("mini", "a", "w", Preprocessing(32, 32), "float32", 8)
+    encoder = FixedTimeEncoder(identity, random.normal(size=(50, 8)).astype(np.float32), seconds=0.0)
+    pictures = random.integers(0, 256, (20, 32, 32, 3), np.uint8)
+    rows = encoder.encode(pictures)
+    assert np.array_equal(rows, np.concatenate([encoder.encode(p[None]) for p in pictures]))
+    assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 2e-3
+    assert np.array_equal(rows.astype(np.float16).astype(np.float32), rows)
+    assert len(np.unique(rows, axis=0)) > 1
