@@ -164,11 +164,11 @@ class FetcherProcess:
         self._loop.call_later(HEARTBEAT, self._beat)
 
     def _receive(self, message: dict[str, Any]) -> None:
-        self._free.extend(message.get("release", ()))
-        for token, url in message.get("jobs", ()):
+        self._free.extend(message["release"])
+        for token, url in message["jobs"]:
             item = self._items[token] = Item(token, url, host_of(url))
             self._queue.put(item.host, item)
-        for token in message.get("forget", ()):
+        for token in message["forget"]:
             self._forget(token)
         self._fill_slots()
         self._start_more()

@@ -25,18 +25,9 @@ from imgclust.types import Pixels, Preprocessing
 from imgclust.urls import FetchPolicy  # not from imgclust.fetch: the parent needs no HTTP client
 from worker import log as logs
 from worker.errors import WorkerError
-from worker.fetch_jobs import (
-    BODIES,
-    Decoded,
-    Failed,
-    Job,
-    Outcome,
-    ProtocolError,
-    Report,
-    is_text,
-    read_report,
-)
+from worker.fetch_jobs import BODIES, Decoded, Failed, Job, Outcome, ProtocolError, is_text, read_report
 from worker.fetcher_link import FetcherLink, LinkLostError
+from worker.fetcher_place import HEARTBEAT_TIMEOUT, Place
 from worker.host_queue import HostQueue, host_of
 from worker.slots import SlotRing, share
 from worker.suspects import Suspects
@@ -46,14 +37,11 @@ __all__ = ["Decoded", "Failed", "FetcherPool", "Job", "Outcome"]
 log = logs.get(__name__)
 
 TICK = 0.25  # seconds between two looks at marks, heartbeats and dead processes
-HEARTBEAT_TIMEOUT = 30.0  # seconds; the event loop of a fetcher turns every 0.5 s
 # A fetcher is given twice what it can fetch at once: it never waits for the next message, and one that dies
 # holds little.
 WINDOW = 2
-# Messages cost more than what is in them: jobs go out when a quarter of the window is free, slots when a
-# fetcher has no more than half of its own left.
-REFILL, RETURN = 1 / 4, 1 / 2
-FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
+# Messages cost more than what is in them: jobs go out when a quarter of the window is free.
+REFILL = 1 / 4
 # Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and
 # what the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million; PNG 14, JPEG 8).
 BASE_MEMORY = 256 * 1024 * 1024
@@ -67,30 +55,6 @@ _NO_TEXT = "the URL contains a lone surrogate, which no URL can"
 def memory_needed(max_pixels: int, max_bytes: int) -> int:
     """Bytes of private memory that a fetcher may take."""
     return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Place:
-    """A place in the pool: one fetcher process after another."""
-
-    index: int
-    slots: range
-    suspects: Suspects
-    link: FetcherLink | None = None
-    ready: bool = False
-    deaths: int = 0  # since the last outcome
-    start_at: float = 0.0
-    jobs: list[Job] = dataclasses.field(default_factory=list)  # to be told in the next message
-    credit: list[int] = dataclasses.field(default_factory=list)
-    forget: list[int] = dataclasses.field(default_factory=list)
-    held: dict[int, Job] = dataclasses.field(default_factory=dict)
-    forgotten: set[int] = dataclasses.field(default_factory=set)
-    lent: set[int] = dataclasses.field(default_factory=set)  # slots that the consumer has not released
-    blocked: bool = False  # the socket takes no more, and is asked when it does
-    mark: int = 0
-    marked_at: float = 0.0
-    beats: int = 0
-    beat_at: float = 0.0
 
 
 class FetcherPool:
@@ -147,7 +111,7 @@ class FetcherPool:
         self._ring = SlotRing.create(slots, preprocessing.size, processes)
         self._beside: Counter[int] = Counter()
         self._places = [
-            _Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
+            Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
         ]
         self._owner = [place for place in self._places for _ in place.slots]
         # A host may hold what it can use (`per_host` downloads in each fetcher) and two thirds more, which
@@ -271,60 +235,38 @@ class FetcherPool:
                     self._outcomes.append(Failed(job.token, "url-forbidden", "fetch", _NO_TEXT, False, None))
         while self._released:
             for slot in self._released.popleft():
-                place = self._owner[slot]
-                if slot in place.lent:
-                    place.lent.remove(slot)
-                    place.credit.append(slot)
+                self._owner[slot].give_back(slot)
         while self._unwanted:
             self._drop(self._unwanted.popleft())
 
     def _drop(self, tokens: set[int]) -> None:
         self._queue.drop(lambda job: job.token in tokens)
         for place in self._places:
-            told = tokens & place.held.keys()
-            place.forgotten |= told
-            place.forget.extend(told)
-            place.suspects.forget(tokens)
+            place.forget(tokens)
+        for token in tokens if self._beside else ():
+            self._beside.pop(token, None)
 
     def _dispatch(self) -> None:
         for place in self._places:
             if place.ready and not place.held:
                 for job in place.suspects.next_group():
                     self._queue.claim(host_of(job.url))
-                    self._give(place, job)
+                    place.give(job)
         if not self._queue:
             return
         low = min(self._window - 1, int(self._window * (1 - REFILL)))
         free = [p for p in self._places if p.ready and not p.suspects.trying and len(p.held) <= low]
         while free and (taken := self._queue.take()) is not None:
             place = min(free, key=lambda place: len(place.held))
-            self._give(place, taken[1])
+            place.give(taken[1])
             if len(place.held) >= self._window:
                 free.remove(place)
 
-    def _give(self, place: _Place, job: Job) -> None:
-        place.held[job.token] = job
-        place.jobs.append(job)
-
     def _tell(self) -> None:
         for place in self._places:
-            if place.link is not None and place.ready and self._has_news(place):
-                message: dict[str, Any] = {}
-                if place.jobs:
-                    message["jobs"] = [(job.token, job.url) for job in place.jobs]
-                if place.credit:
-                    message["release"] = place.credit
-                if place.forget:
-                    message["forget"] = place.forget
-                place.link.put(message)
-                place.jobs, place.credit, place.forget = [], [], []
+            if place.link is not None and place.ready and (news := place.news()) is not None:
+                place.link.put(news)
                 self._converse(place, selectors.EVENT_WRITE)
-
-    def _has_news(self, place: _Place) -> bool:
-        if place.jobs or place.forget:
-            return True
-        can_fill = len(place.slots) - len(place.lent) - len(place.credit)
-        return bool(place.credit) and can_fill <= len(place.slots) * RETURN
 
     def _deliver(self) -> None:
         if self._outcomes:
@@ -333,7 +275,7 @@ class FetcherPool:
 
     # ── what a fetcher says ──────────────────────────────────────────────────────────────────────────────
 
-    def _converse(self, place: _Place, events: int) -> None:
+    def _converse(self, place: Place, events: int) -> None:
         """Listen and speak, as far as either is possible without waiting."""
         link = place.link
         if link is None:
@@ -341,7 +283,7 @@ class FetcherPool:
         try:
             if events & selectors.EVENT_READ:
                 for line in link.receive():
-                    self._understand(place, read_report(line))
+                    self._book(*place.hear(read_report(line)))
             if events & selectors.EVENT_WRITE:
                 link.send()
         except LinkLostError as error:
@@ -355,34 +297,12 @@ class FetcherPool:
             write = selectors.EVENT_WRITE if place.blocked else 0
             self._selector.modify(link.channel, selectors.EVENT_READ | write, place)
 
-    def _understand(self, place: _Place, report: Report) -> None:
-        if report.ready:
-            place.ready = True
-        for outcome in report.decoded:
-            if outcome.slot not in place.slots or outcome.slot in place.lent:
-                raise ProtocolError("a slot that is not its own, or not free")
-            if self._is_wanted(place, outcome.token):
-                place.lent.add(outcome.slot)
-                self._outcomes.append(outcome)
-            else:
-                place.credit.append(outcome.slot)
-        for failure in report.failed:
-            if self._is_wanted(place, failure.token):
-                self._outcomes.append(failure)
-
-    def _is_wanted(self, place: _Place, token: int) -> bool:
-        """A job has ended; whether anybody still wants to know."""
-        job = place.held.pop(token, None)
-        if job is None:
-            raise ProtocolError("a job that it does not hold")
-        self._queue.done(host_of(job.url))
-        place.deaths = 0
-        if self._beside:
-            self._beside.pop(token, None)
-        if token in place.forgotten:
-            place.forgotten.remove(token)
-            return False
-        return True
+    def _book(self, ended: list[Job], outcomes: list[Outcome]) -> None:
+        for job in ended:
+            self._queue.done(host_of(job.url))
+            if self._beside:
+                self._beside.pop(job.token, None)
+        self._outcomes += outcomes
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -394,33 +314,23 @@ class FetcherPool:
                 self._start(place, now)
         self._dying = [process for process in self._dying if process.poll() is None]
 
-    def _look_after(self, place: _Place, now: float) -> None:
-        """Time is taken by our own clock, from when we first saw a mark or a beat."""
+    def _look_after(self, place: Place, now: float) -> None:
         mark, beats = self._ring.marked(place.index), self._ring.beats(place.index)
-        if mark != place.mark:
-            place.mark, place.marked_at = mark, now
-        if beats != place.beats:
-            place.beats, place.beat_at = beats, now
-        if mark and now - place.marked_at > self._decode_timeout:
-            self._lose(place, f"it decoded one image for more than {self._decode_timeout:g} s")
-        elif now - place.beat_at > HEARTBEAT_TIMEOUT + self._decode_timeout:
-            self._lose(place, "it gave no sign of life")
+        if why := place.overdue(now, mark, beats, self._decode_timeout):
+            self._lose(place, why)
 
-    def _start(self, place: _Place, now: float) -> None:
+    def _start(self, place: Place, now: float) -> None:
         self._ring.mark(place.index, 0)
-        place.mark, place.beats, place.beat_at = 0, self._ring.beats(place.index), now
-        place.credit.clear()
-        free = [slot for slot in place.slots if slot not in place.lent]
+        free = place.begins(now, self._ring.beats(place.index))
         try:
             place.link = FetcherLink({**self._config, "index": place.index, "free": free}, self._ring.file)
         except OSError as error:
-            self._schedule(place, f"it cannot be started: {error.strerror}")
+            self._replace(place, f"it cannot be started: {error.strerror}")
             return
         self._selector.register(place.link.channel, selectors.EVENT_READ, place)
-        place.blocked = False
         self._converse(place, selectors.EVENT_WRITE)
 
-    def _lose(self, place: _Place, why: str) -> None:
+    def _lose(self, place: Place, why: str) -> None:
         """A process is gone, or has to be: what it held is tried again, and it is replaced."""
         assert place.link is not None
         self._selector.unregister(place.link.channel)
@@ -428,25 +338,19 @@ class FetcherPool:
         self._dying.append(place.link.process)
         place.link = None
         self.restarts += 1
-        held = [job for job in place.held.values() if job.token not in place.forgotten]
-        for job in place.held.values():
+        held, again, given_up = place.lost(self._ring.marked(place.index))
+        for job in held:
             self._queue.done(host_of(job.url))
-        for pending in (place.held, place.forgotten, place.jobs, place.forget):
-            pending.clear()
-        again, given_up = place.suspects.lost(held, self._ring.marked(place.index))
         for job in reversed(again):
             self._queue.put_first(host_of(job.url), job)
-        self._outcomes += [
-            Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None) for job in given_up
-        ]
-        self._schedule(place, why)
+        for job in given_up:
+            self._outcomes.append(Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None))
+            self._beside.pop(job.token, None)
+        self._replace(place, why)
 
-    def _schedule(self, place: _Place, why: str) -> None:
-        """Start the next process: at once, or later and later while none of them achieves anything."""
-        started, place.ready = place.ready, False
-        place.deaths += 1
-        wait = 0.0 if place.deaths <= 2 else min(FIRST_BACKOFF * 2 ** (place.deaths - 3), MAX_BACKOFF)
-        place.start_at = self._clock() + wait
+    def _replace(self, place: Place, why: str) -> None:
+        started = place.ready
+        wait = place.back_off(self._clock())
         self._tick_at = min(self._tick_at, place.start_at)
         say = log.warning if started and place.deaths <= 2 else log.error
         say(

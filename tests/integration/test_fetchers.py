@@ -482,7 +482,7 @@ from pathlib import Path
 from imgclust.types import Preprocessing
 from imgclust.urls import FetchPolicy
 from worker import fetchers
-fetchers.HEARTBEAT_TIMEOUT = 1.0
+fetchers.HEARTBEAT_TIMEOUT = 1.0  # the one that fetchers are told
 folder = Path(sys.argv[1])
 pool = fetchers.FetcherPool(processes=1, slots=1, preprocessing=Preprocessing(32, 36), on_outcomes=print,
                             policy=FetchPolicy(allow_files=folder), decode=sys.argv[2], decode_timeout=1.0)
