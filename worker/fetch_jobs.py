@@ -89,6 +89,8 @@ def read_report(line: bytes | bytearray) -> Report:
     """
     try:
         message = orjson.loads(line)
+        if not isinstance(message, dict):
+            raise ProtocolError("a line that is not an object")
         if "ready" in message:
             return Report(ready=True)
         return Report(False, tuple(map(_decoded, message["decoded"])), tuple(map(_failed, message["failed"])))
