@@ -249,6 +249,12 @@ class ClusterModel:
     ) -> ClusterModel:
         """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
 
+        ```python
+        reducer = umap.UMAP(metric="cosine", random_state=42).fit(unit_norm_rows)
+        clusterer = hdbscan.HDBSCAN(min_cluster_size=10, prediction_data=True).fit(reducer.embedding_)
+        ClusterModel.from_fitted(reducer, clusterer, ids=file_names).save("model")
+        ```
+
         Args:
             umap_model: a fitted `umap.UMAP`, of metric "cosine" or "euclidean", on unit-norm embeddings.
             hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from imgclust.errors import FitError
@@ -136,9 +137,11 @@ def _machine() -> int | None:
         return None
 
 
-def _control_group() -> int | None:
+def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            return int(limit.read()) - int(used.read())
-    except (OSError, ValueError):  # no such group, or "max"
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit - used + int(stat["inactive_file"])  # cached files make room when it is needed
+    except (OSError, ValueError, KeyError):  # no such group, or no limit: "max"
         return None

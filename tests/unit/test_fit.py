@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import fitted
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust import fit as fit_module
+from imgclust import parameters
 from imgclust.errors import FitError
 from imgclust.fit import fit, split_rows
 from imgclust.parameters import LARGE, Parameters, estimate
@@ -199,3 +201,19 @@ class TestParameters:
             - estimate(150_000, 512, 150_000, dataclasses.replace(p, min_samples=500)).memory
         )
         assert more == pytest.approx(150_000 * 500 * 23, rel=0.01)
+
+    def test_memory_of_a_container(self, tmp_path: Path) -> None:
+        """What a control group leaves: its limit, less what is used, but for cached files; or no limit."""
+        (tmp_path / "memory.max").write_text("1000000\n")
+        (tmp_path / "memory.current").write_text("700000\n")
+        (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 250000\n")
+        assert parameters._control_group(tmp_path) == 550_000
+        (tmp_path / "memory.max").write_text("max\n")
+        assert parameters._control_group(tmp_path) is None
+        assert parameters._control_group(tmp_path / "nothing") is None
+
+    def test_memory_of_this_machine(self) -> None:
+        """A machine that runs this test has more than 50 MB to spare, and less than 100 TB."""
+        there = parameters.available_memory()
+        assert there is not None
+        assert 50e6 < there < 1e14
