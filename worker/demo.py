@@ -161,6 +161,7 @@ class Streamed:
         samples: the worker's metrics at the end.
         view: tags that were found in Redis, equal to those on the topic.
         problems: what is not as it should be.
+        log: the end of the worker's log.
     """
 
     ledger: Ledger
@@ -168,6 +169,7 @@ class Streamed:
     samples: Samples
     view: int
     problems: Sequence[str]
+    log: str
 
 
 def _stream(screen: Screen, running: Services, trained: Trained, uploads: int) -> Streamed:
@@ -187,11 +189,11 @@ def _stream(screen: Screen, running: Services, trained: Trained, uploads: int) -
     samples = running.worker.samples()
     problems = [*ledger.problems(), *problems, *check_metrics(ledger, samples)]
     if silent:
-        problems.append(f"nothing came for {SILENT_SECONDS:g} s, so the demo waited no longer")
+        problems.insert(0, f"nothing came for {SILENT_SECONDS:g} s, so the demo waited no longer")
     code = running.worker.stop()
     if code != 0:
         problems.append(f"the worker ended with exit code {code} after SIGTERM; see {running.worker.log}")
-    return Streamed(ledger, rate, samples, view, problems)
+    return Streamed(ledger, rate, samples, view, problems, f"the worker: {running.worker.last_words()}")
 
 
 def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledger) -> bool:
@@ -221,7 +223,8 @@ def _summarise(screen: Screen, trained: Trained, streamed: Streamed) -> None:
     found = screens.agreement(labels, trained.categories) if trained.categories and labels else None
     screen.step("Summary")
     screen.table(screens.facts_table(_facts(trained, streamed, labels, found)))
-    screen.table(screens.largest_table(ledger, found), "The largest clusters")
+    if labels:
+        screen.table(screens.largest_table(ledger, found), "The largest clusters")
     screen.table(screens.dead_table(ledger), "Dead letters")
 
 
@@ -253,7 +256,8 @@ def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, re
     for problem in streamed.problems:
         screen.say(f"✗ {problem}", "red")
     if streamed.problems:
-        screen.say(f"not all is as it should be; the worker's log is {out / 'worker.log'}", "bold red")
+        screen.say("not all is as it should be", "bold red")
+        screen.say(streamed.log, "dim")
         return 1
     screen.say(f"✓ all {len(streamed.ledger.events):,} uploads are accounted for", "bold green")
     screen.step("What next")

@@ -207,6 +207,8 @@ def latency_line(seconds: Sequence[float]) -> str:
 
 
 def _seconds(value: float) -> str:
+    if math.isnan(value):
+        return "–"
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 READY_SECONDS = 120.0
 STOP_SECONDS = 40.0  # WORKER_DRAIN_TIMEOUT is 25
+HURRIES = (4.0, 8.0)  # seconds after each SIGTERM, where nobody waits for results any more
 LOG_LINES = 20
 
 
@@ -79,24 +80,27 @@ class Worker:
         process = self._process
         if process is None or process.poll() is not None:
             return
-        process.terminate()
-        try:
-            process.wait(timeout=5)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its fetchers with it
-            process.wait()
+        for seconds in HURRIES:  # the first SIGTERM asks to drain, the second to leave at once
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=seconds)
+                return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its fetchers with it
+        process.wait()
 
     def check(self) -> None:
         """Raises WorkerError, with the end of the log, if the worker has ended."""
         assert self._process is not None
         code = self._process.poll()
         if code is not None:
-            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            shown = "\n".join(lines) or "(its log is empty)"
-            raise WorkerError(
-                f"the worker ended by itself, exit code {code}; the end of {self.log}:\n{shown}"
-            )
+            raise WorkerError(f"the worker ended by itself, exit code {code}; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of the log, for people."""
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        shown = "\n".join(lines) or "(it is empty)"
+        return f"the end of its log {self.log}:\n{shown}"
 
     def wait_until_ready(self) -> None:
         """Raises WorkerError if it ends, or is not ready in time."""
