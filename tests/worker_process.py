@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from kafka_cluster import Topics
+
 from worker.embedded import free_ports
 
 PATIENCE = 90.0  # seconds that anything may take on a slow machine; tests do not depend on it
@@ -26,6 +28,21 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = PATIEN
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:g} s")
         time.sleep(0.05)
+
+
+def settings_for(topics: Topics, redis_url: str, model: Path, port: int | str) -> dict[str, str]:
+    """What a worker needs to serve a test's own topics, fetching from a server on `port`."""
+    return {
+        "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap,
+        "WORKER_GROUP_ID": topics.group,
+        "WORKER_UPLOADS_TOPIC": topics.uploads,
+        "WORKER_TAGS_TOPIC": topics.tags,
+        "WORKER_RETRY_TOPIC": topics.retry,
+        "WORKER_DLQ_TOPIC": topics.dlq,
+        "WORKER_REDIS_URL": redis_url,
+        "WORKER_MODEL": str(model),
+        "WORKER_FETCH_ALLOW_PORTS": str(port),
+    }
 
 
 class WorkerProcess:

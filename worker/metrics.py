@@ -1,23 +1,65 @@
 """Every metric of the worker: one table, from which the registry and the README's table are made.
 
-All updates take a count: call them once per batch, not once per image.
+The instruments are prometheus_client's, looked up once: an update costs 0.25 to 0.6 µs.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
-from worker.instruments import Counter, Family, Gauge, Histogram, Label, Row, Window
 from worker.messages import ERROR_CODES, OTHER
+from worker.window import Window
 
-CellT = TypeVar("CellT", Counter, Gauge, Histogram)
+InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)
+
+# `…_created` series double a scrape and say nothing that `imgclust_start_time_seconds` does not
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Label:
+    """A label and the values that it may have; `values` is None where Kafka or the model bounds them."""
+
+    name: str
+    values: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One metric: its name, what it counts and what it means."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()  # upper bounds, without +Inf
+
+    def check(self, values: tuple[str, ...]) -> None:
+        """Labels are few and bounded: anything else is a mistake in the program."""
+        if len(values) != len(self.labels):
+            names = [label.name for label in self.labels]
+            raise ValueError(f"{self.name} has the labels {names}, got the values {values!r}")
+        for label, value in zip(self.labels, values, strict=True):
+            if label.values is not None and value not in label.values:
+                raise ValueError(
+                    f"{self.name}: the label {label.name} must be one of {label.values}, got {value!r}"
+                )
+
 
 STAGES = ("consume", "fetch", "decode", "encode", "predict", "publish", "view")
 STAGE_OUTCOMES = ("ok", "retry", "dead", "dropped")
@@ -128,25 +170,24 @@ class StageMetrics:
     def __init__(self, metrics: Metrics, stage: str) -> None:
         self._received = metrics.counter(STAGE_RECEIVED, stage)
         self._finished = {o: metrics.counter(STAGE_FINISHED, stage, o) for o in STAGE_OUTCOMES}
+        self._in_progress = metrics.gauge(STAGE_IN_PROGRESS, stage)
         self.seconds = metrics.histogram(STAGE_SECONDS, stage)
-        metrics.gauge(STAGE_IN_PROGRESS, stage).set_function(self.in_progress)
 
     def enter(self, n: int = 1) -> None:
         """`n` items came in."""
         self._received.inc(n)
+        self._in_progress.inc(n)
 
     def leave(self, n: int = 1, outcome: str = "ok", seconds: float | None = None) -> None:
         """`n` items are done; `seconds` is what each took (leave it out where it was observed alone)."""
         self._finished[outcome].inc(n)
+        self._in_progress.dec(n)
         if seconds is not None:
-            self.seconds.observe(seconds, n)
-
-    def in_progress(self) -> float:
-        done = sum(cell.value for cell in self._finished.values())  # read first: never below 0
-        return self._received.value - done
+            for _ in range(n):
+                self.seconds.observe(seconds)
 
 
-class Metrics(Collector):
+class Metrics:
     """The worker's metrics, in a registry of their own.
 
     Args:
@@ -157,9 +198,8 @@ class Metrics(Collector):
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
     ) -> None:
-        self._families = {row.name: Family(row) for row in TABLE}
         self.registry = CollectorRegistry()
-        self.registry.register(self)
+        self._families = {row.name: self._make(row) for row in TABLE}
         ProcessCollector(registry=self.registry)
 
         self.stages = {stage: StageMetrics(self, stage) for stage in STAGES}
@@ -193,24 +233,39 @@ class Metrics(Collector):
         self.gauge(OTHER_RATIO).set_function(self._others.ratio)
         self.gauge(START_TIME).set(now())
 
+    def _make(self, row: Row) -> Counter | Gauge | Histogram:
+        names = [label.name for label in row.labels]
+        match row.kind:
+            case "counter":
+                return Counter(row.name, row.help, names, registry=self.registry)
+            case "gauge":
+                return Gauge(row.name, row.help, names, registry=self.registry)
+            case "histogram":
+                return Histogram(row.name, row.help, names, registry=self.registry, buckets=row.buckets)
+
     def counter(self, row: Row, *labels: str) -> Counter:
-        return self._cell(Counter, row, labels)
+        return self._instrument(Counter, row, labels)
 
     def gauge(self, row: Row, *labels: str) -> Gauge:
-        return self._cell(Gauge, row, labels)
+        return self._instrument(Gauge, row, labels)
 
     def histogram(self, row: Row, *labels: str) -> Histogram:
-        return self._cell(Histogram, row, labels)
+        return self._instrument(Histogram, row, labels)
 
-    def _cell(self, kind: type[CellT], row: Row, labels: tuple[str, ...]) -> CellT:
-        cell = self._families[row.name].cell(labels)
-        if not isinstance(cell, kind):
+    def _instrument(self, kind: type[InstrumentT], row: Row, labels: tuple[str, ...]) -> InstrumentT:
+        family = self._families[row.name]
+        if not isinstance(family, kind):
             raise TypeError(f"{row.name} is a {row.kind}, asked for as a {kind.__name__.lower()}")
-        return cell
+        row.check(labels)
+        return family.labels(*labels) if labels else family
+
+    def _forget(self, row: Row, *labels: str) -> None:
+        with contextlib.suppress(KeyError):
+            self._families[row.name].remove(*labels)
 
     def set_model(self, version: str, taxonomy: str, encoder: str, clusters: Iterable[int] = ()) -> None:
         """Name the model in use; its clusters start at 0, so that rates are right from the first tag."""
-        self._families[MODEL_INFO.name].cells = {}
+        self._families[MODEL_INFO.name].clear()
         self.gauge(MODEL_INFO, version, taxonomy, encoder).set(1)
         for cluster in (OTHER, *clusters):
             self.counter(TAGS, str(cluster))
@@ -221,7 +276,8 @@ class Metrics(Collector):
         for cluster, n in tally.items():
             self.counter(TAGS, str(cluster)).inc(n)
         self._others.add(tally.get(OTHER, 0), len(clusters))
-        self.probability.observe_all(probabilities)
+        for probability in probabilities:
+            self.probability.observe(probability)
         if novel:
             self.novel.inc(novel)
 
@@ -234,22 +290,18 @@ class Metrics(Collector):
     def drop_partition(self, partition: int) -> None:
         """Forget a partition that another worker owns now."""
         for row in (LAG_RECORDS, HELD_RECORDS, LAG_SECONDS):
-            self._families[row.name].remove((str(partition),))
+            self._forget(row, str(partition))
 
     def set_view_lag(self, partition: int, records: int | None) -> None:
         """Where the view of a partition of the tags topic stands; None forgets the partition."""
         if records is None:
-            self._families[VIEW_LAG_RECORDS.name].remove((str(partition),))
+            self._forget(VIEW_LAG_RECORDS, str(partition))
         else:
             self.gauge(VIEW_LAG_RECORDS, str(partition)).set(records)
 
     def value(self, name: str, **labels: str) -> float | None:
         """One sample as a scrape would show it, e.g. `value("imgclust_tags_total", cluster="3")`."""
         return self.registry.get_sample_value(name, labels)
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._families.values():
-            yield family.collect()
 
 
 def metrics_table() -> str:

@@ -15,7 +15,7 @@ import pytest
 from kafka_cluster import Topics
 from origin import Origin
 from redis_server import RedisServer
-from worker_process import WorkerProcess, wait_for
+from worker_process import WorkerProcess, settings_for, wait_for
 
 from worker.embedded import Kafka, free_ports
 
@@ -40,17 +40,7 @@ def topics(apache_kafka: Kafka) -> Topics:
 def worker(
     tmp_path: Path, topics: Topics, model_folder: Path, redis_store: RedisServer, origin: Origin
 ) -> Iterator[WorkerProcess]:
-    env = {
-        "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap,
-        "WORKER_GROUP_ID": topics.group,
-        "WORKER_UPLOADS_TOPIC": topics.uploads,
-        "WORKER_TAGS_TOPIC": topics.tags,
-        "WORKER_RETRY_TOPIC": topics.retry,
-        "WORKER_DLQ_TOPIC": topics.dlq,
-        "WORKER_REDIS_URL": redis_store.url,
-        "WORKER_MODEL": str(model_folder),
-        "WORKER_FETCH_ALLOW_PORTS": str(origin.port),
-    }
+    env = settings_for(topics, redis_store.url, model_folder, origin.port)
     with WorkerProcess(tmp_path, env) as process:
         yield process.ready()
 

@@ -15,7 +15,7 @@ from kafka_cluster import PARTITIONS, Topics, headers_of
 from origin import Origin, response, silence, then_close
 from PIL import Image
 from redis_server import RedisServer
-from worker_process import WorkerProcess, wait_for
+from worker_process import WorkerProcess, settings_for, wait_for
 
 from worker.feed import Feed
 from worker.messages import Tag
@@ -35,18 +35,7 @@ def start(tmp_path: Path, topics: Topics, model_folder: Path, redis_store: Redis
     started: list[WorkerProcess] = []
 
     def one(*arguments: str, **env: str) -> WorkerProcess:
-        settings = {
-            "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap,
-            "WORKER_GROUP_ID": topics.group,
-            "WORKER_UPLOADS_TOPIC": topics.uploads,
-            "WORKER_TAGS_TOPIC": topics.tags,
-            "WORKER_RETRY_TOPIC": topics.retry,
-            "WORKER_DLQ_TOPIC": topics.dlq,
-            "WORKER_REDIS_URL": redis_store.url,
-            "WORKER_MODEL": str(model_folder),
-            "WORKER_FETCH_ALLOW_PORTS": env.pop("PORTS", "80"),
-            **env,
-        }
+        settings = settings_for(topics, redis_store.url, model_folder, env.pop("PORTS", "80")) | env
         worker = WorkerProcess(tmp_path, settings, *arguments).start()
         started.append(worker)
         return worker

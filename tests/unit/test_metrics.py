@@ -7,15 +7,10 @@ import re
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import Histogram as TheirHistogram
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.instruments import Histogram, Row
 from worker.metrics import (
-    END_TO_END,
     LAG_RECORDS,
     OTHER_WINDOW,
     STAGE_FINISHED,
@@ -24,6 +19,7 @@ from worker.metrics import (
     TABLE,
     TAGS,
     Metrics,
+    Row,
     metrics_table,
 )
 
@@ -161,25 +157,6 @@ def test_partitions_of_others_are_forgotten() -> None:
     assert metrics.value("imgclust_view_lag_records", partition="3") is None
 
 
-@given(st.lists(st.floats(min_value=0, max_value=5000), max_size=50))
-def test_histograms_agree_with_prometheus_client(values: list[float]) -> None:
-    """Buckets and sum are those of prometheus_client's own histogram for the same values."""
-    theirs = TheirHistogram("h", "help", registry=None, buckets=END_TO_END.buckets)
-    one_by_one, at_once = Histogram(END_TO_END.buckets), Histogram(END_TO_END.buckets)
-    for value in values:
-        theirs.observe(value)
-        one_by_one.observe(value)
-    at_once.observe_all(values)
-    samples = next(iter(theirs.collect())).samples
-    expected = [(s.labels["le"], s.value) for s in samples if s.name == "h_bucket"]
-    total = next(s.value for s in samples if s.name == "h_sum")
-    for histogram in (one_by_one, at_once):
-        buckets, summed = histogram.read()
-        assert buckets == expected
-        assert summed == pytest.approx(total)
-        assert histogram.count == len(values)
-
-
 def test_updates_from_many_threads_are_all_counted() -> None:
     """Counters lose nothing when several threads count at once."""
     metrics = Metrics()
@@ -187,7 +164,7 @@ def test_updates_from_many_threads_are_all_counted() -> None:
     def count() -> None:
         for _ in range(5000):
             metrics.uploads["tagged"].inc()
-            metrics.end_to_end.observe(0.3, 2)
+            metrics.end_to_end.observe(0.3)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
@@ -195,7 +172,7 @@ def test_updates_from_many_threads_are_all_counted() -> None:
     for thread in threads:
         thread.join()
     assert metrics.value("imgclust_uploads_total", outcome="tagged") == 20_000
-    assert metrics.value("imgclust_end_to_end_seconds_count") == 40_000
+    assert metrics.value("imgclust_end_to_end_seconds_count") == 20_000
 
 
 def test_the_readme_table_has_every_metric() -> None:

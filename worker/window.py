@@ -1,0 +1,39 @@
+"""A share over the last seconds, for a gauge."""
+
+from __future__ import annotations
+
+import collections
+import math
+import threading
+from collections.abc import Callable
+
+
+class Window:
+    """Sums over the last seconds, in steps of a thirtieth of the window."""
+
+    STEPS = 30
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._step = seconds / self.STEPS
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._slots: collections.deque[list[int]] = collections.deque()  # [step number, part, whole]
+
+    def add(self, part: int, whole: int) -> None:
+        now = int(self._clock() // self._step)
+        with self._lock:
+            if not self._slots or self._slots[-1][0] != now:
+                self._slots.append([now, 0, 0])
+                self._forget(now)
+            self._slots[-1][1] += part
+            self._slots[-1][2] += whole
+
+    def ratio(self) -> float:
+        with self._lock:
+            self._forget(int(self._clock() // self._step))
+            whole = sum(slot[2] for slot in self._slots)
+            return sum(slot[1] for slot in self._slots) / whole if whole else math.nan
+
+    def _forget(self, now: int) -> None:
+        while self._slots and self._slots[0][0] <= now - self.STEPS:
+            self._slots.popleft()
