@@ -216,7 +216,7 @@ def _webp_orientation(data: bytes) -> int:
     return 1
 
 
-# ------------------------------------------------------------------------------------- GIF and TIFF
+# ------------------------------------------------------------------------------- GIF, TIFF and AVIF
 
 
 def _gif(data: bytes) -> Prepared:
@@ -239,27 +239,46 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
                     16: 8, 17: 8, 18: 8}  # fmt: skip
 
 
+# EXIF, GPS and interoperability directories: Pillow reads them when it loads the picture
+_TIFF_DIRECTORIES = (0x8769, 0x8825, 0xA005)
+
+
 def _tiff(data: bytes) -> Prepared:
-    """Bound the first directory: Pillow reads each entry's data, and many entries may name the same bytes."""
+    """Bound the directories: Pillow reads each entry's data, and many entries may name the same bytes."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
-    count_format, entry_format = (order + "Q", order + "HHQ8x") if big else (order + "H", order + "HHI4x")
-    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(count_format, data, start)
-    if count > MAX_TIFF_ENTRIES:
-        raise DecodeFailed(f"the TIFF's directory has {count} entries, at most {MAX_TIFF_ENTRIES} are read")
-    start += struct.calcsize(count_format)
-    total = 0
-    for index in range(count):
-        _, kind, n = struct.unpack_from(entry_format, data, start + index * struct.calcsize(entry_format))
-        total += n * _TIFF_TYPE_BYTES.get(kind, 1)
+    count_format, entry_format = (order + "Q", order + "HHQQ") if big else (order + "H", order + "HHII")
+    starts = list(struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4))
+    entries = total = 0
+    for start in starts:  # grows by what the directories name
+        (count,) = struct.unpack_from(count_format, data, start)
+        entries += count
+        if entries > MAX_TIFF_ENTRIES:
+            raise DecodeFailed(
+                f"the TIFF has {entries} directory entries, at most {MAX_TIFF_ENTRIES} are read"
+            )
+        start += struct.calcsize(count_format)
+        for index in range(count):
+            at = start + index * struct.calcsize(entry_format)
+            tag, kind, n, value = struct.unpack_from(entry_format, data, at)
+            total += n * _TIFF_TYPE_BYTES.get(kind, 1)
+            if tag in _TIFF_DIRECTORIES:
+                starts.append(value)
     if total > MAX_TIFF_METADATA:
-        raise DecodeFailed(f"the TIFF's directory names {total} bytes, at most {MAX_TIFF_METADATA} are read")
+        raise DecodeFailed(f"the TIFF's directories name {total} bytes, at most {MAX_TIFF_METADATA} are read")
     return Prepared(data)  # Pillow turns TIFFs upright itself
 
 
+_AVIF_EXIF_ITEM = re.compile(rb"(infe.{8,10})Exif", re.DOTALL)
+
+
+def _avif(data: bytes) -> Prepared:
+    """Make the decoder pass over EXIF, which Pillow would parse; the container's own rotation counts."""
+    return Prepared(_AVIF_EXIF_ITEM.sub(rb"\1skip", data))
+
+
 _WALKS: dict[str, Callable[[bytes], Prepared]] = {
-    "JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "TIFF": _tiff,
+    "JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "AVIF": _avif, "TIFF": _tiff,
 }  # fmt: skip
 
 
