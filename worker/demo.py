@@ -21,7 +21,7 @@ from worker import demo_screen as screens
 from worker.demo_checks import check_metrics, check_view
 from worker.demo_images import Trained, choose, embed_images, train
 from worker.demo_screen import Moment, Screen
-from worker.demo_services import ENDING, Samples, Services, Worker, services
+from worker.demo_services import ENDING, Samples, Services, Worker, start_backends, start_worker, started
 from worker.demo_stream import BUSY, Stream
 from worker.demo_uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
 from worker.messages import OTHER, printable
@@ -62,12 +62,14 @@ def demo(
     """
     screen = Screen()
     try:
-        with _ended_by_signals(), warnings.catch_warnings():
+        with _ended_by_signals(), warnings.catch_warnings(), started() as stack:
             warnings.simplefilter("ignore")  # of libraries, about themselves
-            trained = _train(screen, _folders(images), _made(out), encoder)
+            folders, out = _folders(images), _made(out)
+            backends = start_backends(screen, stack, kafka)  # first: what is missing is told before the fit
+            trained = _train(screen, folders, out, encoder)
             report = _report(screen, trained, out)
-            with services(screen, trained, kafka, out) as running:
-                streamed = _stream(screen, running, trained, uploads)
+            running = start_worker(screen, stack, backends, trained, out)
+            streamed = _stream(screen, running, trained, uploads)
     except KeyboardInterrupt:
         screen.console.print("\n  stopped; nothing that the demo started is left running")
         return 130

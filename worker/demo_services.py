@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from worker.errors import WorkerError
 from worker.feed import Feed
 from worker.image_server import ImageServer
 from worker.settings import load
+from worker.topics import look
 
 if TYPE_CHECKING:
     from worker.demo_screen import Screen
@@ -153,69 +154,91 @@ class Services:
     feed: Feed
 
 
-@contextlib.contextmanager
-def services(screen: Screen, trained: Trained, address: str | None, out: Path) -> Iterator[Services]:
-    """Kafka, Redis, the image server and the worker, up; all of them end with the block.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backends:
+    """Kafka and Redis, up.
 
-    Args:
-        address: host:port of a Kafka that runs already.
-        out: folder for the worker's log.
-
-    Raises:
-        StartError: something that is needed is not there.
-        WorkerError: the worker does not start; the text has the end of its log.
+    Attributes:
+        topics: uploads, tags, retries, dead letters.
+        shared: whether it is somebody's own Kafka, with more in it than the demo's topics.
     """
-    screen.step("Services")
+
+    kafka: Kafka
+    topics: tuple[str, str, str, str]
+    shared: bool
+    redis_url: str
+
+
+@contextlib.contextmanager
+def started() -> Iterator[contextlib.ExitStack]:
+    """A stack for what is started. Its end takes seconds, and no signal interrupts it."""
     with contextlib.ExitStack() as stack:
         try:
-            yield _started(screen, stack, trained, address, out)
+            yield stack
         finally:
             for number in ENDING:
-                signal.signal(number, signal.SIG_IGN)  # ending them takes seconds, and is not interrupted
+                signal.signal(number, signal.SIG_IGN)
 
 
-def _started(
-    screen: Screen, stack: contextlib.ExitStack, trained: Trained, address: str | None, out: Path
-) -> Services:
-    with screen.console.status("Kafka and Redis start"):
+def start_backends(screen: Screen, stack: contextlib.ExitStack, address: str | None) -> Backends:
+    """Start Kafka and Redis, or reach the Kafka at `address`, host:port.
+
+    Raises:
+        StartError: what is needed is not there, or does not answer.
+    """
+    screen.step("Kafka and Redis")
+    with screen.console.status("they start"):
         kafka = stack.enter_context(choose_kafka(address))
+        if address:
+            look(load(worker_environment({"WORKER_BOOTSTRAP_SERVERS": address}, keep_kafka=True)))
         redis_url = stack.enter_context(valkey_url())
     names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
     screen.say(f"Kafka: {kafka.kind}" + ("" if address else f", {kafka.bootstrap}"))
     if address:
         screen.say(f"its topics of this run, which stay: {', '.join(names)}")
     screen.say(f"Redis: an embedded Valkey, {redis_url}")
+    return Backends(kafka, names, address is not None, redis_url)
+
+
+def start_worker(
+    screen: Screen, stack: contextlib.ExitStack, backends: Backends, trained: Trained, out: Path
+) -> Services:
+    """Start the image server and the worker, and wait until it is ready; its log goes to `out`.
+
+    Raises:
+        WorkerError: the worker does not start; the text has the end of its log.
+    """
+    screen.step("Worker")
     images = stack.enter_context(ImageServer(trained.files))
-    screen.say(f"pictures: http://127.0.0.1:{images.port}/images/…")
-    if isinstance(kafka, MockKafka):
-        kafka.create_topics(names)
+    if isinstance(backends.kafka, MockKafka):
+        backends.kafka.create_topics(backends.topics)
     metrics = "127.0.0.1:{}".format(*free_ports(1))
-    settings = _settings(trained, kafka, names, redis_url, images.port, metrics)
-    environment = worker_environment(settings, keep_kafka=address is not None)
+    settings = _settings(trained, backends, images.port, metrics)
+    environment = worker_environment(settings, keep_kafka=backends.shared)
     worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
-    with screen.console.status("the worker starts"):
+    with screen.console.status("it starts"):
         worker.wait_until_ready()
-    screen.say(f"worker: http://{metrics}/metrics, its log: {worker.log}")
-    connection = {**load(environment).kafka, "bootstrap.servers": kafka.bootstrap}
-    return Services(connection, names, images, worker, Feed.from_url(redis_url, timeout=10))
+    screen.say(f"imgclust-worker run, as in production; its log: {worker.log}")
+    screen.say(f"metrics: http://{metrics}/metrics, pictures: http://127.0.0.1:{images.port}/images/…")
+    connection = {**load(environment).kafka, "bootstrap.servers": backends.kafka.bootstrap}
+    feed = Feed.from_url(backends.redis_url, timeout=10)
+    return Services(connection, backends.topics, images, worker, feed)
 
 
-def _settings(
-    trained: Trained, kafka: Kafka, names: Sequence[str], redis_url: str, images: int, metrics: str
-) -> dict[str, str]:
+def _settings(trained: Trained, backends: Backends, images: int, metrics: str) -> dict[str, str]:
     """The worker's settings: what production sets, and leave to fetch from this machine."""
-    uploads, tags, retry, dead = names
+    uploads, tags, retry, dead = backends.topics
     return {
         "WORKER_MODEL": str(trained.model),
-        "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "WORKER_BOOTSTRAP_SERVERS": backends.kafka.bootstrap,
         "WORKER_GROUP_ID": uploads,
         "WORKER_UPLOADS_TOPIC": uploads,
         "WORKER_TAGS_TOPIC": tags,
         "WORKER_RETRY_TOPIC": retry,
         "WORKER_DLQ_TOPIC": dead,
-        "WORKER_CREATE_TOPICS": "false" if isinstance(kafka, MockKafka) else "true",
+        "WORKER_CREATE_TOPICS": "false" if isinstance(backends.kafka, MockKafka) else "true",
         "WORKER_PARTITIONS": "4",
-        "WORKER_REDIS_URL": redis_url,
+        "WORKER_REDIS_URL": backends.redis_url,
         "WORKER_HTTP": metrics,
         "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
         "WORKER_FETCH_ALLOW_PORTS": str(images),

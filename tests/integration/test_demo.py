@@ -196,3 +196,11 @@ def test_the_demo_starts_apache_kafka_itself(run_folder: Path, pictures: Path) -
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_summary(done.stdout)
     assert "Kafka: Apache Kafka" in done.stdout
+
+
+def test_a_kafka_that_is_away_is_told_before_the_fit(run_folder: Path, pictures: Path) -> None:
+    """Nobody waits for a model to learn of a wrong address."""
+    done = demo(run_folder / "never", "--kafka", "127.0.0.1:1", str(pictures))
+    assert done.returncode == 3
+    assert "no answer from Kafka at 127.0.0.1:1" in done.stderr
+    assert "Pictures" not in done.stdout
