@@ -13,6 +13,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fixed_encoder import FixedTimeEncoder, Unpredicted
 
 from imgclust.types import Floats, Pixels
 
+LOOK_EVERY = 0.02  # seconds between two looks at the counters, which cost more than what they count
 GROUPS = {
     "MainThread": "loop",
     "fetchers": "fetchers",
@@ -155,19 +157,27 @@ def environment(setup: Setup, run: str) -> dict[str, str]:
 def _measure(
     tagger: Any, metrics: Any, setup: Setup, encoder: Clocked, model: Clocked, warm: int, count: int
 ) -> Measured:
-    def until(number: int, *, settled: bool) -> float:
-        while metrics.uploads["tagged"].value < number or (settled and tagger.pipeline.in_flight):
-            tagger.turn()
-            if metrics.uploads["dead"].value:
-                raise SystemExit("an upload became a dead letter: the figures would mean nothing")
-        while settled and setup.view and metrics.view_records["applied"].value < number:
-            tagger.turn()
-        return float(metrics.uploads["tagged"].value)
+    tagged, dead = metrics.uploads["tagged"], metrics.uploads["dead"]
+    in_redis = metrics.view_records["applied"]
 
-    tagged = until(warm, settled=False)
+    def until(enough: Callable[[], bool]) -> float:
+        while not enough():
+            look_again = time.monotonic() + LOOK_EVERY
+            while time.monotonic() < look_again:
+                tagger.turn()
+        if total(dead):
+            raise SystemExit("an upload became a dead letter: the figures would mean nothing")
+        return total(tagged)
+
+    def all_done() -> bool:
+        if total(tagged) + total(dead) < warm + count or tagger.pipeline.in_flight:
+            return False
+        return not setup.view or total(in_redis) >= warm + count
+
+    first = until(lambda: total(tagged) >= warm)
     fetchers = fetcher_processes()
     before = _state(metrics, encoder, model, fetchers)
-    images = until(warm + count, settled=True) - tagged
+    images = until(all_done) - first
     after = _state(metrics, encoder, model, fetchers)
     wall, spent, batches = (after[i] - before[i] for i in ("wall", "fetchers", "batches"))
     threads = parent_threads(before, after)
@@ -189,8 +199,14 @@ def _state(metrics: Any, encoder: Clocked, model: Clocked, fetchers: list[int]) 
         "encode": encoder.seconds,
         "predict": model.seconds,
         "fetchers": sum(map(process_seconds, fetchers)),
-        "batches": metrics.batch_images.count,
+        "batches": total(metrics.batch_images, "_count"),
     }
+
+
+def total(instrument: Any, suffix: str = "_total") -> float:
+    """What a counter has counted, or how often a histogram was told something (`_count`)."""
+    samples = (sample for metric in instrument.collect() for sample in metric.samples)
+    return float(sum(sample.value for sample in samples if sample.name.endswith(suffix)))
 
 
 def parent_threads(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
