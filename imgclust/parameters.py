@@ -103,12 +103,12 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     """Of fitting n of `total` embeddings of `dim` numbers.
 
     Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph and pynndescent's
-    index (100 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
+    index (230 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
     n × min_samples.
     Time: two lines through fits of 1,500 to 150,000 images.
     """
     embeddings = total * dim * 6
-    umap = n * dim * 8 + n * p.n_neighbors * 100 + (n * n * 12 if n < 4096 else 0)
+    umap = n * dim * 8 + n * p.n_neighbors * 230 + (n * n * 12 if n < 4096 else 0)
     hdbscan = n * p.min_samples * 23 + n * 400
     seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
     return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
