@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imgclust import placing, repulsion
+from imgclust import exact, placing, repulsion
 from imgclust.clustertree import ClusterTree
 from imgclust.kdtree import KDTree
 from imgclust.neighbours import shortlist_length, shuffled
@@ -165,7 +165,7 @@ class _Placing(placing.Placing):
 
     def move(self, rows: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Places, float32 (m, d), of points with these neighbours, (m, k); and whether they settled."""
-        places = self._on_device[rows].permute(2, 1, 0).double().contiguous()
+        places = self._on_device[rows].permute(1, 2, 0).double().contiguous()
         points, settled = self._move(places, distances.T.contiguous())
         return points.T.float(), settled
 
@@ -195,10 +195,7 @@ class _Repulsion(repulsion.Repulsion):
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         while True:
             means, variances, shares, entries = self._levels[level]
-            gap = torch.zeros(len(query), dtype=torch.float64, device=points.device)
-            for axis in range(self._tree.dim):
-                difference = points[query, axis] - means[axis, node]
-                gap += difference * difference
+            gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
             spread = variances[node]
             far = spread <= gap * self._opening
             far |= shares[node] * spread <= self._negligible * (gap + spread)
@@ -224,6 +221,8 @@ def _columns(m: int, found: list[tuple[torch.Tensor, torch.Tensor]]) -> repulsio
     counts = query.bincount(minlength=m)
     height = -(-int(counts.max()) // repulsion._GROUP) * repulsion._GROUP
     row = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
-    table = torch.zeros((len(entries), height, m), device=query.device)
-    table[:, row, query] = entries
-    return repulsion.Sources(table[:-2], table[-2], table[-1])
+    places = torch.zeros((height, len(entries) - 2, m), device=query.device)
+    places[row, :, query] = entries[:-2].T
+    rest = torch.zeros((2, height, m), device=query.device)
+    rest[:, row, query] = entries[-2:]
+    return repulsion.Sources(places, rest[0], rest[1])

@@ -60,6 +60,15 @@ def ordered_sum(x: Any) -> Any:
     return x[0]
 
 
+def squared_lengths(x: Any) -> Any:
+    """Sum of squares over the second axis, added up in its order."""
+    squares = x * x
+    total = squares[:, 0]
+    for axis in range(1, squares.shape[1]):
+        total = total + squares[:, axis]
+    return total
+
+
 def table(function: Any) -> npt.NDArray[np.float32]:
     """Tabulate a function of a positive number for `lookup`: one value per bin, at the bin's middle.
 

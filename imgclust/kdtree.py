@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from imgclust import exact
+
 LEAF = 32  # most points in a leaf: smaller leaves waste time on boxes, larger ones on points
 _START = 6  # the walk begins with all 2**6 boxes of this level: cheaper than six levels of bookkeeping
 _SLACK = 1.0 + 1e-12  # more than the rounding of a few squares and a sum, so that no point is lost to it
@@ -143,13 +145,9 @@ class KDTree:
 
     def _gap(self, level: int, queries: Array, query: Indices, node: Indices) -> Array:
         """Squared distances between queries and boxes, float64 (pairs,); 0 inside."""
-        total = np.zeros(len(query))
-        for axis in range(self.dim):
-            x = queries[query, axis]
-            outside = np.maximum(self._low[level][axis, node] - x, x - self._high[level][axis, node])
-            np.maximum(outside, 0.0, out=outside)
-            total += outside * outside
-        return total
+        x = queries.T[:, query]
+        outside = np.maximum(self._low[level][:, node] - x, x - self._high[level][:, node])
+        return np.asarray(exact.squared_lengths(np.maximum(outside, 0.0)[None])[0])
 
     def _distances(self, queries: Array, query: Indices, leaf: Indices) -> Array:
         """Distances to all points of leaves, float64 (pairs, width); added up axis by axis, as in hdbscan."""

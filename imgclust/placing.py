@@ -23,8 +23,8 @@ from imgclust.kdtree import Array, KDTree
 from imgclust.neighbours import Neighbourhood
 from imgclust.repulsion import CLIP, Repulsion
 
-_NEWTON = 20  # steps for the bandwidth; convergence is quadratic, umap's own bisection stops at 1e-5
-_COARSE, _FINE = 5, 10  # steps to settle, before and after the sources of the push are looked up anew
+_NEWTON, _NEWTON_STEP = 20, 1e-7  # steps for the bandwidth, and the last one's size; umap stops at 1e-5
+_COARSE, _FINE = 4, 8  # steps to settle, before and after the sources of the push are looked up anew
 _LEAP, _STRIDE = 4.0, 0.5  # longest step of a coordinate, before and after
 _SETTLED = 0.02  # a last step longer than this has not settled
 _REPLAY, _LONG_REPLAY = 8, 20  # last epochs that are replayed; for points that have not settled
@@ -73,7 +73,7 @@ class Placed:
 
 @dataclasses.dataclass(slots=True)
 class _Pull:
-    """The neighbours of a chunk: places (d, k, m) and weights (k, m), float64; the largest weight is 1."""
+    """The neighbours of a chunk: places (k, d, m) and weights (k, m), float64; the largest weight is 1."""
 
     places: Any
     weights: Any
@@ -112,7 +112,7 @@ class Placing:
         return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
-        places = np.ascontiguousarray(self._points[rows].transpose(2, 1, 0)).astype(np.float64)
+        places = np.ascontiguousarray(self._points[rows].transpose(1, 2, 0)).astype(np.float64)
         points, settled = self._move(places, np.ascontiguousarray(distances.T))
         return points.T.astype(np.float32), settled
 
@@ -120,7 +120,7 @@ class Placing:
         """Places of new points, float64 (d, m), and whether they settled, (m,).
 
         Args:
-            places: float64 (d, k, m), of the neighbours.
+            places: float64 (k, d, m), of the neighbours.
             distances: float64 (k, m), to them in CLIP space.
         """
         pull = _Pull(places, self._weights(distances))
@@ -143,12 +143,15 @@ class Placing:
         with np.errstate(divide="ignore", invalid="ignore"):
             most = xp.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
             inverse = 0.0 * mean
+            moving = inverse == 0.0
             for _ in range(_NEWTON):  # the sum is convex in the inverse: from 0 the steps never overshoot
                 values = exact.exp(-beyond[1:] * inverse, xp)
-                slope = exact.ordered_sum(values * beyond[1:])
-                step = (exact.ordered_sum(values) - self._target) / slope
-                step = xp.where(slope > 0.0, step, 0.0)
+                total, slope = exact.ordered_sum(xp.stack([values, values * beyond[1:]], 1))
+                step = xp.where((slope > 0.0) & moving, (total - self._target) / slope, 0.0)
                 inverse = xp.minimum(xp.clip(inverse + step, 0.0, None), most)
+                moving = moving & (xp.abs(step) > _NEWTON_STEP * inverse)
+                if not moving.any():
+                    break
         strengths = exact.exp(-beyond * inverse, xp)
         strengths = strengths / strengths[0]
         return xp.where(strengths < 1.0 / self._epochs, 0.0, strengths)
@@ -169,8 +172,8 @@ class Placing:
     def _start(self, pull: _Pull, equal: Any) -> Any:
         """The weighted mean of the neighbours; for an embedding of the training data its own place."""
         total = exact.ordered_sum(pull.weights)
-        means = self.xp.stack([exact.ordered_sum(pull.weights * places) / total for places in pull.places])
-        return self.xp.where(equal, pull.places[:, 0], means)
+        means = exact.ordered_sum(pull.weights[:, None] * pull.places) / total
+        return self.xp.where(equal, pull.places[0], means)
 
     def _settle(self, pull: _Pull, points: Any, steps: int, stride: float) -> tuple[Any, Any]:
         """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
@@ -180,7 +183,7 @@ class Placing:
             force = self._repulsion.force(exact.single(points), sources)
             strengths = self._strengths(pull, points) * pull.weights
             total = exact.ordered_sum(strengths)
-            middle = xp.stack([exact.ordered_sum(strengths * places) for places in pull.places])
+            middle = exact.ordered_sum(strengths[:, None] * pull.places)
             step = xp.clip((middle + share * force) / total - points, -stride, stride)
             points = points + step
         return points, xp.amax(xp.abs(step), 0)
@@ -196,22 +199,17 @@ class Placing:
             # each pull goes the share's part of the way from where the one before it ended
             kept = xp.cumprod(xp.flip(1.0 - share, (0,)), 0)
             later = xp.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]), (0,))
-            points = xp.stack(
-                [
-                    kept[-1] * x + exact.ordered_sum((share * places + xp.where(due, f, 0.0)) * later)
-                    for x, places, f in zip(points, pull.places, push, strict=True)
-                ]
-            )
+            pulled = share[:, None] * pull.places + xp.where(due[:, None], push, 0.0)
+            points = kept[-1] * points + exact.ordered_sum(pulled * later[:, None])
         return points
 
     def _strengths(self, pull: _Pull, points: Any, *, clip: bool = False) -> Any:
         """The pull's coefficient of each neighbour, (k, m); with `clip`, no force exceeds umap's bound."""
-        differences = points[:, None] - pull.places
-        squares = differences[0] * differences[0]
-        for difference in differences[1:]:
-            squares += difference * difference
-        strengths = exact.double(exact.lookup(self._attraction, exact.single(squares), self.xp))
+        differences = points - pull.places
+        strengths = exact.double(
+            exact.lookup(self._attraction, exact.single(exact.squared_lengths(differences)), self.xp)
+        )
         if clip:
-            largest = self.xp.clip(self.xp.amax(self.xp.abs(differences), 0), _TINY, None)
+            largest = self.xp.clip(self.xp.amax(self.xp.abs(differences), 1), _TINY, None)
             strengths = self.xp.where(strengths * largest > CLIP, CLIP / largest, strengths)
         return strengths

@@ -33,7 +33,7 @@ class Sources:
     """What pushes each of m points: columns of places and weights, padded with weight 0.
 
     Attributes:
-        places: float32 (d, entries, m); `entries` is a multiple of `_GROUP`.
+        places: float32 (entries, d, m); `entries` is a multiple of `_GROUP`.
         softening: float32 (entries, m), added to squared distances.
         weights: float32 (entries, m); the shares of the training points that each stands for.
     """
@@ -74,10 +74,7 @@ class Repulsion:
         found: list[tuple[Indices, Singles]] = []
         while True:
             means, variances, shares, entries = self._levels[level]
-            gap = np.zeros(len(query))
-            for axis in range(self._tree.dim):
-                difference = points[query, axis] - means[axis, node]
-                gap += difference * difference
+            gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
             spread = variances[node]
             far = spread <= gap * self._opening
             far |= shares[node] * spread <= self._negligible * (gap + spread)
@@ -100,17 +97,12 @@ class Repulsion:
         Args:
             points: float32 (d, m).
         """
-        differences = points[:, None, :] - sources.places
-        squares = differences[0] * differences[0]
-        for difference in differences[1:]:
-            squares += difference * difference
-        squares += sources.softening
-        coefficients = exact.lookup(self._table, squares, self.xp)
-        for difference in differences:
-            difference *= coefficients
-            self.xp.clip(difference, -CLIP, CLIP, out=difference)
-            difference *= sources.weights
-        return self.xp.stack([_grouped_sum(difference) for difference in differences])
+        forces = points - sources.places
+        squares = exact.squared_lengths(forces) + sources.softening
+        forces *= exact.lookup(self._table, squares, self.xp)[:, None]
+        self.xp.clip(forces, -CLIP, CLIP, out=forces)
+        forces *= sources.weights[:, None]
+        return _grouped_sum(forces)
 
 
 def _entries(means: Array, variances: Array, shares: Array) -> Singles:
@@ -135,6 +127,8 @@ def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
     counts = np.bincount(query, minlength=m)
     height = -(-int(counts.max()) // _GROUP) * _GROUP
     row = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table = np.zeros((len(entries), height, m), dtype=np.float32)
-    table[:, row, query] = entries
-    return Sources(table[:-2], table[-2], table[-1])
+    places = np.zeros((height, len(entries) - 2, m), dtype=np.float32)
+    places[row, :, query] = entries[:-2].T
+    rest = np.zeros((2, height, m), dtype=np.float32)
+    rest[:, row, query] = entries[-2:]
+    return Sources(places, rest[0], rest[1])
