@@ -13,7 +13,7 @@ ImgclustError
 │       ├── TooManyPixels     too-many-pixels
 │       └── DecodeFailed      decode-failed
 ├── EncoderError          an encoder could not be loaded, or is not the one that was asked for
-├── EmbeddingsError       an embeddings folder is unreadable, or from another encoder
+├── EmbeddingsError       embeddings are unreadable, another encoder's, or not unit-norm (also a ValueError)
 ├── FitError              there is nothing to fit, or it does not fit into memory
 └── ModelError            a model folder is damaged, unknown or unsafe
 """
@@ -87,8 +87,8 @@ class EncoderError(ImgclustError):
     """An encoder could not be loaded, or is not the one that was asked for."""
 
 
-class EmbeddingsError(ImgclustError):
-    """An embeddings folder is unreadable, or was made by another encoder."""
+class EmbeddingsError(ImgclustError, ValueError):
+    """Embeddings that cannot be used: unreadable, another encoder's, not finite, of a wrong shape or length."""
 
 
 class FitError(ImgclustError):
