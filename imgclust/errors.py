@@ -13,7 +13,7 @@ ImgclustError
 │       ├── TooManyPixels     too-many-pixels
 │       └── DecodeFailed      decode-failed
 ├── EncoderError          an encoder could not be loaded, or is not the one that was asked for
-├── EmbeddingsError       embeddings are unreadable, another encoder's, or not unit-norm (also a ValueError)
+├── EmbeddingsError       embeddings that cannot be used (also a ValueError)
 ├── FitError              there is nothing to fit, or it does not fit into memory
 └── ModelError            a model folder is damaged, unknown or unsafe
 """
@@ -88,7 +88,7 @@ class EncoderError(ImgclustError):
 
 
 class EmbeddingsError(ImgclustError, ValueError):
-    """Embeddings that cannot be used: unreadable, another encoder's, not finite, of a wrong shape or length."""
+    """Embeddings that cannot be used: unreadable, another encoder's, not finite, of a wrong shape."""
 
 
 class FitError(ImgclustError):

@@ -114,6 +114,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         device=settings.device,
         precision=settings.precision or wanted.precision,
         weights=settings.encoder_weights,
+        max_batch=settings.max_batch,
     )
     if not encoder.identity.same_space(wanted):
         raise StartError(
