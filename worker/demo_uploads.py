@@ -17,7 +17,7 @@ from worker.messages import Tag, printable
 
 TAGGED, DELETED, SUPERSEDED = "tagged", "deleted", "superseded"
 CALM_SHARE = 0.05  # of the uploads: sent one after another at the end, so that none waits for another
-MAX_CALM = 100
+MAX_CALM = 50
 SHOWN = 8  # problems that are written out
 
 Position = tuple[int, int]  # partition and offset in the uploads topic
