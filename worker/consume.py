@@ -361,8 +361,7 @@ class UploadsConsumer:
         if not states:
             return
         offsets = [
-            KafkaPartition(self._topic, p, offset, metadata)
-            for p, (offset, metadata) in states.items()
+            KafkaPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in states.items()
         ]
         try:
             if wait:

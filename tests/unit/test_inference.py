@@ -1,4 +1,4 @@
-"""worker.inference: batches through the encoder's and the predictor's thread, and what happens when they fail."""
+"""worker.inference: batches through the encoder and the predictor, and what happens when they fail."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_a_full_event() -> None:
 
 
 def test_defaults_and_deletions() -> None:
-    """No `uploaded_at`: the record's time. `deleted` and a null value delete; the latter takes the id of the key."""
+    """No `uploaded_at`: the record's time. `deleted` deletes; so does a null value, by the key's id."""
     assert parse_upload(b'{"id":"a","url":"u"}', None, NOW) == Upload("a", "u", NOW)
     assert parse_upload(b'{"id":"a","deleted":true}', None, NOW) == Upload("a", None, NOW)
     assert parse_upload(b'{"id":"a","deleted":false,"url":"u"}', None, NOW).url == "u"

@@ -107,7 +107,7 @@ def test_a_new_group_commits_where_it_began() -> None:
 
 
 def test_intake_waits_when_the_metadata_is_full() -> None:
-    """`fits` says no at the first offset that a commit could not describe, and yes again when the slow one ends."""
+    """`fits` says no at the first offset that a commit cannot describe, until the slow one ends."""
     offsets = PartitionOffsets(0)
     offsets.take(0)
     assert offsets.fits(SPAN - 1)

@@ -35,7 +35,7 @@ class FakeConsumer:
     ) -> None:
         self.logs = logs
         self.on_leaving = on_leaving
-        self.committed: dict[int, tuple[int, str]] = {p: (0, "") for p in logs}
+        self.committed: dict[int, tuple[int, str]] = dict.fromkeys(logs, (0, ""))
         self.owned: dict[int, PartitionOffsets] = {}
         self.epochs: dict[int, int] = {}
         self.read: dict[int, int] = {}
@@ -161,7 +161,8 @@ class World:
 
         self.pipeline = Pipeline(
             policy, connect_consumer=consumer, connect_publisher=publisher, fetchers=self.fetchers,  # type: ignore[arg-type]
-            model=FakeModel(), names={1: "dogs"}, clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
+            model=FakeModel(), names={1: "dogs"},
+            clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
             metrics=self.metrics, spread=lambda: 0.5,
         )  # fmt: skip
         self.consumer: FakeConsumer = made["consumer"]  # type: ignore[assignment]
@@ -303,7 +304,7 @@ def test_urls_can_be_left_out_of_tags() -> None:
 
 
 def test_transient_failures_are_tried_again_and_then_given_up() -> None:
-    """Three tries with growing delays, then a dead letter that says how many there were; the value unchanged."""
+    """Three tries with growing delays, then a dead letter with their number and the value unchanged."""
     world = World({0: [upload("a")]})
     waits = []
     for _ in range(3):

@@ -55,7 +55,7 @@ def test_take_due_is_bounded() -> None:
 
 @given(st.integers(1, 50), st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1e6)))
 def test_delays_grow_within_bounds(attempt: int, spread: float, retry_after: float | None) -> None:
-    """A delay is at least 80 % of the grown one, never above the longest, and honours Retry-After up to it."""
+    """At least 80 % of the grown delay, never above the longest; Retry-After is honoured up to it."""
     wait = delay(attempt, 2.0, 600.0, spread, retry_after)
     assert min(600.0, 2.0 * 4 ** (attempt - 1)) * 0.8 <= wait <= 600.0
     assert wait >= min(600.0, retry_after or 0.0)

@@ -30,8 +30,10 @@ def test_the_defaults_are_valid_and_are_what_the_table_says() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MAX_BATCH", "0"), ("MAX_BATCH", "6.5"), ("MAX_WAIT", "-1"), ("MAX_WAIT", "nan"), ("START", "newest"),
-        ("HTTP", "9464"), ("HTTP", "x:99999"), ("MODEL", "/does/not/exist"), ("FETCH_ALLOW_NETWORKS", "10.0.0.1/8"),
+        ("MAX_BATCH", "0"), ("MAX_BATCH", "6.5"), ("MAX_WAIT", "-1"), ("MAX_WAIT", "nan"),
+        ("START", "newest"),
+        ("HTTP", "9464"), ("HTTP", "x:99999"), ("MODEL", "/does/not/exist"),
+        ("FETCH_ALLOW_NETWORKS", "10.0.0.1/8"),
         ("FETCH_ALLOW_PORTS", "80 http"), ("FETCH_ALLOW_HOSTS", "http://x"), ("TAG_URL", "maybe"),
         ("UPLOADS_TOPIC", "a/b"), ("REDIS_URL", "http://x"), ("DELIVERY", "twice"), ("GROUP_ID", " "),
     ],
@@ -56,7 +58,7 @@ def test_contradictions_are_found() -> None:
 
 
 def test_kafka_properties_pass_through_but_not_those_that_delivery_rests_on(tmp_path: Path) -> None:
-    """`_` becomes `.`, `_FILE` reads a file, and enable.auto.commit and its like are refused with the reason."""
+    """`_` becomes `.`, `_FILE` reads a file; enable.auto.commit and its like are refused with the reason."""
     secret = tmp_path / "password"
     secret.write_text("hunter2\n")
     settings = load(
