@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -51,8 +52,8 @@ class Case:
 
 CASES = (
     Case("fixed", "fixed", True, (1000, 5000), (10, 150)),
-    Case("fixed-unpredicted", "fixed", False, (1000, 6000), (10, 200)),
-    Case("mini", "mini", True, (150, 600), (10, 150)),
+    Case("fixed-unpredicted", "fixed", False, (1000, 5000), (10, 150)),
+    Case("mini", "mini", True, (128, 512), (10, 60)),
 )
 
 
@@ -150,7 +151,8 @@ def main() -> None:
     parser.add_argument("--no-view", action="store_true")
     parser.add_argument("--fetchers", type=int, default=0)
     arguments = parser.parse_args()
-    say(json.dumps(machine()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
+    print(json.dumps(machine()), flush=True)
     lines = []
     with surroundings(arguments.images, not arguments.no_view, arguments.fetchers) as (setup, urls):
         for case in CASES:
