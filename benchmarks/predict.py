@@ -99,6 +99,7 @@ def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
 def search(cache: Path) -> Iterator[Line]:
     """Ways to find the neighbours: recall against exact ones, time, memory."""
     model, data = frozen(LARGE, cache), SETTINGS[LARGE].data()
+    torch.set_num_threads(1)  # on a busy machine waiting OpenMP threads would be counted as work
     rows, k = data.held_out[:BATCH], model.parameters["umap"]["n_neighbors"]
     lattice = np.rint(data.train * 4000)
     index = fitted(LARGE, cache)[0]._knn_search_index

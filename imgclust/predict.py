@@ -32,7 +32,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 METRICS = ("euclidean", "cosine")
 _AT_ONCE = 1024  # rows: bounds the memory of one call
-_LEAST_PART = 16  # rows of a thread: with fewer, threads divide the training rows instead
+_LEAST_PART = 16  # rows of a thread: with fewer, a thread costs more than it saves
 _LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
 
 
@@ -120,17 +120,16 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(self._locator.locate(embeddings))
-        if len(embeddings) < _LEAST_PART * self._threads:
-            segments = self._neighbours.segments(self._threads)
-            found = self._pool.map(self._neighbours.candidates, itertools.repeat(embeddings), segments)
-            return self._pool.submit(self._finish, embeddings, list(found)).result()
-        edges = [len(embeddings) * i // self._threads for i in range(self._threads + 1)]
-        slices = [embeddings[start:stop] for start, stop in itertools.pairwise(edges)]
-        return Prediction.concat(list(self._pool.map(self._alone, slices)))
-
-    def _alone(self, embeddings: Floats) -> Prediction:
-        whole = self._neighbours.segments(1)[0]
-        return self._finish(embeddings, [self._neighbours.candidates(embeddings, whole)])
+        # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
+        segments = self._neighbours.segments(self._threads)
+        found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(embeddings), segments))
+        parts = max(1, min(self._threads, len(embeddings) // _LEAST_PART))
+        edges = [len(embeddings) * i // parts for i in range(parts + 1)]
+        slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        split = [[candidates[part] for candidates in found] for part in slices]
+        return Prediction.concat(
+            list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
+        )
 
     def _finish(self, embeddings: Floats, candidates: list[Indices]) -> Prediction:
         near = self._neighbours.ranked(embeddings, candidates)
