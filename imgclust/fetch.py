@@ -103,7 +103,7 @@ class Fetcher:
         self._resolver = CheckedResolver(policy.permits_address, lookup=self._lookup, clock=self._clock)
         connector = aiohttp.TCPConnector(
             limit=self._connections,
-            limit_per_host=policy.per_host,
+            limit_per_host=policy.host_share(self._connections),
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver has its own, which remembers failures too
             keepalive_timeout=KEEPALIVE,

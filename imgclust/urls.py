@@ -54,8 +54,8 @@ class FetchPolicy:
         total_timeout: of one fetch with name look-up and redirects.
         min_rate: bytes/s that a body must arrive with, on average, once `rate_grace` has passed.
         max_redirects: each hop is checked like the first URL.
-        per_host: connections to one host and port at once; by default three quarters of what a fetcher
-            has, so that one slow host leaves a quarter to all others.
+        per_host: connections to one host and port at once; None: three quarters of all, so that one slow host
+            leaves a quarter to the others.
     """
 
     allow_networks: tuple[Network, ...] = ()
@@ -71,14 +71,18 @@ class FetchPolicy:
     min_rate: float = 4096.0
     rate_grace: float = 2.0
     max_redirects: int = 3
-    per_host: int = 48
+    per_host: int | None = None
 
     def __post_init__(self) -> None:
         for prefix in self.nat64_prefixes:
             check_nat64_prefix(prefix)
-        for name in ("max_bytes", "per_host", "connect_timeout", "first_byte_timeout", "total_timeout"):
+        for name in ("max_bytes", "connect_timeout", "first_byte_timeout", "total_timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+
+    def host_share(self, connections: int) -> int:
+        """How many of so many connections may go to one host."""
+        return max(1, connections * 3 // 4 if self.per_host is None else self.per_host)
 
     def permits_address(self, address: str) -> bool:
         """Whether a socket to this address may be opened."""

@@ -137,7 +137,7 @@ class FetcherProcess:
         policy = FetchPolicy.from_json(config.policy)
         self._fetcher = Fetcher(policy, connections=config.connections)
         self._decode = decoder(config, policy)
-        self._queue: HostQueue[Item] = HostQueue(policy.per_host)
+        self._queue: HostQueue[Item] = HostQueue(policy.host_share(config.connections))
         self._room = Room(max(BODIES, policy.max_bytes))
         self._items: dict[int, Item] = {}  # all that the parent waits for
         self._active = 0

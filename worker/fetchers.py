@@ -114,9 +114,9 @@ class FetcherPool:
             Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
         ]
         self._owner = [place for place in self._places for _ in place.slots]
-        # A host may hold what it can use (`per_host` downloads in each fetcher) and two thirds more, which
+        # A host may hold what it can use (its share of downloads in each fetcher) and two thirds more, which
         # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
-        self._queue: HostQueue[Job] = HostQueue(processes * max(1, policy.per_host * 5 // 3))
+        self._queue: HostQueue[Job] = HostQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
         self._outcomes: list[Outcome] = []
         self._dying: list[subprocess.Popen[bytes]] = []
         self._tick_at = clock()
