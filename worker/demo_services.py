@@ -193,9 +193,10 @@ def start_backends(screen: Screen, stack: contextlib.ExitStack, address: str | N
             look(load(worker_environment({"WORKER_BOOTSTRAP_SERVERS": address}, keep_kafka=True)))
         redis_url = stack.enter_context(valkey_url())
     names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
-    screen.say(f"Kafka: {kafka.kind}" + ("" if address else f", {kafka.bootstrap}"))
     if address:
-        screen.say(f"its topics of this run, which stay: {', '.join(names)}")
+        screen.say(f"{kafka.kind}; this run's own topics, which stay: {', '.join(names)}")
+    else:
+        screen.say(f"Kafka: {kafka.kind}, {kafka.bootstrap}")
     screen.say(f"Redis: an embedded Valkey, {redis_url}")
     return Backends(kafka, names, address is not None, redis_url)
 

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from imgclust.sources import Item
+from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
 from worker import demo_images
 from worker.demo_checks import check_metrics, check_view
 from worker.demo_images import Chosen, choose
@@ -417,12 +420,15 @@ def test_categories_come_from_labels_csv(tmp_path: Path) -> None:
 
 
 class FakeEncoder:
-    """Just an identity; nothing is encoded where only the stamp matters."""
+    """Every picture is the same to it."""
 
     def __init__(self, weights: str) -> None:
-        from imgclust.types import EncoderIdentity, Preprocessing
-
         self.identity = EncoderIdentity("mini", "x", weights, Preprocessing(224, 256), "float32", 4)
+        self.encoded = 0
+
+    def encode(self, pixels: Pixels) -> Floats:
+        self.encoded += len(pixels)
+        return np.tile(np.array([1, 0, 0, 0], np.float32), (len(pixels), 1))
 
 
 def test_embeddings_are_kept_only_for_the_same_pictures_and_encoder(tmp_path: Path) -> None:
@@ -431,13 +437,26 @@ def test_embeddings_are_kept_only_for_the_same_pictures_and_encoder(tmp_path: Pa
     other = folder_of(tmp_path / "others", 2)
 
     def stamp(path: Path = folder, weights: str = "aa") -> str:
-        return demo_images._stamp(choose([path]), FakeEncoder(weights))  # type: ignore[arg-type]
+        return demo_images._stamp(choose([path]), FakeEncoder(weights))
 
     first = stamp()
     assert first == stamp()
     assert len({first, stamp(weights="bb"), stamp(other)}) == 3
     (folder / "000.png").write_bytes(PNG * 2)
     assert stamp() != first
+
+
+def test_a_second_run_embeds_nothing_and_another_folder_everything(tmp_path: Path) -> None:
+    """Embeddings are kept between runs, and those of other pictures never come among them."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (20, 20), (number * 80, 0, 0)).save(tmp_path / name / f"{name}{number}.png")
+    encoder, out = FakeEncoder("aa"), tmp_path / "run"
+    for folder, encoded in (("one", 3), ("one", 3), ("two", 6)):
+        embeddings, _ = demo_images.embed_images(choose([tmp_path / folder]), out, encoder)
+        assert embeddings.ids == [f"{folder}{number}.png" for number in range(3)]
+        assert encoder.encoded == encoded
 
 
 def test_embeddings_that_no_demo_made_are_left_alone(tmp_path: Path) -> None:
