@@ -119,6 +119,10 @@ def _add_fit(commands: _Parsers[argparse.ArgumentParser]) -> None:
         "--near", type=float, default=0.98, metavar="COSINE",
         help="images at least so alike count as one (%(default)s)",
     )  # fmt: skip
+    command.add_argument(
+        "--duplicates", type=Path, metavar="FILE.csv",
+        help="list there which images were left out as copies, and of which image",
+    )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
     command.add_argument("--no-names", action="store_true", help="leave clusters without names")
     command.add_argument(

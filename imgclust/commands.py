@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import ipaddress
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,27 @@ def fit(arguments: argparse.Namespace) -> int:
         progress=None if arguments.quiet else stage_lines(sys.stderr),
         announce=_announce,
     )
+    if arguments.duplicates is not None:
+        _list_duplicates(result, embeddings.ids, arguments.duplicates)
     result.model.save(arguments.output)
     _print_fitted(result, arguments.output)
     return 0
+
+
+def _list_duplicates(result: FitResult, ids: Sequence[str], path: Path) -> None:
+    """Which image joined which; `exact` is 1 for files that are equal byte for byte."""
+    from imgclust.prediction_files import guard
+
+    found = result.duplicates
+    pairs = zip(found.duplicate, found.original, found.cosine, found.exact, strict=True)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["duplicate", "kept", "cosine", "exact"])
+            for duplicate, kept, cosine, exact in pairs:
+                writer.writerow([guard(ids[duplicate]), guard(ids[kept]), f"{cosine:.4f}", int(exact)])
+    except OSError as error:
+        raise ImgclustError(f"the list {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def _announce(parameters: Parameters, split: Split) -> None:
@@ -190,6 +209,10 @@ def _write(rows: Iterable[Row], path: Path | None) -> int:
     if path is not None:
         tally = predictions.Tally()
         prediction_files.write_rows(tally.watch(rows), path)
+        if tally.total:
+            from rich.console import Console
+
+            predictions.print_summary(tally, Console(stderr=True))
         return tally.total
     if sys.stdout.isatty():
         from rich.console import Console

@@ -348,3 +348,26 @@ def test_signals_keep_what_is_done(number: int, code: int, images: Path, tmp_pat
     assert process.returncode == code
     assert b"Traceback" not in stderr
     assert 4 <= len(read_embeddings(tmp_path / "e")) < 3000
+
+
+def test_duplicates_are_listed(
+    mini: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fit --duplicates FILE.csv` names each image that was left out and the one that it joined."""
+    rng = np.random.default_rng(1)
+    with EmbeddingsWriter(tmp_path / "embeddings", mini.identity) as writer:
+        for i in range(90):
+            centre = np.zeros(mini.identity.dim, np.float32)
+            centre[(i % 3) * 10] = 1.0
+            row = centre + rng.normal(0, 0.02, len(centre))
+            row /= np.linalg.norm(row)
+            for name, digest in ((f"{i}", i), *([(f"copy of {i}", i)] if i < 2 else [])):
+                writer.append(id=name, source="", embedding=row, width=1, height=1, sha256=f"{digest:064x}")
+    import imgclust.encoder
+
+    monkeypatch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
+    listed = tmp_path / "duplicates.csv"
+    argv = ["fit", str(tmp_path / "embeddings"), "-o", str(tmp_path / "model"), "--quiet", "--no-names"]
+    assert cli.main([*argv, "--duplicates", str(listed)]) == 0, capsys.readouterr().err
+    lines = listed.read_text().splitlines()
+    assert lines == ["duplicate,kept,cosine,exact", "copy of 0,0,1.0000,1", "copy of 1,1,1.0000,1"]
