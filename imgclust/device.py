@@ -167,7 +167,7 @@ class _Placing(placing.Placing):
         """Places, float32 (m, d), of points with these neighbours, (m, k); and whether they settled."""
         places = self._on_device[rows].permute(1, 2, 0).double().contiguous()
         points, settled = self._move(places, distances.T.contiguous())
-        return points.T.float(), settled
+        return points.T.float().contiguous(), settled
 
 
 class _Repulsion(repulsion.Repulsion):

@@ -114,7 +114,7 @@ class Placing:
     def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
         places = np.ascontiguousarray(self._points[rows].transpose(1, 2, 0)).astype(np.float64)
         points, settled = self._move(places, np.ascontiguousarray(distances.T))
-        return points.T.astype(np.float32), settled
+        return np.ascontiguousarray(points.T, dtype=np.float32), settled
 
     def _move(self, places: Any, distances: Any) -> tuple[Any, Any]:
         """Places of new points, float64 (d, m), and whether they settled, (m,).

@@ -133,6 +133,12 @@ def test_training_rows_stay_near_their_places() -> None:
     assert np.median(moved) < 0.6
 
 
+def test_arrays_are_contiguous() -> None:
+    """hdbscan's Cython reads the memory of the points it is given as if it were contiguous: ours is."""
+    for field in dataclasses.fields(Prediction):
+        assert getattr(ALL, field.name).flags.c_contiguous, field.name
+
+
 def test_no_rows() -> None:
     """An empty batch is answered with empty arrays of the right types and widths."""
     nothing = PREDICTOR.predict(ROWS[:0])
