@@ -172,6 +172,11 @@ class FetcherPool:
         return sum(place.ready for place in self._places)
 
     @property
+    def slots_used(self) -> int:
+        """Slots with a decoded picture that was not released yet."""
+        return sum(len(place.lent) for place in self._places)
+
+    @property
     def pids(self) -> list[int]:
         """The fetcher processes that run, ready or not."""
         return [place.link.process.pid for place in self._places if place.link is not None]

@@ -29,13 +29,14 @@ from worker.view import TagsView, ViewConsumer, connect
 from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from imgclust.fetch import FetchPolicy
     from imgclust.model import ClusterModel
     from imgclust.types import Encoder
+    from imgclust.urls import FetchPolicy
 
 log = logs.get(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_SETTINGS, EXIT_START = 0, 1, 2, 3
+TELL_EVERY = 1.0  # seconds
 EXIT_HURRIED = 130  # a second SIGTERM or SIGINT: left at once
 
 
@@ -135,7 +136,7 @@ def describe(identity: Any) -> str:
 
 
 def fetch_policy(settings: Settings) -> FetchPolicy:
-    from imgclust.fetch import FetchPolicy
+    from imgclust.urls import FetchPolicy
 
     return FetchPolicy(
         allow_networks=settings.fetch_allow_networks,
@@ -179,6 +180,8 @@ class Tagger:
         self._clock = clock
         self._beat = clock()
         self._broken: Exception | None = None
+        self._restarts = 0
+        self._tell_at = 0.0
         self._draining = False
         self.fetchers = FetcherPool(
             processes=settings.fetchers,
@@ -298,7 +301,16 @@ class Tagger:
         self._health.set(
             "assigned", assigned, "" if assigned else "no partition of the uploads topic is ours"
         )
+        if self._beat >= self._tell_at:
+            self._tell_at = self._beat + TELL_EVERY
+            self._tell()
+
+    def _tell(self) -> None:
+        """Bring the metrics of the fetchers up to date."""
         self._metrics.fetchers.set(self.fetchers.alive)
+        self._metrics.slots_used.set(self.fetchers.slots_used)
+        self._metrics.fetcher_restarts.inc(self.fetchers.restarts - self._restarts)
+        self._restarts = self.fetchers.restarts
 
     def drain(self, hurry: Callable[[], bool]) -> bool:
         """Finish what is in flight and commit, see `Pipeline.drain`."""

@@ -126,6 +126,10 @@ def test_every_upload_ends_as_it_should(
         return worker.metric(f'imgclust_uploads_total{{outcome="{outcome}"}}')
 
     assert ended("dead") == len(bad) + 2
+    assert worker.metric("imgclust_fetchers") == 1
+    assert worker.metric("imgclust_slots_used") == 0
+    for stage in ("consume", "fetch", "decode", "encode", "predict", "publish"):
+        assert worker.metric(f'imgclust_stage_in_progress{{stage="{stage}"}}') == 0, stage
     assert ended("deleted") == 1
     assert sum(map(ended, ("tagged", "deleted", "dead", "superseded"))) == total
     assert ended("tagged") == sum(m.value() is not None for m in tags.messages)
