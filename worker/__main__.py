@@ -55,13 +55,16 @@ def parser() -> argparse.ArgumentParser:
         "--no-view", action="store_true", help="only the tagger; run `imgclust-worker view` elsewhere"
     )
 
-    commands.add_parser(
+    view = commands.add_parser(
         "view",
         parents=[config],
         help="only the Redis view",
         description="Read the tags topic and keep the view of it in Redis.",
         epilog=EXIT_CODES,
         formatter_class=raw,
+    )
+    view.add_argument(
+        "--rebuild", action="store_true", help="read the tags topic again from its start, then go on as usual"
     )
     commands.add_parser(
         "check",
@@ -142,7 +145,7 @@ def _service(args: argparse.Namespace) -> int:
     from worker.run import run, run_view
 
     if args.command == "view":
-        return run_view(settings)
+        return run_view(settings, rebuild=args.rebuild)
     return run(settings, view=not args.no_view)
 
 

@@ -397,11 +397,14 @@ def beside(settings: Settings, metrics: Metrics, health: Health) -> Iterator[Non
         thread.join(timeout=10)
 
 
-def run_view(settings: Settings) -> int:
-    """Run only the view, until a signal."""
+def run_view(settings: Settings, *, rebuild: bool = False) -> int:
+    """Run only the view, until a signal; with `rebuild`, from the start of the partitions that it owns."""
     metrics, health = Metrics(), Health()
     with Signals().installed() as signals, HealthServer(*settings.http, metrics.registry, health) as server:
         log.info("metrics and health", address="{}:{}".format(*server.address))
         topics.ensure(settings)
-        view_of(settings, metrics, health).run(signals.stop)
+        view = view_of(settings, metrics, health)
+        if rebuild:
+            view.rebuild()
+        view.run(signals.stop)
     return EXIT_OK

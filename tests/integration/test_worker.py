@@ -360,6 +360,10 @@ def test_view_alone_and_tagger_alone(
     view = start("view", PORTS=str(origin.port))
     wait_for("the view has it", lambda: client.exists("imgclust:tag:one"))
     assert view.terminate() == 0, view.text()
+    client.delete("imgclust:tag:one")
+    again = start("view", "--rebuild", PORTS=str(origin.port))
+    wait_for("a rebuild brings it back", lambda: client.exists("imgclust:tag:one"))
+    assert again.terminate() == 0, again.text()
     assert tagger.terminate() == 0, tagger.text()
     tags.close()
 
