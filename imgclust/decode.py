@@ -186,9 +186,9 @@ def _plugin(format: str) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width <= 0 or height <= 0:
-        raise DecodeFailed(f"the image has no pixels ({width} × {height})")
+        raise DecodeFailed(f"the image has no pixels ({width} x {height})")
     if width * height > limits.max_pixels:
-        raise TooManyPixels(f"{width} × {height} pixels, at most {limits.max_pixels} are decoded")
+        raise TooManyPixels(f"{width} x {height} pixels, at most {limits.max_pixels} are decoded")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
