@@ -277,7 +277,7 @@ def flips(cache: Path) -> Iterator[Line]:
     from imgclust.encoder import load_encoder
 
     encoder = load_encoder("mini")
-    images = sorted((Path(__file__).resolve().parents[1] / "examples" / "clipart").glob("*/*.*"))[::4]
+    images = sorted((Path(__file__).resolve().parents[1] / "examples" / "clipart").glob("*/*.*"))[::8]
     pixels = np.stack([decode(p.read_bytes(), encoder.identity.preprocessing).pixels for p in images])
     model = frozen("clipart", cache)
     predictor = FrozenPredictor(model.arrays, model.parameters)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from imgclust import exact
 from imgclust.kdtree import Array, KDTree
 from imgclust.neighbours import Neighbourhood
-from imgclust.repulsion import CLIP, Repulsion
+from imgclust.repulsion import CLIP, Repulsion, Sources
 
 _NEWTON, _NEWTON_STEP = 20, 1e-7  # steps for the bandwidth, and the last one's size; umap stops at 1e-5
 _COARSE, _FINE = 4, 8  # steps to settle, before and after the sources of the push are looked up anew
@@ -125,13 +125,16 @@ class Placing:
         """
         pull = _Pull(places, self._weights(distances))
         start = self._start(pull, distances[0] == 0.0)
-        points, _ = self._settle(pull, start, _COARSE, _LEAP)
-        points, step = self._settle(pull, points, _FINE, _STRIDE)
+        points, _ = self._settle(pull, start, self._repulsion.sources(start.T), _COARSE, _LEAP)
+        sources = self._repulsion.sources(points.T)
+        points, step = self._settle(pull, points, sources, _FINE, _STRIDE)
         settled = step <= _SETTLED
         left = ~settled
         some = _Pull(pull.places[:, :, left], pull.weights[:, left])
-        restless = self._replay(some, points[:, left], _LONG_REPLAY) if left.any() else points[:, left]
-        points = self._replay(pull, points, _REPLAY)
+        restless = points[:, left]
+        if left.any():
+            restless = self._replay(some, restless, self._repulsion.sources(restless.T), _LONG_REPLAY)
+        points = self._replay(pull, points, sources, _REPLAY)
         points[:, left] = restless
         return points, settled
 
@@ -175,9 +178,11 @@ class Placing:
         means = exact.ordered_sum(pull.weights[:, None] * pull.places) / total
         return self.xp.where(equal, pull.places[0], means)
 
-    def _settle(self, pull: _Pull, points: Any, steps: int, stride: float) -> tuple[Any, Any]:
+    def _settle(
+        self, pull: _Pull, points: Any, sources: Sources, steps: int, stride: float
+    ) -> tuple[Any, Any]:
         """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
-        xp, sources = self.xp, self._repulsion.sources(points.T)
+        xp = self.xp
         share = self._negatives * exact.ordered_sum(pull.weights)
         for _ in range(steps):
             force = self._repulsion.force(exact.single(points), sources)
@@ -188,9 +193,9 @@ class Placing:
             points = points + step
         return points, xp.amax(xp.abs(step), 0)
 
-    def _replay(self, pull: _Pull, points: Any, epochs: int) -> Any:
+    def _replay(self, pull: _Pull, points: Any, sources: Sources, epochs: int) -> Any:
         """The last epochs of UMAP's own descent, with the mean push after each pull."""
-        xp, sources = self.xp, self._repulsion.sources(points.T)
+        xp = self.xp
         for epoch in range(max(self._epochs - epochs, 1), self._epochs):
             rate = self._rate * (1.0 - epoch / self._epochs)
             due = xp.floor(epoch * pull.weights) > xp.floor((epoch - 1) * pull.weights)
