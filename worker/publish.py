@@ -7,6 +7,7 @@ A worker that dies in between leaves the result to be published again, which rea
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,13 +26,15 @@ MAX_HEADER_TEXT = 500
 # A dead letter is larger than its upload by the headers; one that no longer fits says where the upload is.
 VALUE_OMITTED = ("value-omitted", b"too large to be copied; it is at source-partition, source-offset")
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+# A partition whose broker is slow holds up the results of others no longer than this.
+ROUND_PATIENCE = 0.25  # seconds
 _LEAVING = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._DESTROY)
 
 
 def producer_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
     """librdkafka's configuration for publishing results: idempotent, so a partition keeps its order."""
     return {
-        "linger.ms": 5,
+        "linger.ms": 1,  # for one round; rounds are what gathers results
         "compression.type": "lz4",
         "client.id": "imgclust-worker",
         # a result waits for a broker that is away as long as it takes: nothing is given up on by a timer
@@ -80,7 +83,12 @@ def source_headers(source: Record) -> list[tuple[str, bytes]]:
 
 
 class Publisher:
-    """Publishes results and tells when each is safe."""
+    """Publishes results and tells when each is safe.
+
+    Results leave in rounds: while one is on its way, the next one gathers, so that a slow broker gets fewer
+    and larger requests. An idempotent producer has at most five of them on their way, and while more wait,
+    librdkafka's thread spins: with a request for every few results it burned 0.12 ms of a core for each.
+    """
 
     def __init__(
         self,
@@ -89,12 +97,16 @@ class Publisher:
         *,
         metrics: Metrics,
         on_safe: Callable[[Record], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_safe(source)` is called from `poll` and `flush` when a result is acknowledged."""
         self._source_topic = ("source-topic", uploads_topic.encode())
         self._metrics = metrics
         self._on_safe = on_safe
+        self._clock = clock
         self._waiting = 0
+        self._gathered: list[Result] = []
+        self._round_at = -ROUND_PATIENCE
         self._fatal: KafkaError | None = None
         self._producer = Producer({**config, "error_cb": self._on_error}, logger=client_log)
 
@@ -104,7 +116,18 @@ class Publisher:
         return self._waiting
 
     def publish(self, result: Result) -> None:
-        """Hand one result to the producer; never waits for the broker unless its queue is full."""
+        """Take one result for the next round."""
+        self._waiting += 1
+        self._gathered.append(result)
+
+    def _start_round(self) -> None:
+        """Hand what has gathered to the producer; never waits for the broker unless its queue is full."""
+        self._round_at = self._clock()
+        gathered, self._gathered = self._gathered, []
+        for result in gathered:
+            self._hand_over(result)
+
+    def _hand_over(self, result: Result) -> None:
         headers: list[tuple[str, str | bytes | None]] = [
             self._source_topic,
             *source_headers(result.source),
@@ -112,7 +135,6 @@ class Publisher:
         ]
         if result.json:
             headers.append(_JSON)
-        self._waiting += 1
         while not self._produce(result, headers):
             self._producer.poll(0.1)  # the queue is full: let acknowledgements in
             self._raise_fatal()
@@ -148,12 +170,16 @@ class Publisher:
             self._fatal = error
 
     def poll(self) -> None:
-        """Take in acknowledgements; never waits."""
+        """Take in acknowledgements; start the next round when the last one is safe."""
         self._producer.poll(0)
         self._raise_fatal()
+        on_the_way = self._waiting - len(self._gathered)
+        if self._gathered and (not on_the_way or self._clock() - self._round_at >= ROUND_PATIENCE):
+            self._start_round()
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
+        self._start_round()
         remaining: int = self._producer.flush(timeout)
         return remaining == 0
 
