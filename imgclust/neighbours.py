@@ -20,6 +20,7 @@ import torch
 
 _BLOCK = 32  # rows of which only the best is looked at first
 _STEP_SCORES = 1 << 20  # scores held at once: 4 MB, which stay in the cache
+_FINEST = 4000.0  # scale of the codes: sums of a unit vector's products stay below 2**24, exact in float32
 _LEAST_BLOCKS = 256  # of a segment: a shorter one is not worth a thread
 _RANKED = 16  # queries whose shortlists are read at once: 10 MB of float64
 
@@ -38,6 +39,11 @@ def shuffled(n: int) -> Indices:
     return np.arange(n, dtype=np.int64) * step % n
 
 
+def codes_shape(n: int, dim: int) -> tuple[int, int]:
+    """Whole blocks of rows, and a width that CUDA's int8 product takes."""
+    return -(-n // _BLOCK) * _BLOCK, -(-dim // 8) * 8
+
+
 def build_codes(embeddings: Halves) -> dict[str, npt.NDArray[Any]]:
     """Round embeddings to 8-bit integers, in shuffled order.
 
@@ -50,8 +56,8 @@ def build_codes(embeddings: Halves) -> dict[str, npt.NDArray[Any]]:
     """
     n, dim = embeddings.shape
     parts = range(0, n, 8192)
-    scale = 127.0 / max(float(np.abs(embeddings[i : i + 8192]).max()) for i in parts)
-    codes = np.zeros((-(-n // _BLOCK) * _BLOCK, -(-dim // 8) * 8), dtype=np.int8)
+    scale = min(127.0 / max(float(np.abs(embeddings[i : i + 8192]).max()) for i in parts), _FINEST)
+    codes = np.zeros(codes_shape(n, dim), dtype=np.int8)
     order, squares = shuffled(n), np.empty(n)
     for i in parts:
         part = embeddings[order[i : i + 8192]].astype(np.float64)

@@ -20,9 +20,10 @@ import torch
 
 from imgclust.clustertree import ClusterTree
 from imgclust.device import DeviceLocator, Located
+from imgclust.errors import ModelError
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Indices, Neighbours, build_codes
+from imgclust.neighbours import Indices, Neighbours, build_codes, codes_shape
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -70,6 +71,7 @@ class FrozenPredictor:
 
     Raises:
         ValueError: a metric that is not supported.
+        ModelError: a prepared array is damaged.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class FrozenPredictor:
                 raise ValueError(f"{name} metric {metric!r} is not supported: only {', '.join(known)}")
         if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
             arrays = {**arrays, **prepare(arrays, params)}
+        _check_prepared(arrays)
         self._dim = arrays["embeddings"].shape[1]
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
@@ -189,6 +192,25 @@ class FrozenPredictor:
             row = int(np.argmax((half != embeddings).any(1)))
             raise ValueError(
                 f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
+            )
+
+
+def _check_prepared(arrays: Arrays) -> None:
+    """Refuse prepared arrays that would send a search out of bounds: a folder can come from anywhere."""
+    n, dim = arrays["embeddings"].shape
+    order, codes = arrays["kd_order"], arrays["codes"]
+    for name, holds in {
+        "kd_order": order.dtype == np.int32 and np.array_equal(np.sort(order), np.arange(n)),
+        "codes": codes.dtype == np.int8 and codes.ndim == 2 and codes.shape == codes_shape(n, dim),
+        "code_scale": arrays["code_scale"].shape == (1,) and 0.0 < arrays["code_scale"][0] <= 4000.0,
+        "squares": arrays["squares"].dtype == np.float64 and arrays["squares"].shape == (n,),
+        "attraction": arrays["attraction"].dtype == np.float32 and arrays["attraction"].ndim == 1,
+        "repulsion": arrays["repulsion"].dtype == np.float32 and arrays["repulsion"].ndim == 1,
+        "knn_target": arrays["knn_target"].shape == (1,),
+    }.items():
+        if not holds:
+            raise ModelError(
+                f"the array {name!r} of the model is damaged: copy the model folder again, or fit again"
             )
 
 

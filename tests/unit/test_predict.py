@@ -17,6 +17,7 @@ from frozen_pair import embeddings, frozen_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgclust.errors import ModelError
 from imgclust.predict import FrozenPredictor, prepare
 from imgclust.types import Prediction
 
@@ -137,6 +138,24 @@ def test_arrays_are_contiguous() -> None:
     """hdbscan's Cython reads the memory of the points it is given as if it were contiguous: ours is."""
     for field in dataclasses.fields(Prediction):
         assert getattr(ALL, field.name).flags.c_contiguous, field.name
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("kd_order", np.zeros(600, dtype=np.int32)),
+        ("kd_order", np.arange(600, dtype=np.int32) + 1),
+        ("codes", ARRAYS["codes"][:32]),
+        ("codes", ARRAYS["codes"].astype(np.int16)),
+        ("squares", ARRAYS["squares"][:9]),
+        ("code_scale", np.array([-1.0])),
+        ("repulsion", ARRAYS["repulsion"].astype(np.float64)),
+    ],
+)
+def test_damaged_arrays_are_refused(name: str, array: np.ndarray) -> None:
+    """Prepared arrays that point outside each other are refused by name before anything is searched."""
+    with pytest.raises(ModelError, match=name):
+        FrozenPredictor({**ARRAYS, name: array}, PARAMS)
 
 
 def test_no_rows() -> None:
