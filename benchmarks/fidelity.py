@@ -30,6 +30,7 @@ from imgclust.exact import ordered_sum
 from imgclust.neighbours import Neighbourhood
 from imgclust.predict import FrozenPredictor
 
+COMPARE = umap.umap_.pairwise_distances  # umap's own, before `remember_neighbours` stands in for it
 SEEDS = 50  # two halves: yardstick and ceiling
 SMALL = 4096  # rows; below it umap compares with all of them, so that its neighbours are exact
 STRONG = 0.8  # share of the seeds that agree on an image
@@ -83,12 +84,11 @@ def remember_neighbours(reducer: Any, train: np.ndarray | None) -> None:
     """
     known: dict[bytes, Any] = {}
     if reducer._small_data:
-        compare = umap.umap_.pairwise_distances
 
         def distances(rows: np.ndarray, others: np.ndarray, **options: Any) -> np.ndarray:
             key = rows.tobytes()
             if key not in known:
-                known[key] = compare(rows, others, **options)
+                known[key] = COMPARE(rows, others, **options)
             return known[key].copy()
 
         umap.umap_.pairwise_distances = distances
