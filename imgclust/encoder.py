@@ -141,11 +141,14 @@ def _keep_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with contextlib.suppress(OSError, AttributeError):  # another C library: no such call, no such trouble
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, (1 << 31) - 1)
+        # arenas of other threads cannot hold blocks above 32 MB and would map each of them anew
+        libc.mallopt(arena_max, 1)
 
 
 class TorchEncoder:
