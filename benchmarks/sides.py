@@ -113,6 +113,7 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
 
     The end is when all tags are acknowledged and, with the view, all are in Redis.
     """
+    from imgclust.malloc import keep_freed_memory
     from worker import log as logs
     from worker import settings as all_settings
     from worker import topics
@@ -120,6 +121,7 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
     from worker.metrics import Metrics
     from worker.run import Tagger, beside, spare_collector
 
+    keep_freed_memory()  # as worker.run does, before any thread
     logs.configure("text")
     settings = all_settings.load(environment(setup, run))
     metrics, health = Metrics(), Health(conditions=("assigned", "model", "encoder"))

@@ -7,11 +7,8 @@ few fixed shapes here, for the library and the worker alike.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 
 from imgclust.errors import EncoderError
+from imgclust.malloc import keep_freed_memory
 from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
 
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
@@ -135,22 +133,6 @@ def unit(vectors: Floats) -> Floats:
     return scaled
 
 
-def _keep_memory() -> None:
-    """Tell glibc to keep freed memory: on a CPU, activations are large blocks that it would map and unmap for
-    every layer, and the page faults cost more than the arithmetic (27 against 11 ms an image with `mini`).
-    """
-    if sys.platform != "linux":
-        return
-    # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
-    with contextlib.suppress(OSError, AttributeError):  # another C library: no such call, no such trouble
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-        # arenas of other threads cannot hold blocks above 32 MB and would map each of them anew
-        libc.mallopt(arena_max, 1)
-
-
 class TorchEncoder:
     """An image tower on a device; see `imgclust.types.Encoder` for the contract."""
 
@@ -163,7 +145,7 @@ class TorchEncoder:
         self._network, self._device, self._max_batch = network, device, max_batch
         self._dtype = PRECISIONS[precision]
         if device.type == "cpu":
-            _keep_memory()
+            keep_freed_memory()
         weights = hash_weights(network.visual.state_dict())  # before the precision changes their bytes
         self._visual = network.visual.eval().requires_grad_(False).to(device, self._dtype)
         self._mean = torch.tensor(p.mean, device=device).view(1, 3, 1, 1) * 255

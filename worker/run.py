@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from imgclust.malloc import keep_freed_memory
 from worker import log as logs
 from worker import topics
 from worker.consume import UploadsConsumer, consumer_config, group_protocol
@@ -351,6 +352,8 @@ def run(settings: Settings, *, view: bool = True) -> int:
     Raises:
         StartError, ImgclustError: it cannot start.
     """
+    if settings.device in ("auto", "cpu"):
+        keep_freed_memory()  # before any thread, see there
     metrics = Metrics()
     health = Health(conditions=("assigned", "model", "encoder"))
     with Signals().installed() as signals, contextlib.ExitStack() as stack:
