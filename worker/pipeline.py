@@ -308,7 +308,9 @@ class Pipeline:
 
     def _leaving(self, partitions: set[int], lost: bool) -> None:
         """What was published is waited for; what was not is left to the partitions' next owner."""
-        if not lost and self._publisher.waiting:
+        if lost:
+            self._metrics.stages["publish"].leave(self._publisher.drop(partitions), "dropped")
+        elif self._publisher.waiting:
             self._publisher.flush(REVOKE_FLUSH)
         leaving = [w for w in self._latest.values() if w.record.partition in partitions]
         for work in leaving:

@@ -120,6 +120,18 @@ class Publisher:
         self._waiting += 1
         self._gathered.append(result)
 
+    def drop(self, partitions: set[int]) -> int:
+        """Forget results that wait for the next round and whose partition is somebody else's by now.
+
+        Returns:
+            How many there were.
+        """
+        kept = [result for result in self._gathered if result.source.partition not in partitions]
+        dropped = len(self._gathered) - len(kept)
+        self._gathered = kept
+        self._waiting -= dropped
+        return dropped
+
     def _start_round(self) -> None:
         """Hand what has gathered to the producer; never waits for the broker unless its queue is full."""
         self._round_at = self._clock()
@@ -181,7 +193,7 @@ class Publisher:
         """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
         self._start_round()
         remaining: int = self._producer.flush(timeout)
-        return remaining == 0
+        return remaining == 0 and not self._gathered
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -123,6 +123,13 @@ class FakePublisher:
         for _ in range(min(count, len(self.unacknowledged))):
             self.on_safe(self.unacknowledged.pop(0).source)
 
+    def drop(self, partitions: set[int]) -> int:
+        kept = [r for r in self.unacknowledged if r.source.partition not in partitions]
+        dropped = len(self.unacknowledged) - len(kept)
+        self.results = [r for r in self.results if r in kept or r not in self.unacknowledged]
+        self.unacknowledged = kept
+        return dropped
+
     def flush(self, timeout: float) -> bool:
         self.acknowledge(len(self.unacknowledged))
         return True

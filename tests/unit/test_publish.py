@@ -1,0 +1,154 @@
+"""worker.publish: rounds, and what an acknowledgement or a refusal does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from worker.consume import Record
+from worker.errors import StartError
+from worker.metrics import Metrics
+from worker.publish import ROUND_PATIENCE, VALUE_OMITTED, Publisher, Result, producer_config, text_header
+
+
+class FakeProducer:
+    """Keeps what it is given until the test answers for the broker."""
+
+    def __init__(self, config: dict[str, Any], **_: object) -> None:
+        self.config = config
+        self.open: list[tuple[str, bytes | None, list[tuple[str, bytes]], Callable[..., None]]] = []
+
+    def produce(
+        self, topic: str, *, value: bytes | None, headers: Any, on_delivery: Any, **_: object
+    ) -> None:
+        self.open.append((topic, value, headers, on_delivery))
+
+    def answer(self, code: int | None = None) -> None:
+        """The broker acknowledges, or refuses, all that is open."""
+        answered, self.open = self.open, []
+        for *_, on_delivery in answered:
+            on_delivery(None if code is None else KafkaError(code), None)
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        self.answer()
+        return 0
+
+
+class Bench:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("worker.publish.Producer", FakeProducer)
+        self.now = 0.0
+        self.safe: list[int] = []
+        self.publisher = Publisher(
+            producer_config("b:1", {}), "uploads", metrics=Metrics(),
+            on_safe=lambda record: self.safe.append(record.offset), clock=lambda: self.now,
+        )  # fmt: skip
+        self.producer: FakeProducer = self.publisher._producer  # type: ignore[assignment]
+
+    def publish(self, offset: int, value: bytes = b"v", partition: int = 0, omittable: bool = False) -> None:
+        record = Record(partition, 1, offset, b"k", b"v", 7)
+        self.publisher.publish(Result("tags", b"k", value, record, omittable=omittable))
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
+
+
+def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
+    """Not when it is handed over; and it says where it came from."""
+    bench.publish(5)
+    bench.publisher.poll()
+    ((_, _, headers, _),) = bench.producer.open
+    assert (bench.safe, bench.publisher.waiting) == ([], 1)
+    assert dict(headers)["source-topic"] == b"uploads"
+    assert dict(headers)["source-offset"] == b"5"
+    bench.producer.answer()
+    assert (bench.safe, bench.publisher.waiting) == ([5], 0)
+
+
+def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
+    """What comes during a round goes with the next one, or when the round takes too long."""
+    bench.publish(1)
+    bench.publisher.poll()
+    bench.publish(2)
+    bench.publish(3)
+    bench.publisher.poll()
+    assert len(bench.producer.open) == 1
+    bench.producer.answer()
+    bench.publisher.poll()
+    assert len(bench.producer.open) == 2
+    bench.publish(4)
+    bench.now += ROUND_PATIENCE
+    bench.publisher.poll()
+    assert len(bench.producer.open) == 3
+    bench.producer.answer()
+    assert bench.safe == [1, 2, 3, 4]
+
+
+def test_results_of_lost_partitions_are_dropped_before_they_leave(bench: Bench) -> None:
+    """Those that are not handed over yet are forgotten; the other partitions' stay."""
+    bench.publish(1)
+    bench.publisher.poll()
+    bench.publish(2, partition=3)
+    bench.publish(4)
+    assert bench.publisher.drop({3}) == 1
+    assert bench.publisher.waiting == 2
+    assert bench.publisher.flush(1.0)
+    assert bench.safe == [1, 4]
+
+
+def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) -> None:
+    """It says that the value was left out; it is safe when that is acknowledged."""
+    bench.publish(1, b"x" * 100, omittable=True)
+    bench.publisher.poll()
+    bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
+    assert bench.safe == []
+    bench.publisher.poll()
+    ((_, value, headers, _),) = bench.producer.open
+    assert value is None
+    assert VALUE_OMITTED in headers
+    bench.producer.answer()
+    assert bench.safe == [1]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (KafkaError.MSG_SIZE_TOO_LARGE, KafkaException),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, StartError),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaException),
+    ],
+)
+def test_a_refused_result_ends_the_worker(bench: Bench, code: int, error: type[Exception]) -> None:
+    """Nothing may be published after a result that was not: its offset stays uncommitted."""
+    bench.publish(1)
+    bench.publisher.poll()
+    bench.producer.answer(code)
+    assert bench.safe == []
+    with pytest.raises(error):
+        bench.publisher.poll()
+
+
+def test_what_delivery_rests_on_cannot_be_configured_away() -> None:
+    """Idempotence, all acknowledgements and no give-up by time, whatever else is set."""
+    config = producer_config("b:1", {"compression.type": "zstd", "linger.ms": "9"})
+    assert (config["enable.idempotence"], config["acks"], config["message.timeout.ms"]) == (True, "all", 0)
+    assert (config["compression.type"], config["linger.ms"]) == ("zstd", "9")
+
+
+@pytest.mark.parametrize("text", ["plain", "a\nb", "\x00", "ä", "x" * 10_000])
+def test_headers_are_one_bounded_line(text: str) -> None:
+    """Printable ASCII of at most 500 characters."""
+    name, value = text_header("error-message", text)
+    shown = value.decode().removesuffix("…")
+    assert name == "error-message"
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert len(value.decode()) <= 500
