@@ -20,9 +20,8 @@ from imgclust.kdtree import Array, Indices
 from imgclust.types import MAX_CANDIDATES, Floats, Ints
 
 _LEAST = 1e-8  # hdbscan's stand-in for a denominator that is not positive
-_MOST = (
-    64  # exemplars of a cluster that are compared with: min_samples = 1000 makes a thousand of equal density
-)
+# exemplars of a cluster that are compared with: min_samples = 1000 makes a thousand of equal density
+MOST_EXEMPLARS = 64
 _CHUNK = 256
 
 
@@ -117,10 +116,10 @@ class SoftMembership:
 
 
 def _thinned(label: Indices, row: Indices) -> tuple[Indices, Indices]:
-    """At most `_MOST` exemplars of each label, evenly along their order."""
+    """At most `MOST_EXEMPLARS` exemplars of each label, evenly along their order."""
     kept = []
     for places in np.split(np.arange(len(label)), np.flatnonzero(np.diff(label)) + 1):
-        count = min(len(places), _MOST)
+        count = min(len(places), MOST_EXEMPLARS)
         kept.append(places[np.arange(count) * len(places) // max(count, 1)])
     chosen = np.concatenate(kept)
     return label[chosen], row[chosen]

@@ -340,7 +340,13 @@ def test_signals_keep_what_is_done(number: int, code: int, images: Path, tmp_pat
         "--batch",
         "2",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # a shell's background jobs ignore SIGINT, and so would their children
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"now\n"
         process.send_signal(number)
