@@ -3,8 +3,7 @@
 WorkerError
 ├── SettingsError   the start is refused; the text names the setting, the value and what is allowed
 ├── StartError      something that the worker needs is not there (a topic, Kafka, the model)
-├── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
-└── Stalled         a stage made no progress for its documented time: the process exits, another takes over
+└── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
 """
 
 
@@ -27,7 +26,3 @@ class Rejected(WorkerError):
         super().__init__(message)
         self.code = code
         self.stage = stage
-
-
-class Stalled(WorkerError):
-    """A stage made no progress for its documented time."""

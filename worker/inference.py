@@ -10,22 +10,15 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from imgclust.types import Encoder, Floats, Pixels, Prediction
+from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction, Predictor
 from worker import log as logs
 from worker.batch import Batcher
 from worker.metrics import Metrics
 
 log = logs.get(__name__)
-
-MAX_CANDIDATES = 3
-
-
-class Predicts(Protocol):
-    def predict(self, embeddings: Floats) -> Prediction: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ class Inference:
     def __init__(
         self,
         encoder: Encoder,
-        model: Predicts,
+        model: Predictor,
         *,
         pixels: Callable[[int], Pixels],
         release: Callable[[list[int]], None],
