@@ -34,6 +34,10 @@ class Batcher(Generic[T]):
             return []
         return [self._items.popleft()[1] for _ in range(min(self._max_size, len(self._items)))]
 
+    def age(self, now: float) -> float:
+        """Seconds that the oldest item has waited; 0 without any."""
+        return now - self._items[0][0] if self._items else 0.0
+
     def wait(self, now: float) -> float | None:
         """Seconds until a batch is due: 0 when one is, None when there is nothing to wait for."""
         if not self._items:

@@ -109,7 +109,7 @@ class Inference:
         self._clock = clock
         self._encode_stage = metrics.stages["encode"]
         self._predict_stage = metrics.stages["predict"]
-        self._batch_images = metrics.batch_images
+        self._metrics = metrics
         self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
         self._wake = threading.Condition()
         self._stopping = False
@@ -161,8 +161,10 @@ class Inference:
         with self._wake:
             while not self._stopping:
                 now = self._clock()
+                age = self._batcher.age(now)
                 batch = self._batcher.take(now)
                 if batch:
+                    self._metrics.batch_wait.observe(age)
                     return batch
                 self._wake.wait(self._batcher.wait(now))
         return None
@@ -174,7 +176,7 @@ class Inference:
             tokens = [item.token for item in batch]
             pixels = np.stack([self._pixels(item.slot) for item in batch])
             self._release([item.slot for item in batch])
-            self._batch_images.observe(len(batch))
+            self._metrics.batch_images.observe(len(batch))
             for part, embeddings in self._encode(tokens, pixels):
                 self._predict_stage.enter(len(part))
                 self._encoded.put((part, embeddings, self._clock()))
@@ -189,6 +191,7 @@ class Inference:
             if not np.isfinite(embeddings).all():
                 raise ValueError("the encoder returned numbers that are not finite")
         except Exception as error:
+            self._count_memory(error)
             if len(tokens) > 1:
                 half = len(tokens) // 2
                 log.warning(
@@ -197,8 +200,19 @@ class Inference:
                 return self._encode(tokens[:half], pixels[:half]) + self._encode(tokens[half:], pixels[half:])
             self._blame(tokens[0], "encode", error)
             return []
-        self._encode_stage.leave(len(tokens), seconds=self._clock() - started)
+        seconds = self._clock() - started
+        self._encode_stage.leave(len(tokens), seconds=seconds)
+        self._metrics.busy_seconds["encode"].inc(seconds)
         return [(tokens, embeddings)]
+
+    def _count_memory(self, error: Exception) -> None:
+        # by name, as torch is not imported here; its allocator on the CPU raises a RuntimeError
+        if (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in str(error)
+        ):
+            self._metrics.out_of_memory.inc()
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
@@ -219,9 +233,11 @@ class Inference:
             del self._busy["predict"]
 
     def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
+        started = self._clock()
         try:
             outcomes = rows(tokens, self._model.predict(embeddings))
         except Exception as error:
+            self._count_memory(error)
             if len(tokens) == 1:
                 self._blame(tokens[0], "predict", error)
                 return
@@ -229,7 +245,9 @@ class Inference:
             self._predict(tokens[:half], embeddings[:half], since)
             self._predict(tokens[half:], embeddings[half:], since)
             return
-        self._predict_stage.leave(len(tokens), seconds=self._clock() - since)
+        now = self._clock()
+        self._predict_stage.leave(len(tokens), seconds=now - since)
+        self._metrics.busy_seconds["predict"].inc(now - started)
         self._on_outcomes(outcomes)
 
     def _guard(self, run: Callable[[], None]) -> None:

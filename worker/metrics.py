@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 
 from worker.messages import ERROR_CODES, OTHER
-from worker.window import Window
+from worker.window import LongestPause, Window
 
 InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)
 
@@ -62,6 +62,7 @@ class Row:
 
 
 STAGES = ("consume", "fetch", "decode", "encode", "predict", "publish", "view")
+BUSY_STAGES = ("encode", "predict")
 STAGE_OUTCOMES = ("ok", "retry", "dead", "dropped")
 UPLOAD_OUTCOMES = ("tagged", "deleted", "dead", "superseded")
 COMMIT_OUTCOMES = ("committed", "aborted", "failed")
@@ -72,6 +73,8 @@ _STAGE = Label("stage", STAGES)
 _PARTITION = Label("partition")
 # 1 ms to 1 min: a decode takes 2 ms, a batch on a GPU 20 ms, a slow server 30 s.
 _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# a batch waits for WORKER_MAX_WAIT (20 ms) at most, and longer only when the encoder is behind
+_WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 # 10 ms to 1 h: retries are part of an upload's way and may wait for minutes.
 _TOTAL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
@@ -87,6 +90,13 @@ STAGE_SECONDS = Row("imgclust_stage_seconds", "histogram", "seconds",
     "Time that an item spent in the stage.", (_STAGE,), _STAGE_SECONDS)  # fmt: skip
 BATCH_IMAGES = Row("imgclust_batch_images", "histogram", "images",
     "Images per call of the encoder.", (), (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512))  # fmt: skip
+BATCH_WAIT = Row("imgclust_batch_wait_seconds", "histogram", "seconds",
+    "Time that the oldest image of a batch waited for it to leave.", (), _WAIT_SECONDS)  # fmt: skip
+BUSY_SECONDS = Row("imgclust_stage_busy_seconds_total", "counter", "seconds",
+    "Time that the encoder or the predictor was at work; its rate is the busy share.",
+    (Label("stage", BUSY_STAGES),))  # fmt: skip
+OUT_OF_MEMORY = Row("imgclust_encoder_out_of_memory_total", "counter", "batches",
+    "Batches that the device had no memory for; each was halved and tried again.")  # fmt: skip
 END_TO_END = Row("imgclust_end_to_end_seconds", "histogram", "seconds",
     "From an upload's `uploaded_at` to its published tag.", (), _TOTAL_SECONDS)  # fmt: skip
 UPLOADS = Row("imgclust_uploads_total", "counter", "uploads",
@@ -113,6 +123,9 @@ ASSIGNED = Row("imgclust_consumer_assigned_partitions", "gauge", "partitions",
     "Partitions of the uploads topic that this worker owns.")  # fmt: skip
 PAUSED = Row("imgclust_consumer_paused_partitions", "gauge", "partitions",
     "Partitions whose intake is paused because enough is in flight.")  # fmt: skip
+POLL_GAP = Row("imgclust_poll_gap_seconds", "gauge", "seconds",
+    "Longest time between two polls of Kafka in the last minute, the one that goes on included; NaN before "
+    "the first. Beyond `max.poll.interval.ms` the group takes the partitions away.")  # fmt: skip
 REBALANCES = Row("imgclust_consumer_rebalances_total", "counter", "rebalances",
     "Times that partitions were assigned, revoked or lost.")  # fmt: skip
 RECORDS_LOST = Row("imgclust_consumer_records_lost_total", "counter", "records",
@@ -162,6 +175,7 @@ START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
 TABLE: tuple[Row, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Row))
 
 OTHER_WINDOW = 300  # seconds over which the share of "other" is taken
+POLL_WINDOW = 60  # seconds over which the longest gap between polls is kept
 
 
 class StageMetrics:
@@ -191,7 +205,7 @@ class Metrics:
     """The worker's metrics, in a registry of their own.
 
     Args:
-        clock: seconds, steady; for the sliding window.
+        clock: seconds, steady; for the sliding windows.
         now: seconds since the epoch; for the start time.
     """
 
@@ -210,6 +224,9 @@ class Metrics:
         self.view_records = {outcome: self.counter(VIEW_RECORDS, outcome) for outcome in VIEW_OUTCOMES}
         self.view_errors = {kind: self.counter(VIEW_ERRORS, kind) for kind in REDIS_ERRORS}
         self.batch_images = self.histogram(BATCH_IMAGES)
+        self.batch_wait = self.histogram(BATCH_WAIT)
+        self.busy_seconds = {stage: self.counter(BUSY_SECONDS, stage) for stage in BUSY_STAGES}
+        self.out_of_memory = self.counter(OUT_OF_MEMORY)
         self.end_to_end = self.histogram(END_TO_END)
         self.commit_seconds = self.histogram(COMMIT_SECONDS)
         self.probability = self.histogram(PROBABILITY)
@@ -231,6 +248,8 @@ class Metrics:
         self.view_swept = self.counter(VIEW_SWEPT)
         self._others = Window(OTHER_WINDOW, clock)
         self.gauge(OTHER_RATIO).set_function(self._others.ratio)
+        self.polls = LongestPause(POLL_WINDOW, clock)
+        self.gauge(POLL_GAP).set_function(self.polls.seconds)
         self.gauge(START_TIME).set(now())
 
     def _make(self, row: Row) -> Counter | Gauge | Histogram:

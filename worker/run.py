@@ -298,6 +298,7 @@ class Tagger:
     def _beaten(self) -> None:
         self._beat = self._clock()
         self._health.beat("tagger")
+        self._metrics.polls.beat()
         assigned = bool(self.pipeline.partitions)
         self._health.set(
             "assigned", assigned, "" if assigned else "no partition of the uploads topic is ours"

@@ -1,4 +1,4 @@
-"""A share over the last seconds, for a gauge."""
+"""What happened in the last seconds, for gauges: a share, and the longest pause."""
 
 from __future__ import annotations
 
@@ -37,3 +37,35 @@ class Window:
     def _forget(self, now: int) -> None:
         while self._slots and self._slots[0][0] <= now - self.STEPS:
             self._slots.popleft()
+
+
+class LongestPause:
+    """The longest time between two beats that ended in the last seconds, or that goes on now."""
+
+    STEPS = 30
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._step = seconds / self.STEPS
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = math.nan
+        self._slots: collections.deque[tuple[int, float]] = collections.deque()  # (step number, longest)
+
+    def beat(self) -> None:
+        now = self._clock()
+        step, pause = int(now // self._step), now - self._last
+        with self._lock:
+            self._last = now
+            if self._slots and self._slots[-1][0] == step:
+                pause = max(pause, self._slots.pop()[1])
+            if not math.isnan(pause):
+                self._slots.append((step, pause))
+            while self._slots and self._slots[0][0] <= step - self.STEPS:
+                self._slots.popleft()
+
+    def seconds(self) -> float:
+        """NaN before the first beat."""
+        now = self._clock()
+        oldest = int(now // self._step) - self.STEPS
+        with self._lock:
+            return max([now - self._last, *(pause for step, pause in self._slots if step > oldest)])

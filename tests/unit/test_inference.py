@@ -118,6 +118,24 @@ def test_out_of_memory_halves_the_batch() -> None:
     bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
     assert all(isinstance(o, Predicted) for o in bench.outcomes)
     assert encoder.batches[0] == 8
+    halved = sum(size > 3 for size in encoder.batches)
+    assert bench.metrics.value("imgclust_encoder_out_of_memory_total") == halved
+
+
+def test_time_at_work_is_counted() -> None:
+    """Busy seconds are those of the encoder's and the predictor's calls; each batch's wait is observed."""
+
+    class Slow(Encoder):
+        def encode(self, pixels: Pixels) -> Floats:
+            time.sleep(0.05)
+            return super().encode(pixels)
+
+    bench = Bench(encoder := Slow())
+    bench.run(list(range(16)), lambda: len(bench.outcomes) == 16)
+    busy = bench.metrics.value("imgclust_stage_busy_seconds_total", stage="encode")
+    assert busy >= 0.05 * len(encoder.batches)
+    assert 0 < bench.metrics.value("imgclust_stage_busy_seconds_total", stage="predict") < busy
+    assert bench.metrics.value("imgclust_batch_wait_seconds_count") == len(encoder.batches)
 
 
 def test_a_broken_device_blames_no_picture() -> None:

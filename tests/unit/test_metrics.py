@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from worker.metrics import (
     LAG_RECORDS,
     OTHER_WINDOW,
+    POLL_WINDOW,
     STAGE_FINISHED,
     STAGE_OUTCOMES,
     STAGES,
@@ -38,7 +39,7 @@ def test_names_follow_prometheus_conventions(row: Row) -> None:
     assert re.fullmatch(r"imgclust(_[a-z]+)+", row.name)
     assert row.name.endswith("_total") == (row.kind == "counter")
     if row.unit in ("seconds", "ratio", "bytes"):
-        assert row.name.endswith(f"_{row.unit}")
+        assert row.name.removesuffix("_total").endswith(f"_{row.unit}")
     assert row.help.endswith(".")
     assert (row.kind == "histogram") == bool(row.buckets)
     assert list(row.buckets) == sorted(set(row.buckets))
@@ -143,6 +144,26 @@ def test_the_share_of_other_forgets() -> None:
     assert metrics.value(ratio) == 0
     clock.now += OTHER_WINDOW
     assert math.isnan(metrics.value(ratio) or 0.0)
+
+
+def test_the_poll_gap_shows_the_longest_pause_also_while_it_lasts() -> None:
+    """Undefined before the first poll; then the longest pause of the last minute or the one that goes on."""
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    gap = "imgclust_poll_gap_seconds"
+    assert math.isnan(metrics.value(gap) or 0.0)
+    metrics.polls.beat()
+    clock.now += 5
+    assert metrics.value(gap) == 5
+    metrics.polls.beat()
+    for _ in range(POLL_WINDOW // 2):
+        clock.now += 0.5
+        metrics.polls.beat()
+    assert metrics.value(gap) == 5
+    for _ in range(POLL_WINDOW * 2):
+        clock.now += 0.5
+        metrics.polls.beat()
+    assert metrics.value(gap) == 0.5
 
 
 def test_partitions_of_others_are_forgotten() -> None:
