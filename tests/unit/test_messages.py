@@ -1,6 +1,7 @@
 """worker.messages: the wire."""
 
 import datetime as dt
+import json
 
 import orjson
 import pytest
@@ -102,7 +103,24 @@ BAD = [
     (b'{"id":"a","url":"u","attributes":{"x":{}}}', None, "attribute 'x'"),
     (b'{"id":"a","url":"u","attributes":{"x":null}}', None, "attribute 'x'"),
     (b'{"id":"a","deleted":"yes"}', None, '"deleted" must be'),
+    (b'{"id":"a","url":"u","deleted":1}', None, '"deleted" must be'),
+    (b'{"id":"a","url":"u","deleted":0.0}', None, '"deleted" must be'),
     (b'{"id":"\xff","url":"u"}', None, "not JSON"),
+    (b'{"id":"a\0","url":"u"}', None, "not JSON"),
+    (b'\xef\xbb\xbf{"id":"a","url":"u"}', None, "not JSON"),
+    (b'{"id":"a","url":"u"}{}', None, "not JSON"),
+    (b'{"id":"a","id":"b","url":"u"}', None, "'id' more than once"),
+    (b'{"id":"a","\\u0069d":"b","url":"u"}', None, "'id' more than once"),
+    (b'{"id":"a","url":"u","url":"u"}', None, "'url' more than once"),
+    (b'{"id":"a","url":"u","more":[{"x":[{"y":1,"y":"1"}]}]}', None, "'y' more than once"),
+    (b'{"id":"a","url":"u","attributes":{"n":1e999}}', None, "not JSON"),
+    (b'{"id":"a","url":"u","attributes":{"n":18446744073709551616}}', None, "more than 64 bits"),
+    (b'{"id":"a","url":"u","attributes":{"n":-9223372036854775809}}', None, "more than 64 bits"),
+    (b'{"id":"a","url":"u","more":[ 123456789012345678901234567890]}', None, "more than 64 bits"),
+    (b'{"id":"a","url":"u","attributes":{"n":' + b"9" * 60_000 + b"}}", None, "not JSON"),
+    (b"[" * 1000 + b"]" * 1000, None, "nested more than 64"),
+    (b'{"id":' + b"[" * 1000 + b"]" * 1000 + b"}", None, "nested more than 64"),
+    (b'{"id":"a","url":"u","more":' + b'{"a":' * 900 + b"1" + b"}" * 901, None, "nested more than 64"),
     (b'{"id":"\\ud800","url":"u"}', None, "not JSON"),
     (b" " * (MAX_EVENT_BYTES + 1), None, "at most 65536"),
     (b"[" * 30_000, None, "not JSON"),
@@ -119,6 +137,54 @@ def test_bad_events_say_what_is_wrong(value: bytes | None, key: bytes | None, sa
         parse_upload(value, key, NOW)
     assert says in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_strictness_refuses_nothing_honest() -> None:
+    """Escapes, the largest whole numbers, long floats, equal names in different objects and nesting pass."""
+    value = (
+        b'{"id":"a\\"\\u0000\\\\","url":"u","attributes":{"id":18446744073709551615,"url":-9223372036854775808,'
+        b'"f":0.12345678901234567890123},"more":[{"id":1},{"id":"\\"id\\":"}],"deep":'
+        + b"[" * 60
+        + b"]" * 60
+        + b"}"
+    )
+    upload = parse_upload(value, None, NOW)
+    assert upload.id == 'a"\0\\'
+    assert upload.attributes == {"id": 2**64 - 1, "url": -(2**63), "f": 0.12345678901234567890123}
+
+
+def _repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise LookupError
+    return dict(pairs)
+
+
+_pieces = st.sampled_from(
+    ["{", "}", "[", "]", ",", ":", '"', '"a"', '"b"', '"\\u0061"', '"\\""', '"\\\\"', "1", "1" * 22, " "]
+)
+
+
+@given(
+    st.lists(_pieces, max_size=14).map("".join) | json_values.map(lambda value: orjson.dumps(value).decode())
+)
+def test_equal_names_are_always_seen(text: str) -> None:
+    """Whatever the shortcut, an event passes as JSON only if a slow, plain reader finds all names unique."""
+    value = f'{{"id":"i","url":"u","more":{text}}}'
+    try:
+        json.loads(value, object_pairs_hook=_repeated)
+        unique = True
+    except LookupError:
+        unique = False
+    except ValueError:
+        return  # not JSON
+    try:
+        parse_upload(value.encode(), None, NOW)
+        passed = True
+    except Rejected as error:
+        passed = "more than once" not in str(error)
+    except UnicodeEncodeError:
+        return
+    assert passed == unique
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
