@@ -32,8 +32,9 @@ lint: install ## ruff and mypy
 site: install ## build the documentation into build/site
 	$(BIN)/mkdocs build --quiet
 
-docs: install ## write the generated tables of README.md anew
+docs: install ## write anew what is made from tables in the code: README, alerts, dashboards
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/prometheus/build.py
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")
