@@ -72,6 +72,21 @@ def parser() -> argparse.ArgumentParser:
         help="what works, what does not, what to do",
         description="Look at settings, Kafka, topics, Redis, model and encoder; say what stands in the way.",
     )
+    topics = commands.add_parser(
+        "topics",
+        parents=[config],
+        help="make the four topics, or check those that are there",
+        description="Make the topics that are missing, and say what about the four contradicts exactly-once "
+        "delivery or the order of an id's events. Topics that are there are never changed.",
+    )
+    either = topics.add_mutually_exclusive_group(required=True)
+    either.add_argument("--create", action="store_true", help="make what is missing, then check")
+    either.add_argument("--check", action="store_true", help="only look; exit code 3 when a start is refused")
+    topics.add_argument(
+        "--replication", type=_replication, metavar="N",
+        help="replicas of topics that are made (default: 3, or as many as there are brokers); "
+        "WORKER_PARTITIONS says how many partitions they get",
+    )  # fmt: skip
     commands.add_parser("settings", help="list every setting with its default and meaning")
 
     demo = commands.add_parser(
@@ -88,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--encoder", default="mini", help="the encoder to use (%(default)s)")
     demo.add_argument("--uploads", type=int, default=2000, help="how many uploads to stream (%(default)s)")
     return top
+
+
+def _replication(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 32):
+        raise argparse.ArgumentTypeError(f"must be a whole number between 1 and 32; got {text!r}")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,6 +163,10 @@ def _service(args: argparse.Namespace) -> int:
         from worker.check import check
 
         return check(settings)
+    if args.command == "topics":
+        from worker.topics import command
+
+        return command(settings, create=args.create, replicas=args.replication)
     from worker.run import run, run_view
 
     if args.command == "view":

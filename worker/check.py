@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,36 +11,15 @@ from rich.console import Console
 from imgclust.errors import ImgclustError
 from worker import topics
 from worker.errors import WorkerError
+from worker.findings import Finding, tell
 from worker.settings import Settings
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `remedy` says what to do when it does not work."""
-
-    what: str
-    ok: bool
-    found: str
-    remedy: str = ""
 
 
 def _kafka(settings: Settings) -> Iterator[Finding]:
     try:
-        found = topics.look(settings)
+        yield from topics.findings(settings)
     except WorkerError as error:
         yield Finding("Kafka", False, str(error))
-        return
-    yield Finding("Kafka", True, f"{found.brokers} broker(s) at {settings.bootstrap_servers}")
-    wrong = topics.problems(settings, found)
-    shown = ", ".join(f"{name} ({count} partitions)" for name, count in found.counts.items() if count)
-    if wrong and settings.create_topics and not all(found.counts.values()):
-        yield Finding(
-            "topics", True, f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
-        )
-    elif wrong:
-        yield Finding("topics", False, wrong[0])
-    else:
-        yield Finding("topics", True, shown)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -105,15 +83,4 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 def check(settings: Settings, console: Console | None = None) -> int:
     """Print what `look` finds; returns the exit code: 0 when all works, else 3."""
-    console = console or Console(highlight=False, soft_wrap=True)
-    bad = 0
-    for finding in look(settings):
-        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
-        console.print(f"{mark}  {finding.what}: ", end="")
-        console.print(finding.found, markup=False)
-        if not finding.ok:
-            bad += 1
-            if finding.remedy:
-                console.print(f"      → {finding.remedy}", markup=False)
-    console.print("ready: `imgclust-worker run`" if not bad else f"{bad} of these must be mended first")
-    return 3 if bad else 0
+    return tell(look(settings), console, ready="ready: `imgclust-worker run`")

@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from kafka_cluster import Topics
 from redis_server import RedisServer
 
@@ -120,17 +121,40 @@ def test_check_says_what_works(mock_kafka: Kafka, model_folder: Path, redis_stor
 
 
 @pytest.mark.kafka
-def test_missing_topics_are_made_when_wanted(apache_kafka: Kafka) -> None:
-    """WORKER_CREATE_TOPICS=true makes all four, alike, and compacts those that are to be."""
+def test_missing_topics_are_made_and_looked_at(
+    apache_kafka: Kafka, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`topics --create` and WORKER_CREATE_TOPICS=true make all four alike, configured as planned, once;
+    what contradicts the order of events or exactly-once delivery is told, and changes no exit code."""
     from worker import settings, topics
+    from worker.topic_rules import PLANS
 
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}
-    loaded = settings.load(
-        {"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, "WORKER_CREATE_TOPICS": "true",
-         "WORKER_PARTITIONS": "3", **names}
-    )  # fmt: skip
+    env = {"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, "WORKER_PARTITIONS": "3", **names}
+    loaded = settings.load({**env, "WORKER_CREATE_TOPICS": "true"})
+
+    assert topics.command(settings.load(env), create=False) == 3
+    assert "missing topics" in capsys.readouterr().out
+    assert topics.command(loaded, create=True, replicas=1) == 0
+    assert f"{run_id}-tags (3 partitions, 1 replicas, compact)" in capsys.readouterr().out
     assert topics.ensure(loaded).counts == dict.fromkeys(names.values(), 3)
+    cluster = topics.describe(loaded)
+    for role, plan in PLANS.items():
+        told = cluster.topics[role].config
+        assert {name: told[name] for name in plan.config} == plan.config
+        assert told["min.insync.replicas"] == "1"
+
+    producer = Producer({"bootstrap.servers": apache_kafka.bootstrap})
+    for partition, key in ((0, b"same"), (2, b"same"), (1, None)):
+        producer.produce(loaded.uploads_topic, b"{}", key, partition)
+    assert producer.flush(20) == 0
+    assert topics.command(loaded, create=True) == 0
+    told_now = capsys.readouterr().out
+    assert "made: nothing" in told_now
+    assert "!!  topics: 1 broker(s)" in told_now
+    assert f"{loaded.uploads_topic}: events without a key in partition(s) 1" in told_now
+    assert "the key b'same' is in partitions 0 and 2" in told_now
 
 
 @pytest.mark.kafka
@@ -152,7 +176,7 @@ def test_help_answers_without_loading_anything_heavy() -> None:
     """`--help` names the commands and the exit codes."""
     done = run("--help")
     assert done.returncode == 0
-    for word in ("run", "view", "demo", "check", "exit codes"):
+    for word in ("run", "view", "demo", "check", "topics", "exit codes"):
         assert word in done.stdout
     code = "import sys, json, worker.__main__ as m; m.parser(); print(json.dumps(sorted(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
