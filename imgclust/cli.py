@@ -36,8 +36,8 @@ exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong arguments, 1
 Set IMGCLUST_DEBUG=1 to see tracebacks."""
 
 IMAGES = """\
-folders (searched all the way down), files, http(s) URLs, or lists: a CSV, TSV or Parquet file with a column
-source, file, path, filename, image or url, and perhaps id; its other columns become attributes"""
+folders (searched all the way down), files, http(s) and s3 URLs, or lists: a CSV, TSV or Parquet file with a
+column source, file, path, filename, image or url, and perhaps id; its other columns become attributes"""
 
 _Parsers = argparse._SubParsersAction  # argparse gives this type no public name
 
@@ -221,6 +221,14 @@ def _add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-port", action="append", default=[], type=_positive, metavar="N",
         help="fetch URLs from this port too; by default only from 80 and 443",
+    )  # fmt: skip
+    command.add_argument(
+        "--allow-bucket", action="append", default=[], metavar="NAME",
+        help="read s3://NAME/… URLs, with the usual AWS_… variables; by default none (needs imgclust[s3])",
+    )  # fmt: skip
+    command.add_argument(
+        "--proxy", metavar="URL",
+        help="fetch URLs through this HTTP proxy; by default through none, whatever the environment says",
     )  # fmt: skip
 
 

@@ -316,7 +316,7 @@ def _encoder(
 def _reader(arguments: argparse.Namespace) -> Reader:
     from imgclust.reading import Reader
 
-    if not (arguments.allow_network or arguments.allow_port):
+    if not (arguments.allow_network or arguments.allow_port or arguments.allow_bucket or arguments.proxy):
         return Reader()  # loads nothing of the network unless there are URLs
     from imgclust.urls import FetchPolicy
 
@@ -324,7 +324,17 @@ def _reader(arguments: argparse.Namespace) -> Reader:
         networks = tuple(ipaddress.ip_network(n) for n in arguments.allow_network)
     except ValueError as error:
         raise ImgclustError(f"--allow-network: {error}; give it like 10.1.0.0/16") from None
-    return Reader(FetchPolicy(allow_networks=networks, allow_ports=(80, 443, *arguments.allow_port)))
+    policy = FetchPolicy(
+        allow_networks=networks,
+        allow_ports=(80, 443, *arguments.allow_port),
+        allow_buckets=tuple(arguments.allow_bucket),
+        proxy=arguments.proxy,
+    )
+    if policy.allow_buckets:
+        from imgclust.object_store import Buckets
+
+        Buckets(policy)  # what is missing is told before hours of work
+    return Reader(policy)
 
 
 def _note(text: str) -> None:

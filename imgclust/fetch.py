@@ -1,4 +1,4 @@
-"""URL → bytes: http and https from public addresses, files from one folder, and nothing else.
+"""URL → bytes: http and https from public addresses, files from one folder, objects of named buckets.
 
 The URL and the server are both hostile. What keeps them in bounds:
 
@@ -20,7 +20,7 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +32,8 @@ from imgclust.deadlines import Deadlines, Watch
 from imgclust.errors import FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
 from imgclust.foreign_errors import translate
 from imgclust.local_files import read_file
+from imgclust.object_store import SCHEME as S3
+from imgclust.object_store import Buckets, split
 from imgclust.resolver import CheckedResolver, Lookup, system_lookup
 from imgclust.urls import FetchPolicy, UrlChecker, shown
 
@@ -95,12 +97,17 @@ class Fetcher:
         self._urls = UrlChecker(policy)
         self._breaker = Breaker(clock)
         self._deadlines = Deadlines(policy, clock)
+        # a proxy is the only place that is connected to, and the operator named it
+        self._permits = (lambda address: True) if policy.proxy else policy.permits_address
+        self._buckets: Buckets | None = None
         self._session: aiohttp.ClientSession
         self._resolver: CheckedResolver
 
     async def __aenter__(self) -> Fetcher:
         policy = self.policy
-        self._resolver = CheckedResolver(policy.permits_address, lookup=self._lookup, clock=self._clock)
+        if policy.allow_buckets:
+            self._buckets = Buckets(policy)
+        self._resolver = CheckedResolver(self._permits, lookup=self._lookup, clock=self._clock)
         connector = aiohttp.TCPConnector(
             limit=self._connections,
             limit_per_host=policy.host_share(self._connections),
@@ -116,6 +123,7 @@ class Fetcher:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout),
             auto_decompress=False,
             trust_env=False,  # neither proxies nor .netrc
+            proxy=policy.proxy,
         )
         self._deadlines.start()
         return self
@@ -130,7 +138,7 @@ class Fetcher:
     def _open_socket(self, info: Any) -> socket.socket:
         """The last word on where a connection goes: the kernel is given exactly this address."""
         family, kind, protocol, _, address = info
-        if not self.policy.permits_address(address[0]):
+        if not self._permits(address[0]):
             raise UrlForbidden(f"the address {address[0]!a} is not public")
         return socket.socket(family, kind, protocol)
 
@@ -138,7 +146,7 @@ class Fetcher:
         """Fetch one image's bytes.
 
         Args:
-            url: http, https, or `file:` where the policy allows a folder.
+            url: http, https, or `file:` and `s3:` where the policy allows a folder or a bucket.
             room: is awaited with the most bytes that will be held, before a body is read.
 
         Raises:
@@ -150,6 +158,8 @@ class Fetcher:
             async with watch.timeout:
                 if url[:5].lower() == "file:":
                     return Fetched(await asyncio.to_thread(read_file, url, self.policy))
+                if url[: len(S3)].lower() == S3:
+                    return Fetched(await self._object(url, room, watch))
                 return await self._download(url, room, watch)
         except Exception as error:
             if watch.overdue and isinstance(error, TimeoutError):
@@ -157,6 +167,16 @@ class Fetcher:
             raise translate(error, url) from None
         finally:
             self._deadlines.remove(watch)
+
+    async def _object(self, url: str, room: Room, watch: Watch) -> bytes:
+        if self._buckets is None:
+            split(url, self.policy)  # says why not
+            raise AssertionError("buckets are allowed, but were not opened")
+        watch.heard = self._clock()
+        size, pieces = await self._buckets.open(url)
+        watch.heard = math.inf
+        await room(size)
+        return await self._read(pieces, self.policy.max_bytes, watch)
 
     async def _download(self, url: str, room: Room, watch: Watch) -> Fetched:
         target = self._urls.check(url)
@@ -222,13 +242,13 @@ class Fetcher:
             raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
         watch.heard = math.inf
         await room(limit if announced is None or encoding != "identity" else announced)
-        data = await self._read(response.content, limit, watch)
+        data = await self._read(response.content.iter_any(), limit, watch)
         return data if encoding == "identity" else inflate(data, limit)
 
-    async def _read(self, content: aiohttp.StreamReader, limit: int, watch: Watch) -> bytes:
+    async def _read(self, content: AsyncIterator[Any], limit: int, watch: Watch) -> bytes:
         chunks: list[bytes] = []
         watch.body_since = watch.heard = self._clock()
-        while chunk := await content.readany():
+        async for chunk in content:
             watch.heard = self._clock()
             watch.size += len(chunk)
             if watch.size > limit:

@@ -7,6 +7,7 @@ import ssl
 import aiohttp
 
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, UrlForbidden
+from imgclust.object_store import translate as translate_of_store
 from imgclust.urls import shown
 
 # The first row whose class fits decides. Every exception class of aiohttp is found here before its last row
@@ -23,6 +24,7 @@ TRANSLATIONS: tuple[tuple[type[BaseException], type[FetchError], str], ...] = (
     (aiohttp.ClientSSLError, FetchFailed, "TLS failed"),
     (aiohttp.ClientConnectorDNSError, FetchFailed, "the host was not found"),
     (aiohttp.ClientProxyConnectionError, FetchFailed, "the proxy cannot be reached"),
+    (aiohttp.ClientHttpProxyError, FetchFailed, "the proxy refuses to connect"),
     (aiohttp.ClientConnectorError, FetchFailed, "the host cannot be connected to"),
     (aiohttp.ClientPayloadError, FetchFailed, "the body is incomplete or damaged"),
     (aiohttp.ClientResponseError, FetchFailed, "the answer is not HTTP as it should be"),
@@ -41,6 +43,8 @@ def translate(error: Exception, url: str) -> FetchError:
     """What an exception means to whoever wanted the URL; ours pass unchanged."""
     if isinstance(error, FetchError):
         return error
+    if of_store := translate_of_store(error, url):
+        return of_store
     for kind, meaning, text in TRANSLATIONS:
         if isinstance(error, kind):
             reason = getattr(getattr(error, "os_error", error), "strerror", None)

@@ -30,7 +30,7 @@ class Item:
 
     Attributes:
         id: what it is called from now on: a list's `id`, else the path below the folder, or the URL.
-        source: a path or an http(s) URL.
+        source: a path or an http(s) or s3 URL.
         named: somebody named this very image, so it is an error if it is none; files that a folder just
             happens to hold are skipped instead.
         attributes: a list's other columns.
@@ -48,7 +48,7 @@ class Item:
 
 def is_url(source: str) -> bool:
     """Whether a source is fetched rather than opened."""
-    return source.lower().startswith(("http://", "https://"))
+    return source.lower().startswith(("http://", "https://", "s3://"))
 
 
 def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) -> Iterator[Item]:
@@ -68,7 +68,7 @@ def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) ->
     names = [str(source) for source in sources]
     for name in names:  # a wrong one is told before hours of work
         if not (is_url(name) or os.path.isdir(name) or os.path.isfile(name)):
-            raise ImgclustError(f"{name!a} is neither a file, a folder nor an http(s) URL")
+            raise ImgclustError(f"{name!a} is neither a file, a folder nor a URL (http, https, s3)")
     several = sum(not is_url(name) and os.path.isdir(name) for name in names) > 1
     for source in names:
         if is_url(source):

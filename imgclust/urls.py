@@ -47,6 +47,9 @@ class FetchPolicy:
         deny_hosts: globs of hosts that are refused, whatever else allows them.
         allow_ports: that may be connected to.
         allow_files: a folder; `file:` URLs of regular files below it are read. None: no `file:` URL is.
+        allow_buckets: of S3; `s3://` URLs that name one of these are read.
+        proxy: the URL of an HTTP proxy that connects in our place, also to hosts whose addresses only it
+            resolves: what it lets pass is then its own decision. None: none, whatever the environment says.
         nat64_prefixes: of the network that this machine is in, beside 64:ff9b::/96.
         max_bytes: of one image.
         connect_timeout: of one attempt to connect, TLS included.
@@ -63,6 +66,8 @@ class FetchPolicy:
     deny_hosts: tuple[str, ...] = ()
     allow_ports: tuple[int, ...] = (80, 443)
     allow_files: Path | None = None
+    allow_buckets: tuple[str, ...] = ()
+    proxy: str | None = dataclasses.field(default=None, repr=False)  # may hold a password
     nat64_prefixes: tuple[ipaddress.IPv6Network, ...] = ()
     max_bytes: int = 20 * 1024 * 1024
     connect_timeout: float = 3.0

@@ -21,11 +21,21 @@ class LinkLostError(Exception):
     """The process is gone or talks nonsense; the text says which."""
 
 
-def environment() -> dict[str, str]:
-    """What a fetcher sees of the environment: no setting, for a setting may be a password."""
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # a pool of threads for linear algebra in each fetcher would only cost memory
-    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+def environment(also: str = "") -> dict[str, str]:
+    """What a fetcher sees of the environment: no setting, for a setting may be a password.
+
+    Args:
+        also: names that begin so are passed on too; empty: none.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or (also and name.startswith(also))
+    }
+    # a pool of threads in each fetcher would only cost memory
+    one = dict.fromkeys(
+        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKIO_WORKER_THREADS"), "1"
+    )
     return {**kept, **one, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
@@ -35,12 +45,13 @@ class FetcherLink:
     Args:
         config: the first line that it gets.
         ring_file: of the slots; the process inherits it.
+        also: see `environment`.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, config: dict[str, Any], ring_file: int) -> None:
+    def __init__(self, config: dict[str, Any], ring_file: int, also: str = "") -> None:
         self.channel, theirs = socket.socketpair()
         try:
             # a program of its own, and not multiprocessing's: that one would import the parent's main module
@@ -50,7 +61,7 @@ class FetcherLink:
                  str(theirs.fileno()), str(ring_file)],
                 pass_fds=(theirs.fileno(), ring_file),
                 stdin=subprocess.DEVNULL,
-                env=environment(),
+                env=environment(also),
                 process_group=0,
             )  # fmt: skip
         except OSError:

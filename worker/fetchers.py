@@ -107,6 +107,8 @@ class FetcherPool:
             "preprocessing": dataclasses.asdict(preprocessing),
             "policy": policy.to_json(),
         }
+        # credentials of the object store, only where one may be read
+        self._environment = "AWS_" if policy.allow_buckets else ""
         self._window = WINDOW * connections
         self._ring = SlotRing.create(slots, preprocessing.size, processes)
         self._beside: Counter[int] = Counter()
@@ -328,7 +330,8 @@ class FetcherPool:
         self._ring.mark(place.index, 0)
         free = place.begins(now, self._ring.beats(place.index))
         try:
-            place.link = FetcherLink({**self._config, "index": place.index, "free": free}, self._ring.file)
+            config = {**self._config, "index": place.index, "free": free}
+            place.link = FetcherLink(config, self._ring.file, also=self._environment)
         except OSError as error:
             self._replace(place, f"it cannot be started: {error.strerror}")
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import importlib.util
 import os
 import signal
 import socket
@@ -137,15 +138,31 @@ def describe(identity: Any) -> str:
 
 
 def fetch_policy(settings: Settings) -> FetchPolicy:
+    """What the fetchers may do.
+
+    Raises:
+        StartError: buckets are allowed, but what reads them is not installed.
+    """
+    from imgclust.object_store import S3_HINT
     from imgclust.urls import FetchPolicy
+
+    if settings.fetch_allow_buckets and importlib.util.find_spec("obstore") is None:
+        raise StartError(f"WORKER_FETCH_ALLOW_BUCKETS needs the package obstore: {S3_HINT}")
 
     return FetchPolicy(
         allow_networks=settings.fetch_allow_networks,
         allow_hosts=settings.fetch_allow_hosts,
+        deny_hosts=settings.fetch_deny_hosts,
         allow_ports=settings.fetch_allow_ports,
         allow_files=settings.fetch_allow_files,
+        allow_buckets=settings.fetch_allow_buckets,
+        proxy=settings.fetch_proxy,
+        nat64_prefixes=settings.fetch_nat64_prefixes,
         max_bytes=settings.fetch_max_bytes,
         total_timeout=settings.fetch_timeout,
+        connect_timeout=settings.fetch_connect_timeout,
+        first_byte_timeout=settings.fetch_silence_timeout,
+        min_rate=settings.fetch_min_rate,
     )
 
 
@@ -192,6 +209,7 @@ class Tagger:
             on_outcomes=self._fetched,
             connections=settings.fetch_connections,
             max_pixels=settings.max_pixels,
+            decode_timeout=settings.decode_timeout,
         )
         self.inference = Inference(
             encoder,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from imgclust.addresses import check_nat64_prefix
 from worker.errors import SettingsError
 from worker.messages import printable
 
@@ -72,12 +73,20 @@ class Settings:
     max_in_flight: int
     fetch_allow_networks: tuple[Network, ...]
     fetch_allow_hosts: tuple[str, ...]
+    fetch_deny_hosts: tuple[str, ...]
     fetch_allow_ports: tuple[int, ...]
     fetch_allow_files: Path | None
+    fetch_allow_buckets: tuple[str, ...]
+    fetch_nat64_prefixes: tuple[ipaddress.IPv6Network, ...]
+    fetch_proxy: str | None = dataclasses.field(repr=False)
     fetch_timeout: float
+    fetch_connect_timeout: float
+    fetch_silence_timeout: float
+    fetch_min_rate: float
     fetch_max_bytes: int
     fetch_connections: int
     max_pixels: int
+    decode_timeout: float
     retry_limit: int
     retry_first: float
     retry_max: float
@@ -161,6 +170,25 @@ def _host_glob(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.*_\-\[\]:]+", value):
         raise ValueError
     return value.lower()
+
+
+def _bucket(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+        raise ValueError
+    return value
+
+
+def _nat64(value: str) -> ipaddress.IPv6Network:
+    prefix = ipaddress.IPv6Network(value)
+    check_nat64_prefix(prefix)
+    return prefix
+
+
+def _proxy(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError
+    return value
 
 
 def _existing_folder(value: str) -> Path:
@@ -329,6 +357,13 @@ SETTINGS: tuple[Setting, ...] = (
         "when set, only these hosts are fetched from",
     ),
     Setting(
+        "fetch_deny_hosts",
+        "",
+        _list(_host_glob),
+        "host names or globs like *.internal.example, separated by spaces",
+        "never fetched from, whatever else allows it",
+    ),
+    Setting(
         "fetch_allow_ports",
         "80 443",
         _list(_integer(1, 65_535)),
@@ -343,15 +378,59 @@ SETTINGS: tuple[Setting, ...] = (
         "`file:` URLs below this folder are read; none when unset",
     ),
     Setting(
+        "fetch_allow_buckets",
+        "",
+        _list(_bucket),
+        "names of S3 buckets, separated by spaces",
+        "`s3://bucket/key` URLs of these are read, with the usual `AWS_…` variables; needs the extra `s3`",
+    ),
+    Setting(
+        "fetch_nat64_prefixes",
+        "",
+        _list(_nat64),
+        "IPv6 networks like 2001:db8:64::/96 (/32, /40, /48, /56, /64 or /96), separated by spaces",
+        "NAT64 prefixes of the worker's own network, beside 64:ff9b::/96: addresses in them are judged by "
+        "the IPv4 address that they stand for",
+    ),
+    Setting(
+        "fetch_proxy",
+        None,
+        _proxy,
+        "http://host:port or https://host:port",
+        "fetches go through this HTTP proxy, which then decides about addresses; `HTTP_PROXY` and its like "
+        "are ignored",
+        secret=True,
+    ),
+    Setting(
         "fetch_timeout",
         "10",
         *_seconds(0.1, 600),
-        "for one image, from the first byte sent to the last received",
+        "for one image in all, with name look-up and redirects",
+    ),
+    Setting("fetch_connect_timeout", "3", *_seconds(0.1, 600), "for one connection, TLS included"),
+    Setting(
+        "fetch_silence_timeout",
+        "5",
+        *_seconds(0.1, 600),
+        "until the first byte of an answer, and of any silence within it",
+    ),
+    Setting(
+        "fetch_min_rate",
+        "4096",
+        _number(0, 1e9),
+        "bytes/s between 0 and 1e+09",
+        "of a body on average, after its first 2 seconds; slower servers are given up",
     ),
     Setting("fetch_max_bytes", str(20 * 1024 * 1024), *_count(1024, 1 << 30), "bytes of one image at most"),
     Setting("fetch_connections", "64", *_count(1, 1024), "downloads at once in each fetcher process"),
     Setting(
         "max_pixels", "50000000", *_count(1, 1_000_000_000), "pixels of one image at most, before decoding"
+    ),
+    Setting(
+        "decode_timeout",
+        "30",
+        *_seconds(0.5, 600),
+        "for decoding one image, after which its process is replaced",
     ),
     Setting("retry_limit", "5", *_count(1, 100), "tries of a transient failure, the first included"),
     Setting(

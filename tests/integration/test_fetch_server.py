@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
+import hmac
 import ipaddress
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from origin import Origin, Request, drip, response, silence, then_close
+from origin import Handler, Origin, Request, drip, response, silence, then_close
 
 from imgclust.breaker import THRESHOLD
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
@@ -73,6 +76,122 @@ def test_proxies_of_the_environment_are_ignored(origin: Origin, monkeypatch: pyt
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert fetch(origin.url("/ok"), policy(origin.port)).data == BODY
+
+
+def test_a_proxy_that_was_named_is_asked_for_everything(origin: Origin) -> None:
+    """It gets the whole URL and its own credentials, also of hosts that only it resolves; what is refused by
+    its form never gets there, and what the proxy refuses is a failed fetch that tells no password."""
+    origin.paths["http://images.internal.example/x.jpg"] = response(BODY)
+    rules = FetchPolicy(proxy=f"http://us:pass-word@127.0.0.1:{origin.port}")
+    assert fetch("http://images.internal.example/x.jpg", rules).data == BODY
+    assert (
+        origin.requests[-1].headers["proxy-authorization"] == f"Basic {b64encode(b'us:pass-word').decode()}"
+    )
+    before = origin.connections
+    for url in ("http://127.0.0.1/", "http://169.254.169.254/", "http://x.example:22/", "file:///etc/passwd"):
+        assert type(refusal(url, rules)) is UrlForbidden
+    assert origin.connections == before
+    error = refusal("https://images.internal.example/x.jpg", rules)
+    assert origin.requests[-1].method == "CONNECT"
+    assert type(error) is FetchFailed
+    assert "proxy refuses" in str(error)
+    assert "pass-word" not in str(error)
+    away = refusal("http://images.internal.example/", FetchPolicy(proxy="http://us:pass-word@127.0.0.1:1"))
+    assert "proxy cannot be reached" in str(away)
+    assert "pass-word" not in str(away)
+
+
+# ── object stores ────────────────────────────────────────────────────────────────────────────────────────
+
+KEY_ID, SECRET = "AKIDEXAMPLE", "not/a/real/secret"
+
+
+def signature(request: Request) -> str:
+    """AWS Signature Version 4 of a request without a body, as the store computes it."""
+    scope = request.headers["authorization"].partition("Credential=")[2].partition(",")[0].split("/", 1)[1]
+    signed = request.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0]
+    path, _, query = request.path.partition("?")
+    lines = [f"{name}:{request.headers[name]}" for name in signed.split(";")]
+    payload = request.headers["x-amz-content-sha256"]
+    canonical = "\n".join([request.method, path, query, *lines, "", signed, payload])
+    date = request.headers["x-amz-date"]
+    text = "\n".join(["AWS4-HMAC-SHA256", date, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = b"AWS4" + SECRET.encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return hmac.new(key, text.encode(), "sha256").hexdigest()
+
+
+@pytest.fixture
+def store(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    """A server that speaks as much of S3 as reading needs, and checks the signature of each request."""
+    pytest.importorskip("obstore", reason="the extra `s3` is not installed")
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{origin.port}", 
+        "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+    def signed(answer: bytes) -> Handler:
+        async def handle(_: object, writer: asyncio.StreamWriter, request: Request) -> None:
+            good = request.headers["authorization"].endswith(f"Signature={signature(request)}")
+            writer.write(answer if good else response(b"", "403 Forbidden"))
+            await writer.drain()
+
+        return handle
+
+    date = "Last-Modified: Wed, 25 Nov 2026 00:00:00 GMT"
+    origin.paths |= {
+        "/uploads/cats/a%20cat.jpg": signed(response(BODY, "200 OK", date, 'ETag: "1"')),
+        "/uploads/slow.jpg": drip(BODY, 100, 0.1, date, 'ETag: "2"'),
+        "/uploads/silent.jpg": silence,
+        "/uploads/refused.jpg": response(b"<Error><Code>AccessDenied</Code></Error>", "403 Forbidden"),
+        "/uploads/broken.jpg": then_close(response(BODY[:99], "200 OK", date, 'ETag: "3"', length=9999)),
+    }
+    return origin
+
+
+def test_objects_of_named_buckets_are_read(store: Origin) -> None:
+    """The request is signed, the key taken as it is written, and the bytes arrive."""
+    rules = FetchPolicy(allow_buckets=("uploads",))
+    assert fetch("s3://uploads/cats/a cat.jpg", rules).data == BODY
+    assert KEY_ID in store.requests[-1].headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://private/cats/a cat.jpg", "s3:///x", "s3://uploads", "s3://uploads/", "s3://uploads/../private/x",
+     "s3://uploads/./x", "s3://uploads//x", "s3://uploads/a\nb", "s3://uploads@private/x", "s3://UPLOADS/x",
+     "S3://private/x", "s3://uploads/" + "k" * 1025, "s3://us:pw@uploads/x", "s3://uploads:80/x"],
+)  # fmt: skip
+def test_no_other_bucket_is_asked(store: Origin, url: str) -> None:
+    """Nothing but an allowed bucket's plain key leads to a request, and without buckets nothing does."""
+    assert type(refusal(url, FetchPolicy(allow_buckets=("uploads",)))) is UrlForbidden
+    assert type(refusal(url, FetchPolicy())) is UrlForbidden
+    assert store.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "changes"),
+    [
+        ("nothing.jpg", NotFound, {}),
+        ("refused.jpg", FetchFailed, {}),
+        ("broken.jpg", FetchFailed, {}),
+        ("cats/a cat.jpg", TooLarge, {"max_bytes": 16_383}),
+        ("silent.jpg", FetchTimeout, {"connect_timeout": 0.2, "first_byte_timeout": 0.2}),
+        ("slow.jpg", FetchTimeout, {"rate_grace": 0.3}),
+        ("slow.jpg", FetchTimeout, {"total_timeout": 0.5}),
+    ],
+)
+def test_stores_are_held_to_the_same_limits(
+    store: Origin, key: str, kind: type[FetchError], changes: dict[str, float]
+) -> None:
+    """Missing, refused, cut off, large, silent and slow objects end as those of web servers, with a text that
+    tells neither the store's address nor credentials."""
+    error = refusal(f"s3://uploads/{key}", FetchPolicy(allow_buckets=("uploads",), **changes))  # type: ignore[arg-type]
+    assert type(error) is kind, error
+    assert "127.0.0.1" not in str(error)
+    assert SECRET not in str(error)
 
 
 @pytest.mark.parametrize(

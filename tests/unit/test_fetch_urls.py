@@ -93,13 +93,17 @@ def test_a_policy_survives_the_way_to_a_fetcher() -> None:
     policy = FetchPolicy(
         allow_networks=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")),
         allow_hosts=("*.example",),
+        deny_hosts=("b.example",),
         allow_files=Path("/srv/images"),
+        allow_buckets=("uploads",),
+        proxy="http://user:secret@proxy.example:3128",
         nat64_prefixes=(ipaddress.IPv6Network("2001:db8:64::/96"),),
         max_bytes=1234,
         min_rate=0.5,
     )
     assert FetchPolicy.from_json(policy.to_json()) == policy
     assert FetchPolicy.from_json(PUBLIC.to_json()) == PUBLIC
+    assert "secret" not in repr(policy)
 
 
 def test_nonsense_policies_are_refused() -> None:
