@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker import operators
+
 DESCRIPTION = """\
 Tags uploads from Kafka with the cluster that their image shows.
 
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         help="replicas of topics that are made (default: 3, or as many as there are brokers); "
         "WORKER_PARTITIONS says how many partitions they get",
     )  # fmt: skip
+    operators.add_arguments(commands, config)
     commands.add_parser("settings", help="list every setting with its default and meaning")
 
     demo = commands.add_parser(
@@ -167,6 +170,8 @@ def _service(args: argparse.Namespace) -> int:
         from worker.topics import command
 
         return command(settings, create=args.create, replicas=args.replication)
+    if args.command in ("dlq", "explain"):
+        return operators.run(args, settings)
     from worker.run import run, run_view
 
     if args.command == "view":

@@ -1,0 +1,133 @@
+"""Dead letters: reading them, choosing among them, and which of them may be sent again."""
+
+from __future__ import annotations
+
+import argparse
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.letters import (
+    Filter,
+    LaterEvents,
+    Letter,
+    read_letter,
+    reason_to_skip,
+    value_to_send,
+)
+from worker.operators import duration
+from worker.scan import Entry, Source, source_of
+
+NOW = 1_790_000_000_000
+
+
+def entry(value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, **headers: str) -> Entry:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Entry("uploads.dlq", 2, 7, at, b"a", value, named)
+
+
+def letter(value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, **headers: str) -> Letter:
+    source = {"source_partition": "2", "source_offset": "40", "source_timestamp": str(NOW - 5000)}
+    return read_letter(entry(value, at, **{**source, "error_code": "fetch-failed", **headers}))
+
+
+@given(st.one_of(st.none(), st.binary(max_size=40)), st.dictionaries(st.text(), st.text(), max_size=6))
+def test_any_record_is_read(value: bytes | None, headers: dict[str, str]) -> None:
+    """Whatever lies in the topic, reading it raises nothing, and only what has an id has one."""
+    found = read_letter(Entry("uploads.dlq", 0, 0, NOW, None, value, headers))
+    assert found.id is None or isinstance(found.id, str)
+    assert value_to_send(found) is None or isinstance(value_to_send(found), bytes)
+
+
+@pytest.mark.parametrize(
+    ("headers", "source"),
+    [
+        ({"source_partition": "1", "source_offset": "2", "source_timestamp": "3"}, Source(1, 2, 3)),
+        ({"source_partition": "1", "source_offset": "2"}, None),
+        ({"source_partition": "x", "source_offset": "2", "source_timestamp": "3"}, None),
+    ],
+)
+def test_a_source_is_read_whole_or_not_at_all(headers: dict[str, str], source: Source | None) -> None:
+    """Headers that do not name a place name none."""
+    assert source_of(entry(**headers)) == source
+
+
+@pytest.mark.parametrize(
+    ("chosen", "takes"),
+    [
+        (Filter(), True),
+        (Filter(codes=frozenset({"fetch-failed"})), True),
+        (Filter(codes=frozenset({"not-found"})), False),
+        (Filter(ids=frozenset({"a", "b"})), True),
+        (Filter(ids=frozenset({"b"})), False),
+        (Filter(partitions=frozenset({2})), True),
+        (Filter(partitions=frozenset({1})), False),
+        (Filter(older_than=60), False),
+        (Filter(newer_than=60), True),
+        (Filter(older_than=9, newer_than=11), True),
+        (Filter(codes=frozenset({"fetch-failed"}), ids=frozenset({"b"})), False),
+    ],
+)
+def test_a_filter_takes_what_every_field_takes(chosen: Filter, takes: bool) -> None:
+    """All that are given must hold."""
+    assert chosen.takes(letter(at=NOW - 10_000), NOW) is takes
+
+
+@pytest.mark.parametrize(
+    ("later", "skipped"),
+    [
+        (Source(2, 41, 0), True),  # later in its partition, whatever its clock says
+        (Source(2, 40, NOW), False),  # the letter's own upload
+        (Source(2, 39, NOW + 1), False),
+        (Source(1, 1, NOW), True),  # elsewhere only the clock can tell
+        (Source(1, 99, 0), False),
+    ],
+)
+def test_a_letter_with_a_later_event_stays(later: Source, skipped: bool) -> None:
+    """Sent again, it would be the last event of its id, and win over the newer one."""
+    events = LaterEvents(["a"])
+    events.saw("a", later, "tagged")
+    assert (reason_to_skip(letter(), events, without_id=False) is not None) is skipped
+
+
+def test_the_latest_event_counts() -> None:
+    """Of many events of an id the latest one decides, in whatever order they were seen."""
+    events = LaterEvents(["a"])
+    for offset in (3, 44, 12):
+        events.saw("a", Source(2, offset, 0), f"event {offset}")
+    found = events.after("a", Source(2, 40, 0))
+    assert found is not None
+    assert found.where == "event 44"
+    assert events.after("a", Source(2, 44, 0)) is None
+    assert "b" not in events
+
+
+def test_what_cannot_be_sent_again_says_why() -> None:
+    """A letter without a source, one whose upload was left out, and one whose event has no id."""
+    nothing = LaterEvents([])
+    foreign = read_letter(entry())
+    assert "did not write" in (reason_to_skip(foreign, nothing, without_id=True) or "")
+    omitted = letter(value=None, value_omitted="too large")
+    assert "2:40" in (reason_to_skip(omitted, nothing, without_id=True) or "")
+    broken = letter(value=b"{not json")
+    assert "no id" in (reason_to_skip(broken, nothing, without_id=False) or "")
+    assert reason_to_skip(broken, nothing, without_id=True) is None
+
+
+def test_an_upload_keeps_its_time() -> None:
+    """A replayed upload is as old as it was: the new record's timestamp does not count."""
+    sent = orjson.loads(value_to_send(letter()) or b"")
+    assert sent == {"id": "a", "url": "http://x/", "uploaded_at": "2026-09-21T14:13:15.000Z"}
+    timed = b'{"id":"a","url":"http://x/","uploaded_at":"2026-01-01T00:00:00Z"}'
+    assert value_to_send(letter(timed)) == timed
+    assert value_to_send(letter(b"{not json")) == b"{not json"
+
+
+def test_ages() -> None:
+    """`90s`, `15m`, `2h`, `7d`, and nothing else."""
+    assert [duration(text) for text in ("90s", "15m", "2h", "7d")] == [90, 900, 7200, 604_800]
+    for text in ("", "h", "2", "-1h", "2w", "1.5h", "²h"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            duration(text)

@@ -1,0 +1,140 @@
+"""The arguments of the operators' commands, `dlq` and `explain`, → one call each. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from worker.messages import ERROR_CODES
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+_Parsers = argparse._SubParsersAction  # argparse gives this type no public name
+
+DLQ_EXAMPLES = """\
+examples:
+  imgclust-worker dlq list --counts
+  imgclust-worker dlq list --code fetch-failed --newer-than 2h
+  imgclust-worker dlq list --json | jq -r .message | sort | uniq -c
+  imgclust-worker dlq replay --code fetch-failed --dry-run"""
+
+REPLAY = """\
+Send the uploads of dead letters to the uploads topic again, once what was wrong is mended.
+A letter whose id has had a later event (a tag, a deletion, another letter, a pending retry, an event on its
+way) is left out and listed: the last event of an id wins, and sent again the old one would be the last. So
+doing the same twice sends nothing twice. Events without a readable id are sent only with --code bad-event."""
+
+
+def add_arguments(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    """`dlq` and `explain`, each with the options of `config`."""
+    _add_dlq(commands, config)
+    _add_explain(commands, config)
+
+
+def _add_dlq(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument(
+        "--code", action="append", choices=ERROR_CODES, default=[], metavar="CODE",
+        help=f"only these error codes (may be repeated): {', '.join(ERROR_CODES)}",
+    )  # fmt: skip
+    chosen.add_argument("--id", action="append", default=[], help="only this upload (may be repeated)")
+    chosen.add_argument(
+        "--partition", action="append", type=int, default=[], metavar="N",
+        help="only this partition (may be repeated)",
+    )  # fmt: skip
+    chosen.add_argument(
+        "--older-than", type=duration, metavar="AGE", help="written so long ago or longer: 90s, 15m, 2h, 7d"
+    )
+    chosen.add_argument("--newer-than", type=duration, metavar="AGE", help="written within this time")
+    chosen.add_argument("--json", action="store_true", default=None,
+                        help="JSON lines also on a terminal; elsewhere they are the default")  # fmt: skip
+
+    dlq = commands.add_parser(
+        "dlq",
+        help="look at dead letters, send their uploads again",
+        epilog=DLQ_EXAMPLES,
+        formatter_class=raw,
+    )
+    actions = dlq.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = actions.add_parser(
+        "list",
+        parents=[config, chosen],
+        help="dead letters and how many there are of each kind",
+        description="Show dead letters: a table of the newest on a terminal, all as JSON lines elsewhere.",
+        epilog=DLQ_EXAMPLES,
+        formatter_class=raw,
+    )
+    show.add_argument("--counts", action="store_true", help="only how many there are of each error code")
+    show.add_argument("--limit", type=_positive, metavar="N", help="show the newest N")
+    again = actions.add_parser(
+        "replay",
+        parents=[config, chosen],
+        help="send their uploads again",
+        description=REPLAY,
+        epilog=DLQ_EXAMPLES,
+        formatter_class=raw,
+    )
+    again.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    again.add_argument("--yes", action="store_true", help="do not ask before sending more than 20")
+
+
+def _add_explain(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    explain = commands.add_parser(
+        "explain",
+        parents=[config],
+        help="where an upload is, and why",
+        description="Tell what became of every event of an upload: tagged, deleted, dead, superseded, "
+        "waiting, or pending another try, and whether Redis has it. Exit code 1 when no topic knows the id.",
+    )
+    explain.add_argument("id", metavar="ID", help="of the upload")
+    explain.add_argument(
+        "--since", type=duration, metavar="AGE",
+        help="read only events so young (90s, 15m, 2h, 7d); by default all that the uploads topic has",
+    )  # fmt: skip
+    explain.add_argument(
+        "--json", action="store_true", default=None, help="JSON also on a terminal; elsewhere the default"
+    )
+
+
+def duration(text: str) -> float:
+    """`90s`, `15m`, `2h` or `7d` in seconds."""
+    number, unit = text[:-1], text[-1:]
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit)
+    if seconds is None or not number.isascii() or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; write 90s, 15m, 2h or 7d")
+    return float(int(number) * seconds)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """The command that the arguments name; returns the exit code."""
+    try:
+        return _run(args, settings)
+    except BrokenPipeError:  # `… | head`: nobody wants the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(args: argparse.Namespace, settings: Settings) -> int:
+    if args.command == "explain":
+        from worker.explain import explain
+
+        return explain(settings, args.id, since=args.since, as_json=args.json)
+    from worker.dlq import list_letters, replay
+    from worker.letters import Filter
+
+    chosen = Filter(
+        frozenset(args.code), frozenset(args.id), frozenset(args.partition), args.older_than, args.newer_than
+    )
+    if args.action == "replay":
+        return replay(settings, chosen, dry_run=args.dry_run, yes=args.yes, as_json=args.json)
+    return list_letters(settings, chosen, counts=args.counts, limit=args.limit, as_json=args.json)
