@@ -35,6 +35,7 @@ site: install ## build the documentation into build/site
 docs: install ## write anew what is made from tables in the code: README, alerts, dashboards
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/prometheus/build.py
+	$(BIN)/python deploy/grafana/build.py
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")

@@ -1,0 +1,419 @@
+"""Writes `deploy/grafana/dashboards/*.json`: `make docs`. A test fails when one of them is stale.
+
+Every query is made from a row of the table in `worker/metrics.py`, and a panel's description is what the rows
+that it shows say of themselves, so a metric cannot be renamed without its panels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    ScaleDistribution,
+    SortOrder,
+    StackingMode,
+    TooltipDisplayMode,
+    VisibilityMode,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    FieldColorModeId,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from worker import metrics as m
+from worker.metrics import Row
+
+FOLDER = Path(__file__).resolve().parent / "dashboards"
+PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
+TAG = "imgclust"
+# what the variables at the top select; labels that a scrape does not set match ".*"
+SELECTED = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
+PER_SECOND, SECONDS, SHARE, COUNT, BYTES = "suffix: /s", "s", "percentunit", "short", "bytes"
+TARGET = ("namespace", "job", "instance")
+
+
+# ── queries ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """One expression, the legend of its series, and the rows of the metric table that it shows."""
+
+    expr: str
+    legend: str
+    rows: tuple[Row, ...] = ()
+
+    def named(self, legend: str) -> Query:
+        return dataclasses.replace(self, legend=legend)
+
+    def __truediv__(self, other: Query) -> Query:
+        return Query(f"{self.expr} / {other.expr}", self.legend, self.rows + other.rows)
+
+
+def select(row: Row, ending: str = "", **labels: str) -> str:
+    """A selector; a label's value is a regular expression."""
+    more = "".join(f', {name}=~"{value}"' for name, value in labels.items())
+    return f"{row.name}{ending}{{{SELECTED}{more}}}"
+
+
+def legend(by: Sequence[str], otherwise: str) -> str:
+    return " ".join(f"{{{{{name}}}}}" for name in by) or otherwise
+
+
+def aggregate(how: str, what: str, by: Sequence[str]) -> str:
+    return f"{how} by ({', '.join(by)}) ({what})" if by else f"{how}({what})"
+
+
+def rate(row: Row, *by: str, ending: str = "", name: str = "", **labels: str) -> Query:
+    """A counter's increase per second."""
+    expr = aggregate("sum", f"rate({select(row, ending, **labels)}[$__rate_interval])", by)
+    return Query(expr, name or legend(by, row.unit), (row,))
+
+
+def gauge(how: str, row: Row, *by: str, name: str = "", **labels: str) -> Query:
+    return Query(aggregate(how, select(row, **labels), by), name or legend(by, row.unit), (row,))
+
+
+def quantile(q: float, row: Row, *by: str, **labels: str) -> Query:
+    buckets = aggregate("sum", f"rate({select(row, '_bucket', **labels)}[$__rate_interval])", ("le", *by))
+    return Query(f"histogram_quantile({q}, {buckets})", f"p{q * 100:g} {legend(by, '')}".strip(), (row,))
+
+
+def quantiles(row: Row, **labels: str) -> list[Query]:
+    return [quantile(q, row, **labels) for q in (0.5, 0.95, 0.99)]
+
+
+def mean(row: Row, *by: str) -> Query:
+    return (rate(row, *by, ending="_sum") / rate(row, *by, ending="_count")).named(legend(by, "mean"))
+
+
+def of_process(function: str, name: str) -> Query:
+    """What the Prometheus client measures by itself."""
+    expr = f"{function}({name}{{{SELECTED}}}[$__rate_interval])"
+    return Query(aggregate("sum", expr, ("instance",)), "{{instance}}")
+
+
+def by_version(row: Row, **labels: str) -> Query:
+    """A counter per second by the model version of the worker that counted."""
+    target = ", ".join(TARGET)
+    counted = aggregate("sum", f"rate({select(row, **labels)}[$__rate_interval])", TARGET)
+    joined = f"{counted} * on ({target}) group_left (version) {select(m.MODEL_INFO)}"
+    return Query(aggregate("sum", joined, ("version",)), "{{version}}", (row, m.MODEL_INFO))
+
+
+# ── panels ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def describe(queries: Sequence[Query], note: str) -> str:
+    rows = list(dict.fromkeys(row for query in queries for row in query.rows))
+    return "\n\n".join([*([note] if note else []), *(f"`{row.name}`: {row.help}" for row in rows)])
+
+
+def target(query: Query, number: int) -> prometheus.Dataquery:
+    made = prometheus.Dataquery().datasource(PROMETHEUS).ref_id(chr(ord("A") + number))
+    return made.expr(query.expr).legend_format(query.legend).range()
+
+
+def lines(
+    title: str,
+    *queries: Query,
+    unit: str = COUNT,
+    width: int = 8,
+    stacked: bool = False,
+    share: bool = False,
+    log: bool = False,
+    note: str = "",
+) -> timeseries.Panel:
+    """Series over time; `stacked` on each other, or as a `share` of a whole between 0 and 1."""
+    panel = timeseries.Panel().title(title).description(describe(queries, note)).datasource(PROMETHEUS)
+    panel.unit(SHARE if share else unit).span(width).height(8).min(0)
+    panel.show_points(VisibilityMode.NEVER).line_width(1)
+    panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    shown = common.VizLegendOptions().show_legend(True).placement(LegendPlacement.BOTTOM)
+    panel.legend(shown.display_mode(LegendDisplayMode.LIST))
+    if share:
+        panel.max(1)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(40)
+    else:
+        panel.fill_opacity(8)
+    if log:
+        panel.scale_distribution(common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    for number, query in enumerate(queries):
+        panel.with_target(target(query, number))
+    return panel
+
+
+def number(title: str, query: Query, *, unit: str = COUNT, decimals: int | None = None) -> stat.Panel:
+    """The last value, large, over its course."""
+    panel = stat.Panel().title(title).description(describe([query], "")).datasource(PROMETHEUS)
+    panel.unit(unit).span(4).height(4).graph_mode(BigValueGraphMode.AREA)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.FIXED).fixed_color("blue"))
+    if decimals is not None:
+        panel.decimals(decimals)
+    return panel.with_target(target(query, 0))
+
+
+def buckets(title: str, row: Row, *, unit: str, width: int = 8) -> heatmap.Panel:
+    """A histogram over time."""
+    query = rate(row, "le", ending="_bucket")
+    panel = heatmap.Panel().title(title).description(describe([query], "")).datasource(PROMETHEUS)
+    panel.span(width).height(8).y_axis(heatmap.YAxisConfig().unit(unit))
+    colors = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues")
+    panel.color(colors.scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5).steps(64))
+    return panel.with_target(target(query, 0).format(PromQueryFormat.HEATMAP))
+
+
+# ── dashboards ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def variable(name: str, label: str, of: str) -> dashboard.QueryVariable:
+    made = dashboard.QueryVariable(name).label(label).datasource(PROMETHEUS)
+    made.query(f"label_values({of}, {name})").refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+    made.current(VariableOption(selected=True, text="All", value="$__all"))
+    return made.sort(VariableSort.ALPHABETICAL_ASC).multi(True).include_all(True).all_value(".*")
+
+
+def page(uid: str, title: str, description: str, *rows: tuple[str, Sequence[Any]]) -> dict[str, Any]:
+    """A dashboard of titled rows of panels."""
+    start = m.START_TIME.name
+    board = dashboard.Dashboard(f"imgclust: {title}").uid(f"imgclust-{uid}").description(description)
+    board.tags([TAG]).refresh("30s").time("now-1h", "now").timezone("browser").readonly()
+    board.tooltip(DashboardCursorSync.CROSSHAIR)
+    board.with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    board.with_variable(variable("namespace", "Namespace", start))
+    board.with_variable(variable("job", "Job", f'{start}{{namespace=~"$namespace"}}'))
+    board.with_variable(variable("instance", "Worker", f'{start}{{namespace=~"$namespace", job=~"$job"}}'))
+    links = dashboard.DashboardLink("imgclust").type(DashboardLinkType.DASHBOARDS).tags([TAG])
+    board.link(links.as_dropdown(False).include_vars(True).keep_time(True))
+    for name, expr, color in (
+        ("Alerts", 'ALERTS{alertname=~"Imgclust.*", alertstate="firing", job=~"$job|"}', "red"),
+        ("Worker starts", f"changes({select(m.START_TIME)}[$__rate_interval]) > 0", "blue"),
+    ):
+        marks = dashboard.AnnotationQuery().name(name).datasource(PROMETHEUS).expr(expr)
+        board.annotation(marks.enable(True).icon_color(color))
+    ids = itertools.count(1)
+    for row, panels in rows:
+        board.with_row(dashboard.Row(row).id(next(ids)))
+        for panel in panels:
+            board.with_panel(panel.id(next(ids)))
+    made: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    return made
+
+
+def overview() -> dict[str, Any]:
+    read = rate(m.STAGE_RECEIVED, stage="consume", name="read")
+    ended = rate(m.UPLOADS, "outcome")
+    tagged = rate(m.UPLOADS, outcome="tagged", name="tagged")
+    return page(
+        "overview", "overview", "Is it keeping up, how late are tags, and what goes wrong?",
+        ("Now", [
+            number("Workers", gauge("count", m.START_TIME)),
+            number("Uploads read", read, unit=PER_SECOND, decimals=1),
+            number("Tags", tagged, unit=PER_SECOND, decimals=1),
+            number("End to end, p95", quantile(0.95, m.END_TO_END), unit=SECONDS),
+            number("Lag", gauge("max", m.LAG_SECONDS), unit=SECONDS),
+            number("Dead letters", rate(m.DEAD_LETTERS), unit=PER_SECOND, decimals=2),
+        ]),
+        ("Flow", [
+            lines("Uploads read and tags published", read, tagged, unit=PER_SECOND),
+            lines("How uploads end", ended, unit=PER_SECOND, stacked=True),
+            lines("End to end", *quantiles(m.END_TO_END), unit=SECONDS,
+                note="From `uploaded_at` to the published tag: includes the time before the event was sent."),
+        ]),
+        ("Lag", [
+            lines("Lag, seconds", gauge("max", m.LAG_SECONDS, "instance"), unit=SECONDS),
+            lines("Lag, records", gauge("sum", m.LAG_RECORDS, name="not read"),
+                gauge("sum", m.HELD_RECORDS, name="read, not committed")),
+            lines("Redis view, seconds behind", gauge("max", m.VIEW_LAG_SECONDS, "instance"), unit=SECONDS),
+        ]),
+        ("Errors", [
+            lines("Dead letters by code", rate(m.DEAD_LETTERS, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Retries by code", rate(m.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Redis errors by code", rate(m.VIEW_ERRORS, "error_code"), unit=PER_SECOND, stacked=True),
+        ]),
+        ("Stages", [
+            lines("In progress", gauge("sum", m.STAGE_IN_PROGRESS, "stage"), stacked=True,
+                note="Uploads pile up before the stage that is the bottleneck."),
+            lines("Time in a stage, p95", quantile(0.95, m.STAGE_SECONDS, "stage"), unit=SECONDS, log=True),
+            lines("Redis view, records", rate(m.VIEW_RECORDS, "outcome"), unit=PER_SECOND, stacked=True),
+        ]),
+    )  # fmt: skip
+
+
+def gpu() -> dict[str, Any]:
+    busy = rate(m.BUSY_SECONDS, "instance", stage="encode")
+    predicting = rate(m.BUSY_SECONDS, "instance", stage="predict")
+    decoding = rate(m.STAGE_SECONDS, "instance", ending="_sum", stage="decode")
+    return page(
+        "gpu", "GPU and batches", "Is the accelerator fed, and with batches of what size?",
+        ("Encoder", [
+            lines("Images encoded", rate(m.STAGE_FINISHED, "instance", stage="encode", outcome="ok"),
+                unit=PER_SECOND),
+            lines("Encoder busy", busy, share=True,
+                note="Near 1 the accelerator is the bottleneck; low while there is lag, what feeds it is."),
+            lines("Images per second of encoder",
+                rate(m.STAGE_FINISHED, "instance", stage="encode", outcome="ok") / busy, unit=PER_SECOND,
+                note="What the accelerator would do if it never waited."),
+        ]),
+        ("Batches", [
+            buckets("Images in a batch", m.BATCH_IMAGES, unit=COUNT),
+            lines("Images in a batch, mean", mean(m.BATCH_IMAGES, "instance")),
+            lines("Wait for a batch to leave", *quantiles(m.BATCH_WAIT), unit=SECONDS),
+        ]),
+        ("What feeds it", [
+            lines("Fetchers busy decoding",
+                decoding / gauge("sum", m.FETCHERS, "instance").named("{{instance}}"), share=True,
+                note="Share of the fetcher processes' time: near 1 they need more cores."),
+            lines("Fetch and decode, p95", quantile(0.95, m.STAGE_SECONDS, "stage", stage="fetch|decode"),
+                unit=SECONDS, log=True),
+            lines("Decoded images that wait in shared memory", gauge("sum", m.SLOTS_USED, "instance")),
+        ]),
+        ("What comes after", [
+            lines("Predictor busy", predicting, share=True),
+            lines("Encode and predict, p95",
+                quantile(0.95, m.STAGE_SECONDS, "stage", stage="encode|predict"), unit=SECONDS, log=True,
+                note="An image's share of its batch's time in the queue and at work."),
+            lines("Images waiting for encoder and predictor",
+                gauge("sum", m.STAGE_IN_PROGRESS, "stage", stage="encode|predict")),
+        ]),
+        ("Processes", [
+            lines("Fetcher processes", gauge("sum", m.FETCHERS, "instance"),
+                rate(m.FETCHER_RESTARTS, "instance").named("{{instance}}, replaced per second"), width=6),
+            lines("Batches without memory", rate(m.OUT_OF_MEMORY, "instance"), unit=PER_SECOND, width=6),
+            lines("Processor of the parent", of_process("rate", "process_cpu_seconds_total"), width=6,
+                note="Cores in use; the fetchers are processes of their own and not in it."),
+            lines("Memory of the parent", of_process("last_over_time", "process_resident_memory_bytes"),
+                unit=BYTES, width=6, note="Resident memory, without that of the fetchers."),
+        ]),
+    )  # fmt: skip
+
+
+def quality() -> dict[str, Any]:
+    tags = rate(m.TAGS)
+    top = rate(m.TAGS, "cluster")
+    by_model, other_by_model = by_version(m.TAGS), by_version(m.TAGS, cluster="-1")
+    models = gauge("count", m.MODEL_INFO, "version", "taxonomy")
+    return page(
+        "quality", "quality", "What the tags say, and whether the model still fits what is uploaded.",
+        ("Clusters", [
+            lines("The twelve largest clusters",
+                Query(f"topk(12, {top.expr})", "{{cluster}}", top.rows),
+                unit=PER_SECOND, stacked=True, width=12),
+            lines("Share of \"other\"",
+                (rate(m.TAGS, cluster="-1") / tags).named("now"),
+                gauge("avg", m.OTHER_RATIO, name="last 5 minutes"), share=True, width=12),
+        ]),
+        ("Probability", [
+            buckets("Probability", m.PROBABILITY, unit=SHARE),
+            lines("Probability, quantiles",
+                *(quantile(q, m.PROBABILITY) for q in (0.1, 0.25, 0.5)), share=True),
+            lines("Share of novel images", (rate(m.NOVEL) / tags).named("novel"), share=True,
+                note="Unlike all that the model was trained on; it rises when a new kind of picture comes in."),
+        ]),
+        ("Model versions side by side", [
+            lines("Workers by model version", models, stacked=True, width=6),
+            lines("Tags by model version", by_model, unit=PER_SECOND, stacked=True, width=6),
+            lines("Share of \"other\" by model version", other_by_model / by_model, share=True, width=6),
+            lines("Share of novel images by model version",
+                by_version(m.NOVEL) / by_model, share=True, width=6),
+        ]),
+    )  # fmt: skip
+
+
+def kafka() -> dict[str, Any]:
+    refused = rate(m.COMMITS, outcome="aborted|failed|fenced") / rate(m.COMMITS)
+    return page(
+        "kafka", "Kafka", "The group, its partitions, and the transactions that publish results.",
+        ("Group", [
+            lines("Partitions by worker", gauge("sum", m.ASSIGNED, "instance"), stacked=True),
+            lines("Rebalances", rate(m.REBALANCES, "instance"), unit=PER_SECOND),
+            lines("Longest time between polls", gauge("max", m.POLL_GAP, "instance"), unit=SECONDS),
+        ]),
+        ("Transactions", [
+            lines("Commits by outcome", rate(m.COMMITS, "outcome"), unit=PER_SECOND, stacked=True),
+            lines("Share that is not committed", refused.named("aborted, failed, fenced"), share=True),
+            lines("Time of a commit", *quantiles(m.COMMIT_SECONDS), unit=SECONDS),
+        ]),
+        ("Intake", [
+            lines("Paused partitions", gauge("sum", m.PAUSED, "instance"), stacked=True,
+                note="Paused often: enough is in flight, the worker is at its limit."),
+            lines("Lag by partition, records", gauge("sum", m.LAG_RECORDS, "partition")),
+            lines("Lag by partition, seconds", gauge("max", m.LAG_SECONDS, "partition"), unit=SECONDS),
+            lines("Read but not committed, by partition", gauge("sum", m.HELD_RECORDS, "partition")),
+            lines("Records lost to retention", rate(m.RECORDS_LOST, "instance"), unit=PER_SECOND),
+            lines("Results that Kafka did not take", rate(m.PRODUCE_ERRORS, "instance"), unit=PER_SECOND),
+        ]),
+        ("Redis view", [
+            lines("View by partition, records behind", gauge("sum", m.VIEW_LAG_RECORDS, "partition")),
+            lines("Redis answers", gauge("min", m.VIEW_REDIS_UP, "instance"),
+                note="0 for a worker that keeps no view."),
+            lines("Rebuilds, and entries swept", rate(m.VIEW_REBUILDS, name="rebuilds"),
+                rate(m.VIEW_SWEPT, name="swept"), unit=PER_SECOND),
+        ]),
+    )  # fmt: skip
+
+
+def dead_letters() -> dict[str, Any]:
+    codes = rate(m.DEAD_LETTERS, "error_code")
+    fetched = rate(m.STAGE_FINISHED, stage="fetch")
+    failing = rate(m.STAGE_FINISHED, stage="fetch", outcome="dead|retry") / fetched
+    in_range = aggregate("sum", f"increase({select(m.DEAD_LETTERS)}[$__range])", ("error_code",))
+    return page(
+        "dead-letters", "dead letters", "What could not be tagged, and what is being tried again.",
+        ("Dead letters", [
+            lines("By code", codes, unit=PER_SECOND, stacked=True),
+            lines("Share of uploads, by code",
+                Query(f"{codes.expr} / ignoring (error_code) group_left {rate(m.UPLOADS).expr}", codes.legend,
+                    (m.DEAD_LETTERS, m.UPLOADS)), unit=SHARE),
+            lines("In the time shown, by code", Query(f"{in_range} > 0", codes.legend, codes.rows),
+                note="A running total of as long a time as the dashboard shows."),
+        ]),
+        ("Retries", [
+            lines("Failed attempts by code", rate(m.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Pending", gauge("sum", m.RETRIES_PENDING, name="wait for their time"),
+                gauge("sum", m.RETRIES_DUE, name="due")),
+            lines("Age of the oldest", gauge("max", m.RETRIES_OLDEST, "instance"), unit=SECONDS),
+        ]),
+        ("Where", [
+            lines("Dead letters by stage", rate(m.STAGE_FINISHED, "stage", outcome="dead"), unit=PER_SECOND,
+                stacked=True, note="A fetch that fails counts here too when it will be tried again."),
+            lines("Fetches that fail", failing.named("share"), share=True),
+            lines("Fetchers replaced", rate(m.FETCHER_RESTARTS, "instance"), unit=PER_SECOND),
+        ]),
+    )  # fmt: skip
+
+
+def dashboards() -> dict[Path, dict[str, Any]]:
+    made = [overview(), gpu(), quality(), kafka(), dead_letters()]
+    return {FOLDER / f"{board['uid'].removeprefix('imgclust-')}.json": board for board in made}
+
+
+def files() -> dict[Path, str]:
+    """Path → content of everything that is made here."""
+    return {
+        path: json.dumps(board, indent=1, ensure_ascii=False) + "\n" for path, board in dashboards().items()
+    }
+
+
+if __name__ == "__main__":
+    for path, content in files().items():
+        path.write_text(content)
