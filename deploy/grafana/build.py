@@ -327,7 +327,7 @@ def quality() -> dict[str, Any]:
             lines("Probability, quantiles",
                 *(quantile(q, m.PROBABILITY) for q in (0.1, 0.25, 0.5)), share=True),
             lines("Share of novel images", (rate(m.NOVEL) / tags).named("novel"), share=True,
-                note="Unlike all that the model was trained on; it rises when a new kind of picture comes in."),
+                note="Unlike all that the model was trained on; rises when a new kind of picture comes in."),
         ]),
         ("Model versions side by side", [
             lines("Workers by model version", models, stacked=True, width=6),
