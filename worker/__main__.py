@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
         "--rebuild", action="store_true", help="read the tags topic again from its start, then go on as usual"
     )
     commands.add_parser(
+        "wall",
+        parents=[config],
+        help="a page to look at: clusters and their newest pictures",
+        description="Serve a read-only page over what the view keeps in Redis, on WORKER_WALL.",
+    )
+    commands.add_parser(
         "check",
         parents=[config],
         help="what works, what does not, what to do",
@@ -172,6 +178,10 @@ def _service(args: argparse.Namespace) -> int:
         return command(settings, create=args.create, replicas=args.replication)
     if args.command in ("dlq", "explain"):
         return operators.run(args, settings)
+    if args.command == "wall":
+        from worker.wall import wall
+
+        return wall(settings)
     from worker.run import run, run_view
 
     if args.command == "view":

@@ -70,11 +70,14 @@ def demo(
             report = _report(screen, trained, out)
             running = start_worker(screen, stack, backends, trained, out)
             streamed = _stream(screen, running, trained, uploads)
+            _summarise(screen, trained, streamed)
+            code = _verdict(screen, streamed, trained, out, report)
+            if screen.console.is_terminal:
+                _stay(screen, running)
     except KeyboardInterrupt:
         screen.console.print("\n  stopped; nothing that the demo started is left running")
         return 130
-    _summarise(screen, trained, streamed)
-    return _verdict(screen, streamed, trained, out, report)
+    return code
 
 
 def _folders(images: Sequence[Path]) -> list[Path]:
@@ -215,6 +218,15 @@ def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledg
             elif time.monotonic() - since > SILENT_SECONDS:
                 return True
     return False
+
+
+def _stay(screen: Screen, running: Services) -> None:
+    """Keep what the wall needs until Ctrl-C: somebody sits there, and may want to look."""
+    screen.step("Look around")
+    screen.say(f"the wall with all that was tagged stays at {running.wall}; Ctrl-C ends the demo", "bold")
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(1)
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────

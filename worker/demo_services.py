@@ -55,20 +55,23 @@ class Worker:
 
     Args:
         environment: the worker's settings.
-        address: host:port of its metrics.
+        address: host:port of its metrics, or of the wall.
         log: the file that it logs to.
+        command: another command of `imgclust-worker` that says on `/readyz` whether it is ready.
     """
 
-    def __init__(self, environment: Mapping[str, str], address: str, log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], address: str, log: Path, command: str = "run") -> None:
         self._environment = environment
         self._address = address
+        self._command = command
+        self._name = "the worker" if command == "run" else f"imgclust-worker {command}"
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Worker:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run"],
+                [sys.executable, "-m", "worker", self._command],
                 env=dict(self._environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -95,7 +98,7 @@ class Worker:
         assert self._process is not None
         code = self._process.poll()
         if code is not None:
-            raise WorkerError(f"the worker ended by itself, exit code {code}; {self.last_words()}")
+            raise WorkerError(f"{self._name} ended by itself, exit code {code}; {self.last_words()}")
 
     def last_words(self) -> str:
         """The end of the log, for people."""
@@ -111,7 +114,7 @@ class Worker:
             if self._get("/readyz") is not None:
                 return
             time.sleep(0.1)
-        raise WorkerError(f"the worker was not ready within {READY_SECONDS:g} s; see {self.log}")
+        raise WorkerError(f"{self._name} was not ready within {READY_SECONDS:g} s; see {self.log}")
 
     def _get(self, path: str) -> str | None:
         try:
@@ -135,7 +138,7 @@ class Worker:
         try:
             return self._process.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            raise WorkerError(f"the worker did not end within {STOP_SECONDS:g} s of SIGTERM") from None
+            raise WorkerError(f"{self._name} did not end within {STOP_SECONDS:g} s of SIGTERM") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,12 +148,14 @@ class Services:
     Attributes:
         kafka: librdkafka's properties that connect.
         topics: uploads, tags, retries, dead letters.
+        wall: the address of the page to look at.
     """
 
     kafka: Mapping[str, str]
     topics: tuple[str, str, str, str]
     images: ImageServer
     worker: Worker
+    wall: str
     feed: Feed
 
 
@@ -204,7 +209,7 @@ def start_backends(screen: Screen, stack: contextlib.ExitStack, address: str | N
 def start_worker(
     screen: Screen, stack: contextlib.ExitStack, backends: Backends, trained: Trained, out: Path
 ) -> Services:
-    """Start the image server and the worker, and wait until it is ready; its log goes to `out`.
+    """Start the image server, the worker and the wall, and wait until they are ready; their logs go to `out`.
 
     Raises:
         WorkerError: the worker does not start; the text has the end of its log.
@@ -213,20 +218,23 @@ def start_worker(
     images = stack.enter_context(ImageServer(trained.files))
     if isinstance(backends.kafka, MockKafka):
         backends.kafka.create_topics(backends.topics)
-    metrics = "127.0.0.1:{}".format(*free_ports(1))
-    settings = _settings(trained, backends, images.port, metrics)
+    metrics, wall = (f"127.0.0.1:{port}" for port in free_ports(2))
+    settings = _settings(trained, backends, images.port, metrics, wall)
     environment = worker_environment(settings, keep_kafka=backends.shared)
     worker = stack.enter_context(Worker(environment, metrics, out / "worker.log"))
+    page = stack.enter_context(Worker(environment, wall, out / "wall.log", command="wall"))
     with screen.console.status("it starts"):
         worker.wait_until_ready()
+        page.wait_until_ready()
+    screen.say(f"look at what comes in: http://{wall}/", "bold")
     screen.say(f"imgclust-worker run, as in production; its log: {worker.log}")
     screen.say(f"metrics: http://{metrics}/metrics, pictures: http://127.0.0.1:{images.port}/images/…")
     connection = {**load(environment).kafka, "bootstrap.servers": backends.kafka.bootstrap}
     feed = Feed.from_url(backends.redis_url, timeout=10)
-    return Services(connection, backends.topics, images, worker, feed)
+    return Services(connection, backends.topics, images, worker, f"http://{wall}/", feed)
 
 
-def _settings(trained: Trained, backends: Backends, images: int, metrics: str) -> dict[str, str]:
+def _settings(trained: Trained, backends: Backends, images: int, metrics: str, wall: str) -> dict[str, str]:
     """The worker's settings: what production sets, and leave to fetch from this machine."""
     uploads, tags, retry, dead = backends.topics
     return {
@@ -241,6 +249,8 @@ def _settings(trained: Trained, backends: Backends, images: int, metrics: str) -
         "WORKER_PARTITIONS": "4",
         "WORKER_REDIS_URL": backends.redis_url,
         "WORKER_HTTP": metrics,
+        "WORKER_WALL": wall,
+        "WORKER_WALL_IMAGES": f"http://127.0.0.1:{images}",
         "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
         "WORKER_FETCH_ALLOW_PORTS": str(images),
         "WORKER_RETRY_LIMIT": "2",  # a missing picture is known as missing after a second, not after minutes

@@ -22,6 +22,7 @@ from worker.redis_keys import TAXONOMY, Keys
 MAX_LIMIT = 1000
 MAX_CURSOR_CHARS = 4096
 _CHUNK = 500  # commands per round trip
+_SPARE = 8  # members asked for beyond those wanted: some are in a set by mistake, or of a score that was seen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +40,22 @@ class Cluster:
     id: int
     name: str | None
     model: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Latest:
+    """What a cluster holds now.
+
+    Attributes:
+        count: uploads in it; the view keeps the newest 10,000.
+        recent: of these, uploaded since the moment that was asked for.
+        tags: the newest, newest first.
+    """
+
+    cluster: Cluster
+    count: int
+    recent: int
+    tags: tuple[Tag, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -161,13 +178,46 @@ class Feed:
         values = {int(_bytes(key)): orjson.loads(_bytes(value)) for key, value in raw.items()}
         return {n: Cluster(n, values[n].get("name"), values[n]["model"]) for n in sorted(values)}
 
+    def overview(self, limit: int = 12, since: int = 0, taxonomy: str | None = None) -> dict[int, Latest]:
+        """All clusters at a glance, in four round trips however many there are.
+
+        Args:
+            limit: newest tags of each cluster, 1 to 1000; a few less where some just left the cluster.
+            since: milliseconds since the epoch, what `recent` counts from.
+            taxonomy: by default the one that feeds read.
+
+        Raises:
+            ValueError: the limit is out of range.
+        """
+        if not 1 <= limit <= MAX_LIMIT:
+            raise ValueError(f"limit must be 1 to {MAX_LIMIT}, got {limit}")
+        taxonomy = taxonomy or self.taxonomy()
+        clusters = self.clusters(taxonomy)
+        pipe = self._redis.pipeline(transaction=False)
+        for number in clusters:
+            key = self._keys.cluster(str(taxonomy), number)
+            pipe.zcard(key)
+            pipe.zcount(key, since, "+inf")
+            pipe.zrevrangebyscore(key, "+inf", "-inf", start=0, num=limit + _SPARE, withscores=True)
+        replies = pipe.execute() if clusters else []
+        counts, recent, raw = replies[0::3], replies[1::3], replies[2::3]
+        asked = [
+            (n, [_Place(int(score), _bytes(member)) for member, score in members])
+            for n, members in zip(clusters, raw, strict=True)
+        ]
+        found = self._belonging(str(taxonomy), asked)
+        return {
+            n: Latest(cluster, counts[i], recent[i], tuple(tag for _, tag in found[i][:limit]))
+            for i, (n, cluster) in enumerate(clusters.items())
+        }
+
     def _members(
         self, taxonomy: str, cluster: int, after: _Place | None, limit: int
     ) -> Iterator[tuple[_Place, Tag]]:
         """Members that follow `after`, without those that are in the set by mistake: an id whose hash names
         another cluster, or nothing (a tag that moved, was deleted, or expired)."""
         while places := self._places(taxonomy, cluster, after, limit + 1):
-            yield from self._belonging(taxonomy, cluster, places)
+            yield from self._belonging(taxonomy, [(cluster, places)])[0]
             after = places[-1]
 
     def _places(self, taxonomy: str, cluster: int, after: _Place | None, count: int) -> list[_Place]:
@@ -177,7 +227,7 @@ class Feed:
         left out; with many of one score (a bulk import) that takes more than one round.
         """
         key, highest = self._keys.cluster(taxonomy, cluster), "+inf" if after is None else after.score
-        ask = count if after is None else count + 8
+        ask = count if after is None else count + _SPARE
         while True:
             raw = self._redis.zrevrangebyscore(key, highest, "-inf", start=0, num=ask, withscores=True)
             places = [_Place(int(score), _bytes(member)) for member, score in raw]
@@ -187,18 +237,28 @@ class Feed:
             ask *= 2  # from the first of that score again: what leaves the set meanwhile shifts the others
 
     def _belonging(
-        self, taxonomy: str, cluster: int, places: Sequence[_Place]
-    ) -> Iterator[tuple[_Place, Tag]]:
+        self, taxonomy: str, asked: Sequence[tuple[int, Sequence[_Place]]]
+    ) -> list[list[tuple[_Place, Tag]]]:
+        """For each (cluster, places): the places whose hash names that cluster, with the tag."""
         pipe = self._redis.pipeline(transaction=False)
-        for place in places:
-            pipe.hmget(self._keys.tag(place.member.decode()), "taxonomy", "cluster", "tag")
-        for place, (its_taxonomy, its_cluster, value) in zip(places, pipe.execute(), strict=True):
-            if its_taxonomy is None or its_cluster is None:
-                continue
-            if (_bytes(its_taxonomy), _bytes(its_cluster)) != (taxonomy.encode(), str(cluster).encode()):
-                continue
-            if (tag := _tag(value)) is not None:
-                yield place, tag
+        for _, places in asked:
+            for place in places:
+                pipe.hmget(self._keys.tag(place.member.decode()), "taxonomy", "cluster", "tag")
+        replies = iter(pipe.execute() if any(places for _, places in asked) else ())
+        return [
+            [
+                (place, tag)
+                for place, (its_taxonomy, its_cluster, value) in zip(places, replies, strict=False)
+                if _is(its_taxonomy, taxonomy)
+                and _is(its_cluster, str(cluster))
+                and (tag := _tag(value)) is not None
+            ]
+            for cluster, places in asked
+        ]
+
+
+def _is(value: bytes | str | None, text: str) -> bool:
+    return value is not None and _bytes(value) == text.encode()
 
 
 def _bytes(value: bytes | str) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from imgclust.addresses import check_nat64_prefix
 from worker.errors import SettingsError
 from worker.messages import printable
+from worker.wall_sources import Source
 
 PREFIX = "WORKER_"
 KAFKA_PREFIX = "WORKER_KAFKA_"
@@ -92,6 +93,8 @@ class Settings:
     retry_max: float
     tag_url: bool
     http: tuple[str, int]
+    wall: tuple[str, int]
+    wall_images: tuple[Source, ...]
     drain_timeout: float
     stall_timeout: float
     log: Literal["auto", "text", "json"]
@@ -189,6 +192,11 @@ def _proxy(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError
     return value
+
+
+def _image_sources(value: str) -> tuple[Source, ...]:
+    sources: tuple[Source, ...] = () if value.strip().lower() == "none" else _list(Source.parse)(value)
+    return sources
 
 
 def _existing_folder(value: str) -> Path:
@@ -439,6 +447,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("retry_max", "600", *_seconds(0.01, 86_400), "longest delay between two tries"),
     Setting("tag_url", "true", _bool, "true or false", "`false` leaves `url` out of tags (signed URLs)"),
     Setting("http", "127.0.0.1:9464", _address, "host:port", "metrics and health"),
+    Setting("wall", "127.0.0.1:9465", _address, "host:port", "the page of `imgclust-worker wall`"),
+    Setting(
+        "wall_images",
+        "https:",
+        _image_sources,
+        "sources like https: or http://*.cdn.example:8080 separated by spaces, or none",
+        "where the browsers of those who look may load pictures from, "
+        "of those that the settings above allow to fetch",
+    ),
     Setting(
         "drain_timeout", "25", *_seconds(0, 3600), "after SIGTERM: to finish and commit what is in flight"
     ),

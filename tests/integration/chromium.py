@@ -87,9 +87,9 @@ class Page:
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.command("Emulation.setEmulatedMedia", features=[theme, still])
 
-    def open(self, file: Path) -> None:
-        """Load a page and wait until its script says that it is ready."""
-        self.command("Page.navigate", url=file.as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a page, a file or a URL, and wait until its script says that it is ready."""
+        self.command("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.wait("document.documentElement?.dataset.ready === 'true'")
         self.settle()
 
@@ -119,7 +119,9 @@ class Page:
 
     def key(self, name: str) -> None:
         text = {"Enter": "\r", "+": "+"}.get(name)
-        extra = {"text": text} if text else {}
+        extra: dict[str, Any] = {"text": text} if text else {}
+        if name in ("Enter", "Escape"):  # the browser's own reactions go by this number
+            extra["windowsVirtualKeyCode"] = {"Enter": 13, "Escape": 27}[name]
         self.command("Input.dispatchKeyEvent", type="keyDown", key=name, **extra)
         self.command("Input.dispatchKeyEvent", type="keyUp", key=name)
 

@@ -404,6 +404,22 @@ def test_a_page_takes_three_round_trips(client: Any, now: int) -> None:
     assert calls["cmdstat_hmget"] <= 202
 
 
+def test_an_overview_is_what_the_pages_say(client: Any, now: int) -> None:
+    """For each cluster its size, how many are recent, and the newest as `latest` gives them, without members
+    that are there by mistake; in four round trips for all clusters together."""
+    records = [record(f"id{n:02}", n, now + n, cluster=n % 3 - 1, name=f"c{n % 3}") for n in range(60)]
+    apply(TagsView(client), *records)
+    client.hset(KEYS.tag("id58"), "cluster", "7")
+    feed = Feed(client)
+    found = feed.overview(5, since=now + 30)
+    assert {n: latest.cluster for n, latest in found.items()} == feed.clusters()
+    assert {n: latest.tags for n, latest in found.items()} == {n: feed.latest(n, 5).tags for n in (-1, 0, 1)}
+    assert [(latest.count, latest.recent) for latest in found.values()] == [(20, 10)] * 3
+    assert "id58" not in [tag.id for tag in found[0].tags]
+    with pytest.raises(ValueError, match="limit must be 1 to 1000, got 0"):
+        feed.overview(0)
+
+
 def test_an_empty_redis_is_an_empty_feed(client: Any) -> None:
     """Before the first tag there is nothing, and no error."""
     feed = Feed(client)
@@ -411,6 +427,7 @@ def test_an_empty_redis_is_an_empty_feed(client: Any) -> None:
     assert feed.get(["a"]) == {}
     assert feed.latest(1).tags == ()
     assert feed.clusters() == {}
+    assert feed.overview() == {}
 
 
 @pytest.mark.parametrize("decode", [True, False])
