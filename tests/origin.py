@@ -43,7 +43,9 @@ class Origin:
         most_at_once: requests that were being answered at the same time, at most.
     """
 
-    def __init__(self, paths: dict[str, bytes | Handler] | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, paths: dict[str, bytes | Handler] | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.paths: dict[str, bytes | Handler] = dict(paths or {})
         self.host = host
         self.connections = 0
@@ -51,7 +53,9 @@ class Origin:
         self.counts: Counter[str] = Counter()
         self.most_at_once = self._now = 0
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, host, 0, backlog=512))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, host, port, backlog=512)
+        )
         self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 

@@ -1,0 +1,110 @@
+"""A worker that a real Prometheus watches with the real rules, their times shortened."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import urllib.request
+from pathlib import Path
+
+import kafka_cluster
+import orjson
+import prometheus_server
+import promql
+import pytest
+from kafka_cluster import PARTITIONS, Topics
+from origin import Origin
+from prometheus_client.parser import text_string_to_metric_families
+from redis_server import RedisServer
+from worker_process import WorkerProcess, settings_for, wait_for
+
+from worker.embedded import Kafka
+
+pytestmark = [pytest.mark.slow, pytest.mark.kafka]
+
+alerts = promql.script("deploy/prometheus/build.py")
+dashboards = promql.script("deploy/grafana/build.py")
+HURRY = 100  # 5 minutes are 3 seconds
+
+
+class Uploader:
+    """Sends an upload every 50 ms, until it is stopped."""
+
+    def __init__(self, topics: Topics, urls: list[str]) -> None:
+        self._topics, self._urls = topics, urls
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            url = self._urls[number % len(self._urls)]
+            value = orjson.dumps({"id": f"w{number}", "url": url})
+            self._topics.send(f"w{number}".encode(), value, number % PARTITIONS)
+            if self._stop.wait(0.05):
+                return
+
+    def __enter__(self) -> Uploader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def topics(apache_kafka: Kafka) -> Topics:
+    return kafka_cluster.Topics(apache_kafka)
+
+
+def test_an_alert_fires_while_the_image_server_is_away(
+    tmp_path: Path, topics: Topics, model_folder: Path, redis_store: RedisServer, origin: Origin
+) -> None:
+    """Under load no alert fires, every expression of rules and dashboards is answered, and the metrics in
+    them are scraped. The image server stops: fetch failures and dead letters are alerted, nothing else. It
+    comes back: the alert ends."""
+    images = Origin(origin.paths)
+    urls = [images.url(path) for path in origin.paths]
+    settings = settings_for(topics, redis_store.url, model_folder, images.port)
+    with (
+        WorkerProcess(tmp_path, settings) as worker,
+        prometheus_server.running(tmp_path, worker.address, "200ms", alerts.rules(HURRY)) as prometheus,
+        Uploader(topics, urls),
+    ):
+        worker.ready()
+        with images.running():
+            wait_for(
+                "uploads are tagged", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > 60
+            )
+            wait_for("the alerts of the start have ended", lambda: not prometheus.firing())
+            everything_is_answered(prometheus, worker)
+            assert prometheus.firing() == set()
+        wait_for("the alert fires", lambda: "ImgclustFetchFailures" in prometheus.firing())
+        assert prometheus.firing() <= {"ImgclustFetchFailures", "ImgclustDeadLetters"}
+        with Origin(origin.paths, port=images.port).running():
+            wait_for("the alert ends", lambda: "ImgclustFetchFailures" not in prometheus.firing())
+        assert worker.terminate() == 0, worker.text()
+
+
+def everything_is_answered(prometheus: prometheus_server.PrometheusServer, worker: WorkerProcess) -> None:
+    groups = prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == len(alerts.ALERTS)
+    assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
+    with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=5) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        scraped = {sample.name for family in families for sample in family.samples} | {"up"}
+    asked = [alert.expr for alert in alerts.ALERTS]
+    empty = []
+    for board in dashboards.dashboards().values():
+        for panel in board["panels"]:
+            for query in panel.get("targets", ()):
+                expr = query["expr"].replace("$__rate_interval", "5s").replace("$__range", "30s")
+                for variable in ("$namespace", "$job", "$instance"):
+                    expr = expr.replace(variable, ".*")
+                asked.append(expr)
+                if not prometheus.ask(expr):
+                    empty.append(f"{board['title']}: {panel['title']}")
+    assert {s.name for expr in asked for s in promql.selectors(expr)} <= scraped
+    # without a dead letter there is no series above 0, and nothing else may be missing while the worker runs
+    assert set(empty) <= {"imgclust: dead letters: In the time shown, by code"}
