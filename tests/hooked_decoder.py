@@ -5,6 +5,7 @@ Only a test can reach it: the pool's `decode` argument is set by no setting.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -72,6 +73,14 @@ def say(message: str) -> None:
     time.sleep(3600)
 
 
+def mutter(text: str) -> None:
+    """Write to stderr as a codec does, three megabytes of it."""
+    line = text.encode("latin-1")
+    for _ in range(3_000_000 // len(line)):
+        with contextlib.suppress(OSError):
+            os.write(2, line)
+
+
 def _seen(path: str) -> bool:
     """Whether this is not the first time."""
     marker = Path(path)
@@ -83,5 +92,5 @@ def _seen(path: str) -> bool:
 
 ORDERS = {
     "crash": crash, "crash_once": crash_once, "hang": hang, "hang_once": hang_once,
-    "spin": spin, "panic": panic, "eat": eat, "say": say,
+    "spin": spin, "panic": panic, "eat": eat, "say": say, "mutter": mutter,
 }  # fmt: skip

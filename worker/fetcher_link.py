@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 MAX_LINE = 4 * 1024 * 1024  # bytes; the longest honest line, 2,048 failures of 400 characters, is far shorter
+MAX_MUTTER = 256 * 1024  # bytes of stderr that are read
 _RECEIVE = 256 * 1024
 
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH",
@@ -61,6 +62,7 @@ class FetcherLink:
                  str(theirs.fileno()), str(ring_file)],
                 pass_fds=(theirs.fileno(), ring_file),
                 stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # codecs write there what a stranger's image says
                 env=environment(also),
                 process_group=0,
             )  # fmt: skip
@@ -70,6 +72,10 @@ class FetcherLink:
         finally:
             theirs.close()
         self.channel.setblocking(False)
+        assert self.process.stderr is not None
+        self.mutter = self.process.stderr
+        os.set_blocking(self.mutter.fileno(), False)
+        self._muttered = 0
         self._inbox = bytearray()
         self._outbox = bytearray()
         self.put(config)
@@ -117,9 +123,27 @@ class FetcherLink:
             raise LinkLostError("it sends a line without end")
         return lines
 
+    def overhear(self) -> str:
+        """What the process has written to stderr since the last call.
+
+        A crash's traceback is there, and the warnings of codecs, which no image may use to fill a disk: after
+        `MAX_MUTTER` bytes nobody listens any more, and what is written goes nowhere.
+        """
+        if self.mutter.closed:
+            return ""
+        try:
+            text = os.read(self.mutter.fileno(), _RECEIVE)
+        except OSError:  # nothing is there
+            return ""
+        self._muttered += len(text)
+        if self._muttered > MAX_MUTTER:
+            self.mutter.close()
+        return text.decode(errors="backslashreplace")
+
     def close(self) -> None:
         """Hang up, which ends an honest fetcher."""
         self.channel.close()
+        self.mutter.close()
 
     def kill(self) -> None:
         self.close()

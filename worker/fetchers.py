@@ -57,6 +57,11 @@ def memory_needed(max_pixels: int, max_bytes: int) -> int:
     return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
 
 
+def _both_ends(text: str, limit: int = 400) -> str:
+    """A crash names itself at the start of what it writes, an exception at the end."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
 class FetcherPool:
     """Fetches and decodes in `processes` processes.
 
@@ -322,6 +327,8 @@ class FetcherPool:
         self._dying = [process for process in self._dying if process.poll() is None]
 
     def _look_after(self, place: Place, now: float) -> None:
+        if place.link is not None and (text := place.link.overhear()):
+            log.info("a fetcher process writes", fetcher=place.index, text=text)
         mark, beats = self._ring.marked(place.index), self._ring.beats(place.index)
         if why := place.overdue(now, mark, beats, self._decode_timeout):
             self._lose(place, why)
@@ -342,6 +349,7 @@ class FetcherPool:
         """A process is gone, or has to be: what it held is tried again, and it is replaced."""
         assert place.link is not None
         self._selector.unregister(place.link.channel)
+        last_words = place.link.overhear()
         place.link.kill()
         self._dying.append(place.link.process)
         place.link = None
@@ -354,9 +362,9 @@ class FetcherPool:
         for job in given_up:
             self._outcomes.append(Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None))
             self._beside.pop(job.token, None)
-        self._replace(place, why)
+        self._replace(place, why, last_words)
 
-    def _replace(self, place: Place, why: str) -> None:
+    def _replace(self, place: Place, why: str, last_words: str = "") -> None:
         started = place.ready
         wait = place.back_off(self._clock())
         self._tick_at = min(self._tick_at, place.start_at)
@@ -364,7 +372,7 @@ class FetcherPool:
         say(
             "a fetcher process is replaced" if started else "a fetcher process does not start",
             fetcher=place.index, why=why, deaths_in_a_row=place.deaths, starts_in=wait,
-            suspects=len(place.suspects),
+            suspects=len(place.suspects), stderr=_both_ends(last_words),
         )  # fmt: skip
 
     def _end_all(self, timeout: float) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import ipaddress
+import logging
 import os
 import signal
 import subprocess
@@ -400,17 +401,44 @@ def test_a_fetcher_that_floods_is_replaced(origin: Origin, tmp_path: Path) -> No
         assert consumer.failures()[1].code == "decode-failed"
 
 
-def test_a_pool_that_cannot_start_says_so_and_tries_ever_more_rarely(
+def fields(record: logging.LogRecord) -> dict[str, str]:
+    return getattr(record, "fields", {})
+
+
+def test_what_a_codec_writes_to_stderr_is_bounded_and_no_log_line(
     origin: Origin, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not ready, a loud error, few tries, and `stop` works."""
+    """Three megabytes of it reach no stream of ours as they are, cost no process, and are a few values in the
+    log; what a crash says of itself is in the line about its process."""
+    caplog.set_level(logging.INFO)
+    origin.paths["/bad"] = response(b'do:mutter {"level":"info","event":"forged"}\n\x1b[2J')
+    origin.paths["/crash"] = response(b"do:crash")
+    with running(origin, decode=HOOK) as consumer:
+        consumer.pool.submit(jobs(origin, ["/bad"]))
+        consumer.wait(1)
+        assert consumer.failures()[1].code == "unsupported-format"
+        assert consumer.pool.restarts == 0
+        consumer.pool.submit(jobs(origin, ["/crash"], 2))
+        consumer.wait(2)
+    captured = capfd.readouterr()
+    assert "forged" not in captured.out + captured.err
+    heard = [fields(record)["text"] for record in caplog.records if "text" in fields(record)]
+    assert "forged" in heard[0]
+    assert sum(map(len, heard)) < 600_000
+    assert any("Segmentation fault" in fields(record).get("stderr", "") for record in caplog.records)
+
+
+def test_a_pool_that_cannot_start_says_so_and_tries_ever_more_rarely(
+    origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not ready, a loud error with the reason, few tries, and `stop` works."""
     with running(origin, decode="no.such.module:decode") as consumer:
         consumer.pool.submit(jobs(origin, ["/0.png"]))
         until(lambda: consumer.pool.restarts >= 2)
         assert consumer.pool.alive == 0
         assert not consumer.outcomes
     assert "does not start" in caplog.text
-    assert "ModuleNotFoundError" in capfd.readouterr().err
+    assert any("ModuleNotFoundError" in fields(record).get("stderr", "") for record in caplog.records)
     assert consumer.pool.restarts <= 4
 
 
