@@ -109,9 +109,10 @@ def _on_terminal(what: str, total: _Total, file: TextIO) -> Iterator[Bar]:
 
 
 def stage_lines(file: TextIO) -> Callable[[Progress], None]:
-    """A listener for long computations: on a terminal one line that is written over, else two a stage."""
+    """A listener for long computations: on a terminal one line, written over, else one now and then."""
     terminal = file.isatty()
     ended: set[str] = set()
+    shown: dict[str, float] = {}
 
     def listen(progress: Progress) -> None:
         if progress.stage in ended:
@@ -122,7 +123,10 @@ def stage_lines(file: TextIO) -> Callable[[Progress], None]:
             ended.add(progress.stage)
         if terminal:
             print(f"\r\x1b[K{text}", end="\n" if progress.done == 1 else "", file=file, flush=True)
-        elif progress.done in (None, 1):
+            return
+        last = shown.get(progress.stage)
+        if last is None or progress.done == 1 or progress.elapsed - last >= LINE_SECONDS:
+            shown[progress.stage] = progress.elapsed
             print(text, file=file, flush=True)
 
     return listen

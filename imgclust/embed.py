@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -25,6 +24,7 @@ from imgclust.bar import Bar, bar_for
 from imgclust.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.embeddings import EmbeddingsWriter, read_ids
 from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
+from imgclust.parameters import available_cores
 from imgclust.prediction_files import guard
 from imgclust.reading import Reader
 from imgclust.sources import Item, items
@@ -255,13 +255,6 @@ def stream(
                 waiting, ready = [], 0
         if waiting:
             yield _encoded(waiting, encoder)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _encoded(waiting: list[_Decoded | Failed | Skipped], encoder: Encoder) -> list[Outcome]:

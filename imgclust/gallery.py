@@ -92,13 +92,16 @@ def draw_map(
     import pyarrow as pa
     import pyarrow.parquet as pq
     import umap
+    from threadpoolctl import threadpool_limits
 
     chosen = np.arange(len(points))
     if len(chosen) > MAP_ROWS:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
-    plane = umap.UMAP(
+    reducer = umap.UMAP(
         n_neighbors=min(30, len(chosen) - 1), min_dist=0.6, n_epochs=200, random_state=seed or 0, n_jobs=1
-    ).fit_transform(points[chosen])
+    )
+    with threadpool_limits(1, "blas"):  # as in `imgclust.training`
+        plane = reducer.fit_transform(points[chosen])
     table = pa.table(
         {
             "id": pa.array([ids[int(row)] for row in chosen], pa.string()),

@@ -114,6 +114,13 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def available_memory() -> int | None:
     """Bytes that this process may still take; None where the system does not say.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 Tell = Callable[[float | None], None]
+BEAT_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Stages:
     """Times stages and tells a listener.
 
     Args:
-        listener: told at the start and at the end of each stage (`done` is 1), and in between.
+        listener: told at the start and at the end of each stage (`done` is 1), and in between, at least every
+            `BEAT_SECONDS` (from another thread, never from two at once), so that a stage which cannot say how
+            far it is still shows that it lives.
         clock: seconds, monotonic.
 
     Attributes:
@@ -46,19 +50,35 @@ class Stages:
 
     def __init__(self, listener: Listener | None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._listener, self._clock = listener, clock
+        self._one_at_a_time = threading.Lock()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, detail: str) -> Iterator[Tell]:
         """Run a stage; what it yields is called with the share that is done."""
-        start = self._clock()
+        start, latest, ended = self._clock(), None, threading.Event()
 
         def tell(done: float | None) -> None:
-            if self._listener:
-                self._listener(Progress(name, detail, done, self._clock() - start))
+            nonlocal latest
+            with self._one_at_a_time:
+                latest = done
+                if self._listener:
+                    self._listener(Progress(name, detail, done, self._clock() - start))
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                tell(latest)
 
         tell(None)
-        yield tell
+        thread = threading.Thread(target=beat, name="imgclust-progress", daemon=True)
+        if self._listener:
+            thread.start()
+        try:
+            yield tell
+        finally:
+            ended.set()
+            if self._listener:
+                thread.join()
         self.seconds[name] = round(self._clock() - start, 3)
         tell(1.0)
 
@@ -79,10 +99,10 @@ class _Bar(io.TextIOBase):
         return len(text)
 
 
-@contextmanager
-def umap_progress(tell: Tell) -> Iterator[dict[str, Any]]:
-    """Arguments for `umap.UMAP` whose progress bar then speaks to `tell`, and not to the terminal."""
-    bar = _Bar(tell)
-    bars = {"file": bar, "bar_format": "steps {n_fmt}/{total_fmt}", "mininterval": 0.5}
-    with redirect_stdout(bar):  # what `verbose` prints besides
-        yield {"verbose": True, "tqdm_kwds": bars}
+def umap_progress(tell: Tell) -> dict[str, Any]:
+    """Arguments for `umap.UMAP` that show its progress bar to `tell` instead of on the terminal.
+
+    Not `verbose`: that would print, and standard output belongs to whoever calls.
+    """
+    bars = {"disable": False, "file": _Bar(tell), "bar_format": "steps {n_fmt}/{total_fmt}"}
+    return {"tqdm_kwds": {**bars, "mininterval": 0.5}}

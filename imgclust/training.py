@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from imgclust.errors import FitError
 from imgclust.parameters import Parameters, estimate
 from imgclust.progress import Stages, umap_progress
@@ -39,7 +41,8 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
     """A fitted `umap.UMAP`."""
     import umap
 
-    with umap_progress(tell or (lambda _: None)) as arguments, warnings.catch_warnings():
+    # its many small products gain nothing from BLAS's threads, which wait for each other spinning
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
         return umap.UMAP(
             n_neighbors=p.n_neighbors,
@@ -49,7 +52,7 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
             metric=p.metric,
             random_state=p.random_state,
             n_jobs=1,
-            **arguments,
+            **(umap_progress(tell) if tell else {}),
         ).fit(rows)
 
 

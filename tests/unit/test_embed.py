@@ -304,13 +304,14 @@ def test_bar_on_a_terminal() -> None:
 
 
 def test_stage_lines() -> None:
-    """Without a terminal a stage has two lines, however often it reports; on one it is written over."""
-    reports = [Progress("umap", "9 images", d, 1.0) for d in (None, 0.25, 0.5, 1.0, 1.0)]
+    """Without a terminal a stage has a line at both ends and every ten seconds; on one it is written over."""
+    shares, seconds = (None, 0.25, 0.5, 0.75, 1.0, 1.0), (0.0, 9.0, 10.0, 19.0, 21.0, 22.0)
+    reports = [Progress("umap", "9 images", d, s) for d, s in zip(shares, seconds, strict=True)]
     plain, terminal = Terminal(), Terminal(terminal=True)
     for file in (plain, terminal):
         listen = stage_lines(file)
         for report in reports:
             listen(report)
-    assert plain.getvalue() == "umap: 9 images, 1 s\numap: 9 images 100%, 1 s\n"
+    assert plain.getvalue() == ("umap: 9 images, 0 s\numap: 9 images  50%, 10 s\numap: 9 images 100%, 21 s\n")
     assert terminal.getvalue().count("\n") == 1
     assert " 25%" in terminal.getvalue()

@@ -1,0 +1,7 @@
+"""`python -m imgclust`: the same as the command `imgclust`."""
+
+import sys
+
+from imgclust.cli import main
+
+sys.exit(main())
