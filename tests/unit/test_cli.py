@@ -100,6 +100,13 @@ def test_starts_at_once() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_runs_as_a_module() -> None:
+    """`python -m imgclust` is the command, for machines on which scripts are not on the path."""
+    command = [sys.executable, "-m", "imgclust", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("imgclust ")
+
+
 def test_defaults_agree() -> None:
     """The help names the encoder that the library loads (its module is too slow to import for that)."""
     from imgclust import encoder
