@@ -11,6 +11,7 @@ import numpy as np
 
 from imgclust import freeze, gallery
 from imgclust.dedupe import NEAR, Duplicates, Rows, find_duplicates
+from imgclust.drift import Reference
 from imgclust.errors import FitError
 from imgclust.layout import Array
 from imgclust.model import UNIT, ClusterModel
@@ -125,6 +126,8 @@ def fit(
         model, found = _predict(model, given.rows, split, tell)
     labels = _labels(model, split, duplicates, found)
     figures = _figures(model, split, duplicates, found)
+    reference = Reference.of(found.test, len(model.clusters))
+    model = dataclasses.replace(model, reference=reference.to_dict() if reference else None)
     order = np.concatenate([split.train, split.test])
     with stages.stage("map", "map, names and typical pictures"):
         model = freeze.finish_model(

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from imgclust import layout
+from imgclust.drift import Reference
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.layout import Array
 from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
@@ -58,6 +59,8 @@ class ClusterModel:
         libraries: library → version that the fit used.
         created: RFC 3339.
         continues: the taxonomy whose cluster numbers it uses; None: it starts its own.
+        reference: what it said of held-out images, as `imgclust.drift.Reference.to_dict` gives it, for
+            noticing drift; None: not kept.
     """
 
     encoder: EncoderIdentity | None
@@ -70,6 +73,7 @@ class ClusterModel:
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = dataclasses.field(default_factory=lambda: _now())
     continues: str | None = None
+    reference: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
     known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
 
     @property
@@ -191,6 +195,8 @@ class ClusterModel:
             "libraries": dict(self.libraries),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+        if self.reference:  # not in folders from before it was kept, which are of the same format
+            manifest["reference"] = dict(self.reference)
         if self.continues:
             manifest["taxonomy"] = self.continues
         manifest["version"] = layout.version_of(manifest, starts_taxonomy=not self.continues)
@@ -285,6 +291,9 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         for id_, name in described["thumbnails"].items()
         if name in manifest["files"]
     }
+    reference = manifest.get("reference")
+    if reference is not None:
+        Reference.from_dict(reference, len(clusters))
     return ClusterModel(
         encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
         parameters={table: manifest[table] for table in PARAMETERS},
@@ -296,6 +305,7 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         libraries=manifest["libraries"],
         created=manifest["created"],
         continues=None if manifest["taxonomy"] == manifest["version"] else manifest["taxonomy"],
+        reference=reference,
         known_version=manifest["version"],
     )
 

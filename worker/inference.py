@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from imgclust.drift import Reference
 from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction, Predictor
 from worker import log as logs
 from worker.batch import Batcher
+from worker.drift_watch import DriftWatch
 from worker.metrics import Metrics
 
 log = logs.get(__name__)
@@ -110,6 +112,8 @@ class Inference:
         self._encode_stage = metrics.stages["encode"]
         self._predict_stage = metrics.stages["predict"]
         self._metrics = metrics
+        self._drift = DriftWatch(metrics, clock)
+        self._drift.begin(Reference.of_model(model))
         self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
         self._wake = threading.Condition()
         self._stopping = False
@@ -235,7 +239,8 @@ class Inference:
     def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
         started = self._clock()
         try:
-            outcomes = rows(tokens, self._model.predict(embeddings))
+            prediction = self._model.predict(embeddings)
+            outcomes = rows(tokens, prediction)
         except Exception as error:
             self._count_memory(error)
             if len(tokens) == 1:
@@ -248,6 +253,7 @@ class Inference:
         now = self._clock()
         self._predict_stage.leave(len(tokens), seconds=now - since)
         self._metrics.busy_seconds["predict"].inc(now - started)
+        self._drift.add(prediction)
         self._on_outcomes(outcomes)
 
     def _guard(self, run: Callable[[], None]) -> None:

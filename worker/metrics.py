@@ -21,6 +21,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from imgclust.drift import PARTS
 from worker.messages import ERROR_CODES, OTHER
 from worker.window import LongestPause, Window
 
@@ -146,6 +147,25 @@ NOVEL = Row("imgclust_tags_novel_total", "counter", "tags",
 PROBABILITY = Row("imgclust_tag_probability_ratio", "histogram", "ratio",
     "Probability of published tags; \"other\" has 0.", (),
     (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0))  # fmt: skip
+SIMILARITY = Row("imgclust_similarity_ratio", "histogram", "ratio",
+    "Cosine of predicted images to the nearest training image; what the model calls novel is far from all.", (),
+    (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0))  # fmt: skip
+DRIFT_IMAGES = Row("imgclust_drift_images", "gauge", "images",
+    "Images that the drift metrics are of: those predicted in the last hour, or the last 12,000 where they were "
+    "fewer.")  # fmt: skip
+DRIFT_PSI = Row("imgclust_drift_psi", "gauge", "index",
+    "Population stability index against the model's held-out images, of the clusters, the probabilities, the "
+    "similarities to the nearest training image: below 0.1 steady, above 0.25 drift. NaN without held-out images.",
+    (Label("part", PARTS),))  # fmt: skip
+DRIFT_CHANCE = Row("imgclust_drift_psi_chance", "gauge", "index",
+    "What chance alone makes of the index 99 times of 100 with so many images; an index below it means nothing.",
+    (Label("part", PARTS),))  # fmt: skip
+DRIFT_OTHER = Row("imgclust_drift_other_ratio", "gauge", "ratio",
+    "Share of \"other\", in the window and among the model's held-out images.",
+    (Label("of", ("window", "held-out")),))  # fmt: skip
+DRIFT_NOVEL = Row("imgclust_drift_novel_ratio", "gauge", "ratio",
+    "Share of novel images, in the window and among the model's held-out images.",
+    (Label("of", ("window", "held-out")),))  # fmt: skip
 MODEL_INFO = Row("imgclust_model_info", "gauge", "info",
     "1 for the model in use.", (Label("version"), Label("taxonomy"), Label("encoder")))  # fmt: skip
 FETCHERS = Row("imgclust_fetchers", "gauge", "processes", "Fetcher processes that run.")
@@ -239,6 +259,7 @@ class Metrics:
         self.records_lost = self.counter(RECORDS_LOST)
         self.produce_errors = self.counter(PRODUCE_ERRORS)
         self.novel = self.counter(NOVEL)
+        self.similarity = self.histogram(SIMILARITY)
         self.fetchers = self.gauge(FETCHERS)
         self.fetcher_restarts = self.counter(FETCHER_RESTARTS)
         self.slots_used = self.gauge(SLOTS_USED)

@@ -1,0 +1,296 @@
+"""How far what a model says of a stream has moved from what it said of its held-out images. Pure.
+
+A frozen model ages: content changes, and its clusters do not. Three things show it before anybody looks at
+pictures: clusters that grow and shrink, memberships that get weaker, and images that lie farther from all
+training images. Each is a histogram, and the population stability index says how far two histograms are
+apart: Σ (a − e) ln(a / e) over the shares of their bins. By custom below 0.1 is steady and above 0.25 is
+drift; but small samples differ by chance, which `by_chance` measures and `judge` allows for.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.errors import ModelError
+from imgclust.types import Floats, Ints, Prediction
+
+Counts = npt.NDArray[np.int64]
+Verdict = Literal["steady", "shifting", "drifted"]
+
+OTHER = -1
+PARTS = ("clusters", "probabilities", "similarities")
+STEADY, DRIFTED = 0.1, 0.25  # customary limits of the index
+BINS = 10
+PRIOR = 0.5  # pseudo-count of each bin (Jeffreys), so that an empty one is no infinity
+MAX_CLUSTERS = 100_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tally:
+    """What a model said of some images, counted.
+
+    Attributes:
+        clusters: int64 (k + 1,): images in each cluster, and in none ("other") last.
+        probabilities: int64 (10,): of the images in a cluster, by tenths of the probability.
+        similarities: int64 (b,): by the similarity to the nearest training image, all zero where it is not
+            known (tags do not carry it).
+        novel: how many are novel.
+    """
+
+    clusters: Counts
+    probabilities: Counts
+    similarities: Counts
+    novel: int
+
+    @property
+    def images(self) -> int:
+        return int(self.clusters.sum())
+
+    @property
+    def other(self) -> float:
+        """The share of "other"; NaN of no images."""
+        return int(self.clusters[-1]) / self.images if self.images else math.nan
+
+    @property
+    def novelty(self) -> float:
+        """The share of novel images; NaN of no images."""
+        return self.novel / self.images if self.images else math.nan
+
+    def __add__(self, more: Tally) -> Tally:
+        return Tally(
+            self.clusters + more.clusters,
+            self.probabilities + more.probabilities,
+            self.similarities + more.similarities,
+            self.novel + more.novel,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reference:
+    """What a model said of images that it was not fitted on, and the bins to count others in.
+
+    Attributes:
+        edges: float64 (b − 1,), ascending: where one bin of similarities ends and the next begins.
+    """
+
+    tally: Tally
+    edges: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, prediction: Prediction, clusters: int) -> Reference | None:
+        """From predictions of held-out images, None where there are none; `clusters`: how many there are."""
+        if not len(prediction):
+            return None
+        deciles = np.quantile(prediction.similarities.astype(np.float64), np.arange(1, BINS) / BINS)
+        edges = np.unique(np.round(deciles, 6))
+        empty = cls(_empty(clusters, len(edges) + 1), edges)
+        return dataclasses.replace(empty, tally=empty.count(prediction))
+
+    @classmethod
+    def of_model(cls, model: Any) -> Reference | None:
+        """What a model keeps; None for a model without held-out images, or from before they were
+        kept.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        kept = getattr(model, "reference", None)
+        return None if kept is None else cls.from_dict(kept, len(model.clusters))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types; `from_dict` reads it."""
+        return {
+            "clusters": self.tally.clusters.tolist(),
+            "probabilities": self.tally.probabilities.tolist(),
+            "similarities": self.tally.similarities.tolist(),
+            "edges": self.edges.tolist(),
+            "novel": self.tally.novel,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], clusters: int) -> Reference:
+        """Raises ModelError for what `to_dict` did not write of a model with so many clusters."""
+        try:
+            edges = np.asarray(data["edges"], np.float64)
+            counts = [np.asarray(data[name], np.int64) for name in PARTS]
+            tally = Tally(*counts, novel=int(data["novel"]))
+            sizes = (clusters + 1, BINS, len(edges) + 1)
+            sound = [array.shape for array in counts] == [(size,) for size in sizes]
+            sound = sound and bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+            sound = sound and all(int(array.min()) >= 0 for array in counts) and 0 <= tally.novel
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelError(
+                f"the model's reference of held-out images is damaged ({type(error).__name__})"
+            ) from None
+        if not sound or tally.novel > tally.images or tally.images > 2**53:
+            raise ModelError("the model's reference of held-out images is damaged: fit again")
+        return cls(tally, edges)
+
+    def count(self, prediction: Prediction) -> Tally:
+        """Count predictions of the same model."""
+        return self.count_tags(
+            prediction.labels,
+            prediction.probabilities,
+            int(np.count_nonzero(prediction.novel)),
+            prediction.similarities,
+        )
+
+    def count_tags(
+        self, labels: Ints, probabilities: Floats, novel: int, similarities: Floats | None = None
+    ) -> Tally:
+        """Count tags, of which the similarities may be unknown.
+
+        Raises:
+            ValueError: a cluster that the model does not have.
+        """
+        labels = np.asarray(labels, np.int64)
+        k = len(self.tally.clusters) - 1
+        if len(labels) and not (OTHER <= int(labels.min()) and int(labels.max()) < k):
+            raise ValueError(f"clusters are {OTHER} to {k - 1}, got {labels.min()} to {labels.max()}")
+        inside = np.asarray(probabilities, np.float64)[labels != OTHER]
+        tenths = np.clip(np.nan_to_num(inside) * BINS, 0, BINS - 1).astype(np.int64)
+        bins = len(self.edges) + 1
+        near = np.zeros(bins, np.int64)
+        if similarities is not None:
+            near = np.bincount(np.searchsorted(self.edges, similarities, side="right"), minlength=bins)
+        return Tally(
+            np.bincount(np.where(labels == OTHER, k, labels), minlength=k + 1),
+            np.bincount(tenths, minlength=BINS),
+            near,
+            novel,
+        )
+
+    @property
+    def nothing(self) -> Tally:
+        return _empty(len(self.tally.clusters) - 1, len(self.edges) + 1)
+
+
+def _empty(clusters: int, bins: int) -> Tally:
+    zeros = [np.zeros(size, np.int64) for size in (clusters + 1, BINS, bins)]
+    return Tally(*zeros, novel=0)
+
+
+def stability_index(expected: Counts, actual: Counts) -> float:
+    """The population stability index of two histograms over the same bins.
+
+    0 for equal shares, never negative, symmetric; NaN if either is empty. Every bin gets half a count more,
+    so that one which is empty in one of them counts much, but not infinitely much.
+    """
+    if not expected.sum() or not actual.sum():
+        return math.nan
+    e, a = ((counts + PRIOR) / (counts.sum() + PRIOR * len(counts)) for counts in (expected, actual))
+    return float(((a - e) * np.log(a / e)).sum())
+
+
+def by_chance(expected: Counts, actual: Counts) -> float:
+    """The index that two samples of one distribution stay below 99 times of 100.
+
+    With n and m images in b bins the index is near (1/n + 1/m) χ² with b − 1 degrees of freedom (Yurdakul,
+    "Statistical properties of population stability index", 2018); the quantile of χ² by Wilson and Hilferty.
+    Bins that are empty in both say nothing and do not count.
+    """
+    n, m = int(expected.sum()), int(actual.sum())
+    free = int(np.count_nonzero(expected + actual)) - 1
+    if not n or not m:
+        return math.nan
+    if free < 1:
+        return 0.0
+    spread = 2 / (9 * free)
+    chi_square = free * (1 - spread + 2.3263 * math.sqrt(spread)) ** 3
+    return (1 / n + 1 / m) * chi_square
+
+
+def judge(index: float, chance: float) -> Verdict:
+    """What an index means; one that chance may have made is steady, whatever its size. NaN is steady."""
+    if index > max(DRIFTED, chance):
+        return "drifted"
+    return "shifting" if index > max(STEADY, chance) else "steady"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drift:
+    """How a tally compares with a reference.
+
+    Attributes:
+        index: part → its stability index; NaN where nothing is known.
+        chance: part → what chance alone makes of it at most.
+    """
+
+    reference: Tally
+    tally: Tally
+    index: Mapping[str, float]
+    chance: Mapping[str, float]
+
+    def verdict(self, part: str) -> Verdict:
+        return judge(self.index[part], self.chance[part])
+
+    def moved(self) -> list[tuple[int, float, float]]:
+        """(cluster, share in the reference, share now), those first that make most of the index."""
+        e, a = (counts.clusters / max(counts.images, 1) for counts in (self.reference, self.tally))
+        smooth = 1 / max(self.reference.images, self.tally.images, 1)
+        weight = (a - e) * np.log((a + smooth) / (e + smooth))
+        k = len(e) - 1
+        order = np.argsort(-weight, kind="stable").tolist()
+        return [(OTHER if i == k else i, float(e[i]), float(a[i])) for i in order if e[i] or a[i]]
+
+
+def compare(reference: Reference, tally: Tally) -> Drift:
+    """See `Drift`."""
+    pairs = {part: (getattr(reference.tally, part), getattr(tally, part)) for part in PARTS}
+    return Drift(
+        reference.tally,
+        tally,
+        {part: stability_index(*pair) for part, pair in pairs.items()},
+        {part: by_chance(*pair) for part, pair in pairs.items()},
+    )
+
+
+class SlidingTally:
+    """A tally of the latest images: those of the last hour, or more where they were few.
+
+    Images are counted in blocks, and the oldest blocks are forgotten one by one. A block takes in images for
+    `block_seconds` at least, and `block_images` at least: a quiet stream keeps enough for the index to mean
+    something, a busy one all of an hour.
+
+    Args:
+        reference: what is compared with, and in which bins.
+        clock: seconds, steady.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        clock: Callable[[], float],
+        *,
+        blocks: int = 30,
+        block_seconds: float = 120.0,
+        block_images: int = 400,
+    ) -> None:
+        self.reference = reference
+        self._clock = clock
+        self._seconds, self._images = block_seconds, block_images
+        self._closed: collections.deque[Tally] = collections.deque(maxlen=blocks - 1)
+        self._open, self._since = reference.nothing, clock()
+
+    def add(self, tally: Tally) -> None:
+        now = self._clock()
+        if now - self._since >= self._seconds and self._open.images >= self._images:
+            self._closed.append(self._open)
+            self._open, self._since = self.reference.nothing, now
+        self._open += tally
+
+    def tally(self) -> Tally:
+        total = self._open
+        for block in self._closed.copy():
+            total += block
+        return total
+
+    def drift(self) -> Drift:
+        return compare(self.reference, self.tally())

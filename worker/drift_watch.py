@@ -1,0 +1,64 @@
+"""The drift metrics of the model at work: what it predicts against what it said of its held-out images."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from imgclust.drift import PARTS, Drift, Reference, SlidingTally
+from imgclust.types import Prediction
+from worker import log as logs
+from worker.metrics import DRIFT_CHANCE, DRIFT_IMAGES, DRIFT_NOVEL, DRIFT_OTHER, DRIFT_PSI, Metrics
+
+log = logs.get(__name__)
+
+
+class DriftWatch:
+    """Counts predictions and answers scrapes; both may come from any thread.
+
+    Args:
+        metrics: whose drift gauges it sets. They are computed when they are asked for.
+        clock: seconds, steady.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._recent: SlidingTally | None = None
+        gauges: list[tuple[tuple[object, ...], Callable[[Drift], float]]] = [
+            ((DRIFT_IMAGES,), lambda drift: drift.tally.images),
+            ((DRIFT_OTHER, "window"), lambda drift: drift.tally.other),
+            ((DRIFT_OTHER, "held-out"), lambda drift: drift.reference.other),
+            ((DRIFT_NOVEL, "window"), lambda drift: drift.tally.novelty),
+            ((DRIFT_NOVEL, "held-out"), lambda drift: drift.reference.novelty),
+            *(((DRIFT_PSI, part), lambda drift, part=part: drift.index[part]) for part in PARTS),
+            *(((DRIFT_CHANCE, part), lambda drift, part=part: drift.chance[part]) for part in PARTS),
+        ]
+        for (row, *labels), value in gauges:
+            metrics.gauge(row, *labels).set_function(lambda value=value: self._value(value))
+
+    def begin(self, reference: Reference | None) -> None:
+        """Another model is at work; what was counted of the last one is forgotten."""
+        if reference is None:
+            log.info("the model keeps no held-out images, so drift is not measured")
+        with self._lock:
+            self._recent = None if reference is None else SlidingTally(reference, self._clock)
+
+    def add(self, prediction: Prediction) -> None:
+        """Count a batch."""
+        for similarity in prediction.similarities.tolist():
+            self._metrics.similarity.observe(similarity)
+        with self._lock:
+            if self._recent is not None:
+                self._recent.add(self._recent.reference.count(prediction))
+
+    def drift(self) -> Drift | None:
+        with self._lock:
+            return None if self._recent is None else self._recent.drift()
+
+    def _value(self, of: Callable[[Drift], float]) -> float:
+        drift = self.drift()
+        return math.nan if drift is None else of(drift)
