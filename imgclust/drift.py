@@ -120,11 +120,11 @@ class Reference:
         try:
             edges = np.asarray(data["edges"], np.float64)
             counts = [np.asarray(data[name], np.int64) for name in PARTS]
-            tally = Tally(*counts, novel=int(data["novel"]))
+            tally = Tally(counts[0], counts[1], counts[2], int(data["novel"]))
             sizes = (clusters + 1, BINS, len(edges) + 1)
             sound = [array.shape for array in counts] == [(size,) for size in sizes]
             sound = sound and bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
-            sound = sound and all(int(array.min()) >= 0 for array in counts) and 0 <= tally.novel
+            sound = sound and all(int(array.min()) >= 0 for array in counts) and tally.novel >= 0
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
                 f"the model's reference of held-out images is damaged ({type(error).__name__})"
@@ -152,7 +152,7 @@ class Reference:
         """
         labels = np.asarray(labels, np.int64)
         k = len(self.tally.clusters) - 1
-        if len(labels) and not (OTHER <= int(labels.min()) and int(labels.max()) < k):
+        if len(labels) and (int(labels.min()) < OTHER or int(labels.max()) >= k):
             raise ValueError(f"clusters are {OTHER} to {k - 1}, got {labels.min()} to {labels.max()}")
         inside = np.asarray(probabilities, np.float64)[labels != OTHER]
         tenths = np.clip(np.nan_to_num(inside) * BINS, 0, BINS - 1).astype(np.int64)
@@ -173,8 +173,7 @@ class Reference:
 
 
 def _empty(clusters: int, bins: int) -> Tally:
-    zeros = [np.zeros(size, np.int64) for size in (clusters + 1, BINS, bins)]
-    return Tally(*zeros, novel=0)
+    return Tally(np.zeros(clusters + 1, np.int64), np.zeros(BINS, np.int64), np.zeros(bins, np.int64), 0)
 
 
 def stability_index(expected: Counts, actual: Counts) -> float:

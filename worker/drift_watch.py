@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from imgclust.drift import PARTS, Drift, Reference, SlidingTally
 from imgclust.types import Prediction
 from worker import log as logs
-from worker.metrics import DRIFT_CHANCE, DRIFT_IMAGES, DRIFT_NOVEL, DRIFT_OTHER, DRIFT_PSI, Metrics
+from worker.metrics import DRIFT_CHANCE, DRIFT_IMAGES, DRIFT_NOVEL, DRIFT_OTHER, DRIFT_PSI, Metrics, Row
 
 log = logs.get(__name__)
 
@@ -28,17 +29,21 @@ class DriftWatch:
         self._clock = clock
         self._lock = threading.Lock()
         self._recent: SlidingTally | None = None
-        gauges: list[tuple[tuple[object, ...], Callable[[Drift], float]]] = [
-            ((DRIFT_IMAGES,), lambda drift: drift.tally.images),
-            ((DRIFT_OTHER, "window"), lambda drift: drift.tally.other),
-            ((DRIFT_OTHER, "held-out"), lambda drift: drift.reference.other),
-            ((DRIFT_NOVEL, "window"), lambda drift: drift.tally.novelty),
-            ((DRIFT_NOVEL, "held-out"), lambda drift: drift.reference.novelty),
-            *(((DRIFT_PSI, part), lambda drift, part=part: drift.index[part]) for part in PARTS),
-            *(((DRIFT_CHANCE, part), lambda drift, part=part: drift.chance[part]) for part in PARTS),
-        ]
-        for (row, *labels), value in gauges:
-            metrics.gauge(row, *labels).set_function(lambda value=value: self._value(value))
+        self._show(lambda drift: drift.tally.images, DRIFT_IMAGES)
+        self._show(lambda drift: drift.tally.other, DRIFT_OTHER, "window")
+        self._show(lambda drift: drift.reference.other, DRIFT_OTHER, "held-out")
+        self._show(lambda drift: drift.tally.novelty, DRIFT_NOVEL, "window")
+        self._show(lambda drift: drift.reference.novelty, DRIFT_NOVEL, "held-out")
+        for part in PARTS:
+            self._show(partial(_index, part), DRIFT_PSI, part)
+            self._show(partial(_chance, part), DRIFT_CHANCE, part)
+
+    def _show(self, value: Callable[[Drift], float], row: Row, *labels: str) -> None:
+        def now() -> float:
+            drift = self.drift()
+            return math.nan if drift is None else value(drift)
+
+        self._metrics.gauge(row, *labels).set_function(now)
 
     def begin(self, reference: Reference | None) -> None:
         """Another model is at work; what was counted of the last one is forgotten."""
@@ -59,6 +64,10 @@ class DriftWatch:
         with self._lock:
             return None if self._recent is None else self._recent.drift()
 
-    def _value(self, of: Callable[[Drift], float]) -> float:
-        drift = self.drift()
-        return math.nan if drift is None else of(drift)
+
+def _index(part: str, drift: Drift) -> float:
+    return drift.index[part]
+
+
+def _chance(part: str, drift: Drift) -> float:
+    return drift.chance[part]

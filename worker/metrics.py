@@ -148,17 +148,17 @@ PROBABILITY = Row("imgclust_tag_probability_ratio", "histogram", "ratio",
     "Probability of published tags; \"other\" has 0.", (),
     (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0))  # fmt: skip
 SIMILARITY = Row("imgclust_similarity_ratio", "histogram", "ratio",
-    "Cosine of predicted images to the nearest training image; what the model calls novel is far from all.", (),
+    "Cosine of predicted images to the nearest training image; novel ones are far from all.", (),
     (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0))  # fmt: skip
 DRIFT_IMAGES = Row("imgclust_drift_images", "gauge", "images",
-    "Images that the drift metrics are of: those predicted in the last hour, or the last 12,000 where they were "
-    "fewer.")  # fmt: skip
+    "Images that the drift metrics are of: those predicted in the last hour, or the last 12,000 where "
+    "they were fewer.")  # fmt: skip
 DRIFT_PSI = Row("imgclust_drift_psi", "gauge", "index",
-    "Population stability index against the model's held-out images, of the clusters, the probabilities, the "
-    "similarities to the nearest training image: below 0.1 steady, above 0.25 drift. NaN without held-out images.",
+    "Population stability index against the model's held-out images, of the clusters, the probabilities, "
+    "the similarities to the nearest training image: below 0.1 steady, above 0.25 drift. NaN without any.",
     (Label("part", PARTS),))  # fmt: skip
 DRIFT_CHANCE = Row("imgclust_drift_psi_chance", "gauge", "index",
-    "What chance alone makes of the index 99 times of 100 with so many images; an index below it means nothing.",
+    "What the index stays below by chance alone, 99 times of 100 with so many images: less means nothing.",
     (Label("part", PARTS),))  # fmt: skip
 DRIFT_OTHER = Row("imgclust_drift_other_ratio", "gauge", "ratio",
     "Share of \"other\", in the window and among the model's held-out images.",

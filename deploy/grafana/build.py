@@ -329,6 +329,15 @@ def quality() -> dict[str, Any]:
             lines("Share of novel images", (rate(m.NOVEL) / tags).named("novel"), share=True,
                 note="Unlike all that the model was trained on; rises when a new kind of picture comes in."),
         ]),
+        ("Drift, against the model's held-out images", [
+            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"),
+                note="Below 0.1 steady, above 0.25 drift, where it is also above what chance makes."),
+            lines("What chance makes of the index", gauge("max", m.DRIFT_CHANCE, "part")),
+            lines("Images that it is of", gauge("min", m.DRIFT_IMAGES, name="the worker with fewest")),
+            lines("Share of \"other\", now and held out", gauge("avg", m.DRIFT_OTHER, "of"), share=True),
+            lines("Share of novel images, now and held out", gauge("avg", m.DRIFT_NOVEL, "of"), share=True),
+            buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE),
+        ]),
         ("Model versions side by side", [
             lines("Workers by model version", models, stacked=True, width=6),
             lines("Tags by model version", by_model, unit=PER_SECOND, stacked=True, width=6),

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker.drift_watch import DriftWatch
 from worker.metrics import (
     LAG_RECORDS,
     OTHER_WINDOW,
@@ -62,6 +63,7 @@ def test_a_scrape_shows_every_row_and_nothing_else() -> None:
     """The exposition parses, and holds exactly the table and the process metrics."""
     metrics = Metrics()
     metrics.set_model("v1", "t1", "mini", [0])
+    DriftWatch(metrics)
     metrics.set_lag(0, 1, 2, 3.0)
     metrics.set_view_lag(0, 5)
     text = generate_latest(metrics.registry).decode()
