@@ -4,38 +4,58 @@ Results are published out of order, but Kafka keeps one number per partition: th
 a restart. `PartitionOffsets` turns one into the other: the committed offset is the lowest one that is not
 done, and those above it that are done travel in the commit's metadata, so that a restart does not do them
 again. docs/offsets.md walks through an example.
+
+The metadata is `2:<mark>:<base64>`. The mark names the transaction that wrote it, so that its writer can
+tell afterwards whether a transaction whose end it did not see was committed.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections import deque
 from collections.abc import Iterable
 
-# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Two are the version mark; base64 puts
-# 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 2) // 4 * 3 * 8 = 24,552.
+# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Three are punctuation, MAX_MARK the mark;
+# base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 3 - 24) // 4 * 3 * 8 = 24,408.
 MAX_METADATA_BYTES = 4096
-_VERSION = "1:"
-SPAN = (MAX_METADATA_BYTES - len(_VERSION)) // 4 * 3 * 8
+MAX_MARK = 24
+SPAN = (MAX_METADATA_BYTES - 3 - MAX_MARK) // 4 * 3 * 8
+_METADATA = re.compile(r"2:([0-9a-z-]{0,%d}):([A-Za-z0-9+/=]*)" % MAX_MARK, re.ASCII)
+_REBASE = 4096  # bits of history that are kept before they are cut off
 
 
-def encode_done(position: int, done: Iterable[int]) -> str:
-    """Done offsets above `position` as text for a commit: bit i of byte j stands for position + 8j + i.
+def _text(bits: int, mark: str) -> str:
+    if not (bits or mark):
+        return ""
+    size = (bits.bit_length() + 7) // 8
+    return f"2:{mark}:{base64.b64encode(bits.to_bytes(size, 'little')).decode()}"
+
+
+def _read(metadata: str | None) -> tuple[str, int]:
+    """The mark, and the done offsets as bits: bit i stands for the position + i."""
+    found = _METADATA.fullmatch(metadata) if metadata and len(metadata) <= MAX_METADATA_BYTES else None
+    if found is None:
+        return "", 0
+    try:
+        return found[1], int.from_bytes(base64.b64decode(found[2], validate=True), "little")
+    except (binascii.Error, ValueError):
+        return "", 0
+
+
+def encode_done(position: int, done: Iterable[int], mark: str = "") -> str:
+    """Done offsets at or above `position` as text for a commit: bit i stands for position + i.
 
     Raises:
         ValueError: an offset lies outside of position … position + SPAN - 1.
     """
-    bits = bytearray()
+    bits = 0
     for offset in done:
-        distance = offset - position
-        if not 0 <= distance < SPAN:
+        if not 0 <= offset - position < SPAN:
             raise ValueError(f"offset {offset} is not within {SPAN} of the position {position}")
-        byte = distance >> 3
-        if byte >= len(bits):
-            bits.extend(bytes(byte + 1 - len(bits)))
-        bits[byte] |= 1 << (distance & 7)
-    return _VERSION + base64.b64encode(bits).decode() if bits else ""
+        bits |= 1 << (offset - position)
+    return _text(bits, mark)
 
 
 def decode_done(position: int, metadata: str | None) -> set[int]:
@@ -43,13 +63,13 @@ def decode_done(position: int, metadata: str | None) -> set[int]:
 
     Ignoring what cannot be read is safe: those uploads are done once more.
     """
-    if not metadata or not metadata.startswith(_VERSION) or len(metadata) > MAX_METADATA_BYTES:
-        return set()
-    try:
-        bits = base64.b64decode(metadata[len(_VERSION) :], validate=True)
-    except (binascii.Error, ValueError):
-        return set()
-    return {position + 8 * j + i for j, byte in enumerate(bits) for i in range(8) if byte >> i & 1}
+    _, bits = _read(metadata)
+    return {position + i for i in range(bits.bit_length()) if bits >> i & 1}
+
+
+def mark_of(metadata: str | None) -> str:
+    """The mark of the transaction that committed this; empty where there is none."""
+    return _read(metadata)[0]
 
 
 class PartitionOffsets:
@@ -65,9 +85,15 @@ class PartitionOffsets:
         """
         self._next = position  # one past the highest offset taken
         self._open: deque[int] = deque()  # taken, in order; done ones leave only at the front
-        self._done = decode_done(position, metadata)  # done at or above the position
-        self._committed: tuple[int, str] | None = (position, metadata or "") if known else None
+        # Done offsets as the bits of one number, above `_base`: it is shifted out for each commit, where a
+        # set of 24,000 took 2 ms.
+        self._base = position
+        self._done = _read(metadata)[1]
+        self._committed: tuple[int, int] | None = (position, self._done) if known else None
         self._changed = not known
+
+    def _is_done(self, offset: int) -> bool:
+        return bool(self._done >> (offset - self._base) & 1)
 
     def take(self, offset: int) -> bool:
         """Account for a record that was read; False when it was done before, or read before."""
@@ -75,20 +101,25 @@ class PartitionOffsets:
             return False
         self._next = offset + 1
         self._open.append(offset)
-        if offset in self._done:
+        if self._is_done(offset):
             self._advance()
             return False
         return True
 
     def done(self, offset: int) -> None:
-        """A taken offset's result is safe."""
-        self._done.add(offset)
-        self._advance()
+        """A taken offset has ended. One that ended before, in an earlier assignment too, changes nothing."""
+        if self.position <= offset < self._next and not self._is_done(offset):
+            self._done |= 1 << (offset - self._base)
+            self._advance()
 
     def _advance(self) -> None:
         self._changed = True
-        while self._open and self._open[0] in self._done:
-            self._done.discard(self._open.popleft())
+        while self._open and self._is_done(self._open[0]):
+            self._open.popleft()
+        passed = self.position - self._base
+        if passed >= _REBASE:
+            self._done >>= passed
+            self._base += passed
 
     @property
     def next(self) -> int:
@@ -104,19 +135,26 @@ class PartitionOffsets:
         """Whether a commit could still say that `offset` is done; if not, intake must wait."""
         return not self._open or offset - self._open[0] < SPAN
 
-    def uncommitted(self) -> tuple[int, str] | None:
-        """(offset, metadata) to commit; None when the last commit already said so."""
-        if not self._changed:
-            return None
+    def _now(self) -> tuple[int, int]:
         position = self.position
-        state = (position, encode_done(position, (o for o in self._done if o > position)))
-        self._changed = False
-        return None if state == self._committed else state
+        return position, self._done >> (position - self._base)
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether there is something that the last commit did not say."""
+        return self._changed and self._now() != self._committed
+
+    def state(self, mark: str = "") -> tuple[int, str]:
+        """(offset, metadata) to commit now."""
+        position, bits = self._now()
+        return position, _text(bits, mark)
 
     def committed(self, state: tuple[int, str]) -> None:
         """The broker has `state`."""
-        self._committed = state
+        self._committed = (state[0], _read(state[1])[1])
+        self._changed = self._now() != self._committed
 
     def not_committed(self) -> None:
-        """The last commit failed: `uncommitted` says it again."""
+        """Nobody knows what the broker has: everything is to be committed again."""
+        self._committed = None
         self._changed = True

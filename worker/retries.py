@@ -5,8 +5,11 @@ Due times lie in a heap, so that a long delay of one upload blocks no other.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -29,49 +32,105 @@ def delay(
     return min(longest, max(grown, retry_after or 0.0))
 
 
-class PendingRetries(Generic[T]):
-    """At most one pending item per key; a new one replaces the old one."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """How often an upload is tried, the first try included: `default`, or another number for some codes."""
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str]] = []
-        self._items: dict[str, tuple[int, T, float]] = {}  # key → number in the heap, item, since
+    default: int
+    by_code: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def of(self, code: str) -> int:
+        return self.by_code.get(code, self.default)
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry(Generic[T]):
+    number: int  # in the heap; an entry with another number there is of the past
+    item: T
+    since: float
+    ready: bool = False  # out of the heap: it is due
+
+
+class PendingRetries(Generic[T]):
+    """At most one pending item per key; a new one replaces the old one.
+
+    All is O(log n) and looks at nothing twice, also with a million items: they come back after a restart.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, T, float, float]] = ()) -> None:
+        """`entries`: (key, item, due, since), for a start with many at once; a later one replaces an earlier."""
         self._numbers = itertools.count()
+        self._items: dict[str, _Entry[T]] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._oldest: list[tuple[float, int, str]] = []
+        self._ready: deque[tuple[int, str]] = deque()
+        self._due = 0  # alive in `_ready`
+        for key, item, due, since in entries:
+            number = next(self._numbers)
+            self._items[key] = _Entry(number, item, since)
+            self._heap.append((due, number, key))
+            self._oldest.append((since, number, key))
+        heapq.heapify(self._heap)
+        heapq.heapify(self._oldest)
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, key: str, item: T, due: float, now: float) -> None:
+    def add(self, key: str, item: T, due: float, since: float) -> None:
+        """`due`: on the clock of `take_due`; `since`: when it began to wait, on the clock of `counts`."""
+        self.remove(key)
         number = next(self._numbers)
-        self._items[key] = (number, item, now)
+        self._items[key] = _Entry(number, item, since)
         heapq.heappush(self._heap, (due, number, key))
-        # superseded entries are left in the heap; when they are most of it, it is built anew
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._items):
-            self._heap = [entry for entry in self._heap if self._alive(entry)]
-            heapq.heapify(self._heap)
+        heapq.heappush(self._oldest, (since, number, key))
+        # entries of the past are left in the heaps; when they are most of them, they are built anew
+        if len(self._oldest) > 64 and len(self._oldest) > 2 * len(self._items):
+            for heap in (self._heap, self._oldest):
+                heap[:] = [entry for entry in heap if self._alive(entry[1], entry[2])]
+                heapq.heapify(heap)
 
-    def _alive(self, entry: tuple[float, int, str]) -> bool:
-        current = self._items.get(entry[2])
-        return current is not None and current[0] == entry[1]
+    def _alive(self, number: int, key: str) -> bool:
+        current = self._items.get(key)
+        return current is not None and current.number == number
 
     def remove(self, key: str) -> T | None:
         """Forget the item of `key` and return it."""
         found = self._items.pop(key, None)
-        return None if found is None else found[1]
+        if found is None:
+            return None
+        self._due -= found.ready
+        return found.item
+
+    def _collect(self, now: float) -> None:
+        """Move what is due by now from the heap to the ready ones, in the order of the due times."""
+        while self._heap and self._heap[0][0] <= now:
+            _, number, key = heapq.heappop(self._heap)
+            if self._alive(number, key):
+                self._items[key].ready = True
+                self._ready.append((number, key))
+                self._due += 1
+
+    def due(self, now: float) -> int:
+        """How many items could be taken now."""
+        self._collect(now)
+        return self._due
 
     def take_due(self, now: float, limit: int) -> list[T]:
         """Up to `limit` items whose time has come, earliest first; they are no longer pending."""
-        due: list[T] = []
-        while self._heap and len(due) < limit and (self._heap[0][0] <= now or not self._alive(self._heap[0])):
-            entry = heapq.heappop(self._heap)
-            if self._alive(entry):
-                due.append(self._items.pop(entry[2])[1])
-        return due
+        self._collect(now)
+        taken: list[T] = []
+        while self._ready and len(taken) < limit:
+            number, key = self._ready.popleft()
+            if self._alive(number, key):
+                self._due -= 1
+                taken.append(self._items.pop(key).item)
+        return taken
 
     def items(self) -> list[T]:
-        return [item for _, item, _ in self._items.values()]
+        return [entry.item for entry in self._items.values()]
 
-    def counts(self, now: float) -> tuple[int, int, float]:
-        """How many are pending, how many of them are due, and the seconds that the oldest has waited."""
-        due = sum(1 for entry in self._heap if entry[0] <= now and self._alive(entry))
-        oldest = max((now - since for _, _, since in self._items.values()), default=0.0)
-        return len(self._items), due, oldest
+    def oldest(self) -> float | None:
+        """The earliest `since`; None when nothing is pending."""
+        while self._oldest and not self._alive(self._oldest[0][1], self._oldest[0][2]):
+            heapq.heappop(self._oldest)
+        return self._oldest[0][0] if self._oldest else None

@@ -1,0 +1,45 @@
+"""Kafka's messages as values: what the stages know of a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from confluent_kafka import Message
+
+client_log = logging.getLogger("worker.kafka")
+
+MAX_TRACEPARENT = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the uploads topic.
+
+    Attributes:
+        epoch: of the assignment under which it was read.
+        timestamp: milliseconds since the epoch; when it was read if the broker gave none.
+        traceparent: the W3C trace header, where there is one.
+    """
+
+    partition: int
+    epoch: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    traceparent: bytes | None = None
+
+
+def headers_of(message: Message) -> dict[str, bytes]:
+    """A message's headers; the last one of a name."""
+    headers = message.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return {name: value for name, value in pairs if isinstance(value, bytes)}
+
+
+def traceparent_of(message: Message) -> bytes | None:
+    if not message.headers():
+        return None
+    found = headers_of(message).get("traceparent")
+    return found if found is not None and len(found) <= MAX_TRACEPARENT else None

@@ -1,0 +1,173 @@
+"""The retry topic → pending retries of a partition, when its uploads are assigned.
+
+`uploads.retry` is a compacted changelog, as a state store of Kafka Streams has one: the last record of an id
+is its pending retry, a null ends it. Whoever owns uploads p reads uploads.retry p up to the end that it had
+at the moment of assignment, before anything of uploads p is processed. It is read with `assign`, outside of
+any group: subscribed to, it would be spread over the members in another way than the uploads are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from worker import log as logs
+from worker.failpoints import reach
+from worker.records import Record, client_log, headers_of, traceparent_of
+
+log = logs.get(__name__)
+
+# 2,000 records take about 15 ms: the loop turns in between, however much there is to read
+_MAX_FETCH = 2000
+_END_TIMEOUT = 1.0
+_END_RETRY = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pending:
+    """An upload that waits for another try.
+
+    Attributes:
+        record: the upload's record; its offset counts as done since it was handed over to the retry topic.
+        attempts: tries that failed.
+        not_before: milliseconds since the epoch.
+    """
+
+    record: Record
+    attempts: int
+    not_before: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Restoring:
+    epoch: int
+    end: int | None = None  # the topic's end at the moment of assignment, when known
+    reached: int = -1  # where reading came to an end last
+    ask_at: float = 0.0
+    read: int = 0
+    found: dict[str, Pending] = dataclasses.field(default_factory=dict)
+
+
+def restore_config(bootstrap: str, group: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """librdkafka's configuration for reading pending retries."""
+    return {
+        "client.id": "imgclust-worker",
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 32768,
+        **extra,
+        "bootstrap.servers": bootstrap,
+        "group.id": group,  # the client wants one; nothing is committed and no group is joined
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        # an open transaction of a dead owner makes the end wait until the broker has decided it
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+    }
+
+
+class RetriesReader:
+    """Reads the pending retries of partitions, many records at a time, between turns of the loop."""
+
+    def __init__(self, config: Mapping[str, Any], topic: str, clock: Callable[[], float]) -> None:
+        self._topic = topic
+        self._clock = clock
+        self._restoring: dict[int, _Restoring] = {}
+        self._consumer = Consumer(dict(config), logger=client_log)
+
+    def begin(self, partition: int, epoch: int) -> None:
+        """Start to restore a partition that was assigned; returns at once."""
+        self.drop(partition)
+        self._restoring[partition] = _Restoring(epoch)
+        self._consumer.incremental_assign([KafkaPartition(self._topic, partition, OFFSET_BEGINNING)])
+
+    def drop(self, partition: int) -> None:
+        """The partition is somebody else's, or restored."""
+        if self._restoring.pop(partition, None) is not None:
+            self._consumer.incremental_unassign([KafkaPartition(self._topic, partition)])
+
+    def poll(self) -> list[tuple[int, int, dict[str, Pending]]]:
+        """Read on, without waiting; (partition, epoch, pending by id) of those that are restored."""
+        if not self._restoring:
+            return []
+        for partition, state in self._restoring.items():
+            if state.end is None and self._clock() >= state.ask_at:
+                self._ask_end(partition, state)
+        for message in self._consumer.consume(_MAX_FETCH, 0):
+            self._take(message)
+        restored = []
+        for partition, state in list(self._restoring.items()):
+            if state.end is not None and state.reached >= state.end:
+                reach("retry-restore")
+                self.drop(partition)
+                restored.append((partition, state.epoch, state.found))
+                if state.read:
+                    log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
+        return restored
+
+    def _ask_end(self, partition: int, state: _Restoring) -> None:
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                KafkaPartition(self._topic, partition), timeout=_END_TIMEOUT
+            )
+        except KafkaException as error:
+            state.ask_at = self._clock() + _END_RETRY
+            log.debug("end of the retries not known yet", partition=partition, error=error.args[0].str())
+            return
+        state.end = high
+        if low >= high:
+            state.reached = high
+
+    def _take(self, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        state = self._restoring.get(partition) if partition is not None else None
+        if state is None or partition is None or offset is None:
+            return
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                state.reached = offset
+            else:
+                log.warning("reading retries failed for now", partition=partition, error=error.str())
+            return
+        state.read += 1
+        key = message.key()
+        try:
+            upload_id = (key or b"").decode()
+            if message.value() is None:
+                state.found.pop(upload_id, None)
+            else:
+                state.found[upload_id] = _pending(message, state.epoch)
+        except (ValueError, KeyError) as error_:
+            log.error(
+                "a record of the retry topic is none of this worker's; it is left alone",
+                partition=partition, offset=offset, error=f"{type(error_).__name__}: {str(error_)[:100]!a}",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _pending(message: Message, epoch: int) -> Pending:
+    """A record of the retry topic as it was published, see `worker.pipeline`.
+
+    Raises:
+        ValueError, KeyError: a header is missing or says nothing.
+    """
+    headers = headers_of(message)
+    record = Record(
+        partition=int(headers["source-partition"]),
+        epoch=epoch,
+        offset=int(headers["source-offset"]),
+        key=message.key(),
+        value=message.value(),
+        timestamp=int(headers["source-timestamp"]),
+        traceparent=traceparent_of(message),
+    )
+    if record.partition != message.partition():
+        raise ValueError(f"source-partition is {record.partition}")
+    return Pending(record, int(headers["attempt"]), int(headers["not-before"]))
