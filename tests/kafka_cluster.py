@@ -46,6 +46,8 @@ class Topics:
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
         self.bootstrap = kafka.bootstrap
+        # the mock cluster stores no offsets that are sent in a transaction
+        self.delivery = "at-least-once" if isinstance(kafka, MockKafka) else "exactly-once"
         run = uuid.uuid4().hex[:8]
         self.uploads, self.tags = f"uploads-{run}", f"tags-{run}"
         self.retry, self.dlq = f"{self.uploads}.retry", f"{self.uploads}.dlq"

@@ -35,6 +35,7 @@ def settings_for(topics: Topics, redis_url: str, model: Path, port: int | str) -
     return {
         "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap,
         "WORKER_GROUP_ID": topics.group,
+        "WORKER_DELIVERY": topics.delivery,
         "WORKER_UPLOADS_TOPIC": topics.uploads,
         "WORKER_TAGS_TOPIC": topics.tags,
         "WORKER_RETRY_TOPIC": topics.retry,

@@ -9,7 +9,6 @@ with an old epoch is dropped: another member may own the partition by then.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -25,35 +24,26 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from worker import log as logs
 from worker.errors import StartError
+from worker.failpoints import reach
 from worker.metrics import Metrics
-from worker.offsets import PartitionOffsets
+from worker.offsets import PartitionOffsets, mark_of
+from worker.records import Record, client_log, traceparent_of
+from worker.restore import Pending, RetriesReader
 
 log = logs.get(__name__)
-client_log = logging.getLogger("worker.kafka")
 
-# A position that could not be read is asked for again after this long; polls go on meanwhile.
-_POSITION_TIMEOUT = 2.0
-_POSITION_RETRY = 0.5
+# A position that could not be read is asked for again after this long; polls go on meanwhile. The answer
+# takes 1 ms, or as long as the open transaction of a dead member (10 s): asking is cut short, a little later
+# each time, so that a busy broker gets its chance and the other partitions do not wait.
+_POSITION_TIMEOUT = 0.1
+_POSITION_TIMEOUT_MAX = 1.6
+_POSITION_RETRY = 0.3
 _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
-    """One record of the uploads topic.
-
-    Attributes:
-        epoch: of the assignment under which it was read.
-        timestamp: milliseconds since the epoch; when it was read if the broker gave none.
-        traceparent: the W3C trace header, where there is one.
-    """
-
-    partition: int
-    epoch: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    timestamp: int
-    traceparent: bytes | None = None
+# A process that was frozen may have lost its partitions without knowing. Group metadata that was fetched
+# later than this after the last look at the group is not trusted: it could be that of a new membership, which
+# owns other partitions. Sessions last 6 s or longer (group.min.session.timeout.ms), so a freeze that is
+# shorter than this ends none.
+_FRESH = 3.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,10 +52,44 @@ class _Owned:
 
     epoch: int
     offsets: PartitionOffsets | None = None
+    restored: dict[str, Pending] | None = None  # its pending retries, between restoration and beginning
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
+    patience: float = _POSITION_TIMEOUT
     held_back: int | None = None  # first offset that waits until commits can describe it
     last_timestamp: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is done in owned partitions, and the membership under which they are owned, of one moment.
+
+    Attributes:
+        member: group metadata for `send_offsets_to_transaction`.
+        states: (partition, epoch, (offset, metadata)).
+    """
+
+    topic: str
+    member: Any
+    states: tuple[tuple[int, int, tuple[int, str]], ...]
+
+    @property
+    def offsets(self) -> list[KafkaPartition]:
+        return [KafkaPartition(self.topic, p, offset, text) for p, _, (offset, text) in self.states]
+
+
+def is_member(metadata: Any) -> bool:
+    """Whether group metadata names a member: brokers take offsets without one, and fence nobody then.
+
+    The bytes are librdkafka's: "CGMDv2:", the generation (4 bytes), the group and the member, each ended by
+    a zero byte (rd_kafka_consumer_group_metadata_write).
+    """
+    raw = bytes(metadata)
+    if not raw.startswith(b"CGMDv2:"):
+        raise ValueError(f"group metadata of a form that this program does not know: {raw[:8]!r}")
+    generation = int.from_bytes(raw[7:11], "little", signed=True)
+    _, _, rest = raw[11:].partition(b"\0")
+    return generation >= 0 and not rest.startswith(b"\0") and bool(rest)
 
 
 def consumer_config(bootstrap: str, group: str, protocol: str, extra: Mapping[str, str]) -> dict[str, Any]:
@@ -110,6 +134,8 @@ class UploadsConsumer:
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
         metrics: Metrics,
+        retries: RetriesReader,
+        on_begun: Callable[[int, int, dict[str, Pending]], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         """Join the group.
@@ -119,18 +145,23 @@ class UploadsConsumer:
             start: "earliest" or "latest", for partitions without a committed offset.
             clock: monotonic seconds.
             wall_ms: milliseconds since the epoch, for records without a timestamp.
+            retries: restores the pending retries of a partition before its first record is read.
+            on_begun: called with a partition, its epoch and its pending retries by id.
             on_leaving: called with partitions that are given up, and whether they are lost already. When they
-                are not, what is done until it returns is committed.
+                are not, what is done until it returns may still be committed.
         """
         self._topic = topic
         self._start = start
         self._clock = clock
         self._wall_ms = wall_ms
         self._metrics = metrics
+        self._retries = retries
+        self._on_begun = on_begun
         self._on_leaving = on_leaving
         self._owned: dict[int, _Owned] = {}
         self._epoch = 0
         self._paused = False
+        self._looked_at = clock()  # at the group: the last poll or callback began
         self._fatal: KafkaError | None = None
         self._consumer = Consumer(
             {**config, "on_commit": self._on_commit, "error_cb": self._on_error}, logger=client_log
@@ -147,6 +178,7 @@ class UploadsConsumer:
         Must be called again and again, also while paused, or the group takes the partitions away.
         """
         messages: list[Message] = []
+        self._looked_at = self._clock()
         first = self._consumer.poll(timeout)
         if first is not None:
             messages.append(first)
@@ -175,8 +207,6 @@ class UploadsConsumer:
         offset = message.offset()
         if partition is None or offset is None:  # only errors come without them
             return None
-        if owned.offsets is None and not self._begin(partition, owned, offset):
-            return None
         offsets = owned.offsets
         if offsets is None or owned.held_back is not None:
             return None  # it is read again from the position
@@ -194,15 +224,16 @@ class UploadsConsumer:
             message.key(),
             message.value(),
             owned.last_timestamp,
-            _traceparent(message),
+            traceparent_of(message),
         )
 
     def _read_error(self, error: KafkaError, partition: int | None, owned: _Owned | None) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET and owned is not None and partition is not None:
-            owned.reset = True
-            owned.offsets = None
-            self._begin(partition, owned, None)
+            if owned.offsets is not None:  # retention overtook it while it was read
+                self._on_leaving({partition}, False)
+                self._own(partition)
+            self._owned[partition].reset = True
         elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
             raise StartError(f"Kafka refuses to let this worker read {self._topic!r}: {error.str()}")
         elif error.fatal():
@@ -212,26 +243,26 @@ class UploadsConsumer:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, partition: int, owned: _Owned, first: int | None) -> bool:
-        """Learn the position of a new assignment; False while it is not to be had.
+    def _begin(self, partition: int, owned: _Owned, restored: dict[str, Pending]) -> None:
+        """Learn the position of a new assignment and read on from there; asked for again when it is not had.
 
         Asked here and not in on_assign, because the answer may wait for the open transaction of a dead
         member, and because the previous owner may have committed after librdkafka read the offset.
         """
-        if self._clock() < owned.ask_at:
-            return False
         here = KafkaPartition(self._topic, partition)
         try:
-            committed = self._consumer.committed([here], timeout=_POSITION_TIMEOUT)[0]
+            committed = self._consumer.committed([here], timeout=owned.patience)[0]
             if committed.error is not None:
                 raise KafkaException(committed.error)
             low, high = 0, 0
             if owned.reset or committed.offset < 0:
-                low, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT)
+                low, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT_MAX)
         except KafkaException as error:
+            owned.patience = min(2 * owned.patience, _POSITION_TIMEOUT_MAX)
             owned.ask_at = self._clock() + _POSITION_RETRY
             log.debug("position not known yet", partition=partition, error=error.args[0].str())
-            return False
+            return
+        reach("after-committed-read")
         if committed.offset < 0:
             position = low if self._start == "earliest" else high
             owned.offsets = PartitionOffsets(position, known=False)
@@ -243,11 +274,10 @@ class UploadsConsumer:
         else:
             position = committed.offset
             owned.offsets = PartitionOffsets(position, committed.metadata)
-        if owned.reset or (first is not None and first != position):
-            owned.reset = False
-            self._go_to(partition, position)
-            return False
-        return True
+        owned.reset = False
+        owned.restored = None
+        self._on_begun(partition, owned.epoch, restored)
+        self._go_to(partition, position)
 
     def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
         lost = max(0, low - committed)
@@ -261,8 +291,15 @@ class UploadsConsumer:
         """Read on from `offset`. Not by seek(): it refuses a partition that found nowhere to begin."""
         self._consumer.incremental_unassign([KafkaPartition(self._topic, partition)])
         self._consumer.incremental_assign([KafkaPartition(self._topic, partition, offset)])
-        if self._paused:
-            self._consumer.pause([KafkaPartition(self._topic, partition)])
+        self._set_paused(partition, self._paused)
+
+    def _set_paused(self, partition: int, paused: bool) -> None:
+        # a paused partition stays paused across assignments: say it either way
+        here = [KafkaPartition(self._topic, partition)]
+        if paused:
+            self._consumer.pause(here)
+        else:
+            self._consumer.resume(here)
 
     def _hold_back(self, partition: int, owned: _Owned, offset: int) -> None:
         owned.held_back = offset
@@ -271,14 +308,14 @@ class UploadsConsumer:
 
     def _attend(self) -> None:
         """See to partitions without a position, and to those that wait for their commits to catch up."""
+        for partition, epoch, restored in self._retries.poll():
+            if self.owns(partition, epoch):
+                self._owned[partition].restored = restored
         for partition, owned in list(self._owned.items()):
-            if owned.offsets is None and owned.reset:
-                self._begin(partition, owned, None)
-            elif (
-                owned.offsets is not None
-                and owned.held_back is not None
-                and owned.offsets.fits(owned.held_back)
-            ):
+            if owned.offsets is None:
+                if owned.restored is not None and self._clock() >= owned.ask_at:
+                    self._begin(partition, owned, owned.restored)
+            elif owned.held_back is not None and owned.offsets.fits(owned.held_back):
                 offset, owned.held_back = owned.held_back, None
                 self._go_to(partition, offset)
 
@@ -296,13 +333,16 @@ class UploadsConsumer:
         self._metrics.rebalances.inc()
         self._consumer.incremental_assign([KafkaPartition(self._topic, p.partition) for p in partitions])
         for p in partitions:
-            self._epoch += 1
-            self._owned[p.partition] = _Owned(self._epoch)
-        # a paused partition stays paused across assignments; start from a known state
-        if self._owned:
-            self._consumer.resume([KafkaPartition(self._topic, p) for p in self._owned])
-            self._paused = False
+            self._own(p.partition)
+        self._looked_at = self._clock()
         log.info("partitions assigned", new=[p.partition for p in partitions], owned=self.partitions)
+
+    def _own(self, partition: int) -> None:
+        """A new epoch; nothing is read before its retries are restored and its position is known."""
+        self._epoch += 1
+        self._owned[partition] = _Owned(self._epoch)
+        self._set_paused(partition, True)
+        self._retries.begin(partition, self._epoch)
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._leave(partitions, lost=False)
@@ -313,11 +353,13 @@ class UploadsConsumer:
     def _leave(self, named: list[KafkaPartition], *, lost: bool) -> None:
         # a revocation may name partitions that are not ours (confluent-kafka-python #1551)
         leaving = {p.partition for p in named if p.partition in self._owned}
+        self._looked_at = self._clock()
+        if not lost:
+            reach("in-revoke")
         self._on_leaving(leaving, lost)
-        if leaving and not lost:
-            self.commit(wait=True)
         for partition in leaving:
             del self._owned[partition]
+            self._retries.drop(partition)
             self._metrics.drop_partition(partition)
         self._metrics.rebalances.inc()
         self._consumer.incremental_unassign([KafkaPartition(self._topic, p.partition) for p in named])
@@ -336,56 +378,114 @@ class UploadsConsumer:
     def pause(self) -> None:
         """Stop reading; `poll` still has to be called."""
         self._paused = True
-        self._consumer.pause([KafkaPartition(self._topic, p) for p in self._owned])
+        for partition in self._owned:
+            self._set_paused(partition, True)
 
     def resume(self) -> None:
         self._paused = False
-        ready = [p for p, owned in self._owned.items() if owned.held_back is None]
-        self._consumer.resume([KafkaPartition(self._topic, p) for p in ready])
+        for partition, owned in self._owned.items():
+            if owned.offsets is not None and owned.held_back is None:
+                self._set_paused(partition, False)
 
     # ── committing ───────────────────────────────────────────────────────────────────────────────────────
 
     def done(self, record: Record) -> None:
-        """The result of `record` is safe."""
+        """`record` has ended: what is committed next may say so."""
         owned = self._owned.get(record.partition)
         if owned is not None and owned.epoch == record.epoch and owned.offsets is not None:
             owned.offsets.done(record.offset)
 
+    @property
+    def uncommitted(self) -> bool:
+        """Whether there is something that no commit has said yet."""
+        return any(o.offsets is not None and o.offsets.uncommitted for o in self._owned.values())
+
+    def _states(
+        self, mark: str = "", also: Iterable[int] = ()
+    ) -> tuple[tuple[int, int, tuple[int, str]], ...]:
+        named = set(also)
+        return tuple(
+            (partition, owned.epoch, owned.offsets.state(mark))
+            for partition, owned in self._owned.items()
+            if owned.offsets is not None and (partition in named or owned.offsets.uncommitted)
+        )
+
+    def snapshot(self, mark: str, also: Iterable[int]) -> Snapshot | None:
+        """What a transaction commits: partitions with something new, and those of `also`.
+
+        The metadata is taken first, so that a freeze in between leaves an old membership with an old table,
+        which the broker refuses. A new membership with an old table is the one thing that it would take, and
+        somebody else's offsets would be overwritten.
+
+        Returns:
+            None when the group has not been looked at for too long, or this process is no member of it: poll
+            first.
+        """
+        member = self._consumer.consumer_group_metadata()
+        if self._clock() - self._looked_at > _FRESH or not is_member(member):
+            return None
+        return Snapshot(self._topic, member, self._states(mark, also))
+
+    def committed(self, snapshot: Snapshot) -> None:
+        """The broker has `snapshot`."""
+        for partition, epoch, state in snapshot.states:
+            owned = self._owned.get(partition)
+            if owned is not None and owned.epoch == epoch and owned.offsets is not None:
+                owned.offsets.committed(state)
+
+    def not_committed(self, snapshot: Snapshot) -> None:
+        """It does not; `uncommitted` is true again."""
+        for partition, epoch, _ in snapshot.states:
+            owned = self._owned.get(partition)
+            if owned is not None and owned.epoch == epoch and owned.offsets is not None:
+                owned.offsets.not_committed()
+
+    def wrote(self, snapshot: Snapshot, mark: str) -> bool | None:
+        """Whether the transaction with `mark`, whose end was not seen, was committed. Asks the broker.
+
+        A transaction is committed whole or not at all: one partition that is still ours tells it.
+
+        Returns:
+            None when none of them is ours any more.
+
+        Raises:
+            KafkaException: no answer yet.
+        """
+        for partition, epoch, _ in snapshot.states:
+            if self.owns(partition, epoch):
+                here = KafkaPartition(self._topic, partition)
+                found = self._consumer.committed([here], timeout=_POSITION_TIMEOUT_MAX)[0]
+                if found.error is not None:
+                    raise KafkaException(found.error)
+                return mark_of(found.metadata) == mark
+        return None
+
     def commit(self, *, wait: bool = False) -> None:
-        """Commit what is done and not yet committed; with `wait`, until the broker has it."""
-        states: dict[int, tuple[int, str]] = {}
-        for partition, owned in self._owned.items():
-            state = owned.offsets.uncommitted() if owned.offsets is not None else None
-            if state is not None:
-                states[partition] = state
+        """Commit what is done outside of any transaction; with `wait`, until the broker has it."""
+        states = self._states()
         if not states:
             return
-        offsets = [
-            KafkaPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in states.items()
-        ]
+        snapshot = Snapshot(self._topic, None, states)
         try:
             if wait:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._consumer.commit(offsets=snapshot.offsets, asynchronous=False)
             else:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
+                self._consumer.commit(offsets=snapshot.offsets, asynchronous=True)
         except KafkaException as error:
-            self._commit_failed(states, error.args[0])
+            self._commit_failed([p for p, _, _ in states], error.args[0])
             return
-        for partition, state in states.items():
-            offsets_of = self._owned[partition].offsets
-            if offsets_of is not None:
-                offsets_of.committed(state)
+        self.committed(snapshot)
         self._metrics.commits["committed"].inc()
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
         if error is not None:
-            self._commit_failed({p.partition: (p.offset, "") for p in partitions}, error)
+            self._commit_failed([p.partition for p in partitions], error)
 
-    def _commit_failed(self, states: Iterable[int], error: KafkaError) -> None:
+    def _commit_failed(self, partitions: Iterable[int], error: KafkaError) -> None:
         # harmless: what was published may be published again, and the next commit says all of it
         self._metrics.commits["failed"].inc()
         log.warning("commit failed; it is tried again", error=error.str())
-        for partition in states:
+        for partition in partitions:
             owned = self._owned.get(partition)
             if owned is not None and owned.offsets is not None:
                 owned.offsets.not_committed()
@@ -413,15 +513,6 @@ class UploadsConsumer:
             log.warning("Kafka client", error=error.str())
 
     def close(self) -> None:
-        """Commit what is done and leave the group."""
+        """Leave the group."""
         self._consumer.close()
-
-
-def _traceparent(message: Message) -> bytes | None:
-    headers = message.headers()
-    if headers:
-        pairs = headers.items() if isinstance(headers, dict) else headers
-        for name, value in pairs:
-            if name == "traceparent" and isinstance(value, bytes) and len(value) <= 64:
-                return value
-    return None
+        self._retries.close()

@@ -246,6 +246,8 @@ def _settings(trained: Trained, backends: Backends, images: int, metrics: str, w
         "WORKER_RETRY_TOPIC": retry,
         "WORKER_DLQ_TOPIC": dead,
         "WORKER_CREATE_TOPICS": "false" if isinstance(backends.kafka, MockKafka) else "true",
+        # the mock cluster stores no offsets that are sent in a transaction
+        "WORKER_DELIVERY": "at-least-once" if isinstance(backends.kafka, MockKafka) else "exactly-once",
         "WORKER_PARTITIONS": "4",
         "WORKER_REDIS_URL": backends.redis_url,
         "WORKER_HTTP": metrics,

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import topics
-from worker.consume import client_log
 from worker.errors import SettingsError, WorkerError
 from worker.letters import (
     Filter,
@@ -28,6 +27,7 @@ from worker.letters import (
     value_to_send,
 )
 from worker.messages import MIN_TIME_MS, format_time, printable
+from worker.records import client_log
 from worker.scan import Entry, Progress, Scanner, Source, key_text, source_of
 from worker.settings import Settings
 

@@ -37,7 +37,8 @@ class Failpoint:
         self.name, _, rest = text.partition("=")
         action, _, nth = rest.partition("@")
         if self.name not in NAMES or action not in _ACTIONS or not (nth or "1").isdecimal():
-            raise ValueError(f"{VARIABLE}={text!a}: want <name>=kill|stop[@n], name one of {', '.join(NAMES)}")
+            known = ", ".join(NAMES)
+            raise ValueError(f"{VARIABLE}={text!a} must be <name>=kill|stop[@n], with a name of {known}")
         self._signal = _ACTIONS[action]
         self._left = int(nth or 1)
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 MAX_METADATA_BYTES = 4096
 MAX_MARK = 24
 SPAN = (MAX_METADATA_BYTES - 3 - MAX_MARK) // 4 * 3 * 8
-_METADATA = re.compile(r"2:([0-9a-z-]{0,%d}):([A-Za-z0-9+/=]*)" % MAX_MARK, re.ASCII)
+_METADATA = re.compile(rf"2:([0-9a-z-]{{0,{MAX_MARK}}}):([A-Za-z0-9+/=]*)", re.ASCII)
 _REBASE = 4096  # bits of history that are kept before they are cut off
 
 

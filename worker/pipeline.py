@@ -1,10 +1,13 @@
 """The way of an upload, in order, on one screen.
 
-    poll → parse → supersede → fetch, decode → encode, predict → publish → commit
+    poll → publish, commit → parse → supersede → fetch, decode → encode, predict
+                  └─ results of the turns before, in one transaction with their offsets
 
 `turn` is the whole of it. It runs on the thread that owns Kafka; fetching and decoding happen in processes of
 their own, encoding and predicting in threads of their own, and what they have done comes back through
 `_inbox`. Every upload that is taken in ends exactly once: as a tag, a delete, a dead letter, or superseded.
+One that is to be tried again is handed over to the retry topic: its offset is done, and its record there
+stays until it has ended.
 """
 
 from __future__ import annotations
@@ -12,26 +15,36 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from worker import log as logs
-from worker.consume import Record, UploadsConsumer
+from worker.consume import UploadsConsumer
 from worker.errors import Rejected
 from worker.fetchers import Failed, Job
 from worker.inference import Outcome, Predicted, Unencodable
 from worker.messages import Candidate, Tag, Upload, parse_upload, printable
 from worker.metrics import Metrics
-from worker.publish import Publisher, Result, text_header
-from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, delay
+from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
+from worker.records import Record
+from worker.restore import Pending
+from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
 
 log = logs.get(__name__)
+
+SKIPPED = "named by WORKER_SKIP: not tried"
 
 IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
 # with work in flight a result waits at most so long for its publication
 BUSY_WAIT = 0.005
-REVOKE_FLUSH = 2.0  # seconds that a revocation waits for acknowledgements
+# What is in flight for partitions that are revoked is finished, if it can be within this; the rest is dropped
+# and done by the next owner. The group waits meanwhile, so it is short: most images take less.
+REVOKE_FINISH = 1.0  # seconds
+# Uploads are at most 64 KiB each; what is no upload may be as large as the topic allows, and is held until
+# its dead letter is written.
+MAX_RESULT_BYTES = 64 * 1024 * 1024
 REPORT_EVERY = 1.0
 
 
@@ -50,13 +63,19 @@ class Model(Protocol):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Work:
-    """One upload on its way. `token` names the current try; a result with another token is stale."""
+    """One upload on its way. `token` names the current try; a result with another token is stale.
+
+    `attempts` counts tries, this one included. After the first one the retry topic has a record of it.
+    """
 
     upload: Upload
     record: Record
-    entered: float
     attempts: int = 0
     token: int = 0
+
+    @property
+    def stored(self) -> bool:
+        return self.attempts > 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,20 +83,27 @@ class Policy:
     """What the settings say about single uploads; durations in seconds."""
 
     tags_topic: str
+    retry_topic: str
     dlq_topic: str
     max_in_flight: int
-    commit_interval: float
-    retry_limit: int
+    retry_limit: RetryLimits
     retry_first: float
     retry_max: float
     tag_url: bool
+    skip: frozenset[tuple[int, int]] = frozenset()  # (partition, offset): dead letters, untried
+
+
+Begun = Callable[[int, int, dict[str, Pending]], None]
+Leaving = Callable[[set[int], bool], None]
 
 
 class Pipeline:
     """Takes uploads in, sends them on their way, publishes what comes back.
 
     Args:
-        connect: makes the consumer and the publisher; they call back into this object.
+        connect_consumer: makes the consumer; it calls back when a partition has begun (`_begun`) and when
+            some go (`_leaving`).
+        connect_delivery: makes what publishes and commits.
         names: cluster → name, of the model.
         clock: monotonic seconds.
         wall_ms: milliseconds since the epoch.
@@ -87,8 +113,8 @@ class Pipeline:
         self,
         policy: Policy,
         *,
-        connect_consumer: Callable[[Callable[[set[int], bool], None]], UploadsConsumer],
-        connect_publisher: Callable[[Callable[[Record], None]], Publisher],
+        connect_consumer: Callable[[Begun, Leaving], UploadsConsumer],
+        connect_delivery: Callable[[UploadsConsumer], Delivery],
         fetchers: Fetchers,
         model: Model,
         names: Mapping[int, str | None],
@@ -96,6 +122,7 @@ class Pipeline:
         wall_ms: Callable[[], int],
         metrics: Metrics,
         spread: Callable[[], float] = random.random,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._policy = policy
         self._fetchers = fetchers
@@ -105,35 +132,45 @@ class Pipeline:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._spread = spread
+        self._sleep = sleep
         self._tokens = itertools.count(1)
         self._works: dict[int, Work] = {}  # by token: being fetched, decoded, encoded or predicted
-        self._latest: dict[str, Work] = {}  # by id: not published yet
-        self._retries: PendingRetries[Work] = PendingRetries()
+        self._latest: dict[str, Work] = {}  # the same by id
+        self._retries: dict[int, PendingRetries[Pending]] = {}  # by partition, then by id
         self._inbox: deque[list[Failed] | list[Outcome]] = deque()  # filled by other threads
-        self._commit_at = self._report_at = clock()
-        self._publisher = connect_publisher(self._safe)
-        self._consumer = connect_consumer(self._leaving)
+        self._report_at = clock()
+        self._consumer = connect_consumer(self._begun, self._leaving)
+        self._delivery = connect_delivery(self._consumer)
 
     # ── the chain ────────────────────────────────────────────────────────────────────────────────────────
 
     def turn(self) -> None:
         """One round of the loop; waits a moment when there is nothing to do."""
         self._pace()
-        busy = bool(self._works or self._inbox or self._publisher.waiting)
-        room = self._policy.max_in_flight - len(self._works)
-        self._take_in(self._consumer.poll(max(1, room), BUSY_WAIT if busy else IDLE_WAIT))
+        busy = bool(self._works or self._inbox or self._delivery.waiting)
+        records = self._consumer.poll(self._room_for_new(), BUSY_WAIT if busy else IDLE_WAIT)
+        self._delivery.turn()  # right after the poll: see `UploadsConsumer.snapshot`
+        self._take_in(records)
         self._try_again()
         self._take_back()
-        self._publisher.poll()
-        self._commit()
+        self._report()
 
     def _pace(self) -> None:
         """Pause at full, resume at half: pausing throws away what was prefetched, so not at every record."""
-        load = len(self._works) + self._publisher.waiting
-        if not self._consumer.paused and load >= self._policy.max_in_flight:
-            self._consumer.pause()
-        elif self._consumer.paused and load <= self._policy.max_in_flight // 2:
+        load = len(self._works) + self._delivery.waiting
+        nbytes = self._delivery.waiting_bytes
+        if not self._consumer.paused:
+            if load >= self._policy.max_in_flight or nbytes >= MAX_RESULT_BYTES:
+                self._consumer.pause()
+        elif load <= self._policy.max_in_flight // 2 and nbytes <= MAX_RESULT_BYTES // 2:
             self._consumer.resume()
+
+    def _room_for_new(self) -> int:
+        """What is due for another try gets half of the room: neither waits for the other to run dry."""
+        room = self._policy.max_in_flight - len(self._works)
+        now = self._clock()
+        due = sum(pending.due(now) for pending in self._retries.values())
+        return max(1, room - min(due, room // 2))
 
     def _take_in(self, records: Sequence[Record]) -> None:
         if not records:
@@ -146,11 +183,14 @@ class Pipeline:
             except Rejected as error:
                 self._bury(record, record.key, error.code, error.stage, str(error), attempts=0)
                 continue
-            self._supersede(upload.id)
+            self._supersede(upload.id, record.partition)
+            if (record.partition, record.offset) in self._policy.skip:
+                self._bury(record, upload.id.encode(), "encode-failed", "consume", SKIPPED, attempts=0)
+                continue
             if upload.deleted:
                 self._delete(upload, record)
                 continue
-            work = Work(upload, record, self._clock())
+            work = Work(upload, record)
             self._latest[upload.id] = work
             started.append(work)
         self._metrics.stages["consume"].leave(len(records))
@@ -171,9 +211,22 @@ class Pipeline:
         self._fetchers.submit(jobs)
 
     def _try_again(self) -> None:
-        if self._retries:
-            room = self._policy.max_in_flight - len(self._works)
-            self._send_off(self._retries.take_due(self._clock(), max(0, room)))
+        room = self._policy.max_in_flight - len(self._works)
+        now = self._clock()
+        again: list[Work] = []
+        for retries in self._retries.values():
+            for pending in retries.take_due(now, max(0, room - len(again))):
+                record = pending.record
+                try:
+                    upload = parse_upload(record.value, record.key, record.timestamp)
+                except Rejected as error:  # it was an upload once: the rules have changed since
+                    self._bury(record, record.key, error.code, error.stage, str(error), pending.attempts)
+                    self._delivery.publish(self._end_of_retry(record.key or b"", record))
+                    continue
+                work = Work(upload, record, pending.attempts)
+                self._latest[upload.id] = work
+                again.append(work)
+        self._send_off(again)
 
     def _take_back(self) -> None:
         tags: list[tuple[Work, Predicted]] = []
@@ -211,26 +264,46 @@ class Pipeline:
                 tagged_at=now,
                 attributes=upload.attributes,
             )
-            del self._latest[upload.id]
-            self._publish(Result(self._policy.tags_topic, upload.id.encode(), tag.to_json(), work.record))
+            self._end(work, Result(self._policy.tags_topic, upload.id.encode(), tag.to_json(), work.record))
             self._metrics.end_to_end.observe(max(0.0, (now - upload.uploaded_at) / 1000))
         self._metrics.count_tags(
             [p.cluster for _, p in tags], [p.probability for _, p in tags], sum(p.novel for _, p in tags)
         )
         self._metrics.uploads["tagged"].inc(len(tags))
 
+    def _end(self, work: Work, result: Result) -> None:
+        """`work` ends with `result`, and its pending retry with it."""
+        del self._latest[work.upload.id]
+        if work.stored:
+            self._delivery.publish(result, self._end_of_retry(work.upload.id.encode(), work.record))
+        else:
+            self._delivery.publish(result)
+
+    def _end_of_retry(self, key: bytes, source: Record) -> Result:
+        return Result(self._policy.retry_topic, key, None, source, json=False)
+
     def _delete(self, upload: Upload, record: Record) -> None:
-        self._publish(Result(self._policy.tags_topic, upload.id.encode(), None, record, json=False))
+        self._delivery.publish(Result(self._policy.tags_topic, upload.id.encode(), None, record, json=False))
         self._metrics.uploads["deleted"].inc()
 
-    def _supersede(self, upload_id: str) -> None:
-        """The last event of an id wins: an earlier one that is not published yet never will be."""
+    def _supersede(self, upload_id: str, partition: int) -> None:
+        """The last event of an id wins: an earlier one that has not ended is never published.
+
+        It counts as done at once, before the later one can be: no restart brings it back.
+        """
         earlier = self._latest.pop(upload_id, None)
-        if earlier is None:
-            return
-        self._retries.remove(upload_id)
-        self._works.pop(earlier.token, None)
-        self._consumer.done(earlier.record)
+        if earlier is not None:
+            self._works.pop(earlier.token, None)
+            record, stored = earlier.record, earlier.stored
+        else:
+            retries = self._retries.get(partition)
+            pending = retries.remove(upload_id) if retries else None
+            if pending is None:
+                return
+            record, stored = pending.record, True
+        if stored:
+            self._delivery.publish(self._end_of_retry(upload_id.encode(), record))
+        self._consumer.done(record)
         self._metrics.uploads["superseded"].inc()
 
     def _failed(self, work: Work, failure: Failed) -> None:
@@ -239,30 +312,45 @@ class Pipeline:
         too_old = (
             failure.code == "not-found" and self._wall_ms() - work.upload.uploaded_at > NOT_FOUND_GRACE_MS
         )
-        if not failure.transient or too_old or work.attempts >= policy.retry_limit:
+        if not failure.transient or too_old or work.attempts >= policy.retry_limit.of(failure.code):
             self._give_up(work, failure.code, failure.stage, failure.message)
             return
         wait = delay(work.attempts, policy.retry_first, policy.retry_max, self._spread(), failure.retry_after)
-        now = self._clock()
-        self._retries.add(work.upload.id, work, now + wait, now)
+        not_before = self._wall_ms() + int(wait * 1000)
+        headers = (
+            ("attempt", b"%d" % work.attempts),
+            ("not-before", b"%d" % not_before),
+            ("error-code", failure.code.encode()),
+        )
+        key, record = work.upload.id.encode(), work.record
+        del self._latest[work.upload.id]
+        self._delivery.publish(Result(policy.retry_topic, key, record.value, record, headers))
+        self._retries[record.partition].add(
+            work.upload.id,
+            Pending(dataclasses.replace(record, key=key), work.attempts, not_before),
+            self._clock() + wait,
+            record.timestamp,
+        )
         self._metrics.retries[failure.code].inc()
 
     def _give_up(self, work: Work, code: str, stage: str, message: str) -> None:
-        del self._latest[work.upload.id]
-        self._bury(work.record, work.upload.id.encode(), code, stage, message, work.attempts)
+        key = work.upload.id.encode()
+        self._end(work, self._dead_letter(work.record, key, code, stage, message, work.attempts))
 
     def _bury(
         self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int
     ) -> None:
+        self._delivery.publish(self._dead_letter(record, key, code, stage, message, attempts))
+
+    def _dead_letter(
+        self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int
+    ) -> Result:
         headers = (
             ("error-code", code.encode()),
             ("error-stage", stage.encode()),
             text_header("error-message", message),
             ("attempts", b"%d" % attempts),
             ("model", self._model.version.encode()),
-        )
-        self._publish(
-            Result(self._policy.dlq_topic, key, record.value, record, headers, json=False, omittable=True)
         )
         self._metrics.dead_letters[code].inc()
         self._metrics.uploads["dead"].inc()
@@ -271,15 +359,7 @@ class Pipeline:
             code=code, stage=stage, message=message, partition=record.partition, offset=record.offset,
             id=printable(key or b""),
         )  # fmt: skip
-
-    def _publish(self, result: Result) -> None:
-        self._metrics.stages["publish"].enter()
-        self._publisher.publish(result)
-
-    def _safe(self, record: Record) -> None:
-        """The broker acknowledged the result of `record`."""
-        self._consumer.done(record)
-        self._metrics.stages["publish"].leave()
+        return Result(self._policy.dlq_topic, key, record.value, record, headers, json=False, omittable=True)
 
     # ── what other threads bring ─────────────────────────────────────────────────────────────────────────
 
@@ -291,32 +371,53 @@ class Pipeline:
         """What inference has done; from any thread."""
         self._inbox.append(outcomes)
 
-    # ── offsets ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── partitions that come and go ──────────────────────────────────────────────────────────────────────
 
-    def _commit(self) -> None:
-        now = self._clock()
-        if now >= self._commit_at:
-            self._commit_at = now + self._policy.commit_interval
-            self._consumer.commit()
-        if now >= self._report_at:
-            self._report_at = now + REPORT_EVERY
-            self._consumer.report()
-            pending, due, oldest = self._retries.counts(now)
-            self._metrics.retries_pending.set(pending)
-            self._metrics.retries_due.set(due)
-            self._metrics.retries_oldest.set(oldest)
+    def _begun(self, partition: int, epoch: int, restored: dict[str, Pending]) -> None:
+        """A partition is ours, with what waits for another try in it."""
+        now, wall = self._clock(), self._wall_ms()
+        longest = self._policy.retry_max
+        self._retries[partition] = PendingRetries(
+            (
+                upload_id,
+                pending,
+                now + min(longest, (pending.not_before - wall) / 1000),  # whatever the clocks say
+                pending.record.timestamp,
+            )
+            for upload_id, pending in restored.items()
+        )
 
     def _leaving(self, partitions: set[int], lost: bool) -> None:
-        """What was published is waited for; what was not is left to the partitions' next owner."""
-        if lost:
-            self._metrics.stages["publish"].leave(self._publisher.drop(partitions), "dropped")
-        elif self._publisher.waiting:
-            self._publisher.flush(REVOKE_FLUSH)
-        leaving = [w for w in self._latest.values() if w.record.partition in partitions]
-        for work in leaving:
+        """What is in flight is finished if it can be, and published; the rest is left to the next owner."""
+        if not lost:
+            self._finish(lambda work: work.record.partition in partitions)
+        self._delivery.leave(partitions, lost)
+        for work in [w for w in self._latest.values() if w.record.partition in partitions]:
             del self._latest[work.upload.id]
-            self._retries.remove(work.upload.id)
             self._works.pop(work.token, None)
+        for partition in partitions:
+            self._retries.pop(partition, None)
+
+    def _finish(self, wanted: Callable[[Work], bool]) -> None:
+        """Wait for works on their way, at most REVOKE_FINISH."""
+        deadline = self._clock() + REVOKE_FINISH
+        while any(map(wanted, self._works.values())) and self._clock() < deadline:
+            self._take_back()
+            self._sleep(BUSY_WAIT)
+
+    def _report(self) -> None:
+        now = self._clock()
+        if now < self._report_at:
+            return
+        self._report_at = now + REPORT_EVERY
+        self._consumer.report()
+        retries = self._retries.values()
+        oldest = min((o for o in (r.oldest() for r in retries) if o is not None), default=None)
+        self._metrics.retries_pending.set(sum(map(len, retries)))
+        self._metrics.retries_due.set(sum(r.due(now) for r in retries))
+        self._metrics.retries_oldest.set(
+            0.0 if oldest is None else max(0.0, (self._wall_ms() - oldest) / 1000)
+        )
 
     # ── leaving ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -327,7 +428,7 @@ class Pipeline:
     @property
     def in_flight(self) -> int:
         """Uploads on their way, without those that wait for another try."""
-        return len(self._works) + self._publisher.waiting
+        return len(self._works) + self._delivery.waiting
 
     def drain(self, timeout: float, hurry: Callable[[], bool]) -> bool:
         """Take nothing more in, finish what is in flight, commit.
@@ -337,20 +438,19 @@ class Pipeline:
             hurry: asked in every turn; True leaves at once.
 
         Returns:
-            Whether everything in flight was finished. What was not, and what waits for another try, is left
-            to the next worker: its offsets are not committed.
+            Whether everything in flight was finished. What was not is left to the next worker: its offsets
+            are not committed. What waits for another try is in the retry topic.
         """
         deadline = self._clock() + timeout
         while self.in_flight and self._clock() < deadline and not hurry():
             if not self._consumer.paused:
                 self._consumer.pause()
             self._consumer.poll(1, BUSY_WAIT)  # keeps the membership; records in hand already are not taken
+            self._delivery.turn()
             self._take_back()
-            self._publisher.poll()
-            self._commit()
         if not hurry():
-            self._publisher.flush(max(0.0, deadline - self._clock()))
-            self._consumer.commit(wait=True)
+            self._consumer.poll(1, 0)
+            self._delivery.finish(max(REVOKE_COMMIT, deadline - self._clock()))
         return not self.in_flight
 
     def close(self) -> None:

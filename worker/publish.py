@@ -1,7 +1,10 @@
-"""Results → Kafka: tags, deletions, dead letters. The producer half of Kafka's types.
+"""Results → Kafka: tags, deletions, retries, dead letters; and what is done → committed offsets.
 
-At least once: a result counts as safe when the broker acknowledged it, and only then is its offset committed.
-A worker that dies in between leaves the result to be published again, which readers see as an equal tag.
+`Delivery` is the contract; `AtLeastOnce` is here, `worker.transactions.ExactlyOnce` is the default. With
+at-least-once delivery a result counts as safe when the broker acknowledged it, and only then is its offset
+committed. A worker that dies in between leaves the result to be published again, which readers see as an
+equal tag. It is for brokers without transactions, and for the mock cluster, which stores no offsets that are
+sent in one.
 """
 
 from __future__ import annotations
@@ -9,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker import log as logs
-from worker.consume import Record, client_log
+from worker.consume import UploadsConsumer
 from worker.errors import StartError
 from worker.messages import printable
 from worker.metrics import Metrics
+from worker.records import Record, client_log
 
 log = logs.get(__name__)
 
@@ -51,7 +55,8 @@ def producer_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
 class Result:
     """One record to publish for `source`; it goes to the source's partition number.
 
-    `value` None is a tombstone. `headers` come on top of those that every result carries.
+    Publishing it ends `source`, unless it ended before (a retry's outcome). `value` None is a tombstone.
+    `headers` come on top of those that every result carries.
     """
 
     topic: str
@@ -82,8 +87,87 @@ def source_headers(source: Record) -> list[tuple[str, bytes]]:
     return headers
 
 
-class Publisher:
-    """Publishes results and tells when each is safe.
+def wire_headers(result: Result, uploads_topic: tuple[str, bytes]) -> list[tuple[str, str | bytes | None]]:
+    """All headers of a result."""
+    headers: list[tuple[str, str | bytes | None]] = [
+        uploads_topic,
+        *source_headers(result.source),
+        *result.headers,
+    ]
+    if result.json:
+        headers.append(_JSON)
+    return headers
+
+
+def without_value(result: Result) -> Result:
+    """A dead letter that the broker found too large, as a note of where the upload is."""
+    return dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED))
+
+
+def is_too_large(error: KafkaError, result: Result) -> bool:
+    """Whether `without_value` would help."""
+    return error.code() in _TOO_LARGE and result.value is not None and result.omittable
+
+
+UNMENDABLE = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+)
+
+
+def refused(error: KafkaError) -> Exception:
+    """The exception for an error that trying again does not mend."""
+    if error.code() in UNMENDABLE:
+        return StartError(f"Kafka refuses to let this worker publish: {error.str()}")
+    return KafkaException(error)
+
+
+class Delivery(Protocol):
+    """Publishes results and commits offsets, on the thread that owns Kafka.
+
+    A result is kept until it is safe, and is published by whoever owns its partition or by nobody: what is of
+    an assignment that has ended is dropped.
+    """
+
+    @property
+    def waiting(self) -> int:
+        """Results that are not safe yet."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the values of these and of their sources."""
+
+    def publish(self, *results: Result) -> None:
+        """Take the results of one upload; never waits for the broker."""
+
+    def turn(self) -> None:
+        """Go on with what is due. Called right after each poll; waits for the broker a second at most.
+
+        Raises:
+            StartError: Kafka does not let this worker write.
+            KafkaException: anything else that is no use to try again here.
+        """
+
+    def leave(self, partitions: set[int], lost: bool) -> None:
+        """Partitions go: make safe what can be within REVOKE_COMMIT, unless they are lost; drop the rest."""
+
+    def finish(self, timeout: float) -> bool:
+        """Make everything safe and commit, within `timeout` seconds; whether that was done."""
+
+
+# A revocation waits at most so long for what is published to be safe. With what pipeline.REVOKE_FINISH allows
+# this stays below the shortest session (6 s), and holds up no other member for long.
+REVOKE_COMMIT = 2.0  # seconds
+
+
+def size_of(result: Result) -> int:
+    return len(result.value or b"") + len(result.source.value or b"")
+
+
+class AtLeastOnce:
+    """Publishes results and tells when each is safe; see `Delivery`.
 
     Results leave in rounds: while one is on its way, the next one gathers, so that a slow broker gets fewer
     and larger requests. An idempotent producer has at most five of them on their way, and while more wait,
@@ -94,43 +178,52 @@ class Publisher:
         self,
         config: Mapping[str, Any],
         uploads_topic: str,
+        consumer: UploadsConsumer,
         *,
+        interval: float,
         metrics: Metrics,
-        on_safe: Callable[[Record], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_safe(source)` is called from `poll` and `flush` when a result is acknowledged."""
+        """`interval`: seconds between two commits."""
         self._source_topic = ("source-topic", uploads_topic.encode())
+        self._consumer = consumer
+        self._interval = interval
         self._metrics = metrics
-        self._on_safe = on_safe
+        self._stage = metrics.stages["publish"]
         self._clock = clock
         self._waiting = 0
+        self._bytes = 0
         self._gathered: list[Result] = []
         self._round_at = -ROUND_PATIENCE
+        self._commit_at = clock()
         self._fatal: KafkaError | None = None
         self._producer = Producer({**config, "error_cb": self._on_error}, logger=client_log)
 
     @property
     def waiting(self) -> int:
-        """Results that are not acknowledged yet."""
         return self._waiting
 
-    def publish(self, result: Result) -> None:
-        """Take one result for the next round."""
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes
+
+    def publish(self, *results: Result) -> None:
+        self._stage.enter(len(results))
+        for result in results:
+            self._take(result)
+
+    def _take(self, result: Result) -> None:
         self._waiting += 1
+        self._bytes += size_of(result)
         self._gathered.append(result)
 
-    def drop(self, partitions: set[int]) -> int:
-        """Forget results that wait for the next round and whose partition is somebody else's by now.
-
-        Returns:
-            How many there were.
-        """
-        kept = [result for result in self._gathered if result.source.partition not in partitions]
-        dropped = len(self._gathered) - len(kept)
-        self._gathered = kept
-        self._waiting -= dropped
-        return dropped
+    def _drop(self, partitions: set[int]) -> None:
+        """Forget results that wait for the next round and whose partition is somebody else's by now."""
+        dropped = [result for result in self._gathered if result.source.partition in partitions]
+        self._gathered = [result for result in self._gathered if result.source.partition not in partitions]
+        self._waiting -= len(dropped)
+        self._bytes -= sum(map(size_of, dropped))
+        self._stage.leave(len(dropped), "dropped")
 
     def _start_round(self) -> None:
         """Hand what has gathered to the producer; never waits for the broker unless its queue is full."""
@@ -140,13 +233,7 @@ class Publisher:
             self._hand_over(result)
 
     def _hand_over(self, result: Result) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [
-            self._source_topic,
-            *source_headers(result.source),
-            *result.headers,
-        ]
-        if result.json:
-            headers.append(_JSON)
+        headers = wire_headers(result, self._source_topic)
         while not self._produce(result, headers):
             self._producer.poll(0.1)  # the queue is full: let acknowledgements in
             self._raise_fatal()
@@ -169,19 +256,28 @@ class Publisher:
 
     def _delivered(self, result: Result, error: KafkaError | None) -> None:
         self._waiting -= 1
+        self._bytes -= size_of(result)
         if error is None:
-            self._on_safe(result.source)
+            self._stage.leave()
+            self._consumer.done(result.source)
             return
         self._metrics.produce_errors.inc()
         log.error(
             "publishing failed", topic=result.topic, partition=result.source.partition, error=error.str()
         )
-        if error.code() in _TOO_LARGE and result.value is not None and result.omittable:
-            self.publish(dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED)))
+        if is_too_large(error, result):
+            self._take(without_value(result))
         elif self._fatal is None and error.code() not in _LEAVING:
             self._fatal = error
 
-    def poll(self) -> None:
+    def turn(self) -> None:
+        self._poll()
+        now = self._clock()
+        if now >= self._commit_at:
+            self._commit_at = now + self._interval
+            self._consumer.commit()
+
+    def _poll(self) -> None:
         """Take in acknowledgements; start the next round when the last one is safe."""
         self._producer.poll(0)
         self._raise_fatal()
@@ -189,7 +285,21 @@ class Publisher:
         if self._gathered and (not on_the_way or self._clock() - self._round_at >= ROUND_PATIENCE):
             self._start_round()
 
-    def flush(self, timeout: float) -> bool:
+    def leave(self, partitions: set[int], lost: bool) -> None:
+        if lost:
+            self._drop(partitions)
+            return
+        if self._waiting:
+            self._flush(REVOKE_COMMIT)
+        self._consumer.commit(wait=True)
+        self._drop(partitions)
+
+    def finish(self, timeout: float) -> bool:
+        safe = self._flush(timeout)
+        self._consumer.commit(wait=True)
+        return safe
+
+    def _flush(self, timeout: float) -> bool:
         """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
         self._start_round()
         remaining: int = self._producer.flush(timeout)
@@ -202,17 +312,6 @@ class Publisher:
             log.warning("Kafka client", error=error.str())
 
     def _raise_fatal(self) -> None:
-        """Nothing may be published after a result that was not: whoever comes next begins before it.
-
-        Raises:
-            StartError: Kafka does not let this worker write.
-            KafkaException: anything else that is no use to try again here.
-        """
-        if self._fatal is None:
-            return
-        if self._fatal.code() in (
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        ):
-            raise StartError(f"Kafka refuses to let this worker publish: {self._fatal.str()}")
-        raise KafkaException(self._fatal)
+        """Nothing may be published after a result that was not: whoever comes next begins before it."""
+        if self._fatal is not None:
+            raise refused(self._fatal)

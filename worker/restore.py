@@ -105,8 +105,7 @@ class RetriesReader:
                 reach("retry-restore")
                 self.drop(partition)
                 restored.append((partition, state.epoch, state.found))
-                if state.read:
-                    log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
+                log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
         return restored
 
     def _ask_end(self, partition: int, state: _Restoring) -> None:

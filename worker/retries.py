@@ -58,7 +58,7 @@ class PendingRetries(Generic[T]):
     """
 
     def __init__(self, entries: Iterable[tuple[str, T, float, float]] = ()) -> None:
-        """`entries`: (key, item, due, since), for a start with many at once; a later one replaces an earlier."""
+        """`entries`: (key, item, due, since), for a start with many at once; keys differ."""
         self._numbers = itertools.count()
         self._items: dict[str, _Entry[T]] = {}
         self._heap: list[tuple[float, int, str]] = []

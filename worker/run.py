@@ -24,9 +24,11 @@ from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
 from worker.inference import Inference, Ready
 from worker.metrics import Metrics
-from worker.pipeline import Pipeline, Policy
-from worker.publish import Publisher, producer_config
+from worker.pipeline import Begun, Leaving, Pipeline, Policy
+from worker.publish import AtLeastOnce, Delivery, producer_config
+from worker.restore import RetriesReader, restore_config
 from worker.settings import Settings
+from worker.transactions import ExactlyOnce, transaction_config, transactional_id
 from worker.view import TagsView, ViewConsumer, connect
 from worker.watchdog import Watchdog
 
@@ -226,7 +228,7 @@ class Tagger:
         self.pipeline = Pipeline(
             policy(settings),
             connect_consumer=self._consumer,
-            connect_publisher=self._publisher,
+            connect_delivery=self._deliver,
             fetchers=self.fetchers,
             model=model,
             names={cluster.id: cluster.name for cluster in model.clusters},
@@ -239,23 +241,31 @@ class Tagger:
             model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
         )
 
-    def _consumer(self, on_leaving: Callable[[set[int], bool], None]) -> UploadsConsumer:
+    def _consumer(self, on_begun: Begun, on_leaving: Leaving) -> UploadsConsumer:
         s = self._settings
-        config = consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka)
         return UploadsConsumer(
-            config,
+            consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka),
             s.uploads_topic,
             start=s.start,
             clock=self._clock,
             wall_ms=wall_ms,
             metrics=self._metrics,
+            retries=RetriesReader(
+                restore_config(s.bootstrap_servers, s.group_id, s.kafka), s.retry_topic, self._clock
+            ),
+            on_begun=on_begun,
             on_leaving=on_leaving,
         )
 
-    def _publisher(self, on_safe: Callable[[Any], None]) -> Publisher:
+    def _deliver(self, consumer: UploadsConsumer) -> Delivery:
         s = self._settings
-        config = producer_config(s.bootstrap_servers, s.kafka)
-        return Publisher(config, s.uploads_topic, metrics=self._metrics, on_safe=on_safe)
+        common: dict[str, Any] = {
+            "interval": s.commit_interval, "metrics": self._metrics, "clock": self._clock,
+        }  # fmt: skip
+        if s.delivery == "exactly-once":
+            config = transaction_config(s.bootstrap_servers, s.kafka, transactional_id(s.group_id))
+            return ExactlyOnce(config, s.uploads_topic, consumer, **common)
+        return AtLeastOnce(producer_config(s.bootstrap_servers, s.kafka), s.uploads_topic, consumer, **common)
 
     # ── between the parts ────────────────────────────────────────────────────────────────────────────────
 

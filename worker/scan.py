@@ -13,9 +13,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.consume import client_log
 from worker.errors import StartError, WorkerError
 from worker.messages import printable
+from worker.records import client_log
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 QUIET = 30.0  # a broker that sends nothing for so long is away

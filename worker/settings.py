@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from imgclust.addresses import check_nat64_prefix
 from worker.errors import SettingsError
-from worker.messages import printable
+from worker.messages import ERROR_CODES, printable
+from worker.retries import RetryLimits
 from worker.wall_sources import Source
 
 PREFIX = "WORKER_"
@@ -39,6 +40,9 @@ KAFKA_REFUSED = {
     "enable.idempotence": "order within a partition needs it",
     "acks": "a result counts when all in-sync replicas have it",
     "transactional.id": "it is made for each process",
+    "transaction.timeout.ms": "it bounds how long a killed worker's transaction hides tags",
+    "delivery.report.only.error": "delivery counts acknowledgements",
+    "enable.partition.eof": "delivery rests on where a topic ends",
     "isolation.level": "readers of results must not see aborted ones",
 }
 
@@ -72,6 +76,7 @@ class Settings:
     fetchers: int
     slots: int
     max_in_flight: int
+    skip: frozenset[tuple[int, int]]
     fetch_allow_networks: tuple[Network, ...]
     fetch_allow_hosts: tuple[str, ...]
     fetch_deny_hosts: tuple[str, ...]
@@ -88,7 +93,7 @@ class Settings:
     fetch_connections: int
     max_pixels: int
     decode_timeout: float
-    retry_limit: int
+    retry_limit: RetryLimits
     retry_first: float
     retry_max: float
     tag_url: bool
@@ -167,6 +172,22 @@ def _list(item: Parser) -> Parser:
         return tuple(item(part) for part in re.split(r"[\s,]+", value.strip()) if part)
 
     return parse
+
+
+def _retry_limits(value: str) -> RetryLimits:
+    count = _integer(1, 100)
+    default, *others = value.split()
+    by_code = dict(part.split("=") for part in others)
+    if not by_code.keys() <= set(ERROR_CODES):
+        raise ValueError
+    return RetryLimits(count(default), {code: count(number) for code, number in by_code.items()})
+
+
+def _records(value: str) -> frozenset[tuple[int, int]]:
+    named = _list(str)(value)
+    pairs = [part.split(":") for part in named]
+    number = _integer(0, 2**63 - 1)
+    return frozenset((number(partition), number(offset)) for partition, offset in pairs)
 
 
 def _host_glob(value: str) -> str:
@@ -277,12 +298,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "delivery",
-        "at-least-once",
-        _one_of("at-least-once"),
-        "at-least-once",
-        "a tag is published once or more, never not at all",
+        "exactly-once",
+        _one_of("exactly-once", "at-least-once"),
+        "exactly-once or at-least-once",
+        "`at-least-once`: for brokers without transactions; an equal tag may be published again",
     ),
-    Setting("commit_interval", "0.05", *_seconds(0.001, 60), "offsets are committed at most this often"),
+    Setting("commit_interval", "0.05", *_seconds(0.001, 60), "results wait so long for their transaction"),
     Setting(
         "group_protocol",
         "classic",
@@ -349,6 +370,13 @@ SETTINGS: tuple[Setting, ...] = (
         "1024",
         *_count(1, 24_000),
         "uploads between Kafka and their tag at once; reading pauses there and resumes at half",
+    ),
+    Setting(
+        "skip",
+        "",
+        _records,
+        "partition:offset, several separated by spaces",
+        "records of the uploads topic that become dead letters untried, whatever is in them",
     ),
     Setting(
         "fetch_allow_networks",
@@ -440,7 +468,13 @@ SETTINGS: tuple[Setting, ...] = (
         *_seconds(0.5, 600),
         "for decoding one image, after which its process is replaced",
     ),
-    Setting("retry_limit", "5", *_count(1, 100), "tries of a transient failure, the first included"),
+    Setting(
+        "retry_limit",
+        "5",
+        _retry_limits,
+        "a number of 1 to 100, then code=number for other ones: 5 not-found=8",
+        "tries of a transient failure, the first included",
+    ),
     Setting(
         "retry_first", "2", *_seconds(0.01, 3600), "delay before the second try; it grows fourfold each time"
     ),

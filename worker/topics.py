@@ -13,9 +13,9 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
-from worker.consume import client_log
 from worker.errors import StartError
 from worker.findings import Finding, tell
+from worker.records import client_log
 from worker.settings import Settings
 from worker.topic_rules import PLANS, REPLICAS, Cluster, Role, Sample, Topic, duration, min_insync, warnings
 

@@ -4,26 +4,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.offsets import MAX_METADATA_BYTES, SPAN, PartitionOffsets, decode_done, encode_done
+from worker.offsets import (
+    MAX_MARK,
+    MAX_METADATA_BYTES,
+    SPAN,
+    PartitionOffsets,
+    decode_done,
+    encode_done,
+    mark_of,
+)
 
 positions = st.integers(0, 2**62)
 
 
-@given(positions, st.sets(st.integers(0, SPAN - 1), max_size=200))
-def test_metadata_round_trip(position: int, distances: set[int]) -> None:
+marks = st.text("0123456789abcdefghijklmnopqrstuvwxyz-", max_size=MAX_MARK)
+
+
+@given(positions, st.sets(st.integers(0, SPAN - 1), max_size=200), marks)
+def test_metadata_round_trip(position: int, distances: set[int], mark: str) -> None:
     """What a commit's metadata says is read back exactly, and always fits into a broker's 4,096 bytes."""
     done = {position + d for d in distances}
-    text = encode_done(position, done)
+    text = encode_done(position, done, mark)
     assert len(text) <= MAX_METADATA_BYTES
     assert decode_done(position, text) == done
+    assert mark_of(text) == mark
+
+
+def test_the_longest_metadata_is_what_brokers_take() -> None:
+    """All offsets of the span done and a mark of full length: within 4,096 bytes, and not far below."""
+    text = encode_done(0, [SPAN - 1], "z" * MAX_MARK)
+    assert MAX_METADATA_BYTES - 4 < len(text) <= MAX_METADATA_BYTES
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, "", "2:AAAA", "1:****", "1:A", "hello", "1:" + "A" * 5000, "1:\udcff"]
+    "metadata",
+    [
+        None,
+        "",
+        "3::AAAA",
+        "1:AAAA",
+        "2::****",
+        "2::A",
+        "2:AAAA",
+        "2:UPPER:AAAA",
+        "hello",
+        "2::" + "A" * 5000,
+        "2::\udcff",
+        "2:x:AAAA\n",
+    ],
 )
 def test_foreign_metadata_says_nothing(metadata: str | None) -> None:
     """Metadata of another program, another version or damaged is ignored, never an error."""
     assert decode_done(7, metadata) == set()
+    assert mark_of(metadata) == ""
 
 
 def test_an_offset_out_of_reach_is_refused() -> None:
@@ -57,11 +90,12 @@ def test_commits_never_lose_and_never_repeat(data: st.DataObject) -> None:
             offset = handed_out.pop(data.draw(st.integers(0, len(handed_out) - 1)))
             offsets.done(offset)
             done.add(offset)
+            offsets.done(data.draw(st.sampled_from(sorted(done))))  # ended before: nothing changes
         elif step == "commit":
-            state = offsets.uncommitted()
-            if state is not None:
-                committed = state
-                offsets.committed(state)
+            if offsets.uncommitted:
+                committed = offsets.state()
+                offsets.committed(committed)
+            assert not offsets.uncommitted
             done_at_commit = set(done)
         elif step == "restart":
             offsets = PartitionOffsets(*committed)
@@ -81,29 +115,64 @@ def test_position_is_the_lowest_unfinished_offset() -> None:
     for offset in range(101, 110):
         offsets.done(offset)
     assert offsets.position == 100
-    state = offsets.uncommitted()
-    assert state is not None
+    assert offsets.uncommitted
+    state = offsets.state("mark")
     assert decode_done(*state) == set(range(101, 110))
     offsets.committed(state)
-    assert offsets.uncommitted() is None
+    assert not offsets.uncommitted
     offsets.done(100)
-    assert offsets.uncommitted() == (110, "")
+    assert offsets.uncommitted
+    assert offsets.state() == (110, "")
 
 
 def test_after_a_failed_commit_the_same_is_said_again() -> None:
-    """A commit that failed leaves its state uncommitted."""
+    """A commit of which nobody knows whether it succeeded leaves its state uncommitted."""
     offsets = PartitionOffsets(0)
     offsets.take(0)
     offsets.done(0)
-    state = offsets.uncommitted()
+    offsets.committed(offsets.state())
     offsets.not_committed()
-    assert offsets.uncommitted() == state == (1, "")
+    assert offsets.uncommitted
+    assert offsets.state() == (1, "")
+
+
+def test_what_ends_during_a_commit_is_left_for_the_next() -> None:
+    """The broker's answer is about the state that was sent, not about what has ended since."""
+    offsets = PartitionOffsets(0)
+    for offset in (0, 1):
+        offsets.take(offset)
+    offsets.done(0)
+    sent = offsets.state()
+    offsets.done(1)
+    offsets.committed(sent)
+    assert offsets.uncommitted
+    assert offsets.state() == (2, "")
 
 
 def test_a_new_group_commits_where_it_began() -> None:
     """Without a committed offset the first position is committed, so that `latest` stays where it was."""
-    assert PartitionOffsets(42, known=False).uncommitted() == (42, "")
-    assert PartitionOffsets(42).uncommitted() is None
+    new = PartitionOffsets(42, known=False)
+    assert new.uncommitted
+    assert new.state() == (42, "")
+    assert not PartitionOffsets(42).uncommitted
+
+
+@given(st.integers(0, 1000), st.sets(st.integers(0, 9000), max_size=60))
+def test_an_old_result_changes_nothing(start: int, taken: set[int]) -> None:
+    """A retry that ends long after its offset was passed, or in a later assignment, moves no offset."""
+    offsets = PartitionOffsets(start)
+    for offset in sorted(start + t for t in taken):
+        offsets.take(offset)
+        offsets.done(offset)
+    before = offsets.state()
+    for offset in [
+        *range(max(0, start - 5), start),
+        *(start + t for t in taken),
+        offsets.next,
+        offsets.next + 7,
+    ]:
+        offsets.done(offset)
+    assert offsets.state() == before
 
 
 def test_intake_waits_when_the_metadata_is_full() -> None:

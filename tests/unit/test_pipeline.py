@@ -1,5 +1,5 @@
 """worker.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the last
-event of an id wins. The same promises are tested on real brokers in tests/integration."""
+event of an id wins. The same promises are tested on real brokers in tests/integration and tests/faults."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.consume import Record
 from worker.fetchers import Failed, Job
 from worker.inference import Predicted, Unencodable
 from worker.messages import Tag
 from worker.metrics import Metrics
 from worker.offsets import PartitionOffsets
-from worker.pipeline import Pipeline, Policy
+from worker.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
 from worker.publish import Result
+from worker.records import Record
+from worker.restore import Pending
+from worker.retries import RetryLimits
 
 POLICY = Policy(
-    tags_topic="tags", dlq_topic="dlq", max_in_flight=8, commit_interval=0.0, retry_limit=3, retry_first=1.0,
-    retry_max=10.0, tag_url=True,
+    tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
+    retry_first=1.0, retry_max=10.0, tag_url=True,
 )  # fmt: skip
 
 
@@ -31,9 +33,13 @@ class FakeConsumer:
     """One log per partition, owned until `revoke`; keeps what was committed, as a broker would."""
 
     def __init__(
-        self, logs: dict[int, list[bytes | None]], on_leaving: Callable[[set[int], bool], None]
+        self,
+        logs: dict[int, list[bytes | None]],
+        on_begun: Callable[[int, int, dict[str, Pending]], None],
+        on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         self.logs = logs
+        self.on_begun = on_begun
         self.on_leaving = on_leaving
         self.committed: dict[int, tuple[int, str]] = dict.fromkeys(logs, (0, ""))
         self.owned: dict[int, PartitionOffsets] = {}
@@ -42,15 +48,27 @@ class FakeConsumer:
         self.paused = False
         self.closed = False
 
-    def assign(self, partition: int) -> None:
+    def assign(self, partition: int, retries: list[Result]) -> None:
+        """Begin where the last commit ended, with the pending retries that the topic `retries` has."""
         self.owned[partition] = PartitionOffsets(*self.committed[partition])
         self.epochs[partition] = self.epochs.get(partition, 0) + 1
         self.read[partition] = self.committed[partition][0]
+        pending: dict[str, Pending] = {}
+        for result in retries:
+            if result.source.partition == partition and result.key is not None:
+                pending.pop(result.key.decode(), None)
+                if result.value is not None:
+                    headers = dict(result.headers)
+                    record = dataclasses.replace(
+                        result.source, epoch=self.epochs[partition], key=result.key, value=result.value
+                    )
+                    pending[result.key.decode()] = Pending(
+                        record, int(headers["attempt"]), int(headers["not-before"])
+                    )
+        self.on_begun(partition, self.epochs[partition], pending)
 
     def revoke(self, partition: int, lost: bool) -> None:
         self.on_leaving({partition}, lost)
-        if not lost:
-            self.commit()
         del self.owned[partition]
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
@@ -84,12 +102,10 @@ class FakeConsumer:
         if self.owns(record.partition, record.epoch):
             self.owned[record.partition].done(record.offset)
 
-    def commit(self, *, wait: bool = False) -> None:
+    def commit(self) -> None:
         for partition, offsets in self.owned.items():
-            state = offsets.uncommitted()
-            if state is not None:
-                self.committed[partition] = state
-                offsets.committed(state)
+            self.committed[partition] = offsets.state()
+            offsets.committed(offsets.state())
 
     def report(self) -> None:
         pass
@@ -98,41 +114,55 @@ class FakeConsumer:
         self.closed = True
 
 
-class FakePublisher:
-    """Keeps results in order; acknowledges when told to."""
+class FakeDelivery:
+    """Keeps results until told to commit them, all at once with their offsets: a transaction."""
 
-    def __init__(self, on_safe: Callable[[Record], None]) -> None:
-        self.on_safe = on_safe
-        self.results: list[Result] = []
-        self.unacknowledged: list[Result] = []
-        self.prompt = False  # whether polls acknowledge
+    def __init__(self, consumer: FakeConsumer) -> None:
+        self.consumer = consumer
+        self.results: list[Result] = []  # committed, in order
+        self.gathered: list[Result] = []
+        self.prompt = False  # whether turns commit
 
     @property
     def waiting(self) -> int:
-        return len(self.unacknowledged)
+        return len(self.gathered)
 
-    def publish(self, result: Result) -> None:
-        self.results.append(result)
-        self.unacknowledged.append(result)
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(len(result.value or b"") for result in self.gathered)
 
-    def poll(self) -> None:
+    def publish(self, *results: Result) -> None:
+        self.gathered += results
+
+    def turn(self) -> None:
         if self.prompt:
-            self.acknowledge(len(self.unacknowledged))
+            self.commit()
 
-    def acknowledge(self, count: int) -> None:
-        for _ in range(min(count, len(self.unacknowledged))):
-            self.on_safe(self.unacknowledged.pop(0).source)
+    def commit(self) -> None:
+        for result in self.gathered:
+            assert self.consumer.owns(result.source.partition, result.source.epoch)
+            self.consumer.done(result.source)
+        self.results += self.gathered
+        self.gathered = []
+        self.consumer.commit()
 
-    def drop(self, partitions: set[int]) -> int:
-        kept = [r for r in self.unacknowledged if r.source.partition not in partitions]
-        dropped = len(self.unacknowledged) - len(kept)
-        self.results = [r for r in self.results if r in kept or r not in self.unacknowledged]
-        self.unacknowledged = kept
-        return dropped
+    def leave(self, partitions: set[int], lost: bool) -> None:
+        if not lost:
+            self.commit()
+        self.gathered = [r for r in self.gathered if r.source.partition not in partitions]
 
-    def flush(self, timeout: float) -> bool:
-        self.acknowledge(len(self.unacknowledged))
+    def finish(self, timeout: float) -> bool:
+        self.commit()
         return True
+
+    @property
+    def ends(self) -> list[Result]:
+        """What was published beside the retry topic."""
+        return [result for result in self.results if result.topic != "retry"]
+
+    @property
+    def retries(self) -> list[Result]:
+        return [result for result in self.results if result.topic == "retry"]
 
 
 class FakeFetchers:
@@ -154,28 +184,52 @@ class World:
 
     def __init__(self, logs: dict[int, list[bytes | None]], policy: Policy = POLICY) -> None:
         self.now = 0.0
+        self.policy = policy
         self.fetchers = FakeFetchers()
         self.metrics = Metrics()
         made: dict[str, object] = {}
 
-        def consumer(on_leaving: Callable[[set[int], bool], None]) -> FakeConsumer:
-            made["consumer"] = FakeConsumer(logs, on_leaving)
+        def consumer(
+            on_begun: Callable[[int, int, dict[str, Pending]], None],
+            on_leaving: Callable[[set[int], bool], None],
+        ) -> FakeConsumer:
+            made["consumer"] = FakeConsumer(logs, on_begun, on_leaving)
             return made["consumer"]  # type: ignore[return-value]
 
-        def publisher(on_safe: Callable[[Record], None]) -> FakePublisher:
-            made["publisher"] = FakePublisher(on_safe)
-            return made["publisher"]  # type: ignore[return-value]
+        def delivery(consumer: FakeConsumer) -> FakeDelivery:
+            made["delivery"] = FakeDelivery(consumer)
+            return made["delivery"]  # type: ignore[return-value]
 
         self.pipeline = Pipeline(
-            policy, connect_consumer=consumer, connect_publisher=publisher, fetchers=self.fetchers,  # type: ignore[arg-type]
+            policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
             model=FakeModel(), names={1: "dogs"},
             clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
-            metrics=self.metrics, spread=lambda: 0.5,
+            metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
         )  # fmt: skip
         self.consumer: FakeConsumer = made["consumer"]  # type: ignore[assignment]
-        self.publisher: FakePublisher = made["publisher"]  # type: ignore[assignment]
+        self.delivery: FakeDelivery = made["delivery"]  # type: ignore[assignment]
         for partition in logs:
-            self.consumer.assign(partition)
+            self.assign(partition)
+
+    def assign(self, partition: int) -> None:
+        self.consumer.assign(partition, self.delivery.retries)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    @property
+    def pending(self) -> int:
+        return sum(map(len, self.pipeline._retries.values()))
+
+    def next_life(self) -> World:
+        """Another process, after this one was killed: it has what the broker has."""
+        after = World({}, self.policy)
+        after.now = self.now
+        after.delivery.results = list(self.delivery.results)
+        after.consumer.logs, after.consumer.committed = self.consumer.logs, dict(self.consumer.committed)
+        for partition in self.consumer.logs:
+            after.assign(partition)
+        return after
 
     def answer(self, index: int, how: str) -> None:
         """One of the open jobs comes back."""
@@ -195,11 +249,10 @@ class World:
             self.pipeline.turn()
             while self.fetchers.jobs:
                 self.answer(0, "tag")
-            self.publisher.flush(0)
+            self.delivery.commit()
             self.now += 1.0
             unread = any(self.consumer.read[p] < len(self.consumer.logs[p]) for p in self.consumer.owned)
-            if not (unread or self.pipeline.in_flight or len(self.pipeline._retries) or self.consumer.paused):
-                self.pipeline.turn()
+            if not (unread or self.pipeline.in_flight or self.pending or self.consumer.paused):
                 return
         raise AssertionError("it never settles")
 
@@ -222,9 +275,9 @@ steps = st.lists(
     st.one_of(
         st.just(("turn", 0)),
         st.tuples(st.sampled_from(["tag", "transient", "dead", "unencodable"]), st.integers(0, 20)),
-        st.tuples(st.just("acknowledge"), st.integers(1, 5)),
+        st.just(("commit", 0)),
         st.tuples(st.just("later"), st.integers(1, 5)),
-        st.tuples(st.sampled_from(["revoke", "lose"]), st.integers(0, 1)),
+        st.tuples(st.sampled_from(["revoke", "lose", "die"]), st.integers(0, 1)),
     ),
     max_size=60,
 )
@@ -236,58 +289,82 @@ def named(partition: int, event: bytes | None) -> bytes | None:
 
 
 @given(st.lists(events, max_size=25), st.lists(events, max_size=10), steps)
-def test_every_upload_ends_and_the_last_event_of_an_id_wins(
+def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
     first: list[bytes | None], second: list[bytes | None], moves: list[tuple[str, int]]
 ) -> None:
-    """Whatever fails, in whatever order results come back, and however often partitions go and return: in the
-    end all offsets are committed, each bad event is a dead letter, and the last result of each id is that of
-    its last event. Without a rebalance each event ends exactly once."""
+    """Whatever fails, in whatever order results come back, however often partitions go and return and the
+    process dies: in the end all offsets are committed, no event has two results, one without any was
+    overtaken by a later event of its id, the last result of each id is that of its last event, and nothing is
+    left in the retry topic."""
     logs = {0: [named(0, e) for e in first], 1: [named(1, e) for e in second]}
     world = World(logs)
-    rebalanced = False
     for move, n in moves:
         if move == "turn":
             world.pipeline.turn()
-        elif move == "acknowledge":
-            world.publisher.acknowledge(n)
+        elif move == "commit":
+            world.delivery.commit()
         elif move == "later":
             world.now += n
+        elif move == "die":
+            world = world.next_life()
         elif move in ("revoke", "lose"):
-            rebalanced = True
             world.consumer.revoke(n, lost=move == "lose")
             world.pipeline.turn()
-            world.consumer.assign(n)
+            world.assign(n)
         elif world.fetchers.jobs:
             world.answer(n, move)
     world.settle()
 
     for partition, log in logs.items():
         assert world.consumer.committed[partition] == (len(log), "")
+    sources = Counter((r.source.partition, r.source.offset) for r in world.delivery.ends)
+    assert set(sources.values()) <= {1}
     last_event: dict[str, int] = {}
     for partition, log in logs.items():
         for offset, event in enumerate(log):
-            if event is None:
-                last_event[f"{partition}-{offset % 3}"] = offset
-            elif event != b"not an event":
-                last_event[orjson.loads(event)["id"]] = offset
-    last_result: dict[str, Result] = {}
-    for result in world.publisher.results:
-        if result.key is not None:
-            last_result[result.key.decode()] = result
+            upload_id = id_of(partition, offset, event)
+            if upload_id is None:
+                assert sources[partition, offset] == 1
+            else:
+                last_event[upload_id] = offset
+    last_result = {r.key.decode(): r for r in world.delivery.ends if r.key is not None}
     assert set(last_result) == set(last_event)
     for upload_id, offset in last_event.items():
         assert last_result[upload_id].source.offset == offset
-    if not rebalanced:
-        assert sum(world.ends().values()) == sum(map(len, logs.values()))
-        sources = Counter((r.source.partition, r.source.offset) for r in world.publisher.results)
-        assert set(sources.values()) <= {1}
+    assert all(r.value is None for r in {r.key: r for r in world.delivery.retries}.values())
+
+
+def id_of(partition: int, offset: int, event: bytes | None) -> str | None:
+    if event is None:
+        return f"{partition}-{offset % 3}"
+    return None if event == b"not an event" else str(orjson.loads(event)["id"])
+
+
+@given(st.lists(events, max_size=25), steps)
+def test_without_a_rebalance_the_counters_are_exact(
+    events_: list[bytes | None], moves: list[tuple[str, int]]
+) -> None:
+    """Each event is counted once, by how it ended."""
+    world = World({0: [named(0, e) for e in events_]})
+    for move, n in moves:
+        if move == "turn":
+            world.pipeline.turn()
+        elif move == "commit":
+            world.delivery.commit()
+        elif move == "later":
+            world.now += n
+        elif move not in ("revoke", "lose", "die") and world.fetchers.jobs:
+            world.answer(n, move)
+    world.settle()
+    assert sum(world.ends().values()) == len(events_)
+    assert len(world.delivery.ends) == len(events_) - world.ends()["superseded"]
 
 
 def test_a_tag_says_what_was_predicted() -> None:
     """The published tag has the prediction, the names of the model, and what the upload said."""
     world = World({0: [orjson.dumps({"id": "a", "url": "http://x/1.jpg", "attributes": {"k": 1}})]})
     world.settle()
-    (result,) = world.publisher.results
+    (result,) = world.delivery.results
     assert (result.topic, result.key, result.source.partition) == ("tags", b"a", 0)
     tag = Tag.from_json(result.value or b"")
     assert (tag.id, tag.cluster, tag.name, tag.probability, tag.url) == (
@@ -307,7 +384,7 @@ def test_urls_can_be_left_out_of_tags() -> None:
         {0: [upload("a", "http://x/1.jpg?signature=s")]}, dataclasses.replace(POLICY, tag_url=False)
     )
     world.settle()
-    assert b"signature" not in (world.publisher.results[0].value or b"")
+    assert b"signature" not in (world.delivery.results[0].value or b"")
 
 
 def test_transient_failures_are_tried_again_and_then_given_up() -> None:
@@ -321,7 +398,8 @@ def test_transient_failures_are_tried_again_and_then_given_up() -> None:
         waits.append(world.now)
         world.answer(0, "transient")
     world.pipeline.turn()
-    (letter,) = world.publisher.results
+    world.delivery.commit()
+    (letter,) = world.delivery.ends
     headers = dict(letter.headers)
     assert (letter.topic, letter.key, letter.value) == ("dlq", b"a", upload("a"))
     assert headers["error-code"] == b"fetch-timeout"
@@ -338,7 +416,7 @@ def test_not_found_is_given_up_at_once_when_the_upload_is_old() -> None:
         job = world.fetchers.jobs.pop()
         world.pipeline.on_failed([Failed(job.token, "not-found", "fetch", "404", True, None)])
         world.pipeline.turn()
-        assert len(world.publisher.results) == (0 if ends == "retried" else 1)
+        assert [r.topic for r in world.delivery.gathered] == ["retry" if ends == "retried" else "dlq"]
 
 
 def test_retry_after_is_honoured() -> None:
@@ -363,30 +441,130 @@ def test_reading_pauses_at_full_and_resumes_at_half() -> None:
         world.pipeline.turn()
     assert len(world.fetchers.jobs) == POLICY.max_in_flight
     assert world.consumer.paused
+    world.delivery.prompt = True
     for _ in range(3):
         world.answer(0, "tag")
-    world.publisher.flush(0)
     world.pipeline.turn()
-    world.publisher.flush(0)
     world.pipeline.turn()
     assert world.consumer.paused
     world.answer(0, "tag")
     world.pipeline.turn()
-    world.publisher.flush(0)
+    world.pipeline.turn()
     world.pipeline.turn()
     assert not world.consumer.paused
 
 
+def test_reading_pauses_when_results_are_large() -> None:
+    """What is no upload may be large: dead letters that wait are bounded by bytes, not only by number."""
+    world = World({0: [b"x" * (MAX_RESULT_BYTES // 4) for _ in range(20)]})
+    world.pipeline.turn()
+    world.pipeline.turn()
+    assert world.consumer.paused
+    assert world.delivery.waiting_bytes <= MAX_RESULT_BYTES * 2
+    world.delivery.commit()
+    world.pipeline.turn()
+    assert not world.consumer.paused
+
+
+def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
+    """A slow retry holds no offset: its record in the retry topic says what, when, how often, and why."""
+    world = World({0: [upload("0-0")]})
+    world.pipeline.turn()
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    (record,) = world.delivery.retries
+    headers = dict(record.headers)
+    assert (record.key, record.value) == (b"0-0", upload("0-0"))
+    assert (headers["attempt"], headers["error-code"]) == (b"1", b"fetch-timeout")
+    assert int(headers["not-before"]) == 1000
+    assert world.consumer.committed[0] == (1, "")
+
+
+def test_a_retry_survives_the_process_with_its_attempts() -> None:
+    """Two of three tries before the death leave one after it."""
+    world = World({0: [upload("0-0")]})
+    for _ in range(2):
+        while not world.fetchers.jobs:
+            world.pipeline.turn()
+            world.now += 1.0
+        world.answer(0, "transient")
+        world.pipeline.turn()
+        world.delivery.commit()
+    world = world.next_life()
+    while not world.fetchers.jobs:
+        world.pipeline.turn()
+        world.now += 1.0
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    assert [r.topic for r in world.delivery.ends] == ["dlq"]
+    assert dict(world.delivery.ends[0].headers)["attempts"] == b"3"
+    assert world.delivery.retries[-1].value is None
+
+
+def test_a_later_event_ends_a_pending_retry() -> None:
+    """A deletion that arrives while an upload waits for another try: the retry is taken back in the same
+    transaction, and only the deletion is published."""
+    deletion = orjson.dumps({"id": "0-0", "deleted": True})
+    world = World({0: [upload("0-0")]})
+    world.pipeline.turn()
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    world.consumer.logs[0].append(deletion)
+    world.pipeline.turn()
+    assert [(r.topic, r.value) for r in world.delivery.gathered] == [("retry", None), ("tags", None)]
+    world.settle()
+    assert world.ends() == {"tagged": 0, "deleted": 1, "dead": 0, "superseded": 1}
+
+
+def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
+    """A flood of new uploads does not starve due retries, nor the other way round."""
+    world = World({0: [upload(f"0-{n}") for n in range(40)]})
+    world.delivery.prompt = True
+    for _ in range(3):
+        world.pipeline.turn()
+        while world.fetchers.jobs:
+            world.answer(0, "transient")
+    world.now += 100
+    world.pipeline.turn()
+    world.pipeline.turn()
+    tokens = {job.token for job in world.fetchers.jobs}
+    tries = [work.attempts for token, work in world.pipeline._works.items() if token in tokens]
+    assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
+
+
+def test_named_records_are_dead_letters_untried() -> None:
+    """WORKER_SKIP: nothing of the record is fetched, and what it overtakes is overtaken."""
+    policy = dataclasses.replace(POLICY, skip=frozenset({(0, 1)}))
+    world = World({0: [upload("0-0"), upload("0-0"), upload("0-1")]}, policy)
+    world.settle()
+    assert [(r.topic, r.source.offset) for r in world.delivery.ends] == [("dlq", 1), ("tags", 2)]
+    assert world.ends()["superseded"] == 1
+
+
+def test_a_revocation_waits_for_what_is_on_its_way() -> None:
+    """A result that comes within REVOKE_FINISH is published; what does not come is left to the next owner."""
+    for comes, committed in ((True, (1, "")), (False, (0, ""))):
+        world = World({0: [upload("a")]})
+        world.pipeline.turn()
+        if comes:
+            world.answer(0, "tag")
+        world.consumer.revoke(0, lost=False)
+        assert world.consumer.committed[0] == committed
+
+
 def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
-    """The offset moves with the acknowledgement, not with the publication."""
+    """The offset moves with the result, not before."""
     world = World({0: [upload("a")]})
     world.pipeline.turn()
     world.answer(0, "tag")
     world.pipeline.turn()
-    assert world.publisher.results
+    assert world.delivery.gathered
+    world.consumer.commit()
     assert world.consumer.committed[0] == (0, "")
-    world.publisher.flush(0)
-    world.pipeline.turn()
+    world.delivery.commit()
     assert world.consumer.committed[0] == (1, "")
 
 
@@ -397,7 +575,7 @@ def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
     taken = len(world.fetchers.jobs)
     while world.fetchers.jobs:
         world.answer(0, "tag")
-    world.publisher.prompt = True
+    world.delivery.prompt = True
     assert world.pipeline.drain(10.0, lambda: False)
     assert world.consumer.committed[0] == (taken, "")
     assert taken == POLICY.max_in_flight
@@ -427,7 +605,7 @@ def test_error_texts_are_bounded_and_escaped(message: str) -> None:
     job = world.fetchers.jobs.pop()
     world.pipeline.on_failed([Failed(job.token, "decode-failed", "decode", message, False, None)])
     world.pipeline.turn()
-    text = dict(world.publisher.results[0].headers)["error-message"].decode()
+    text = dict(world.delivery.gathered[0].headers)["error-message"].decode()
     assert text.removesuffix("…").isascii()
     assert text.isprintable()
     assert len(text) <= 500

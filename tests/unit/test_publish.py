@@ -1,4 +1,4 @@
-"""worker.publish: rounds, and what an acknowledgement or a refusal does."""
+"""worker.publish: at-least-once delivery; rounds, and what an acknowledgement or a refusal does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from worker.consume import Record
 from worker.errors import StartError
 from worker.metrics import Metrics
-from worker.publish import ROUND_PATIENCE, VALUE_OMITTED, Publisher, Result, producer_config, text_header
+from worker.publish import ROUND_PATIENCE, VALUE_OMITTED, AtLeastOnce, Result, producer_config, text_header
+from worker.records import Record
 
 
 class FakeProducer:
@@ -40,14 +40,27 @@ class FakeProducer:
         return 0
 
 
+class FakeConsumer:
+    def __init__(self) -> None:
+        self.safe: list[int] = []
+        self.commits: list[list[int]] = []  # what was safe at each
+
+    def done(self, record: Record) -> None:
+        self.safe.append(record.offset)
+
+    def commit(self, *, wait: bool = False) -> None:
+        self.commits.append(list(self.safe))
+
+
 class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.publish.Producer", FakeProducer)
         self.now = 0.0
-        self.safe: list[int] = []
-        self.publisher = Publisher(
-            producer_config("b:1", {}), "uploads", metrics=Metrics(),
-            on_safe=lambda record: self.safe.append(record.offset), clock=lambda: self.now,
+        self.consumer = FakeConsumer()
+        self.safe = self.consumer.safe
+        self.publisher = AtLeastOnce(
+            producer_config("b:1", {}), "uploads", self.consumer, interval=0.0,  # type: ignore[arg-type]
+            metrics=Metrics(), clock=lambda: self.now,
         )  # fmt: skip
         self.producer: FakeProducer = self.publisher._producer  # type: ignore[assignment]
 
@@ -64,7 +77,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
     """Not when it is handed over; and it says where it came from."""
     bench.publish(5)
-    bench.publisher.poll()
+    bench.publisher.turn()
     ((_, _, headers, _),) = bench.producer.open
     assert (bench.safe, bench.publisher.waiting) == ([], 1)
     assert dict(headers)["source-topic"] == b"uploads"
@@ -76,17 +89,17 @@ def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
 def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
     """What comes during a round goes with the next one, or when the round takes too long."""
     bench.publish(1)
-    bench.publisher.poll()
+    bench.publisher.turn()
     bench.publish(2)
     bench.publish(3)
-    bench.publisher.poll()
+    bench.publisher.turn()
     assert len(bench.producer.open) == 1
     bench.producer.answer()
-    bench.publisher.poll()
+    bench.publisher.turn()
     assert len(bench.producer.open) == 2
     bench.publish(4)
     bench.now += ROUND_PATIENCE
-    bench.publisher.poll()
+    bench.publisher.turn()
     assert len(bench.producer.open) == 3
     bench.producer.answer()
     assert bench.safe == [1, 2, 3, 4]
@@ -95,22 +108,31 @@ def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
 def test_results_of_lost_partitions_are_dropped_before_they_leave(bench: Bench) -> None:
     """Those that are not handed over yet are forgotten; the other partitions' stay."""
     bench.publish(1)
-    bench.publisher.poll()
+    bench.publisher.turn()
     bench.publish(2, partition=3)
     bench.publish(4)
-    assert bench.publisher.drop({3}) == 1
+    bench.publisher.leave({3}, lost=True)
     assert bench.publisher.waiting == 2
-    assert bench.publisher.flush(1.0)
+    assert bench.publisher.finish(1.0)
     assert bench.safe == [1, 4]
+    assert bench.publisher.waiting_bytes == 0
+
+
+def test_a_revocation_commits_what_is_safe_by_then(bench: Bench) -> None:
+    """Everything that was published is acknowledged before the offsets are committed."""
+    bench.publish(1)
+    bench.publish(2)
+    bench.publisher.leave({0}, lost=False)
+    assert bench.consumer.commits[-1] == [1, 2]
 
 
 def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) -> None:
     """It says that the value was left out; it is safe when that is acknowledged."""
     bench.publish(1, b"x" * 100, omittable=True)
-    bench.publisher.poll()
+    bench.publisher.turn()
     bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
     assert bench.safe == []
-    bench.publisher.poll()
+    bench.publisher.turn()
     ((_, value, headers, _),) = bench.producer.open
     assert value is None
     assert VALUE_OMITTED in headers
@@ -129,11 +151,11 @@ def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) ->
 def test_a_refused_result_ends_the_worker(bench: Bench, code: int, error: type[Exception]) -> None:
     """Nothing may be published after a result that was not: its offset stays uncommitted."""
     bench.publish(1)
-    bench.publisher.poll()
+    bench.publisher.turn()
     bench.producer.answer(code)
     assert bench.safe == []
     with pytest.raises(error):
-        bench.publisher.poll()
+        bench.publisher.turn()
 
 
 def test_what_delivery_rests_on_cannot_be_configured_away() -> None:

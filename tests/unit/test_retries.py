@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.retries import PendingRetries, delay
+from worker.retries import PendingRetries, RetryLimits, delay
 
 
 @given(
@@ -49,8 +49,52 @@ def test_take_due_is_bounded() -> None:
     for n in range(5):
         pending.add(str(n), n, float(n), 0.0)
     assert pending.take_due(10.0, 2) == [0, 1]
-    assert pending.counts(3.5) == (3, 2, 3.5)
+    assert (len(pending), pending.due(3.5)) == (3, 3)
     assert pending.take_due(10.0, 0) == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "take", "due"]), st.sampled_from("abcd"), st.integers(0, 50)
+        ),
+        max_size=100,
+    )
+)
+def test_counts_agree_with_a_plain_count(steps: list[tuple[str, str, int]]) -> None:
+    """How many are due and since when the oldest waits, whatever was added, replaced, removed or taken."""
+    pending: PendingRetries[str] = PendingRetries()
+    model: dict[str, tuple[int, int]] = {}  # key → due, since
+    now = 0
+    for number, (step, key, time) in enumerate(steps):
+        if step == "add":
+            pending.add(key, key, time, number)
+            model[key] = (time, number)
+        elif step == "remove":
+            pending.remove(key)
+            model.pop(key, None)
+        elif step == "take":
+            for taken in pending.take_due(now, 1):
+                del model[taken]
+        else:
+            now = max(now, time)
+        # what was due once stays due: time does not go back
+        assert pending.due(now) == sum(due <= now for due, _ in model.values())
+        assert pending.oldest() == min((since for _, since in model.values()), default=None)
+
+
+def test_many_come_back_at_once() -> None:
+    """Loaded in one go, they are taken in the order of their due times."""
+    pending = PendingRetries((str(n), n, float(-n), 0.0) for n in range(100_000))
+    assert len(pending) == 100_000
+    assert pending.take_due(0.0, 3) == [99_999, 99_998, 99_997]
+    assert pending.oldest() == 0.0
+
+
+def test_limits_by_code() -> None:
+    """A code may have a number of tries of its own."""
+    limits = RetryLimits(5, {"not-found": 8})
+    assert [limits.of(code) for code in ("not-found", "fetch-failed")] == [8, 5]
 
 
 @given(st.integers(1, 50), st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1e6)))
