@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_END,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
@@ -331,7 +332,11 @@ class UploadsConsumer:
 
     def _assigned(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._metrics.rebalances.inc()
-        self._consumer.incremental_assign([KafkaPartition(self._topic, p.partition) for p in partitions])
+        # `_begin` learns the position. Until then the end is as good as any, as nothing is read; left to itself
+        # librdkafka would look for a committed offset, and complain of its lack when reading goes on already.
+        self._consumer.incremental_assign(
+            [KafkaPartition(self._topic, p.partition, OFFSET_END) for p in partitions]
+        )
         for p in partitions:
             self._own(p.partition)
         self._looked_at = self._clock()

@@ -238,7 +238,7 @@ def test_an_abortable_error_publishes_the_same_again(bench: Any, call: str) -> N
     """The membership changed, say: abort, then the same results in another transaction."""
     b = bench(**{call: [(ABORTABLE, False)]})
     b.publish(1)
-    b.turns(4)
+    b.turns(5)
     assert "abort" in b.broker.calls
     assert b.broker.log == [("tags", 1)]
     assert (b.commits("aborted"), b.commits("committed")) == (1, 1)
