@@ -332,8 +332,8 @@ class UploadsConsumer:
 
     def _assigned(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._metrics.rebalances.inc()
-        # `_begin` learns the position. Until then the end is as good as any, as nothing is read; left to itself
-        # librdkafka would look for a committed offset, and complain of its lack when reading goes on already.
+        # `_begin` learns the position. Until then the end is as good as any, as nothing is read; left to
+        # itself librdkafka would look for a committed offset, and complain of its lack when reading goes on.
         self._consumer.incremental_assign(
             [KafkaPartition(self._topic, p.partition, OFFSET_END) for p in partitions]
         )

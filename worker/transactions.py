@@ -44,8 +44,8 @@ from worker.records import client_log
 
 log = logs.get(__name__)
 
-# A call to the broker waits at most so long in one turn; polls go on between two turns. Not all of them keep to
-# it: measured with a frozen broker, `send_offsets_to_transaction` comes back when the transaction times out.
+# A call to the broker waits at most so long in one turn; polls go on between two turns. Not all of them keep
+# to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
 STEP = 1.0  # seconds
 # A killed worker's open transaction hides every later tag of its partitions from readers, and holds back
 # whoever owns them next, until the broker ends it. One takes 5 to 50 ms; 10 s outlast a broker's restart.
