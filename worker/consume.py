@@ -30,6 +30,7 @@ from worker.metrics import Metrics
 from worker.offsets import PartitionOffsets, mark_of
 from worker.records import Record, client_log, traceparent_of
 from worker.restore import Pending, RetriesReader
+from worker.window import Lateness
 
 log = logs.get(__name__)
 
@@ -52,13 +53,13 @@ class _Owned:
     """One assigned partition; `offsets` is None until its position is known."""
 
     epoch: int
+    lateness: Lateness
     offsets: PartitionOffsets | None = None
     restored: dict[str, Pending] | None = None  # its pending retries, between restoration and beginning
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
     patience: float = _POSITION_TIMEOUT
     held_back: int | None = None  # first offset that waits until commits can describe it
-    last_timestamp: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -217,14 +218,14 @@ class UploadsConsumer:
         if not offsets.take(offset):
             return None
         kind, timestamp = message.timestamp()
-        owned.last_timestamp = self._wall_ms() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp
+        owned.lateness.read = self._wall_ms() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp
         return Record(
             partition,
             owned.epoch,
             offset,
             message.key(),
             message.value(),
-            owned.last_timestamp,
+            owned.lateness.read,
             traceparent_of(message),
         )
 
@@ -345,7 +346,7 @@ class UploadsConsumer:
     def _own(self, partition: int) -> None:
         """A new epoch; nothing is read before its retries are restored and its position is known."""
         self._epoch += 1
-        self._owned[partition] = _Owned(self._epoch)
+        self._owned[partition] = _Owned(self._epoch, Lateness(self._wall_ms()))
         self._set_paused(partition, True)
         self._retries.begin(partition, self._epoch)
 
@@ -508,8 +509,8 @@ class UploadsConsumer:
                 KafkaPartition(self._topic, partition), cached=True
             )
             unread = max(0, high - owned.offsets.next)
-            age = max(0.0, (self._wall_ms() - owned.last_timestamp) / 1000) if unread else 0.0
-            self._metrics.set_lag(partition, unread, owned.offsets.next - owned.offsets.position, age)
+            late = owned.lateness.seconds(self._wall_ms(), unread)
+            self._metrics.set_lag(partition, unread, owned.offsets.next - owned.offsets.position, late)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

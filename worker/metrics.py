@@ -66,7 +66,7 @@ STAGES = ("consume", "fetch", "decode", "encode", "predict", "publish", "view")
 BUSY_STAGES = ("encode", "predict")
 STAGE_OUTCOMES = ("ok", "retry", "dead", "dropped")
 UPLOAD_OUTCOMES = ("tagged", "deleted", "dead", "superseded")
-COMMIT_OUTCOMES = ("committed", "aborted", "failed")
+COMMIT_OUTCOMES = ("committed", "aborted", "failed", "fenced")
 VIEW_OUTCOMES = ("applied", "stale", "malformed")
 REDIS_ERRORS = ("away", "timeout", "full", "read-only", "other")
 
@@ -118,7 +118,8 @@ HELD_RECORDS = Row("imgclust_consumer_held_records", "gauge", "records",
     "Records read but above the committed offset: held by a slow image, not by being behind.",
     (_PARTITION,))  # fmt: skip
 LAG_SECONDS = Row("imgclust_consumer_lag_seconds", "gauge", "seconds",
-    "Age of the record that was read last; 0 when the partition's end is reached.",
+    "Time that the oldest unread record has waited, at most: since the record before it, or since the "
+    "partition's end was reached; 0 there.",
     (_PARTITION,))  # fmt: skip
 ASSIGNED = Row("imgclust_consumer_assigned_partitions", "gauge", "partitions",
     "Partitions of the uploads topic that this worker owns.")  # fmt: skip

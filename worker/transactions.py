@@ -176,7 +176,7 @@ class ExactlyOnce:
         """One reaction for each kind of error."""
         if error.fatal() or error.code() == KafkaError._FENCED:
             log.warning("the producer is fenced; going on with a new one", error=error.str())
-            self._metrics.commits["failed"].inc()
+            self._metrics.commits["fenced"].inc()
             old, self._producer, self._state = self._producer, None, State.NEW
             if old is not None:
                 old.purge()

@@ -1,4 +1,4 @@
-"""What happened in the last seconds, for gauges: a share, and the longest pause."""
+"""Gauges that need a memory: a share and the longest pause of the last seconds, and how late a reader is."""
 
 from __future__ import annotations
 
@@ -69,3 +69,27 @@ class LongestPause:
         oldest = int(now // self._step) - self.STEPS
         with self._lock:
             return max([now - self._last, *(pause for step, pause in self._slots if step > oldest)])
+
+
+class Lateness:
+    """How long the oldest unread record of a partition has waited, at most. Times are ms since the epoch.
+
+    It came after the record before it, and after the partition's end was last seen. So a record that comes
+    into a partition which was silent for an hour has not waited for an hour.
+
+    Attributes:
+        read: timestamp of the record that was read last.
+    """
+
+    def __init__(self, assigned: int) -> None:
+        self._assigned = assigned
+        self._caught_up = 0
+        self.read = 0
+
+    def seconds(self, now: int, unread: int) -> float:
+        """0 when nothing is unread."""
+        if not unread:
+            self._caught_up = now
+            return 0.0
+        since = max(self.read, self._caught_up) or self._assigned
+        return max(0, now - since) / 1000

@@ -311,6 +311,7 @@ def quality() -> dict[str, Any]:
     tags = rate(m.TAGS)
     top = rate(m.TAGS, "cluster")
     by_model, other_by_model = by_version(m.TAGS), by_version(m.TAGS, cluster="-1")
+    by_chance = gauge("max", m.DRIFT_CHANCE, "part", name="{{part}}, by chance")
     models = gauge("count", m.MODEL_INFO, "version", "taxonomy")
     return page(
         "quality", "quality", "What the tags say, and whether the model still fits what is uploaded.",
@@ -337,6 +338,16 @@ def quality() -> dict[str, Any]:
             lines("Share of \"other\", now and held out", gauge("avg", m.DRIFT_OTHER, "of"), share=True),
             lines("Share of novel images, now and held out", gauge("avg", m.DRIFT_NOVEL, "of"), share=True),
             buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE),
+        ]),
+        ("Drift", [
+            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance, unit="none",
+                width=6, note="Above 0.25, and above what chance does: the content has changed."),
+            lines("Share of \"other\" against the held-out images", gauge("avg", m.DRIFT_OTHER, "of"),
+                share=True, width=6),
+            lines("Share of novel images against the held-out images", gauge("avg", m.DRIFT_NOVEL, "of"),
+                share=True, width=6),
+            lines("Images that drift is measured on", gauge("sum", m.DRIFT_IMAGES, "instance"), width=6),
+            buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE, width=24),
         ]),
         ("Model versions side by side", [
             lines("Workers by model version", models, stacked=True, width=6),

@@ -132,6 +132,11 @@ ALERTS = (
         "workers of one group use different model versions for half an hour",
         "{{ $labels.job }} tags with {{ $value }} model versions at once",
         f"count {FLEET} (count by (namespace, job, version) (imgclust_model_info)) > 1"),
+    Alert("ImgclustDrift", "warning", "1h",
+        "clusters, probabilities or similarities differ from the model's held-out images by an index "
+        "above 0.25, and by more than chance",
+        "What {{ $labels.job }} sees is not what its model was fitted on: {{ $labels.part }}",
+        "max by (namespace, job, part) (imgclust_drift_psi > imgclust_drift_psi_chance) > 0.25"),
 )  # fmt: skip
 
 

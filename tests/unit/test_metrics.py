@@ -24,6 +24,7 @@ from worker.metrics import (
     Row,
     metrics_table,
 )
+from worker.window import Lateness
 
 
 class Clock:
@@ -146,6 +147,20 @@ def test_the_share_of_other_forgets() -> None:
     assert metrics.value(ratio) == 0
     clock.now += OTHER_WINDOW
     assert math.isnan(metrics.value(ratio) or 0.0)
+
+
+def test_lateness_is_that_of_the_oldest_unread_record() -> None:
+    """0 at the end; a record that comes into a silent partition is as late as the end is behind; with more
+    unread, as late as the one before; and before the first one is read, as long as the partition is ours."""
+    late = Lateness(assigned=1_000)
+    assert late.seconds(3_000, unread=5) == 2
+    late.read = 2_500
+    assert late.seconds(3_000, unread=4) == 0.5
+    assert late.seconds(60_000, unread=0) == 0
+    assert late.seconds(60_500, unread=1) == 0.5
+    late.read = 60_400
+    assert late.seconds(90_400, unread=1) == 30
+    assert late.seconds(60_000, unread=1) == 0, "clocks may differ"
 
 
 def test_the_poll_gap_shows_the_longest_pause_also_while_it_lasts() -> None:
