@@ -27,8 +27,9 @@ import torch
 from settings import SETTINGS, fitted, frozen
 
 from imgclust import ClusterModel
+from imgclust.cells import build_cells
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Neighbours, build_codes
+from imgclust.neighbours import Neighbours
 from imgclust.predict import FrozenPredictor, prepare
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
@@ -81,13 +82,14 @@ def speed(cache: Path) -> Iterator[Line]:
 def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
     """Processor time of each stage of a batch."""
     near = predictor._neighbours.search(rows)
-    whole = predictor._neighbours.segments(1)[0]
     torch.set_num_threads(1)  # as in the predictor's own threads
-    found = [predictor._neighbours.candidates(rows, whole)]
+    reading = predictor._neighbours.reading(rows)
+    found = [predictor._neighbours.candidates(reading, slice(None))]
     placed = predictor._placing.place(near)
     membership = predictor.tree.predict(placed.points)
     for stage, call in {
-        "shortlist by 8-bit products": lambda: predictor._neighbours.candidates(rows, whole),
+        "cells to read": lambda: predictor._neighbours.reading(rows),
+        "shortlist by 8-bit products": lambda: predictor._neighbours.candidates(reading, slice(None)),
         "true distances of the shortlist": lambda: predictor._neighbours.ranked(rows, found),
         "placing": lambda: predictor._placing.place(near),
         "cluster tree": lambda: predictor.tree.predict(placed.points),
@@ -138,6 +140,7 @@ def start(cache: Path) -> Iterator[Line]:
         import json, resource, sys
         import numpy as np, torch, safetensors.numpy
         from imgclust import ClusterModel
+from imgclust.cells import build_cells
         def resident():
             return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
         before, loading = resident(), time.perf_counter()
@@ -248,7 +251,7 @@ def novelty(cache: Path) -> Iterator[Line]:
     order = np.random.default_rng(3).permutation(np.flatnonzero(~left_out))
     held, train = order[: len(order) // 4], order[len(order) // 4 :]
     arrays = {"embeddings": rows[train].astype(np.float16)}
-    near = Neighbours({**arrays, **build_codes(arrays["embeddings"])}, 15, "euclidean")
+    near = Neighbours({**arrays, **build_cells(arrays["embeddings"], 15)}, 15, "euclidean")
     calibrating, judging = held[::2], held[1::2]
     threshold = np.quantile(near.search(rows[calibrating]).similarities, 0.001, method="lower")
     encoder = load_encoder("mini")

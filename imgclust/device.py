@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imgclust import exact, placing, repulsion
+from imgclust import codes, exact, placing, repulsion
+from imgclust.cells import shortlist_length
 from imgclust.clustertree import ClusterTree
 from imgclust.kdtree import KDTree
-from imgclust.neighbours import shortlist_length, shuffled
 
 _CHUNK = 256  # queries at once: their scores of a million rows take 2 GB
 _TREE_CHUNK = 32  # queries at once whose distances to every point are float64
+_NOT_READ = -(1 << 32)  # below any score
 _LEAST_QUERIES = 32  # CUDA's int8 product wants more than 16 rows
 
 
@@ -114,8 +115,15 @@ class _Neighbours:
         self._embeddings = torch.tensor(arrays["embeddings"], device=device)
         self._n, self._dim = self._embeddings.shape
         self._codes = torch.tensor(arrays["codes"], device=device)
+        self._rows = torch.tensor(arrays["code_rows"], device=device).long()
+        centres = arrays["cell_centres"]
+        padded = np.zeros((codes.width(len(centres)), centres.shape[1]), dtype=np.int8)
+        padded[: len(centres)] = centres
+        self._centres, self._cells = torch.tensor(padded, device=device), len(centres)
+        self._margin = int(arrays["cell_margin"][0])
+        starts = arrays["cell_starts"]
+        self._cell = torch.tensor(np.repeat(np.arange(len(centres)), np.diff(starts)), device=device)
         self._squares = torch.tensor(arrays["squares"], device=device)
-        self._order = torch.tensor(shuffled(self._n), device=device)
         self._scale = float(arrays["code_scale"][0])
         self._count = min(params["n_neighbors"], self._n)
         self._short = shortlist_length(self._n, params["n_neighbors"])
@@ -124,13 +132,16 @@ class _Neighbours:
     def search(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows and distances, (m, k), nearest first, and the largest cosines, (m,)."""
         m = len(queries)
-        padded = max(_LEAST_QUERIES, -(-m // 8) * 8)
-        codes = torch.zeros((padded, self._codes.shape[1]), dtype=torch.int8, device=queries.device)
-        codes[:m, : self._dim] = (queries.double() * self._scale).round().clamp(-127, 127).to(torch.int8)
-        scores = torch._int_mm(codes, self._codes.t())[:m, : self._n].long()
-        places = torch.arange(self._n, device=queries.device)
+        padded = max(_LEAST_QUERIES, codes.width(m))
+        rounded = torch.zeros((padded, self._codes.shape[1]), dtype=torch.int8, device=queries.device)
+        rounded[:m, : self._dim] = (queries.double() * self._scale).round().clamp(-127, 127).to(torch.int8)
+        near = codes.int8_product(rounded, self._centres)[:m, : self._cells]
+        read = near >= near.amax(1, keepdim=True) - self._margin
+        scores = codes.int8_product(rounded, self._codes)[:m].long()
+        scores = torch.where(read[:, self._cell] & (self._rows >= 0), scores, _NOT_READ)
+        places = torch.arange(len(self._rows), device=queries.device)
         chosen = ((scores << 24) - places).topk(self._short, dim=1).indices
-        rows = self._order[chosen].sort(dim=1).values
+        rows = self._rows[chosen].sort(dim=1).values
         return self._rank(queries.double(), rows)
 
     def _rank(
@@ -165,7 +176,7 @@ class _Placing(placing.Placing):
 
     def move(self, rows: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Places, float32 (m, d), of points with these neighbours, (m, k); and whether they settled."""
-        places = self._on_device[rows].permute(1, 2, 0).double().contiguous()
+        places = self._on_device[rows].permute(1, 2, 0).contiguous()
         points, settled = self._move(places, distances.T.contiguous())
         return points.T.float().contiguous(), settled
 
@@ -186,8 +197,10 @@ class _Repulsion(repulsion.Repulsion):
         points = np.concatenate([places, np.zeros_like(weights)[None], weights[None]])
         self._leaves = torch.tensor(points, device=device)  # (d + 2, leaves, width)
 
-    def sources(self, points: torch.Tensor) -> repulsion.Sources:  # type: ignore[override]
+    def sources(self, points: torch.Tensor, *, roughly: bool = False) -> repulsion.Sources:  # type: ignore[override]
         """See `Repulsion.sources`; the entries come in the same order."""
+        care = repulsion._ROUGHLY if roughly else 1.0
+        opening, negligible = self._opening * care, self._negligible * care
         level = min(repulsion._START, self._tree.depth)
         everyone = torch.arange(len(points), device=points.device)
         query = everyone.repeat_interleave(2**level)
@@ -197,8 +210,8 @@ class _Repulsion(repulsion.Repulsion):
             means, variances, shares, entries = self._levels[level]
             gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
             spread = variances[node]
-            far = spread <= gap * self._opening
-            far |= shares[node] * spread <= self._negligible * (gap + spread)
+            far = spread <= gap * opening
+            far |= shares[node] * spread <= negligible * (gap + spread)
             found.append((query[far], entries[:, node[far]]))  # type: ignore[arg-type]
             query, node = query[~far], node[~far]
             if level == self._tree.depth:

@@ -77,6 +77,7 @@ class KDTree:
         self._leaf_points = np.ascontiguousarray(points[self.rows].transpose(2, 0, 1))  # (d, leaves, width)
         low = np.where(self._missing, np.float32(np.inf), self._leaf_points).min(2)
         high = np.where(self._missing, np.float32(-np.inf), self._leaf_points).max(2)
+        self._leaf_points[:, self._missing] = np.inf  # far from everything
         self._low, self._high = [low.astype(np.float64)], [high.astype(np.float64)]
         for _ in range(self.depth):
             self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
@@ -94,10 +95,14 @@ class KDTree:
             ordered by query.
         """
         query, leaf = self._leaves(queries, radius)
-        distance = self._distances(queries, query, leaf)
-        near = distance <= radius[query][:, None]
-        pair, place = np.nonzero(near)
-        return query[pair], self.rows[leaf[pair], place], distance[pair, place]
+        squares = self._squares(queries, query, leaf)
+        # roots cost more than what a little too large a square lets in
+        found = np.flatnonzero(squares <= ((radius * radius) * _SLACK)[query][:, None])
+        distance = np.sqrt(squares.ravel()[found])
+        pair = found // squares.shape[1]
+        query, row = query[pair], self.rows[leaf].ravel()[found]
+        near = distance <= radius[query]
+        return query[near], row[near], distance[near]
 
     def home(self, queries: Array) -> tuple[Indices, Array]:
         """The points of the leaf whose box is nearest: a first guess at what is near.
@@ -107,11 +112,12 @@ class KDTree:
         """
         node = np.zeros(len(queries), dtype=np.int64)
         everyone = np.arange(len(queries))
+        twice = np.tile(everyone, 2)
         for level in range(1, self.depth + 1):
-            left = self._gap(level, queries, everyone, 2 * node)
-            right = self._gap(level, queries, everyone, 2 * node + 1)
+            halves = np.concatenate([2 * node, 2 * node + 1])
+            left, right = np.split(self._gap(level, queries, twice, halves), 2)
             node = 2 * node + (right < left)
-        return self.rows[node], self._distances(queries, everyone, node)
+        return self.rows[node], np.sqrt(self._squares(queries, everyone, node))
 
     def box(self, level: int) -> tuple[Array, Array, Array]:
         """A level's boxes: means (d, boxes), variances around them and shares of all points, (boxes,)."""
@@ -149,13 +155,11 @@ class KDTree:
         outside = np.maximum(self._low[level][:, node] - x, x - self._high[level][:, node])
         return np.asarray(exact.squared_lengths(np.maximum(outside, 0.0)[None])[0])
 
-    def _distances(self, queries: Array, query: Indices, leaf: Indices) -> Array:
-        """Distances to all points of leaves, float64 (pairs, width); added up axis by axis, as in hdbscan."""
+    def _squares(self, queries: Array, query: Indices, leaf: Indices) -> Array:
+        """Squared distances to all points of leaves, float64 (pairs, width); axis by axis, as in hdbscan."""
         total = np.zeros((len(query), self.rows.shape[1]))
         for axis in range(self.dim):
             gap = queries[query, axis][:, None] - self._leaf_points[axis, leaf]
             gap *= gap
             total += gap
-        np.sqrt(total, out=total)
-        total[self._missing[leaf]] = np.inf
         return total

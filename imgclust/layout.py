@@ -22,7 +22,7 @@ import orjson
 
 from imgclust.errors import ModelError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, ARRAYS, CLUSTERS, MAP = "manifest.json", "arrays.safetensors", "clusters.json", "map.parquet"
 THUMBNAILS = "thumbnails"
 REQUIRED = (ARRAYS, CLUSTERS, MAP)
@@ -60,11 +60,16 @@ SPECS: Mapping[str, ArraySpec] = {
     "cluster_nodes": ArraySpec("int64", ("k",)),
 }
 
-# what `imgclust.predict.prepare` derives from them: N ≥ n and E ≥ D are padded, T entries of a force's table
+# what `imgclust.predict.prepare` derives from them: N ≥ n and E ≥ D are padded, K = C - 1 cells, T entries of
+# a force's table; `imgclust.predict` checks what points into what
 PREPARED: Mapping[str, ArraySpec] = {
     "kd_order": ArraySpec("int32", ("n",)),
     "codes": ArraySpec("int8", ("N", "E")),
+    "code_rows": ArraySpec("int32", ("N",)),
     "code_scale": ArraySpec("float64", ("one",)),
+    "cell_starts": ArraySpec("int32", ("C",)),
+    "cell_centres": ArraySpec("int8", ("K", "E")),
+    "cell_margin": ArraySpec("int32", ("one",)),
     "squares": ArraySpec("float64", ("n",)),
     "attraction": ArraySpec("float32", ("T",)),
     "repulsion": ArraySpec("float32", ("T",)),

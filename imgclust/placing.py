@@ -12,6 +12,7 @@ Source: umap-learn 0.5.12, `umap_.py` (`transform`, `smooth_knn_dist`, `make_epo
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ _SETTLED = 0.02  # a last step longer than this has not settled
 _REPLAY, _LONG_REPLAY = 8, 20  # last epochs that are replayed; for points that have not settled
 _MIN_SCALE = 1e-3  # umap's MIN_K_DIST_SCALE: least bandwidth, as a share of the mean distance
 _TINY = 1e-30  # against division by zero where a point lies on a neighbour
-_CHUNK = 32  # points at once: their sources stay in the cache
+_CHUNK = 64  # points at once: their sources stay in the cache
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,10 +74,20 @@ class Placed:
 
 @dataclasses.dataclass(slots=True)
 class _Pull:
-    """The neighbours of a chunk: places (k, d, m) and weights (k, m), float64; the largest weight is 1."""
+    """The neighbours of a chunk; the largest weight is 1.
+
+    Attributes:
+        places: float32 (k, d, m).
+        weights: float32 (k, m).
+        exactly: float64 (k, m), the weights before they are rounded, for the schedule.
+    """
 
     places: Any
     weights: Any
+    exactly: Any
+
+    def only(self, some: Any) -> _Pull:
+        return _Pull(self.places[:, :, some], self.weights[:, some], self.exactly[:, some])
 
 
 class Placing:
@@ -102,6 +113,9 @@ class Placing:
         self._rate = params["learning_rate"] / 4.0
         self._local = max(0.0, params["local_connectivity"] - 1.0)
         self._target = float(arrays["knn_target"][0])
+        # a little below the logarithm, so that no library's last bit is in it
+        others = max(min(params["n_neighbors"], len(self._points)) - 1, 1)
+        self._first = max(0.0, math.floor(1000 * math.log(others / self._target)) / 1000)
 
     def place(self, near: Neighbourhood) -> Placed:
         """Place new points; each by itself."""
@@ -112,31 +126,34 @@ class Placing:
         return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
-        places = np.ascontiguousarray(self._points[rows].transpose(1, 2, 0)).astype(np.float64)
+        places = np.ascontiguousarray(self._points[rows].transpose(1, 2, 0))
         points, settled = self._move(places, np.ascontiguousarray(distances.T))
-        return np.ascontiguousarray(points.T, dtype=np.float32), settled
+        return np.ascontiguousarray(points.T), settled
 
     def _move(self, places: Any, distances: Any) -> tuple[Any, Any]:
-        """Places of new points, float64 (d, m), and whether they settled, (m,).
+        """Places of new points, float32 (d, m), and whether they settled, (m,).
 
         Args:
-            places: float64 (k, d, m), of the neighbours.
+            places: float32 (k, d, m), of the neighbours.
             distances: float64 (k, m), to them in CLIP space.
         """
-        pull = _Pull(places, self._weights(distances))
+        weights = self._weights(distances)
+        pull = _Pull(places, exact.single(weights), weights)
         start = self._start(pull, distances[0] == 0.0)
-        points, _ = self._settle(pull, start, self._repulsion.sources(start.T), _COARSE, _LEAP)
-        sources = self._repulsion.sources(points.T)
+        points, _ = self._settle(pull, start, self._sources(start, roughly=True), _COARSE, _LEAP)
+        sources = self._sources(points)
         points, step = self._settle(pull, points, sources, _FINE, _STRIDE)
         settled = step <= _SETTLED
         left = ~settled
-        some = _Pull(pull.places[:, :, left], pull.weights[:, left])
         restless = points[:, left]
         if left.any():
-            restless = self._replay(some, restless, self._repulsion.sources(restless.T), _LONG_REPLAY)
+            restless = self._replay(pull.only(left), restless, self._sources(restless), _LONG_REPLAY)
         points = self._replay(pull, points, sources, _REPLAY)
         points[:, left] = restless
         return points, settled
+
+    def _sources(self, points: Any, *, roughly: bool = False) -> Sources:
+        return self._repulsion.sources(exact.double(points.T), roughly=roughly)
 
     def _weights(self, distances: Any) -> Any:
         """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
@@ -145,9 +162,12 @@ class Placing:
         mean = exact.ordered_sum(distances) / len(distances)
         with np.errstate(divide="ignore", invalid="ignore"):
             most = xp.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
-            inverse = 0.0 * mean
-            moving = inverse == 0.0
-            for _ in range(_NEWTON):  # the sum is convex in the inverse: from 0 the steps never overshoot
+            # Jensen's inequality: the inverse bandwidth is no smaller than this; the sum is convex in it, so
+            # that Newton's steps never overshoot
+            spread = exact.ordered_sum(beyond[1:]) / max(len(beyond) - 1, 1)
+            inverse = xp.where(spread > 0.0, self._first / spread, 0.0)
+            moving = inverse >= 0.0
+            for _ in range(_NEWTON):
                 values = exact.exp(-beyond[1:] * inverse, xp)
                 total, slope = exact.ordered_sum(xp.stack([values, values * beyond[1:]], 1))
                 step = xp.where((slope > 0.0) & moving, (total - self._target) / slope, 0.0)
@@ -185,8 +205,9 @@ class Placing:
         xp = self.xp
         share = self._negatives * exact.ordered_sum(pull.weights)
         for _ in range(steps):
-            force = self._repulsion.force(exact.single(points), sources)
-            strengths = self._strengths(pull, points) * pull.weights
+            force = self._repulsion.force(points, sources)
+            strengths = self._strengths(points - pull.places)
+            strengths *= pull.weights
             total = exact.ordered_sum(strengths)
             middle = exact.ordered_sum(strengths[:, None] * pull.places)
             step = xp.clip((middle + share * force) / total - points, -stride, stride)
@@ -196,25 +217,23 @@ class Placing:
     def _replay(self, pull: _Pull, points: Any, sources: Sources, epochs: int) -> Any:
         """The last epochs of UMAP's own descent, with the mean push after each pull."""
         xp = self.xp
+        before = xp.floor(max(self._epochs - epochs - 1, 0) * pull.exactly)
         for epoch in range(max(self._epochs - epochs, 1), self._epochs):
             rate = self._rate * (1.0 - epoch / self._epochs)
-            due = xp.floor(epoch * pull.weights) > xp.floor((epoch - 1) * pull.weights)
-            push = rate * self._negatives * self._repulsion.force(exact.single(points), sources)
-            share = xp.where(due, rate * self._strengths(pull, points, clip=True), 0.0)
+            after = xp.floor(epoch * pull.exactly)
+            due, before = exact.single(after > before), after
+            push = (rate * self._negatives) * self._repulsion.force(points, sources)
+            differences = points - pull.places
+            # no force exceeds umap's bound
+            largest = xp.clip(xp.amax(xp.abs(differences), 1), _TINY, None)
+            share = rate * xp.minimum(self._strengths(differences), CLIP / largest) * due
             # each pull goes the share's part of the way from where the one before it ended
-            kept = xp.cumprod(xp.flip(1.0 - share, (0,)), 0)
+            kept = exact.single(xp.cumprod(exact.double(xp.flip(1.0 - share, (0,))), 0))
             later = xp.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]), (0,))
-            pulled = share[:, None] * pull.places + xp.where(due[:, None], push, 0.0)
+            pulled = share[:, None] * pull.places + due[:, None] * push
             points = kept[-1] * points + exact.ordered_sum(pulled * later[:, None])
         return points
 
-    def _strengths(self, pull: _Pull, points: Any, *, clip: bool = False) -> Any:
-        """The pull's coefficient of each neighbour, (k, m); with `clip`, no force exceeds umap's bound."""
-        differences = points - pull.places
-        strengths = exact.double(
-            exact.lookup(self._attraction, exact.single(exact.squared_lengths(differences)), self.xp)
-        )
-        if clip:
-            largest = self.xp.clip(self.xp.amax(self.xp.abs(differences), 1), _TINY, None)
-            strengths = self.xp.where(strengths * largest > CLIP, CLIP / largest, strengths)
-        return strengths
+    def _strengths(self, differences: Any) -> Any:
+        """The pull's coefficient of each neighbour, (k, m)."""
+        return exact.lookup(self._attraction, exact.squared_lengths(differences), self.xp)

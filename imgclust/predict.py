@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from imgclust import codes
+from imgclust.cells import BLOCK, build_cells, shortlist_length
 from imgclust.clustertree import ClusterTree
 from imgclust.device import DeviceLocator, Located
 from imgclust.errors import ModelError
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Indices, Neighbours, build_codes, codes_shape
+from imgclust.neighbours import Indices, Neighbours
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -32,7 +34,7 @@ __all__ = ["ClusterTree", "FrozenPredictor", "prepare"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 METRICS = ("euclidean", "cosine")
-_AT_ONCE = 1024  # rows: bounds the memory of one call
+_AT_ONCE = 256  # rows: bounds the memory of one call
 _LEAST_PART = 16  # rows of a thread: with fewer, a thread costs more than it saves
 _LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
 
@@ -45,12 +47,12 @@ def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str
         params: with the tables "umap" and "hdbscan".
 
     Returns:
-        `kd_order` int32 (n,), `codes` int8 (n', D'), `code_scale` float64 (1,), `squares` float64 (n,),
-        `attraction` and `repulsion` float32, `knn_target` float64 (1,).
+        `kd_order` int32 (n,); the cells of `cells.build_cells`; `attraction` and `repulsion` float32,
+        `knn_target` float64 (1,).
     """
     return {
         "kd_order": build_order(arrays["points"]),
-        **build_codes(arrays["embeddings"]),
+        **build_cells(arrays["embeddings"], params["umap"]["n_neighbors"]),
         **build_tables(params["umap"]),
     }
 
@@ -91,7 +93,7 @@ class FrozenPredictor:
                 raise ValueError(f"{name} metric {metric!r} is not supported: only {', '.join(known)}")
         if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
             arrays = {**arrays, **prepare(arrays, params)}
-        _check_prepared(arrays)
+        _check_prepared(arrays, umap["n_neighbors"])
         self._dim = arrays["embeddings"].shape[1]
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
@@ -124,8 +126,9 @@ class FrozenPredictor:
         if self._locator:
             return self._answer(self._locator.locate(embeddings))
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
-        segments = self._neighbours.segments(self._threads)
-        found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(embeddings), segments))
+        reading = self._neighbours.reading(embeddings)
+        pieces = self._neighbours.parts(self._threads, len(embeddings))
+        found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
         parts = max(1, min(self._threads, len(embeddings) // _LEAST_PART))
         edges = [len(embeddings) * i // parts for i in range(parts + 1)]
         slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
@@ -195,14 +198,25 @@ class FrozenPredictor:
             )
 
 
-def _check_prepared(arrays: Arrays) -> None:
+def _check_prepared(arrays: Arrays, neighbours: int) -> None:
     """Refuse prepared arrays that would send a search out of bounds: a folder can come from anywhere."""
     n, dim = arrays["embeddings"].shape
-    order, codes = arrays["kd_order"], arrays["codes"]
+    order, rows, starts = arrays["kd_order"], arrays["code_rows"], arrays["cell_starts"]
+    width = codes.width(dim)
     for name, holds in {
         "kd_order": order.dtype == np.int32 and np.array_equal(np.sort(order), np.arange(n)),
-        "codes": codes.dtype == np.int8 and codes.ndim == 2 and codes.shape == codes_shape(n, dim),
-        "code_scale": arrays["code_scale"].shape == (1,) and 0.0 < arrays["code_scale"][0] <= 4000.0,
+        "code_rows": rows.dtype == np.int32 and np.array_equal(np.sort(rows[rows >= 0]), np.arange(n)),
+        "codes": arrays["codes"].dtype == np.int8 and arrays["codes"].shape == (len(rows), width),
+        "cell_starts": starts.dtype == np.int32
+        and len(starts) > 1
+        and starts[0] == 0
+        and starts[-1] == len(rows)
+        and not (starts % BLOCK).any()
+        and _least_rows(rows, starts) >= shortlist_length(n, neighbours),
+        "cell_centres": arrays["cell_centres"].dtype == np.int8
+        and arrays["cell_centres"].shape == (len(starts) - 1, width),
+        "cell_margin": arrays["cell_margin"].shape == (1,) and arrays["cell_margin"][0] >= 0,
+        "code_scale": arrays["code_scale"].shape == (1,) and 0.0 < arrays["code_scale"][0] <= codes.FINEST,
         "squares": arrays["squares"].dtype == np.float64 and arrays["squares"].shape == (n,),
         "attraction": arrays["attraction"].dtype == np.float32 and arrays["attraction"].ndim == 1,
         "repulsion": arrays["repulsion"].dtype == np.float32 and arrays["repulsion"].ndim == 1,
@@ -212,6 +226,13 @@ def _check_prepared(arrays: Arrays) -> None:
             raise ModelError(
                 f"the array {name!r} of the model is damaged: copy the model folder again, or fit again"
             )
+
+
+def _least_rows(rows: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> int:
+    """Training rows in the smallest cell; 0 where cells overlap or run backwards."""
+    if (np.diff(starts) <= 0).any():
+        return 0
+    return int(np.add.reduceat(rows >= 0, starts[:-1], dtype=np.int64).min())
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

@@ -16,14 +16,15 @@ from imgclust import exact
 from imgclust.kdtree import Array, Indices, KDTree
 
 CLIP = 4.0  # UMAP's bound on each coordinate of a force
-_OPENING = 0.3  # a box counts as one point when its spread is below this share of its distance,
-_NEGLIGIBLE = 1e-4  # or when so small a share of all points, weighted by its relative spread, is at stake;
+_OPENING = 0.35  # a box counts as one point when its spread is below this share of its distance,
+_NEGLIGIBLE = 2e-4  # or when so small a share of all points, weighted by its relative spread, is at stake;
 _USUAL_PUSH = 5.0  # both for umap's default of five negative samples of strength 1, and smaller for more
 _SOFTENING = (
     0.5  # share of a box's variance that is added to its squared distance: it is a cloud, not a point
 )
 _START = 3  # the walk begins with the boxes of this level
-_GROUP = 64  # entries of a list are summed in groups of so many, so that empty ones at its end change nothing
+_ROUGHLY = 3.0  # how much larger both may be while a point is still far from where it settles
+_GROUP = 16  # entries of a list are summed in groups of so many, so that empty ones at its end change nothing
 
 Singles = npt.NDArray[np.float32]
 
@@ -62,12 +63,15 @@ class Repulsion:
         boxes = [tree.box(level) for level in range(tree.depth + 1)]
         self._levels = [(*box, _entries(*box)) for box in boxes]
 
-    def sources(self, points: Array) -> Sources:
+    def sources(self, points: Array, *, roughly: bool = False) -> Sources:
         """The entries that matter to each point, and to all places near it.
 
         Args:
             points: float64 (m, d).
+            roughly: fewer entries, for a point that still moves far.
         """
+        care = _ROUGHLY if roughly else 1.0
+        opening, negligible = self._opening * care, self._negligible * care
         level = min(_START, self._tree.depth)
         query = np.repeat(np.arange(len(points)), 2**level)
         node = np.tile(np.arange(2**level), len(points))
@@ -76,8 +80,8 @@ class Repulsion:
             means, variances, shares, entries = self._levels[level]
             gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
             spread = variances[node]
-            far = spread <= gap * self._opening
-            far |= shares[node] * spread <= self._negligible * (gap + spread)
+            far = spread <= gap * opening
+            far |= shares[node] * spread <= negligible * (gap + spread)
             found.append((query[far], entries[:, node[far]]))
             query, node = query[~far], node[~far]
             if level == self._tree.depth:

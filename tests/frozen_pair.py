@@ -7,6 +7,7 @@ from typing import Any
 import hdbscan
 import numpy as np
 
+from imgclust.cells import build_cells
 from imgclust.predict import prepare
 
 UMAP = {
@@ -78,4 +79,6 @@ def frozen_pair(
         "novelty": {"threshold": 0.55},
     }
     arrays = {"embeddings": rows.astype(np.float16), **tree_arrays(clusterer, points)}
-    return {**arrays, **prepare(arrays, params)}, params
+    arrays |= prepare(arrays, params)
+    arrays |= build_cells(arrays["embeddings"], params["umap"]["n_neighbors"], least=30)  # more than one
+    return arrays, params

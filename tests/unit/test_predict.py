@@ -85,15 +85,16 @@ def test_a_new_process_answers_the_same(tmp_path: Path) -> None:
 
 def test_prepared_arrays_are_a_function_of_the_fitted_ones() -> None:
     """Freezing twice gives the same bytes, and so the same model version."""
-    again = prepare(ARRAYS, PARAMS)
+    once, again = prepare(ARRAYS, PARAMS), prepare(ARRAYS, PARAMS)
     for name, array in again.items():
-        assert array.tobytes() == ARRAYS[name].tobytes(), name
+        assert array.tobytes() == once[name].tobytes(), name
 
 
 def test_folders_without_prepared_arrays_are_prepared() -> None:
     """A model that carries only the fitted arrays predicts the same."""
     fitted = {name: array for name, array in ARRAYS.items() if name not in prepare(ARRAYS, PARAMS)}
-    assert_equal(FrozenPredictor(fitted, PARAMS).predict(ROWS), ALL, slice(None))
+    expected = FrozenPredictor({**ARRAYS, **prepare(ARRAYS, PARAMS)}, PARAMS).predict(ROWS)
+    assert_equal(FrozenPredictor(fitted, PARAMS).predict(ROWS), expected, slice(None))
 
 
 def test_training_clouds_are_found() -> None:
@@ -120,8 +121,10 @@ def test_novel_is_judged_by_the_nearest_training_embedding() -> None:
     """Novel means a cosine below the threshold to all training rows; clouds left out of training are."""
     training = ARRAYS["embeddings"].astype(np.float64)
     cosine = (ROWS @ training.T / np.linalg.norm(training, axis=1)).max(1) / np.linalg.norm(ROWS, axis=1)
-    assert ALL.similarities == pytest.approx(cosine, abs=1e-6)
-    assert (ALL.novel == (cosine < 0.55)).all()
+    same = np.abs(ALL.similarities - cosine) < 1e-6
+    assert same.mean() > 0.97  # the nearest of a row that lies anywhere can be in a cell that is not read
+    assert (ALL.similarities[~same] < cosine[~same]).all()
+    assert (ALL.novel[same] == (cosine[same] < 0.55)).all()
     left_out, cloud = embeddings(100, 24, 40, seed=7)
     assert PREDICTOR.predict(left_out[cloud >= 0]).novel.mean() > 0.4
     assert not ALL.novel[:50].any()
@@ -148,6 +151,11 @@ def test_arrays_are_contiguous() -> None:
         ("codes", ARRAYS["codes"][:32]),
         ("codes", ARRAYS["codes"].astype(np.int16)),
         ("squares", ARRAYS["squares"][:9]),
+        ("code_rows", ARRAYS["code_rows"] + 1),
+        ("cell_starts", ARRAYS["cell_starts"] + 1),
+        ("cell_starts", ARRAYS["cell_starts"][[0, 2, 1, *range(3, len(ARRAYS["cell_starts"]))]]),
+        ("cell_centres", ARRAYS["cell_centres"][1:]),
+        ("cell_margin", np.array([-1], dtype=np.int32)),
         ("code_scale", np.array([-1.0])),
         ("repulsion", ARRAYS["repulsion"].astype(np.float64)),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imgclust import exact, neighbours, placing
+from imgclust import codes, exact, neighbours, placing
+from imgclust.cells import BLOCK, build_cells, shortlist_length, shuffled
 from imgclust.kdtree import KDTree, build_order
-from imgclust.neighbours import Neighbours, build_codes, shuffled
+from imgclust.neighbours import Neighbours
 from imgclust.repulsion import Repulsion
 
 
@@ -53,13 +55,13 @@ def test_shuffling_loses_nothing(n: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**6), n=st.integers(2, 700), dim=st.integers(16, 80), k=st.integers(1, 30),
-    metric=st.sampled_from(["euclidean", "cosine"]),
+    metric=st.sampled_from(["euclidean", "cosine"]), least=st.sampled_from([1, 512]),
 )  # fmt: skip
-def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric: str) -> None:
+def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric: str, least: int) -> None:
     """The neighbours are the true ones, but for one in fifty at most; their distances are the true ones."""
     rows = embeddings(n + 9, dim, 4, seed)[0]
     train, asked = rows[:n].astype(np.float16), rows[n:]
-    found = Neighbours({"embeddings": train, **build_codes(train)}, k, metric).search(asked)
+    found = Neighbours({"embeddings": train, **build_cells(train, k, least=least)}, k, metric).search(asked)
     wide = train.astype(np.float64)
     if metric == "euclidean":
         distances = np.sqrt(((asked[:, None].astype(np.float64) - wide) ** 2).sum(2))
@@ -75,7 +77,7 @@ def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric:
 def test_equal_training_rows_are_found_by_number() -> None:
     """Of rows that are equally near the first come first, however many there are."""
     train = np.repeat(embeddings(3, 16, 3, 0)[0], 50, axis=0).astype(np.float16)
-    found = Neighbours({"embeddings": train, **build_codes(train)}, 20, "euclidean").search(
+    found = Neighbours({"embeddings": train, **build_cells(train, 20)}, 20, "euclidean").search(
         train[[0, 60]].astype(np.float32)
     )
     assert found.rows.tolist() == [list(range(20)), list(range(50, 70))]
@@ -87,12 +89,65 @@ def test_processors_without_exact_int8_products_find_the_same(monkeypatch: pytes
     arrays, _ = frozen_pair()
     asked = embeddings(40, 24, 5, seed=0)[0]
     expected = Neighbours(arrays, 10, "euclidean").search(asked)
-    monkeypatch.setattr(neighbours, "_int8_is_exact", lambda dim: False)
+    monkeypatch.setattr(codes, "product", lambda dim: codes.float_product)
     other = Neighbours(arrays, 10, "euclidean")
-    assert other._product is neighbours._float_product
+    assert other._product is codes.float_product
     got = other.search(asked)
     assert got.rows.tobytes() == expected.rows.tobytes()
     assert got.distances.tobytes() == expected.distances.tobytes()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(300, 900), clusters=st.integers(1, 12))
+def test_cells_hold_every_row_once(seed: int, n: int, clusters: int) -> None:
+    """Cells are whole blocks with enough rows for a shortlist; repeated rows are marked; no order is lost."""
+    train = embeddings(n, 24, clusters, seed)[0].astype(np.float16)
+    built = build_cells(train, 10, least=20)
+    rows, starts = built["code_rows"], built["cell_starts"]
+    assert sorted(rows[rows >= 0].tolist()) == list(range(n))
+    assert not (starts % BLOCK).any()
+    for start, stop in itertools.pairwise(starts):
+        inside = rows[start:stop]
+        count = int((inside >= 0).sum())
+        assert count >= shortlist_length(n, 10)
+        assert (np.diff(inside[:count]) > 0).all()
+        assert (inside[count:] == -1).all()
+        repeated = built["codes"][start + count : stop]
+        assert (repeated == built["codes"][start + count - 1]).all()
+    again = build_cells(train, 10, least=20)
+    assert all(again[name].tobytes() == array.tobytes() for name, array in built.items())
+
+
+def test_few_rows_are_read_and_few_neighbours_missed() -> None:
+    """Where data has clusters a search reads a part of it, and finds what a search of everything finds."""
+    rows = embeddings(6300, 32, 12, seed=4)[0]
+    train, asked = rows[:6000].astype(np.float16), rows[6000:]
+    arrays = {"embeddings": train, **build_cells(train, 15, least=100)}
+    part = Neighbours(arrays, 15, "euclidean")
+    whole = Neighbours({**arrays, "cell_margin": np.array([2**30], dtype=np.int32)}, 15, "euclidean")
+    sizes = np.diff(arrays["cell_starts"])
+    read = (np.diff(part.reading(asked).bounds) * sizes).sum() / (len(asked) * len(arrays["codes"]))
+    assert read < 0.6
+    got, expected = part.search(asked), whole.search(asked)
+    found = [np.isin(a, b).mean() for a, b in zip(got.rows, expected.rows, strict=True)]
+    assert np.mean(found) > 0.995
+
+
+@pytest.mark.parametrize("held", [1 << 8, 1 << 13])
+def test_memory_and_pieces_change_no_neighbour(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """However many scores are held at once, and however cells are divided, the shortlist is the same."""
+    arrays, _ = frozen_pair(n=1500)
+    asked = embeddings(60, 24, 5, seed=1)[0]
+    search = Neighbours(arrays, 10, "euclidean")
+    expected = search.search(asked)
+    monkeypatch.setattr(neighbours, "_HELD", held)
+    monkeypatch.setattr(neighbours, "_PIECE", 64)
+    small = Neighbours(arrays, 10, "euclidean")
+    reading = small.reading(asked)
+    for parts in ([slice(None)], [slice(3), slice(3, 11), slice(11, None)]):
+        got = small.ranked(asked, [small.candidates(reading, part) for part in parts])
+        assert got.rows.tobytes() == expected.rows.tobytes()
+        assert got.distances.tobytes() == expected.distances.tobytes()
 
 
 @pytest.mark.parametrize("n", [40, 900, 5000])
