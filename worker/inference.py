@@ -19,6 +19,7 @@ from worker import log as logs
 from worker.batch import Batcher
 from worker.drift_watch import DriftWatch
 from worker.metrics import Metrics
+from worker.tracing import Tracing
 
 log = logs.get(__name__)
 
@@ -101,6 +102,7 @@ class Inference:
         max_wait: float,
         clock: Callable[[], float],
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._encoder = encoder
         self._model = model
@@ -112,6 +114,7 @@ class Inference:
         self._encode_stage = metrics.stages["encode"]
         self._predict_stage = metrics.stages["predict"]
         self._metrics = metrics
+        self._tracing = tracing or Tracing()
         self._drift = DriftWatch(metrics, clock)
         self._drift.begin(Reference.of_model(model))
         self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
@@ -204,9 +207,11 @@ class Inference:
                 return self._encode(tokens[:half], pixels[:half]) + self._encode(tokens[half:], pixels[half:])
             self._blame(tokens[0], "encode", error)
             return []
-        seconds = self._clock() - started
-        self._encode_stage.leave(len(tokens), seconds=seconds)
-        self._metrics.busy_seconds["encode"].inc(seconds)
+        now = self._clock()
+        self._encode_stage.leave(len(tokens), seconds=now - started)
+        self._metrics.busy_seconds["encode"].inc(now - started)
+        if self._tracing.active:
+            self._tracing.stage("encode", tokens, started, now)
         return [(tokens, embeddings)]
 
     def _count_memory(self, error: Exception) -> None:
@@ -253,6 +258,8 @@ class Inference:
         now = self._clock()
         self._predict_stage.leave(len(tokens), seconds=now - since)
         self._metrics.busy_seconds["predict"].inc(now - started)
+        if self._tracing.active:
+            self._tracing.stage("predict", tokens, started, now)
         self._drift.add(prediction)
         self._on_outcomes(outcomes)
 

@@ -31,6 +31,7 @@ from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
 from worker.records import Record
 from worker.restore import Pending
 from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
+from worker.tracing import Journey, Tracing
 
 log = logs.get(__name__)
 
@@ -72,6 +73,7 @@ class Work:
     record: Record
     attempts: int = 0
     token: int = 0
+    journey: Journey | None = None  # when it is traced
 
     @property
     def stored(self) -> bool:
@@ -123,6 +125,7 @@ class Pipeline:
         metrics: Metrics,
         spread: Callable[[], float] = random.random,
         sleep: Callable[[float], None] = time.sleep,
+        tracing: Tracing | None = None,
     ) -> None:
         self._policy = policy
         self._fetchers = fetchers
@@ -133,6 +136,7 @@ class Pipeline:
         self._metrics = metrics
         self._spread = spread
         self._sleep = sleep
+        self._tracing = tracing or Tracing()
         self._tokens = itertools.count(1)
         self._works: dict[int, Work] = {}  # by token: being fetched, decoded, encoded or predicted
         self._latest: dict[str, Work] = {}  # the same by id
@@ -178,19 +182,22 @@ class Pipeline:
         self._metrics.stages["consume"].enter(len(records))
         started = []
         for record in records:
+            journey = self._tracing.begin(record)
             try:
                 upload = parse_upload(record.value, record.key, record.timestamp)
             except Rejected as error:
-                self._bury(record, record.key, error.code, error.stage, str(error), attempts=0)
+                self._bury(record, record.key, error.code, error.stage, str(error), 0, journey)
                 continue
+            if journey is not None:
+                journey.identify(upload.id)
             self._supersede(upload.id, record.partition)
             if (record.partition, record.offset) in self._policy.skip:
-                self._bury(record, upload.id.encode(), "encode-failed", "consume", SKIPPED, attempts=0)
+                self._bury(record, upload.id.encode(), "encode-failed", "consume", SKIPPED, 0, journey)
                 continue
             if upload.deleted:
-                self._delete(upload, record)
+                self._delete(upload, record, journey)
                 continue
-            work = Work(upload, record)
+            work = Work(upload, record, journey=journey)
             self._latest[upload.id] = work
             started.append(work)
         self._metrics.stages["consume"].leave(len(records))
@@ -206,6 +213,8 @@ class Pipeline:
             work.token = next(self._tokens)
             work.attempts += 1
             self._works[work.token] = work
+            if work.journey is not None:
+                self._tracing.sent(work.token, work.journey)
             jobs.append(Job(work.token, work.upload.url or ""))
         self._metrics.stages["fetch"].enter(len(jobs))
         self._fetchers.submit(jobs)
@@ -216,14 +225,17 @@ class Pipeline:
         again: list[Work] = []
         for retries in self._retries.values():
             for pending in retries.take_due(now, max(0, room - len(again))):
-                record = pending.record
+                record, attempts = pending.record, pending.attempts
+                journey = self._tracing.begin(record, attempts)
                 try:
                     upload = parse_upload(record.value, record.key, record.timestamp)
                 except Rejected as error:  # it was an upload once: the rules have changed since
-                    self._bury(record, record.key, error.code, error.stage, str(error), pending.attempts)
+                    self._bury(record, record.key, error.code, error.stage, str(error), attempts, journey)
                     self._delivery.publish(self._end_of_retry(record.key or b"", record))
                     continue
-                work = Work(upload, record, pending.attempts)
+                if journey is not None:
+                    journey.identify(upload.id)
+                work = Work(upload, record, attempts, journey=journey)
                 self._latest[upload.id] = work
                 again.append(work)
         self._send_off(again)
@@ -233,6 +245,8 @@ class Pipeline:
         while self._inbox:
             for outcome in self._inbox.popleft():
                 work = self._works.pop(outcome.token, None)
+                if work is not None and work.journey is not None:
+                    self._tracing.back(outcome.token)
                 if work is None or not self._consumer.owns(work.record.partition, work.record.epoch):
                     continue  # superseded, or the partition is somebody else's by now
                 if isinstance(outcome, Predicted):
@@ -264,7 +278,9 @@ class Pipeline:
                 tagged_at=now,
                 attributes=upload.attributes,
             )
-            self._end(work, Result(self._policy.tags_topic, upload.id.encode(), tag.to_json(), work.record))
+            journey = work.journey and work.journey.publish("tagged")
+            key, value = upload.id.encode(), tag.to_json()
+            self._end(work, Result(self._policy.tags_topic, key, value, work.record, trace=journey))
             self._metrics.end_to_end.observe(max(0.0, (now - upload.uploaded_at) / 1000))
         self._metrics.count_tags(
             [p.cluster for _, p in tags], [p.probability for _, p in tags], sum(p.novel for _, p in tags)
@@ -282,8 +298,10 @@ class Pipeline:
     def _end_of_retry(self, key: bytes, source: Record) -> Result:
         return Result(self._policy.retry_topic, key, None, source, json=False)
 
-    def _delete(self, upload: Upload, record: Record) -> None:
-        self._delivery.publish(Result(self._policy.tags_topic, upload.id.encode(), None, record, json=False))
+    def _delete(self, upload: Upload, record: Record, journey: Journey | None) -> None:
+        journey = journey and journey.publish("deleted")
+        key = upload.id.encode()
+        self._delivery.publish(Result(self._policy.tags_topic, key, None, record, json=False, trace=journey))
         self._metrics.uploads["deleted"].inc()
 
     def _supersede(self, upload_id: str, partition: int) -> None:
@@ -293,7 +311,7 @@ class Pipeline:
         """
         earlier = self._latest.pop(upload_id, None)
         if earlier is not None:
-            self._works.pop(earlier.token, None)
+            self._abandon(earlier, "superseded")
             record, stored = earlier.record, earlier.stored
         else:
             retries = self._retries.get(partition)
@@ -305,6 +323,13 @@ class Pipeline:
             self._delivery.publish(self._end_of_retry(upload_id.encode(), record))
         self._consumer.done(record)
         self._metrics.uploads["superseded"].inc()
+
+    def _abandon(self, work: Work, why: str) -> None:
+        """Nobody waits for `work` any more."""
+        self._works.pop(work.token, None)
+        if work.journey is not None:
+            self._tracing.back(work.token)
+            work.journey.end(why)
 
     def _failed(self, work: Work, failure: Failed) -> None:
         """Another try for what may mend itself, a dead letter for the rest."""
@@ -322,12 +347,16 @@ class Pipeline:
             ("not-before", b"%d" % not_before),
             ("error-code", failure.code.encode()),
         )
-        key, record = work.upload.id.encode(), work.record
+        key, record = work.upload.id.encode(), dataclasses.replace(work.record, key=work.upload.id.encode())
         del self._latest[work.upload.id]
-        self._delivery.publish(Result(policy.retry_topic, key, record.value, record, headers))
+        if (journey := work.journey) is not None:
+            journey.fail(failure.code, failure.message)
+            journey.publish("retry")
+            record = dataclasses.replace(record, traceparent=journey.traceparent)  # the next try continues it
+        self._delivery.publish(Result(policy.retry_topic, key, record.value, record, headers, trace=journey))
         self._retries[record.partition].add(
             work.upload.id,
-            Pending(dataclasses.replace(record, key=key), work.attempts, not_before),
+            Pending(record, work.attempts, not_before),
             self._clock() + wait,
             record.timestamp,
         )
@@ -335,16 +364,19 @@ class Pipeline:
 
     def _give_up(self, work: Work, code: str, stage: str, message: str) -> None:
         key = work.upload.id.encode()
-        self._end(work, self._dead_letter(work.record, key, code, stage, message, work.attempts))
+        letter = self._dead_letter(work.record, key, code, stage, message, work.attempts, work.journey)
+        self._end(work, letter)
 
     def _bury(
-        self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int
-    ) -> None:
-        self._delivery.publish(self._dead_letter(record, key, code, stage, message, attempts))
+        self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
+        journey: Journey | None,
+    ) -> None:  # fmt: skip
+        self._delivery.publish(self._dead_letter(record, key, code, stage, message, attempts, journey))
 
     def _dead_letter(
-        self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int
-    ) -> Result:
+        self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
+        journey: Journey | None,
+    ) -> Result:  # fmt: skip
         headers = (
             ("error-code", code.encode()),
             ("error-stage", stage.encode()),
@@ -359,7 +391,13 @@ class Pipeline:
             code=code, stage=stage, message=message, partition=record.partition, offset=record.offset,
             id=printable(key or b""),
         )  # fmt: skip
-        return Result(self._policy.dlq_topic, key, record.value, record, headers, json=False, omittable=True)
+        if journey is not None:
+            journey.fail(code, message)
+            journey.publish("dead")
+        return Result(
+            self._policy.dlq_topic, key, record.value, record, headers,
+            json=False, omittable=True, trace=journey,
+        )  # fmt: skip
 
     # ── what other threads bring ─────────────────────────────────────────────────────────────────────────
 
@@ -394,7 +432,7 @@ class Pipeline:
         self._delivery.leave(partitions, lost)
         for work in [w for w in self._latest.values() if w.record.partition in partitions]:
             del self._latest[work.upload.id]
-            self._works.pop(work.token, None)
+            self._abandon(work, "dropped")
         for partition in partitions:
             self._retries.pop(partition, None)
 

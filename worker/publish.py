@@ -22,6 +22,7 @@ from worker.errors import StartError
 from worker.messages import printable
 from worker.metrics import Metrics
 from worker.records import Record, client_log
+from worker.tracing import Journey
 
 log = logs.get(__name__)
 
@@ -66,6 +67,17 @@ class Result:
     headers: tuple[tuple[str, bytes], ...] = ()
     json: bool = True
     omittable: bool = False  # a value that the broker finds too large may be left out
+    trace: Journey | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """The upload's, or that of the span which continues it."""
+        return self.source.traceparent if self.trace is None else self.trace.traceparent
+
+    def ended(self, outcome: str | None = None) -> None:
+        """It is safe, or `outcome` says why it will not be published."""
+        if self.trace is not None:
+            self.trace.end(outcome)
 
 
 def text_header(name: str, value: object) -> tuple[str, bytes]:
@@ -77,14 +89,11 @@ def text_header(name: str, value: object) -> tuple[str, bytes]:
 
 
 def source_headers(source: Record) -> list[tuple[str, bytes]]:
-    headers = [
+    return [
         ("source-partition", b"%d" % source.partition),
         ("source-offset", b"%d" % source.offset),
         ("source-timestamp", b"%d" % source.timestamp),
     ]
-    if source.traceparent is not None:
-        headers.append(("traceparent", source.traceparent))
-    return headers
 
 
 def wire_headers(result: Result, uploads_topic: tuple[str, bytes]) -> list[tuple[str, str | bytes | None]]:
@@ -96,6 +105,8 @@ def wire_headers(result: Result, uploads_topic: tuple[str, bytes]) -> list[tuple
     ]
     if result.json:
         headers.append(_JSON)
+    if result.traceparent is not None:
+        headers.append(("traceparent", result.traceparent))
     return headers
 
 
@@ -224,6 +235,8 @@ class AtLeastOnce:
         self._waiting -= len(dropped)
         self._bytes -= sum(map(size_of, dropped))
         self._stage.leave(len(dropped), "dropped")
+        for result in dropped:
+            result.ended("dropped")
 
     def _start_round(self) -> None:
         """Hand what has gathered to the producer; never waits for the broker unless its queue is full."""
@@ -260,6 +273,7 @@ class AtLeastOnce:
         if error is None:
             self._stage.leave()
             self._consumer.done(result.source)
+            result.ended()
             return
         self._metrics.produce_errors.inc()
         log.error(

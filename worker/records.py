@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 
 from confluent_kafka import Message
 
 client_log = logging.getLogger("worker.kafka")
 
-MAX_TRACEPARENT = 64
+# W3C Trace Context; versions to come may add fields. Whatever else stands there is not passed on.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,4 +44,4 @@ def traceparent_of(message: Message) -> bytes | None:
     if not message.headers():
         return None
     found = headers_of(message).get("traceparent")
-    return found if found is not None and len(found) <= MAX_TRACEPARENT else None
+    return found if found is not None and _TRACEPARENT.fullmatch(found) else None

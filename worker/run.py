@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclust.malloc import keep_freed_memory
 from worker import log as logs
-from worker import topics
+from worker import topics, tracing
 from worker.consume import UploadsConsumer, consumer_config, group_protocol
 from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
@@ -203,6 +203,7 @@ class Tagger:
         self._restarts = 0
         self._tell_at = 0.0
         self._draining = False
+        self._tracing = tracing.connect(settings.uploads_topic, settings.group_id, clock)
         self.fetchers = FetcherPool(
             processes=settings.fetchers,
             slots=settings.slots,
@@ -224,6 +225,7 @@ class Tagger:
             max_wait=settings.max_wait,
             clock=clock,
             metrics=metrics,
+            tracing=self._tracing,
         )
         self.pipeline = Pipeline(
             policy(settings),
@@ -235,6 +237,7 @@ class Tagger:
             clock=clock,
             wall_ms=wall_ms,
             metrics=metrics,
+            tracing=self._tracing,
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
         metrics.set_model(
@@ -271,6 +274,8 @@ class Tagger:
 
     def _fetched(self, outcomes: list[Decoded | Failed]) -> None:
         """From the fetchers' thread: pictures go on to the encoder, failures back to the pipeline."""
+        if self._tracing.active:
+            self._tracing.fetched(outcomes)
         ready: list[Ready] = []
         failed: list[Failed] = []
         fetch, decode = self._metrics.stages["fetch"], self._metrics.stages["decode"]

@@ -236,6 +236,8 @@ class ExactlyOnce:
     def _forget(self, results: list[Result], outcome: str = "ok") -> None:
         self._bytes -= sum(map(size_of, results))
         self._stage.leave(len(results), outcome)
+        for result in results:
+            result.ended(None if outcome == "ok" else outcome)
 
     def _produce(self, index: int) -> None:
         assert self._producer is not None

@@ -22,6 +22,7 @@ from worker.publish import Result
 from worker.records import Record
 from worker.restore import Pending
 from worker.retries import RetryLimits
+from worker.tracing import Tracing
 
 POLICY = Policy(
     tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
@@ -47,6 +48,7 @@ class FakeConsumer:
         self.read: dict[int, int] = {}
         self.paused = False
         self.closed = False
+        self.traceparent: bytes | None = None
 
     def assign(self, partition: int, retries: list[Result]) -> None:
         """Begin where the last commit ended, with the pending retries that the topic `retries` has."""
@@ -82,7 +84,8 @@ class FakeConsumer:
                 if offsets.take(offset):
                     value = self.logs[partition][offset]
                     key = f"{partition}-{offset % 3}".encode() if value is None else None
-                    records.append(Record(partition, self.epochs[partition], offset, key, value, 1000))
+                    epoch = self.epochs[partition]
+                    records.append(Record(partition, epoch, offset, key, value, 1000, self.traceparent))
         return records
 
     def owns(self, partition: int, epoch: int) -> bool:
@@ -142,6 +145,7 @@ class FakeDelivery:
         for result in self.gathered:
             assert self.consumer.owns(result.source.partition, result.source.epoch)
             self.consumer.done(result.source)
+            result.ended()
         self.results += self.gathered
         self.gathered = []
         self.consumer.commit()
@@ -182,7 +186,12 @@ class FakeModel:
 class World:
     """A pipeline and everything around it, moved by hand."""
 
-    def __init__(self, logs: dict[int, list[bytes | None]], policy: Policy = POLICY) -> None:
+    def __init__(
+        self,
+        logs: dict[int, list[bytes | None]],
+        policy: Policy = POLICY,
+        tracing: Callable[[Callable[[], float]], Tracing] | None = None,
+    ) -> None:
         self.now = 0.0
         self.policy = policy
         self.fetchers = FakeFetchers()
@@ -205,6 +214,7 @@ class World:
             model=FakeModel(), names={1: "dogs"},
             clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
             metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
+            tracing=tracing(lambda: self.now) if tracing else None,
         )  # fmt: skip
         self.consumer: FakeConsumer = made["consumer"]  # type: ignore[assignment]
         self.delivery: FakeDelivery = made["delivery"]  # type: ignore[assignment]
