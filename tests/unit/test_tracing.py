@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from test_pipeline import World, upload
 
 from worker.fetchers import Decoded, Failed
-from worker.records import Record
+from worker.records import Record, traceparent_of
 from worker.tracing import Tracing, connect
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -192,13 +192,35 @@ def test_hostile_text_is_escaped(text: str) -> None:
     [None, NOT_SAMPLED, b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"\xff\xfe\n", b"ff" + SAMPLED[2:]],
 )
 def test_without_a_valid_sampled_parent_there_is_nothing(traceparent: bytes | None) -> None:
-    """No header, a sender that does not sample, or nonsense: no span, and the header is passed on as it is."""
+    """No header, a sender that does not sample, or nonsense: no span, and the header is passed on."""
     watched = Watched(upload("a"), traceparent=traceparent)
     watched.world.pipeline.turn()
     assert not watched.tracing.active
     watched.world.settle()
     assert watched.exporter.get_finished_spans() == ()
     assert watched.header() == traceparent
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (SAMPLED, True),
+        (b"01" + SAMPLED[2:] + b"-what-may-come", True),
+        (SAMPLED.upper(), False),
+        (SAMPLED + b"\n", False),
+        (SAMPLED + b"-\x1b[31m", False),
+        (b"", False),
+        ("text", False),
+    ],
+)
+def test_only_a_well_formed_header_is_taken_from_a_record(value: object, kept: bool) -> None:
+    """What is not as W3C has it goes no further than the record."""
+
+    class Message:
+        def headers(self) -> list[tuple[str, object]]:
+            return [("other", b"x"), ("traceparent", value)]
+
+    assert traceparent_of(Message()) == (value if kept else None)  # type: ignore[arg-type]
 
 
 def test_without_an_sdk_nothing_is_traced() -> None:
