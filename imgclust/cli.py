@@ -171,7 +171,8 @@ def _add_report(commands: _Parsers[argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--tags", type=Path, metavar="FILE",
-        help="predictions (CSV, JSON lines, Parquet) or an embeddings folder: attributes to filter by",
+        help="predictions or tags (CSV, JSON lines, Parquet): attributes to filter by, and drift against "
+        "held-out images; or an embeddings folder, for the attributes",
     )  # fmt: skip
     command.add_argument("--title", help="heading of the page")
 

@@ -37,6 +37,7 @@ COLUMNS = (
     "model",
     "taxonomy",
     "attributes",
+    "similarity",
 )
 PARQUET_ROWS = 10_000  # held at once
 
@@ -74,6 +75,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "model": row.model,
         "taxonomy": row.taxonomy,
         "attributes": dict(row.attributes),
+        "similarity": row.similarity,
     }
 
 
@@ -158,6 +160,7 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
     kinds = {
         "cluster": pa.int32(),
         "probability": pa.float32(),
+        "similarity": pa.float32(),
         "novel": pa.bool_(),
         "candidates": pa.list_(candidate),
     }

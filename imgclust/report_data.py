@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from imgclust.report_drift import TagsDrift, read_drift
 from imgclust.report_notes import Note, read_notes
 from imgclust.report_tiles import embedded_from, tiles
 
@@ -51,6 +52,7 @@ class ReportData:
         thumbnails: image id → WebP bytes, of typical pictures.
         tiles: image id → WebP bytes, smaller ones, of any other images.
         notes: image id → what predictions say of it.
+        drift: of the tags that were given, against the model's held-out images.
     """
 
     version: str
@@ -69,6 +71,7 @@ class ReportData:
     thumbnails: Mapping[str, bytes]
     tiles: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
+    drift: TagsDrift | None = None
 
 
 # ---- facets: what the pictures can be filtered by -------------------------------------------------------
@@ -125,8 +128,11 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         notes = _merged(notes, _predicted(model, images, set(ids) - notes.keys()))
         notes = _merged(notes, read_notes(images))
         small = dict(tiles(embedded_from(images), set(ids) - model.thumbnails.keys()))
+    drift = None
     if tags:
-        notes = _merged(notes, read_notes(tags))
+        typical = {image for cluster in model.clusters for image in cluster.exemplars}
+        notes = _merged(notes, read_notes(tags, typical.union(ids)))
+        drift = read_drift(model, tags)
     return ReportData(
         version=model.version,
         taxonomy=model.taxonomy,
@@ -144,6 +150,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         thumbnails=model.thumbnails,
         tiles=small,
         notes=notes,
+        drift=drift,
     )
 
 

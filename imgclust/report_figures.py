@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgclust.report_data import ReportData
+from imgclust.report_drift import sheets as drift_sheets
+from imgclust.report_drift import tile as drift_tile
 
 _GROUPS = {"train": "Trained on", "test": "Held out", "rest": "Neither"}
 _SHARES = ("share", "other", "novel", "agreement", "rate")
@@ -102,6 +104,8 @@ def _tiles(data: ReportData) -> list[dict[str, str | None]]:
         tiles.append(("AMI", shown("ami", ami), "with the categories, held out"))
     if same is not None:
         tiles.append(("Stable", shown("share", same), "predicted as fitted"))
+    if data.drift:
+        tiles.append(drift_tile(data.drift))
     return [{"label": heading, "value": value, "note": note} for heading, value, note in tiles]
 
 
@@ -114,7 +118,9 @@ def words(data: ReportData) -> dict[str, Any]:
     if named:
         which = "the largest are" if named == largest[: len(named)] else "among them"
         lede += f"; {which} {', '.join(named[:-1])}{' and ' if named[:-1] else ''}{named[-1]}"
+    names = {c.id: c.name for c in data.clusters if c.name}
     sections = [
+        *(drift_sheets(data.drift, names) if data.drift else ()),
         {"title": "Training", "rows": _rows(data.figures)},
         *({"title": title, "rows": _parameters(values)} for title, values in data.parameters.items()),
         {"title": "Encoder", "rows": _encoder(data.encoder)},

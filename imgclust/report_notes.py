@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ class Note:
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a file that `imgclust predict` wrote, of tags as JSON lines, or of an embeddings folder."""
+def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """Rows of a file that `imgclust predict` wrote, of tags as JSON lines, or of an embeddings folder.
+
+    Args:
+        columns: that are wanted, of those that there are: others of a Parquet file are not read.
+    """
     ending = path.suffix.lower()
     if path.is_dir():
         from imgclust.embeddings import shards
@@ -30,7 +34,7 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
         for shard in shards(path):
             yield from _parquet_records(shard, ["id", "attributes"])
     elif ending == ".parquet":
-        yield from _parquet_records(path, None)
+        yield from _parquet_records(path, columns)
     elif ending == ".csv":
         import csv
 
@@ -49,12 +53,14 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
         )
 
 
-def _parquet_records(path: Path, columns: list[str] | None) -> Iterator[Mapping[str, Any]]:
+def _parquet_records(path: Path, columns: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(path).iter_batches(columns=columns):
+        file = pq.ParquetFile(path)
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=there):
             yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise ValueError(f"not Parquet: {error}") from None
@@ -81,10 +87,11 @@ def _share(value: Any) -> float:
     return min(1.0, max(0.0, float(value)))
 
 
-def read_notes(path: Path) -> dict[str, Note]:
+def read_notes(path: Path, wanted: Set[str] | None = None) -> dict[str, Note]:
     """Read probabilities, candidates and attributes by image id.
 
     Args:
+        wanted: ids that matter; of a long stream of tags the others are not kept.
         path: CSV, JSON lines or Parquet by its ending, as `imgclust predict -o` writes it; tags from the
             topic as JSON lines; or an embeddings folder, for the attributes alone.
 
@@ -92,7 +99,11 @@ def read_notes(path: Path) -> dict[str, Note]:
         ImgclustError: the file is missing, of another ending, or not of predictions.
     """
     try:
-        return {str(record["id"]): _note(record) for record in _records(path)}
+        return {
+            image: _note(record)
+            for record in records(path)
+            if (image := str(record["id"])) and (wanted is None or image in wanted)
+        }
     except OSError as error:
         raise ImgclustError(f"tags cannot be read from {str(path)!a}: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

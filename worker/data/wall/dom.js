@@ -1,6 +1,7 @@
 /* Elements made by code alone: whatever a tag says is text, or the `src` of a picture that the server let pass. */
 
 export const OTHER = -1;
+const SMALL = 320; // px; drawings and stickers are shown whole, photographs fill their tile
 export const byId = (id) => document.getElementById(id);
 export const integer = new Intl.NumberFormat("en");
 export const percent = (share) => (Number.isFinite(Number(share)) ? `${Math.round(Number(share) * 100)} %` : "–");
@@ -38,7 +39,10 @@ export function picture(item, alt = "") {
   const blank = () => el("span", { class: "no-picture", role: alt && "img", "aria-label": alt || false });
   if (!item.image) return blank();
   const image = el("img", { alt, decoding: "async", referrerpolicy: "no-referrer", draggable: "false" });
-  image.addEventListener("load", () => image.classList.add("there"), { once: true });
+  image.addEventListener("load", () => {
+    const small = Math.max(image.naturalWidth, image.naturalHeight) <= SMALL;
+    image.classList.add("there", ...(small ? ["small"] : []));
+  }, { once: true });
   image.addEventListener("error", () => image.replaceWith(blank()), { once: true });
   image.src = item.image;
   return image;
