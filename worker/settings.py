@@ -578,11 +578,11 @@ def _unknown(name: str) -> str:
 
 
 def _parse(setting: Setting, environment: Mapping[str, str]) -> Any:
-    text, source = environment.get(setting.env), setting.env
+    text, source = environment.get(setting.env) or None, setting.env  # set to nothing is as good as not set
     indirect = setting.env + _INDIRECT
     if setting.secret and indirect in environment:
         text, source = _read_file(indirect, environment[indirect]), indirect
-    if text is None or (text == "" and setting.default is not None):
+    if text is None:
         text = setting.default
     if text is None:
         return None
@@ -604,7 +604,6 @@ def load(environment: Mapping[str, str] | None = None, config: Path | None = Non
         SettingsError: one line for every setting that is wrong or unknown.
     """
     given = {**(_from_toml(config) if config else {}), **(os.environ if environment is None else environment)}
-    # an empty KAFKA variable is as good as none; the others fall back to their default
     given = {k: v for k, v in given.items() if k.startswith(PREFIX)}
     problems: list[str] = []
     values: dict[str, Any] = {"kafka": _kafka(given, problems)}

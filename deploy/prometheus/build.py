@@ -1,7 +1,7 @@
 """Writes what comes from the table of alerts: `make docs`. A test fails when a file is stale.
 
 - `deploy/prometheus/rules.yaml`: rules for Prometheus
-- `deploy/kubernetes/base/prometheusrule.yaml`: the same for the Prometheus operator
+- `deploy/kubernetes/components/monitoring/prometheusrule.yaml`: the same for the Prometheus operator
 - the table of alerts in `docs/runbook.md`
 """
 
@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
-OPERATOR_RULE = ROOT / "deploy" / "kubernetes" / "base" / "prometheusrule.yaml"
+OPERATOR_RULE = ROOT / "deploy" / "kubernetes" / "components" / "monitoring" / "prometheusrule.yaml"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 MADE = "# Made by deploy/prometheus/build.py: change the table there, then `make docs`.\n"
 

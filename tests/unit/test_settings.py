@@ -82,6 +82,14 @@ def test_secrets_come_from_files_and_are_not_shown(tmp_path: Path) -> None:
     assert settings.redis_password == "hunter2"
     assert "hunter" not in repr(settings)
     assert "cannot be read" in refused(REDIS_PASSWORD_FILE=str(tmp_path / "none"))
+    secret.write_text("\n")
+    assert "must be a password" in refused(REDIS_PASSWORD_FILE=str(secret))
+
+
+def test_a_variable_set_to_nothing_is_as_good_as_none() -> None:
+    """Compose and Kubernetes pass on what is not set as an empty text."""
+    nothing = load({s.env: "" for s in SETTINGS})
+    assert nothing == load({})
 
 
 def test_a_file_gives_settings_and_the_environment_wins(tmp_path: Path) -> None:

@@ -1,10 +1,21 @@
 """worker.topic_rules: of what it makes there is nothing to warn, and each danger has its sentence."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from worker.topic_rules import PLANS, Cluster, Role, Sample, Topic, duration, min_insync, warnings
+from worker.topic_rules import (
+    PLANS,
+    Cluster,
+    Role,
+    Sample,
+    Topic,
+    duration,
+    min_insync,
+    plan_table,
+    warnings,
+)
 
 ROLES: tuple[Role, ...] = ("uploads", "tags", "retry", "dlq")
 
@@ -86,3 +97,9 @@ def test_two_replicas_are_not_told_to_be_what_they_are() -> None:
 def test_durations_are_for_people(ms: int, text: str) -> None:
     """The largest unit that leaves no rest."""
     assert duration(ms) == text
+
+
+def test_the_documentation_has_the_plans() -> None:
+    """docs/deploy.md shows what `topics --create` makes, for those who make topics in another way."""
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    assert plan_table() in page

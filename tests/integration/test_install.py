@@ -1,0 +1,186 @@
+"""deploy/: the image without a container engine. Its script installs, its settings start a worker that tags.
+
+What stays untested is what only an engine does: that the stages of the Dockerfile build, and the base image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import distributions
+from pathlib import Path
+
+import confined
+import dockerfile
+import pytest
+from kafka_cluster import Topics
+from origin import Origin
+from redis_server import RedisServer
+from worker_process import PATIENCE, settings_for, wait_for
+
+from worker.embedded import Kafka, free_ports
+from worker.messages import parse_upload
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+SITE = Path(pytest.__file__).parents[1]
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "imgclust", "worker", "deploy")
+FIRST_TAG = 15.0  # seconds from the start of the process to the first tag, where nothing else runs
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def comes_with_torch(name: str) -> bool:
+    """What torch's own metadata pins: its CUDA libraries, and the builds that belong to it."""
+    return canonical(name).startswith(("torch", "triton", "nvidia-", "cuda-"))
+
+
+def torch_from(site: Path, shown: Path, farm: Path) -> None:
+    """A folder that holds the torch of this test run, and nothing else of its environment, as links."""
+    farm.mkdir()
+    for found in distributions(path=[str(site)]):
+        if comes_with_torch(found.metadata["Name"]):
+            for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+                if not (farm / top).is_symlink():
+                    (farm / top).symlink_to(shown / top)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A fresh folder that everybody may enter: pytest's own are for one user only."""
+    with tempfile.TemporaryDirectory(prefix="imgclust-install-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def fresh_source(folder: Path) -> Path:
+    """A copy of what the image is made of."""
+    source = folder / "source"
+    source.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, source / part)
+        else:
+            shutil.copy(ROOT / part, source / part)
+    return source
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far, all its threads together, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
+    apache_kafka: Kafka, model_folder: Path, origin: Origin, held_out: list[str], redis_store: RedisServer,
+    folder: Path,
+) -> None:  # fmt: skip
+    """deploy/install.sh as nobody, in a fresh folder: what it installs is locked. Then the Dockerfile's entry
+    point with the Dockerfile's environment, as nobody, without HOME, capabilities or anything to write to but
+    a temporary folder: the first tag within 15 s; its health check agrees; SIGTERM ends it with 0.
+
+    Not installed anew is torch, which is 5 GB: it is taken from this run's environment, where the same pins
+    put it.
+    """
+    confined.skip_without_rights()
+    python = confined.interpreter()
+    image = dockerfile.stages()["cpu"]
+    source = fresh_source(folder)
+    for name in ("site", "tmp"):
+        (folder / name).mkdir()
+    shutil.copytree(model_folder, folder / "model")
+    torch_from(SITE, folder / "site", folder / "torch")
+    subprocess.run(["chown", "-R", str(confined.USER), str(folder)], check=True)
+
+    show = (SITE, folder / "site")
+    pips = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+    env = {"PATH": os.defpath, "TMPDIR": str(folder / "tmp"), **pips}
+    venv = folder / "venv"
+    confined.run(confined.confined(python, "-m", "venv", str(venv), env=env), folder, 120)
+    site = next(venv.glob("lib/python*/site-packages"))
+    (site / "torch.pth").write_text(f"{folder / 'torch'}\n")
+    extras = next(rest for rest in dockerfile.stages()["dependencies-cpu"].all("ARG") if "EXTRAS" in rest)
+    script = str(source / "deploy" / "install.sh")
+    env |= {
+        "TORCH_INDEX": (folder / "asked-by-nobody").as_uri(),
+        "EXTRAS": extras.partition("=")[2] + ",demo",
+    }
+    confined.run(confined.confined(script, str(venv), env=env, show=show), folder, 900)
+
+    pins = (source / "constraints.txt").read_text().splitlines()
+    pinned = {canonical(line.partition("==")[0]) for line in pins}
+    installed = {d.metadata["Name"] for d in distributions(path=[str(site)])} - {"pip", "imgclust"}
+    loose = sorted(name for name in installed if canonical(name) not in pinned and not comes_with_torch(name))
+    assert not loose, "not in constraints.txt"
+
+    topics = Topics(apache_kafka)
+    for i, name in enumerate(held_out[:4]):
+        event = {"id": f"u{i}", "url": origin.url(f"/{name}")}
+        topics.send(f"u{i}".encode(), json.dumps(event).encode(), i)
+    topics.flush()
+    (port,) = free_ports(1)
+    env = {
+        "TMPDIR": str(folder / "tmp"),
+        **image.env,
+        "PATH": f"{venv / 'bin'}:{os.defpath}",
+        **settings_for(topics, redis_store.url, folder / "model", origin.port),
+        "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
+        "WORKER_HTTP": f"127.0.0.1:{port}",
+        "WORKER_FETCHERS": "1",
+    }
+    tags = topics.reader(topics.tags)
+    command = [*image.command("ENTRYPOINT"), *image.command("CMD")]
+    with (folder / "log").open("wb") as log:
+        started = time.monotonic()
+        worker = subprocess.Popen(
+            confined.confined(*command, env=env, writable=folder / "tmp", show=show),
+            cwd="/", stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_for("a tag", lambda: tags.read(0.1) or worker.poll() is not None)
+        took, used = time.monotonic() - started, processor_seconds(worker.pid)
+        assert worker.poll() is None, (folder / "log").read_text()[-4000:]
+        wait_for("all four tags", lambda: tags.read(0.1) and len(tags.last()) == 4)
+        healthy = confined.confined(*image.command("HEALTHCHECK"), env=env, show=show)
+        confined.run(healthy, Path("/"), 60)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0, (folder / "log").read_text()[-4000:]
+        assert subprocess.run(healthy, capture_output=True, cwd="/").returncode != 0
+    finally:
+        tags.close()
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+        worker.wait()
+    print(f"first tag after {took:.1f} s, {used:.1f} s of a processor")
+    # elsewhere other work may share the cores
+    assert took < (FIRST_TAG if os.environ.get("CI") else PATIENCE)
+
+
+def test_the_sample_producer_writes_what_the_worker_reads(mock_kafka: Kafka) -> None:
+    """deploy/producer.py: every event is an upload, keyed by its id; some are taken back."""
+    topics = Topics(mock_kafka)
+    labels = ROOT / "examples" / "clipart" / "labels.csv"
+    command = [DEPLOY / "producer.py", labels, "http://pictures:8080", "--rate", "10000", "--count", "200"]
+    env = {**os.environ, "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap, "WORKER_UPLOADS_TOPIC": topics.uploads}
+    confined.run([sys.executable, *map(str, command)], ROOT, 60, env)
+    events = topics.reader(topics.uploads)
+    try:
+        wait_for("all events", lambda: len(events.read(0.1)) == 202)
+        read = [parse_upload(m.value(), m.key(), 0) for m in events.messages]
+        assert [u.id.encode() for u in read] == [m.key() for m in events.messages]
+        assert sum(u.deleted for u in read) == 2
+        assert {u.id for u in read if u.deleted} < {u.id for u in read if not u.deleted}
+    finally:
+        events.close()
