@@ -21,6 +21,7 @@ SCHEMA = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ID_CHARS = 256
 MAX_URL_CHARS = 8192
+SCHEMA_PREFIX = 5  # bytes: 0, and the number of the schema in a registry
 MAX_NESTING = 64  # far below where Python's own recursion ends, which deep values from strangers would meet
 # the years 1 to 9999, UTC: what RFC 3339 can say of a moment
 MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
@@ -56,7 +57,7 @@ class Upload:
         return self.url is None
 
 
-def _bad(message: str) -> Rejected:
+def bad_event(message: str) -> Rejected:
     return Rejected("bad-event", "consume", message)
 
 
@@ -68,19 +69,24 @@ def printable(value: object, limit: int = 200) -> str:
 
 def _id(value: object) -> str:
     if not isinstance(value, str):
-        raise _bad(f'"id" must be a string of 1 to {MAX_ID_CHARS} characters, got {printable(value)}')
+        raise bad_event(f'"id" must be a string of 1 to {MAX_ID_CHARS} characters, got {printable(value)}')
     if not 1 <= len(value) <= MAX_ID_CHARS:
-        raise _bad(f'"id" must have 1 to {MAX_ID_CHARS} characters, has {len(value)}')
+        raise bad_event(f'"id" must have 1 to {MAX_ID_CHARS} characters, has {len(value)}')
     return value
 
 
-def _id_from_key(key: bytes | None) -> str:
+def bounded(timestamp_ms: int) -> int:
+    """A record's timestamp, which is any number that its producer chose, as a moment of the calendar."""
+    return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
+
+
+def id_from_key(key: bytes | None) -> str:
     if not key:
-        raise _bad("a deletion (null value) needs the upload's id as the record's key; the key is empty")
+        raise bad_event("a deletion (null value) needs the upload's id as the record's key; the key is empty")
     try:
         return _id(key.decode())
     except UnicodeDecodeError:
-        raise _bad(f"the record's key is not UTF-8: {printable(key)}") from None
+        raise bad_event(f"the record's key is not UTF-8: {printable(key)}") from None
 
 
 # whole numbers all the way: floats lose a millisecond now and then
@@ -93,15 +99,15 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]
 def parse_time(value: object) -> int:
     """RFC 3339 → milliseconds since the epoch."""
     if not isinstance(value, str) or len(value) > 40 or not _RFC3339.fullmatch(value):
-        raise _bad(f'"uploaded_at" must be RFC 3339, like 2026-11-23T21:17:00Z, got {printable(value)}')
+        raise bad_event(f'"uploaded_at" must be RFC 3339, like 2026-11-23T21:17:00Z, got {printable(value)}')
     try:
         # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
         text = value.upper().replace(":60Z", ":59Z")
         ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
-        raise _bad(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
+        raise bad_event(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
     if not MIN_TIME_MS <= ms <= MAX_TIME_MS:
-        raise _bad(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
+        raise bad_event(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
     return ms
 
 
@@ -113,10 +119,12 @@ def format_time(ms: int) -> str:
 
 def _attributes(value: object) -> Mapping[str, Attribute]:
     if not isinstance(value, dict):
-        raise _bad(f'"attributes" must be an object of strings, numbers and booleans, got {printable(value)}')
+        raise bad_event(
+            f'"attributes" must be an object of strings, numbers and booleans, got {printable(value)}'
+        )
     for name, item in value.items():
         if not isinstance(item, str | int | float | bool):
-            raise _bad(
+            raise bad_event(
                 f"attribute {printable(name, 80)} must be a string, a number or a boolean, "
                 f"got {printable(item, 80)}"
             )
@@ -127,19 +135,29 @@ _LONG_INTEGER = re.compile(rb"[:,\[\s-]\d{19}")
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 
 
-def _load(value: bytes) -> Any:
-    """JSON that every reader understands in the same way.
+def read_json(value: bytes) -> dict[str, Any]:
+    """A JSON object that every reader understands in the same way.
 
     orjson keeps the last of equal names and rounds whole numbers beyond 64 bits, silently. Both are seen only
     by reading again, which takes ten times as long; so that is done only where it may be needed. An object
     whose names are unique has two quotation marks for each string, unless some are escaped.
+
+    Raises:
+        Rejected: with the code `bad-event`: too large, no JSON object, or read in two ways.
     """
+    if len(value) > MAX_EVENT_BYTES:
+        raise bad_event(f"the event has {len(value)} bytes, at most {MAX_EVENT_BYTES} are read")
     try:
         event: Any = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise _bad(f"the event is not JSON: {printable(str(error))}") from None
+        # no JSON begins with 0: it is a schema registry's number of the schema, with the JSON behind it
+        if value[:1] == b"\0" != value[SCHEMA_PREFIX : SCHEMA_PREFIX + 1]:
+            return read_json(value[SCHEMA_PREFIX:])
+        raise bad_event(f"the event is not JSON: {printable(str(error))}") from None
     if 2 * _strings(event) != value.count(b'"') or b"\\" in value or _LONG_INTEGER.search(value):
         json.loads(value, object_pairs_hook=_unique, parse_int=_integer)
+    if not isinstance(event, dict):
+        raise bad_event(f"the event must be a JSON object, got {printable(event)}")
     return event
 
 
@@ -159,19 +177,19 @@ def _strings(value: object) -> int:
         if not below:
             return count
         level = below
-    raise _bad(f"the event is nested more than {MAX_NESTING} deep")
+    raise bad_event(f"the event is nested more than {MAX_NESTING} deep")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise _bad(f"the event has the name {printable(twice, 80)} more than once in one object")
+        raise bad_event(f"the event has the name {printable(twice, 80)} more than once in one object")
 
 
 def _integer(digits: str) -> None:
     if len(digits) > 20 or not _MIN_INTEGER <= int(digits) <= _MAX_INTEGER:
-        raise _bad(f"the event holds a whole number of more than 64 bits: {printable(digits, 80)}")
+        raise bad_event(f"the event holds a whole number of more than 64 bits: {printable(digits, 80)}")
 
 
 def parse_upload(value: bytes | None, key: bytes | None, timestamp_ms: int) -> Upload:
@@ -185,27 +203,34 @@ def parse_upload(value: bytes | None, key: bytes | None, timestamp_ms: int) -> U
     Raises:
         Rejected: with the code `bad-event`, for everything that is not an Upload.
     """
-    timestamp_ms = min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
+    timestamp_ms = bounded(timestamp_ms)
     if value is None:
-        return Upload(_id_from_key(key), None, timestamp_ms)
-    if len(value) > MAX_EVENT_BYTES:
-        raise _bad(f"the event has {len(value)} bytes, at most {MAX_EVENT_BYTES} are read")
-    event = _load(value)
-    if not isinstance(event, dict):
-        raise _bad(f"the event must be a JSON object, got {printable(event)}")
+        return Upload(id_from_key(key), None, timestamp_ms)
+    return checked(read_json(value), timestamp_ms)
+
+
+def checked(event: Mapping[str, Any], timestamp_ms: int) -> Upload:
+    """An upload from its fields, whatever format they came in.
+
+    Args:
+        timestamp_ms: the default of `uploaded_at`.
+
+    Raises:
+        Rejected: with the code `bad-event`, for everything that is not an Upload.
+    """
     upload_id = _id(event.get("id"))
     when = event.get("uploaded_at")
     uploaded_at = timestamp_ms if when is None else parse_time(when)
     deleted = event.get("deleted")
     if not (deleted is None or isinstance(deleted, bool)):
-        raise _bad(f'"deleted" must be true or false, got {printable(deleted)}')
+        raise bad_event(f'"deleted" must be true or false, got {printable(deleted)}')
     if deleted:
         return Upload(upload_id, None, uploaded_at)
     url = event.get("url")
     if not isinstance(url, str) or not url:
-        raise _bad(f'"url" must be a non-empty string, got {printable(url)}')
+        raise bad_event(f'"url" must be a non-empty string, got {printable(url)}')
     if len(url) > MAX_URL_CHARS:
-        raise _bad(f'"url" has {len(url)} characters, at most {MAX_URL_CHARS} are read')
+        raise bad_event(f'"url" has {len(url)} characters, at most {MAX_URL_CHARS} are read')
     attributes = event.get("attributes")
     return Upload(upload_id, url, uploaded_at, {} if attributes is None else _attributes(attributes))
 
