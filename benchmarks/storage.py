@@ -86,7 +86,7 @@ def in_redis(count: int) -> list[Figure]:
 
 
 def in_kafka(home: Path, count: int) -> list[Figure]:
-    """Bytes on disk of uploads, uncompressed, and of tags with their headers and the transactions' markers."""
+    """Bytes on disk of uploads, uncompressed, and of tags with headers and the transactions' markers."""
     import orjson
     from confluent_kafka import Producer
 

@@ -75,7 +75,7 @@ _PARTITION = Label("partition")
 # 1 ms to 1 min: a decode takes 2 ms, a batch on a GPU 20 ms, a slow server 30 s.
 _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 # a batch waits for WORKER_MAX_WAIT (20 ms) at most, and longer only when the encoder is behind
-_WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 # 10 ms to 1 h: retries are part of an upload's way and may wait for minutes.
 _TOTAL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 

@@ -72,10 +72,11 @@ ALERTS = (
         "{{ $labels.job }} is {{ $value | humanizeDuration }} behind",
         f"max {FLEET} (imgclust_consumer_lag_seconds) > 900"),
     Alert("ImgclustNoProgress", "critical", "5m",
-        "a worker takes nothing in for 5 minutes although records wait",
-        "{{ $labels.instance }} takes no uploads in although some wait",
+        "a worker takes nothing in and finishes nothing for 5 minutes although records wait",
+        "{{ $labels.instance }} does nothing although uploads wait",
         f"sum {WORKER} (imgclust_consumer_lag_records) > 0\n"
-        f'  and sum {WORKER} (rate(imgclust_stage_received_total{{stage="consume"}}[5m])) == 0'),
+        f'  and sum {WORKER} (rate(imgclust_stage_received_total{{stage="consume"}}[5m])) == 0\n'
+        f"  and sum {WORKER} (rate(imgclust_uploads_total[5m])) == 0"),
     Alert("ImgclustEncoderIdle", "warning", "10m",
         "a worker is more than 30 seconds behind, and its encoder is busy less than half of the time",
         "{{ $labels.instance }} is behind, its encoder busy {{ $value | humanizePercentage }} of the time",
