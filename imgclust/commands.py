@@ -15,6 +15,7 @@ from imgclust.errors import EncoderError, ImgclustError
 
 if TYPE_CHECKING:
     from imgclust.embed import EmbedSummary, Failed
+    from imgclust.embeddings import Embeddings
     from imgclust.encoder import TorchEncoder
     from imgclust.fit import FitResult, Split
     from imgclust.model import ClusterModel
@@ -96,7 +97,27 @@ def fit(arguments: argparse.Namespace) -> int:
         _list_duplicates(result, embeddings.ids, arguments.duplicates)
     result.model.save(arguments.output)
     _print_fitted(result, arguments.output)
+    if not arguments.no_thumbnails:
+        _note_missing_pictures(result.model, embeddings)
     return 0
+
+
+def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
+    """A report without pictures should surprise nobody: `embed` keeps paths as it was given them."""
+    typical = {id_ for cluster in model.clusters for id_ in cluster.exemplars}
+    missing = typical - set(model.thumbnails)
+    if not missing:
+        return
+    example = next(s for i, s in zip(embeddings.ids, embeddings.sources, strict=True) if i in missing)
+    remedy = (
+        "`fit` reads no URLs; embed files to have them"
+        if "://" in example
+        else "run `fit` in the folder in which `embed` was run, or embed from full paths"
+    )
+    _note(
+        f"reports will lack {len(missing)} of {len(typical)} typical pictures, which cannot be read here, "
+        f"like {example[:200]!a}: {remedy}"
+    )
 
 
 def _list_duplicates(result: FitResult, ids: Sequence[str], path: Path) -> None:

@@ -216,7 +216,7 @@ def test_private_networks_have_to_be_named(images: Path, tmp_path: Path, loaded:
 
 
 def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The parameters that were used, the clusters and the figures are printed."""
+    """The parameters, the clusters and the figures are printed, and that no picture could be read."""
     again = model.parent / "again"
     argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1"]
     assert cli.main([*argv, "--min-cluster-size", "8"]) == 0
@@ -224,6 +224,7 @@ def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]
     assert "min_cluster_size = 8" in printed.out
     assert "3 clusters" in printed.out
     assert "umap" in printed.err
+    assert "72 of 72 typical pictures, which cannot be read" in printed.err
 
 
 def test_predict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import fitted
@@ -11,10 +12,11 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust import fit as fit_module
-from imgclust import parameters
+from imgclust import parameters, progress
 from imgclust.errors import FitError
 from imgclust.fit import fit, split_rows
 from imgclust.parameters import LARGE, Parameters, estimate
+from imgclust.progress import Progress, Stages
 
 
 def test_groups_are_found_and_held_out_rows_join_them() -> None:
@@ -170,6 +172,27 @@ def test_progress_names_every_stage() -> None:
         assert reports[0].done is None
         assert reports[-1].done == 1.0
     assert len([p for p in told if p.stage == "umap" and p.done]) > 1  # UMAP's own bar
+
+
+def test_a_silent_stage_still_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that cannot say how far it is is told again and again, and never after its end."""
+    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.001)
+    told: list[Progress] = []
+    heard = threading.Event()
+
+    def listen(report: Progress) -> None:
+        told.append(report)
+        if len(told) == 3:
+            heard.set()
+
+    with Stages(listen).stage("hdbscan", "9 images"):
+        assert heard.wait(10)
+    assert [report.done for report in told[:3]] == [None, None, None]
+    assert told[-1].done == 1.0
+    count = len(told)
+    with pytest.raises(RuntimeError), Stages(listen).stage("umap", "9 images"):
+        raise RuntimeError
+    assert all(report.stage == "umap" for report in told[count:])
 
 
 class TestParameters:
