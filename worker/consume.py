@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from confluent_kafka import (
@@ -27,7 +27,7 @@ from worker import log as logs
 from worker.errors import StartError
 from worker.failpoints import reach
 from worker.metrics import Metrics
-from worker.offsets import PartitionOffsets, mark_of
+from worker.offsets import PartitionOffsets, lives_of, mark_of
 from worker.records import Record, client_log, traceparent_of
 from worker.restore import Pending, RetriesReader
 from worker.window import Lateness
@@ -60,6 +60,23 @@ class _Owned:
     ask_at: float = -math.inf
     patience: float = _POSITION_TIMEOUT
     held_back: int | None = None  # first offset that waits until commits can describe it
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A partition is ours and is read from now on.
+
+    Attributes:
+        position: the first offset that is read.
+        deaths: how many owners in a row had this position and did not leave in order.
+        pending: what waits for another try, by id.
+    """
+
+    partition: int
+    epoch: int
+    position: int
+    deaths: int
+    pending: dict[str, Pending]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +154,7 @@ class UploadsConsumer:
         wall_ms: Callable[[], int],
         metrics: Metrics,
         retries: RetriesReader,
-        on_begun: Callable[[int, int, dict[str, Pending]], None],
+        on_begun: Callable[[Begun], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         """Join the group.
@@ -148,7 +165,7 @@ class UploadsConsumer:
             clock: monotonic seconds.
             wall_ms: milliseconds since the epoch, for records without a timestamp.
             retries: restores the pending retries of a partition before its first record is read.
-            on_begun: called with a partition, its epoch and its pending retries by id.
+            on_begun: called when a partition's position is known, before its first record.
             on_leaving: called with partitions that are given up, and whether they are lost already. When they
                 are not, what is done until it returns may still be committed.
         """
@@ -267,18 +284,18 @@ class UploadsConsumer:
         reach("after-committed-read")
         if committed.offset < 0:
             position = low if self._start == "earliest" else high
-            owned.offsets = PartitionOffsets(position, known=False)
+            owned.offsets = PartitionOffsets(position)
             log.info("partition begins", partition=partition, offset=position, start=self._start)
         elif owned.reset and not low <= committed.offset <= high:
             self._count_lost(partition, committed.offset, low, high)
             position = low
-            owned.offsets = PartitionOffsets(position, known=False)
+            owned.offsets = PartitionOffsets(position)
         else:
             position = committed.offset
             owned.offsets = PartitionOffsets(position, committed.metadata)
         owned.reset = False
         owned.restored = None
-        self._on_begun(partition, owned.epoch, restored)
+        self._on_begun(Begun(partition, owned.epoch, position, lives_of(committed.metadata), restored))
         self._go_to(partition, position)
 
     def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
@@ -407,17 +424,17 @@ class UploadsConsumer:
         return any(o.offsets is not None and o.offsets.uncommitted for o in self._owned.values())
 
     def _states(
-        self, mark: str = "", also: Iterable[int] = ()
+        self, mark: str = "", also: Set[int] = frozenset(), leaving: Set[int] = frozenset()
     ) -> tuple[tuple[int, int, tuple[int, str]], ...]:
-        named = set(also)
+        named = also | leaving
         return tuple(
-            (partition, owned.epoch, owned.offsets.state(mark))
+            (partition, owned.epoch, owned.offsets.state(mark, leaving=partition in leaving))
             for partition, owned in self._owned.items()
             if owned.offsets is not None and (partition in named or owned.offsets.uncommitted)
         )
 
-    def snapshot(self, mark: str, also: Iterable[int]) -> Snapshot | None:
-        """What a transaction commits: partitions with something new, and those of `also`.
+    def snapshot(self, mark: str, also: Set[int], leaving: Set[int]) -> Snapshot | None:
+        """What a transaction commits: partitions with something new, those of `also`, and those that are left.
 
         The metadata is taken first, so that a freeze in between leaves an old membership with an old table,
         which the broker refuses. A new membership with an old table is the one thing that it would take, and
@@ -466,9 +483,14 @@ class UploadsConsumer:
                 return mark_of(found.metadata) == mark
         return None
 
-    def commit(self, *, wait: bool = False) -> None:
-        """Commit what is done outside of any transaction; with `wait`, until the broker has it."""
-        states = self._states()
+    def commit(self, *, leaving: Set[int] | None = None) -> None:
+        """Commit what is done outside of any transaction.
+
+        Args:
+            leaving: partitions that are given up in order; with it, returns when the broker has it.
+        """
+        wait = leaving is not None
+        states = self._states(leaving=leaving or frozenset())
         if not states:
             return
         snapshot = Snapshot(self._topic, None, states)

@@ -5,8 +5,10 @@ a restart. `PartitionOffsets` turns one into the other: the committed offset is 
 done, and those above it that are done travel in the commit's metadata, so that a restart does not do them
 again. docs/offsets.md walks through an example.
 
-The metadata is `2:<mark>:<base64>`. The mark names the transaction that wrote it, so that its writer can
-tell afterwards whether a transaction whose end it did not see was committed.
+The metadata is `2:<mark>~<lives>:<base64>`. The mark names the transaction that wrote it, so that its writer
+can tell afterwards whether a transaction whose end it did not see was committed. Lives: how many owners in a
+row, the one that writes it included, had this very position and did not leave in order. Each of them may have
+been killed by the record there.
 """
 
 from __future__ import annotations
@@ -17,34 +19,37 @@ import re
 from collections import deque
 from collections.abc import Iterable
 
-# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Three are punctuation, MAX_MARK the mark;
-# base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 3 - 24) // 4 * 3 * 8 = 24,408.
+# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Four are punctuation, MAX_MARK the mark, two
+# the lives; base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 30) // 4 * 3 * 8 = 24,384.
 MAX_METADATA_BYTES = 4096
 MAX_MARK = 24
-SPAN = (MAX_METADATA_BYTES - 3 - MAX_MARK) // 4 * 3 * 8
-_METADATA = re.compile(rf"2:([0-9a-z-]{{0,{MAX_MARK}}}):([A-Za-z0-9+/=]*)", re.ASCII)
+MAX_LIVES = 99
+SPAN = (MAX_METADATA_BYTES - 4 - MAX_MARK - 2) // 4 * 3 * 8
+_METADATA = re.compile(rf"2:([0-9a-z-]{{0,{MAX_MARK}}})(?:~(\d{{1,2}}))?:([A-Za-z0-9+/=]*)", re.ASCII)
 _REBASE = 4096  # bits of history that are kept before they are cut off
 
 
-def _text(bits: int, mark: str) -> str:
-    if not (bits or mark):
+def _text(bits: int, mark: str, lives: int) -> str:
+    if not (bits or mark or lives):
         return ""
     size = (bits.bit_length() + 7) // 8
-    return f"2:{mark}:{base64.b64encode(bits.to_bytes(size, 'little')).decode()}"
+    count = f"~{min(lives, MAX_LIVES)}" if lives else ""
+    return f"2:{mark}{count}:{base64.b64encode(bits.to_bytes(size, 'little')).decode()}"
 
 
-def _read(metadata: str | None) -> tuple[str, int]:
-    """The mark, and the done offsets as bits: bit i stands for the position + i."""
+def _read(metadata: str | None) -> tuple[str, int, int]:
+    """The mark, the lives, and the done offsets as bits: bit i stands for the position + i."""
     found = _METADATA.fullmatch(metadata) if metadata and len(metadata) <= MAX_METADATA_BYTES else None
     if found is None:
-        return "", 0
+        return "", 0, 0
     try:
-        return found[1], int.from_bytes(base64.b64decode(found[2], validate=True), "little")
+        bits = int.from_bytes(base64.b64decode(found[3], validate=True), "little")
     except (binascii.Error, ValueError):
-        return "", 0
+        return "", 0, 0
+    return found[1], int(found[2] or 0), bits
 
 
-def encode_done(position: int, done: Iterable[int], mark: str = "") -> str:
+def encode_done(position: int, done: Iterable[int], mark: str = "", lives: int = 0) -> str:
     """Done offsets at or above `position` as text for a commit: bit i stands for position + i.
 
     Raises:
@@ -55,7 +60,7 @@ def encode_done(position: int, done: Iterable[int], mark: str = "") -> str:
         if not 0 <= offset - position < SPAN:
             raise ValueError(f"offset {offset} is not within {SPAN} of the position {position}")
         bits |= 1 << (offset - position)
-    return _text(bits, mark)
+    return _text(bits, mark, lives)
 
 
 def decode_done(position: int, metadata: str | None) -> set[int]:
@@ -63,7 +68,7 @@ def decode_done(position: int, metadata: str | None) -> set[int]:
 
     Ignoring what cannot be read is safe: those uploads are done once more.
     """
-    _, bits = _read(metadata)
+    _, _, bits = _read(metadata)
     return {position + i for i in range(bits.bit_length()) if bits >> i & 1}
 
 
@@ -72,25 +77,32 @@ def mark_of(metadata: str | None) -> str:
     return _read(metadata)[0]
 
 
+def lives_of(metadata: str | None) -> int:
+    """How many owners in a row had this position and did not leave in order; 0 after one that did."""
+    return _read(metadata)[1]
+
+
 class PartitionOffsets:
     """The offsets of one partition during one assignment.
 
     Offsets are taken in growing order; gaps (compaction, transaction markers) are nobody's and count as done.
     """
 
-    def __init__(self, position: int, metadata: str | None = None, *, known: bool = True) -> None:
+    def __init__(self, position: int, metadata: str | None = None) -> None:
         """Begin at the committed `position`, with the offsets done beyond it from the commit's metadata.
 
-        `known=False`: the broker does not have this position yet (a new group); it is committed first of all.
+        The first commit is due at once: it says that another owner has this position, and, where there was no
+        commit before (a new group), which one that is.
         """
+        _, self._lives, self._done = _read(metadata)
+        self._began_at = position
         self._next = position  # one past the highest offset taken
         self._open: deque[int] = deque()  # taken, in order; done ones leave only at the front
-        # Done offsets as the bits of one number, above `_base`: it is shifted out for each commit, where a
+        # Done offsets are the bits of one number, above `_base`: it is shifted out for each commit, where a
         # set of 24,000 took 2 ms.
         self._base = position
-        self._done = _read(metadata)[1]
-        self._committed: tuple[int, int] | None = (position, self._done) if known else None
-        self._changed = not known
+        self._committed: tuple[int, int] | None = None
+        self._changed = True
 
     def _is_done(self, offset: int) -> bool:
         return bool(self._done >> (offset - self._base) & 1)
@@ -144,14 +156,15 @@ class PartitionOffsets:
         """Whether there is something that the last commit did not say."""
         return self._changed and self._now() != self._committed
 
-    def state(self, mark: str = "") -> tuple[int, str]:
-        """(offset, metadata) to commit now."""
+    def state(self, mark: str = "", *, leaving: bool = False) -> tuple[int, str]:
+        """(offset, metadata) to commit now; `leaving`: this owner gives the partition up in order."""
         position, bits = self._now()
-        return position, _text(bits, mark)
+        lives = 1 + (self._lives if position == self._began_at else 0)
+        return position, _text(bits, mark, 0 if leaving else lives)
 
     def committed(self, state: tuple[int, str]) -> None:
         """The broker has `state`."""
-        self._committed = (state[0], _read(state[1])[1])
+        self._committed = (state[0], _read(state[1])[2])
         self._changed = self._now() != self._committed
 
     def not_committed(self) -> None:

@@ -305,12 +305,12 @@ class AtLeastOnce:
             return
         if self._waiting:
             self._flush(REVOKE_COMMIT)
-        self._consumer.commit(wait=True)
+        self._consumer.commit(leaving=partitions)
         self._drop(partitions)
 
     def finish(self, timeout: float) -> bool:
         safe = self._flush(timeout)
-        self._consumer.commit(wait=True)
+        self._consumer.commit(leaving=set(self._consumer.partitions))
         return safe
 
     def _flush(self, timeout: float) -> bool:

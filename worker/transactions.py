@@ -21,7 +21,7 @@ import enum
 import functools
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -124,6 +124,7 @@ class ExactlyOnce:
         self._mark = ""
         self._doubt = False
         self._began = 0.0
+        self._leaving: Set[int] = frozenset()  # partitions that are given up in order with this transaction
         self._run = uuid.uuid4().hex[:8]
         self._number = 0
         self._due_at = self._again_at = clock()
@@ -195,7 +196,7 @@ class ExactlyOnce:
     # ── a transaction ────────────────────────────────────────────────────────────────────────────────────
 
     def _transact(self, patience: float) -> bool:
-        if not (self._batch or self._gathered or self._consumer.uncommitted):
+        if not (self._batch or self._gathered or self._leaving or self._consumer.uncommitted):
             return True
         assert self._producer is not None
         batch = self._owned(self._batch) + self._owned(self._gathered)
@@ -205,7 +206,8 @@ class ExactlyOnce:
         self._number += 1
         self._mark = f"{self._run}-{self._number}"
         # No poll from here to `send_offsets_to_transaction`: table and membership are of one moment.
-        snapshot = self._consumer.snapshot(self._mark, {result.source.partition for result in batch})
+        with_results = {result.source.partition for result in batch}
+        snapshot = self._consumer.snapshot(self._mark, with_results, self._leaving)
         if snapshot is None:
             return False
         if not snapshot.states:
@@ -290,7 +292,7 @@ class ExactlyOnce:
         if self._snapshot is not None:
             self._consumer.committed(self._snapshot)
         self._forget(self._batch)
-        self._batch, self._snapshot = [], None
+        self._batch, self._snapshot, self._leaving = [], None, frozenset()
         self._state = State.READY
         self._metrics.commits["committed"].inc()
         self._metrics.commit_seconds.observe(self._clock() - self._began)
@@ -340,7 +342,7 @@ class ExactlyOnce:
 
     def leave(self, partitions: set[int], lost: bool) -> None:
         if not lost:
-            self._settle(REVOKE_COMMIT)
+            self._settle(REVOKE_COMMIT, partitions)
         for results in (self._batch, self._gathered):
             gone = [r for r in results if r.source.partition in partitions]
             if gone:
@@ -348,17 +350,22 @@ class ExactlyOnce:
                 self._forget(gone, "dropped")
 
     def finish(self, timeout: float) -> bool:
-        return self._settle(timeout)
+        return self._settle(timeout, set(self._consumer.partitions))
 
-    def _settle(self, timeout: float) -> bool:
+    def _settle(self, timeout: float, leaving: Set[int]) -> bool:
         """Steps until nothing is open and nothing is left to publish, at most `timeout` seconds."""
         deadline = self._clock() + timeout
-        while (left := deadline - self._clock()) > 0:
-            if self._state is State.READY and not (self.waiting or self._consumer.uncommitted):
-                return True
-            if not self._step(min(STEP, left)):
-                return False
-            pause = min(self._again_at - self._clock(), deadline - self._clock())
-            if pause > 0:
-                time.sleep(pause)
-        return False
+        self._leaving = leaving
+        try:
+            while (left := deadline - self._clock()) > 0:
+                done = not (self.waiting or self._leaving or self._consumer.uncommitted)
+                if self._state is State.READY and done:
+                    return True
+                if not self._step(min(STEP, left)):
+                    return False
+                pause = min(self._again_at, deadline) - self._clock()
+                if pause > 0:
+                    time.sleep(pause)
+            return False
+        finally:
+            self._leaving = frozenset()
