@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# how long an example takes says more of the machine than of the code
+settings.register_profile("imgclust", deadline=None)
+settings.load_profile("imgclust")
 
 if TYPE_CHECKING:
     from imgclust.encoder import TorchEncoder

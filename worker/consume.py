@@ -344,6 +344,11 @@ class UploadsConsumer:
         owned = self._owned.get(partition)
         return owned is not None and owned.epoch == epoch
 
+    def position(self, partition: int) -> int:
+        """The lowest offset that is not done; 0 while that is not known."""
+        owned = self._owned.get(partition)
+        return owned.offsets.position if owned is not None and owned.offsets is not None else 0
+
     @property
     def partitions(self) -> list[int]:
         return sorted(self._owned)
@@ -434,7 +439,7 @@ class UploadsConsumer:
         )
 
     def snapshot(self, mark: str, also: Set[int], leaving: Set[int]) -> Snapshot | None:
-        """What a transaction commits: partitions with something new, those of `also`, and those that are left.
+        """What a transaction commits: partitions with something new, those of `also`, those that are left.
 
         The metadata is taken first, so that a freeze in between leaves an old membership with an old table,
         which the broker refuses. A new membership with an old table is the one thing that it would take, and

@@ -120,6 +120,7 @@ class Inference:
         self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
         self._wake = threading.Condition()
         self._stopping = False
+        self._outstanding = 0
         # two batches: one is predicted, one waits; more would only add latency
         self._encoded: queue.Queue[tuple[list[int], Floats, float] | None] = queue.Queue(maxsize=2)
         self._busy: dict[str, float] = {}
@@ -153,9 +154,20 @@ class Inference:
         now = self._clock()
         self._encode_stage.enter(len(ready))
         with self._wake:
+            self._outstanding += len(ready)
             for item in ready:
                 self._batcher.add(item, now)
             self._wake.notify()
+
+    @property
+    def outstanding(self) -> int:
+        """Pictures that were put and have no outcome yet."""
+        return self._outstanding
+
+    def _ended(self, outcomes: list[Outcome]) -> None:
+        with self._wake:
+            self._outstanding -= len(outcomes)
+        self._on_outcomes(outcomes)
 
     def stalled_for(self) -> dict[str, float]:
         """Seconds that each busy stage has spent on its current batch."""
@@ -230,7 +242,7 @@ class Inference:
         except Exception:
             raise error from None
         (self._encode_stage if stage == "encode" else self._predict_stage).leave(1, "dead")
-        self._on_outcomes([Unencodable(token, f"{type(error).__name__}: {error}")])
+        self._ended([Unencodable(token, f"{type(error).__name__}: {error}")])
 
     # ── predict ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,7 +273,7 @@ class Inference:
         if self._tracing.active:
             self._tracing.stage("predict", tokens, started, now)
         self._drift.add(prediction)
-        self._on_outcomes(outcomes)
+        self._ended(outcomes)
 
     def _guard(self, run: Callable[[], None]) -> None:
         try:

@@ -19,7 +19,7 @@ import re
 from collections import deque
 from collections.abc import Iterable
 
-# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Four are punctuation, MAX_MARK the mark, two
+# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Four are punctuation, MAX_MARK the mark, 2
 # the lives; base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 30) // 4 * 3 * 8 = 24,384.
 MAX_METADATA_BYTES = 4096
 MAX_MARK = 24

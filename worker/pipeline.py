@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from worker import log as logs
-from worker.consume import UploadsConsumer
+from worker.consume import Begun, UploadsConsumer
 from worker.errors import Rejected
 from worker.fetchers import Failed, Job
-from worker.inference import Outcome, Predicted, Unencodable
+from worker.inference import Outcome, Predicted, Ready, Unencodable
 from worker.messages import Candidate, Tag, Upload, parse_upload, printable
 from worker.metrics import Metrics
 from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
@@ -32,10 +32,13 @@ from worker.records import Record
 from worker.restore import Pending
 from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
 from worker.tracing import Journey, Tracing
+from worker.trials import DEATHS, Trials
 
 log = logs.get(__name__)
 
 SKIPPED = "named by WORKER_SKIP: not tried"
+KILLER = "{} workers died while it was encoded with nothing beside it"
+MAX_OFFSET = 2**63 - 1
 
 IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
 # with work in flight a result waits at most so long for its publication
@@ -51,6 +54,15 @@ REPORT_EVERY = 1.0
 
 class Fetchers(Protocol):
     def submit(self, jobs: list[Job]) -> None: ...
+    def release(self, slots: list[int]) -> None: ...
+
+
+class Encoding(Protocol):
+    """Inference, for pictures that go through the loop (see `worker.trials`)."""
+
+    def put(self, ready: Sequence[Ready]) -> None: ...
+    @property
+    def outstanding(self) -> int: ...
 
 
 class Model(Protocol):
@@ -66,18 +78,19 @@ class Model(Protocol):
 class Work:
     """One upload on its way. `token` names the current try; a result with another token is stale.
 
-    `attempts` counts tries, this one included. After the first one the retry topic has a record of it.
+    Attributes:
+        attempts: tries, this one included.
+        stored: the retry topic has a record of it.
+        deaths: workers that died while it was encoded with nothing beside it.
     """
 
     upload: Upload
     record: Record
     attempts: int = 0
     token: int = 0
+    stored: bool = False
+    deaths: int = 0
     journey: Journey | None = None  # when it is traced
-
-    @property
-    def stored(self) -> bool:
-        return self.attempts > 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +108,6 @@ class Policy:
     skip: frozenset[tuple[int, int]] = frozenset()  # (partition, offset): dead letters, untried
 
 
-Begun = Callable[[int, int, dict[str, Pending]], None]
 Leaving = Callable[[set[int], bool], None]
 
 
@@ -115,9 +127,10 @@ class Pipeline:
         self,
         policy: Policy,
         *,
-        connect_consumer: Callable[[Begun, Leaving], UploadsConsumer],
+        connect_consumer: Callable[[Callable[[Begun], None], Leaving], UploadsConsumer],
         connect_delivery: Callable[[UploadsConsumer], Delivery],
         fetchers: Fetchers,
+        inference: Encoding,
         model: Model,
         names: Mapping[int, str | None],
         clock: Callable[[], float],
@@ -141,7 +154,12 @@ class Pipeline:
         self._works: dict[int, Work] = {}  # by token: being fetched, decoded, encoded or predicted
         self._latest: dict[str, Work] = {}  # the same by id
         self._retries: dict[int, PendingRetries[Pending]] = {}  # by partition, then by id
-        self._inbox: deque[list[Failed] | list[Outcome]] = deque()  # filled by other threads
+        # filled by other threads
+        self._inbox: deque[list[Failed] | list[Outcome] | list[Ready]] = deque()
+        self._inference = inference
+        self._trials = Trials(inference.put, lambda: inference.outstanding, policy.max_in_flight)
+        self._trial: tuple[Ready, int] | None = None  # a suspect, and how many results must be safe first
+        self._published = 0
         self._report_at = clock()
         self._consumer = connect_consumer(self._begun, self._leaving)
         self._delivery = connect_delivery(self._consumer)
@@ -157,6 +175,7 @@ class Pipeline:
         self._take_in(records)
         self._try_again()
         self._take_back()
+        self._try_one()
         self._report()
 
     def _pace(self) -> None:
@@ -231,12 +250,15 @@ class Pipeline:
                     upload = parse_upload(record.value, record.key, record.timestamp)
                 except Rejected as error:  # it was an upload once: the rules have changed since
                     self._bury(record, record.key, error.code, error.stage, str(error), attempts, journey)
-                    self._delivery.publish(self._end_of_retry(record.key or b"", record))
+                    self._publish(self._end_of_retry(record.key or b"", record))
                     continue
                 if journey is not None:
                     journey.identify(upload.id)
-                work = Work(upload, record, attempts, journey=journey)
+                work = Work(upload, record, attempts, stored=True, deaths=pending.deaths, journey=journey)
                 self._latest[upload.id] = work
+                if pending.deaths >= DEATHS:
+                    self._give_up(work, "encode-failed", "encode", KILLER.format(pending.deaths))
+                    continue
                 again.append(work)
         self._send_off(again)
 
@@ -244,6 +266,9 @@ class Pipeline:
         tags: list[tuple[Work, Predicted]] = []
         while self._inbox:
             for outcome in self._inbox.popleft():
+                if isinstance(outcome, Ready):
+                    self._trials.add([outcome])
+                    continue
                 work = self._works.pop(outcome.token, None)
                 if work is not None and work.journey is not None:
                     self._tracing.back(outcome.token)
@@ -257,6 +282,29 @@ class Pipeline:
                     self._failed(work, outcome)
         if tags:
             self._tag(tags)
+
+    def _try_one(self) -> None:
+        """While something kills workers: one picture at a time, and a suspect is written down before."""
+        if self._trial is not None:
+            ready, after = self._trial
+            if self._published - self._delivery.waiting < after:
+                return
+            self._trial = None
+            self._inference.put([ready])
+            return
+        ready_now = self._trials.next()
+        if ready_now is None:
+            return
+        work = self._works.get(ready_now.token)
+        if work is None:  # superseded, or of a partition that went
+            self._fetchers.release([ready_now.slot])
+        elif self._trials.suspects(work.record):
+            work.deaths += 1  # unless it ends; then its record is taken back
+            work.stored = True
+            self._publish(self._retry_record(work, work.record, "encode-failed", self._wall_ms()))
+            self._trial = ready_now, self._published
+        else:
+            self._inference.put([ready_now])
 
     # ── how an upload ends ───────────────────────────────────────────────────────────────────────────────
 
@@ -291,9 +339,25 @@ class Pipeline:
         """`work` ends with `result`, and its pending retry with it."""
         del self._latest[work.upload.id]
         if work.stored:
-            self._delivery.publish(result, self._end_of_retry(work.upload.id.encode(), work.record))
+            self._publish(result, self._end_of_retry(work.upload.id.encode(), work.record))
         else:
-            self._delivery.publish(result)
+            self._publish(result)
+
+    def _publish(self, *results: Result) -> None:
+        self._published += len(results)
+        self._delivery.publish(*results)
+
+    def _retry_record(
+        self, work: Work, record: Record, code: str, not_before: int, journey: Journey | None = None
+    ) -> Result:
+        headers = (
+            ("attempt", b"%d" % work.attempts),
+            ("not-before", b"%d" % not_before),
+            ("error-code", code.encode()),
+            *((("deaths", b"%d" % work.deaths),) if code == "encode-failed" else ()),
+        )
+        key = work.upload.id.encode()
+        return Result(self._policy.retry_topic, key, record.value, record, headers, trace=journey)
 
     def _end_of_retry(self, key: bytes, source: Record) -> Result:
         return Result(self._policy.retry_topic, key, None, source, json=False)
@@ -301,7 +365,7 @@ class Pipeline:
     def _delete(self, upload: Upload, record: Record, journey: Journey | None) -> None:
         journey = journey and journey.publish("deleted")
         key = upload.id.encode()
-        self._delivery.publish(Result(self._policy.tags_topic, key, None, record, json=False, trace=journey))
+        self._publish(Result(self._policy.tags_topic, key, None, record, json=False, trace=journey))
         self._metrics.uploads["deleted"].inc()
 
     def _supersede(self, upload_id: str, partition: int) -> None:
@@ -320,7 +384,7 @@ class Pipeline:
                 return
             record, stored = pending.record, True
         if stored:
-            self._delivery.publish(self._end_of_retry(upload_id.encode(), record))
+            self._publish(self._end_of_retry(upload_id.encode(), record))
         self._consumer.done(record)
         self._metrics.uploads["superseded"].inc()
 
@@ -342,18 +406,13 @@ class Pipeline:
             return
         wait = delay(work.attempts, policy.retry_first, policy.retry_max, self._spread(), failure.retry_after)
         not_before = self._wall_ms() + int(wait * 1000)
-        headers = (
-            ("attempt", b"%d" % work.attempts),
-            ("not-before", b"%d" % not_before),
-            ("error-code", failure.code.encode()),
-        )
-        key, record = work.upload.id.encode(), dataclasses.replace(work.record, key=work.upload.id.encode())
+        record = dataclasses.replace(work.record, key=work.upload.id.encode())
         del self._latest[work.upload.id]
         if (journey := work.journey) is not None:
             journey.fail(failure.code, failure.message)
             journey.publish("retry")
             record = dataclasses.replace(record, traceparent=journey.traceparent)  # the next try continues it
-        self._delivery.publish(Result(policy.retry_topic, key, record.value, record, headers, trace=journey))
+        self._publish(self._retry_record(work, record, failure.code, not_before, journey))
         self._retries[record.partition].add(
             work.upload.id,
             Pending(record, work.attempts, not_before),
@@ -371,7 +430,7 @@ class Pipeline:
         self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
         journey: Journey | None,
     ) -> None:  # fmt: skip
-        self._delivery.publish(self._dead_letter(record, key, code, stage, message, attempts, journey))
+        self._publish(self._dead_letter(record, key, code, stage, message, attempts, journey))
 
     def _dead_letter(
         self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
@@ -405,25 +464,35 @@ class Pipeline:
         """Fetches and decodings that failed; from any thread."""
         self._inbox.append(failures)
 
+    @property
+    def careful(self) -> bool:
+        """Whether decoded pictures go to `on_decoded` and not to the encoder."""
+        return self._trials.active
+
+    def on_decoded(self, ready: list[Ready]) -> None:
+        """Pictures that are to be encoded one at a time; from any thread."""
+        self._inbox.append(ready)
+
     def on_predicted(self, outcomes: list[Outcome]) -> None:
         """What inference has done; from any thread."""
         self._inbox.append(outcomes)
 
     # ── partitions that come and go ──────────────────────────────────────────────────────────────────────
 
-    def _begun(self, partition: int, epoch: int, restored: dict[str, Pending]) -> None:
+    def _begun(self, begun: Begun) -> None:
         """A partition is ours, with what waits for another try in it."""
         now, wall = self._clock(), self._wall_ms()
         longest = self._policy.retry_max
-        self._retries[partition] = PendingRetries(
+        self._retries[begun.partition] = PendingRetries(
             (
                 upload_id,
                 pending,
                 now + min(longest, (pending.not_before - wall) / 1000),  # whatever the clocks say
                 pending.record.timestamp,
             )
-            for upload_id, pending in restored.items()
+            for upload_id, pending in begun.pending.items()
         )
+        self._trials.begin(begun)
 
     def _leaving(self, partitions: set[int], lost: bool) -> None:
         """What is in flight is finished if it can be, and published; the rest is left to the next owner."""
@@ -435,6 +504,7 @@ class Pipeline:
             self._abandon(work, "dropped")
         for partition in partitions:
             self._retries.pop(partition, None)
+            self._trials.passed(partition, MAX_OFFSET)
 
     def _finish(self, wanted: Callable[[Work], bool]) -> None:
         """Wait for works on their way, at most REVOKE_FINISH."""
@@ -449,6 +519,8 @@ class Pipeline:
             return
         self._report_at = now + REPORT_EVERY
         self._consumer.report()
+        for partition in self._trials.partitions:
+            self._trials.passed(partition, self._consumer.position(partition))
         retries = self._retries.values()
         oldest = min((o for o in (r.oldest() for r in retries) if o is not None), default=None)
         self._metrics.retries_pending.set(sum(map(len, retries)))

@@ -35,11 +35,13 @@ class Pending:
         record: the upload's record; its offset counts as done since it was handed over to the retry topic.
         attempts: tries that failed.
         not_before: milliseconds since the epoch.
+        deaths: how many workers died while it was encoded with nothing beside it.
     """
 
     record: Record
     attempts: int
     not_before: int
+    deaths: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -169,4 +171,5 @@ def _pending(message: Message, epoch: int) -> Pending:
     )
     if record.partition != message.partition():
         raise ValueError(f"source-partition is {record.partition}")
-    return Pending(record, int(headers["attempt"]), int(headers["not-before"]))
+    deaths = int(headers.get("deaths", b"0"))
+    return Pending(record, int(headers["attempt"]), int(headers["not-before"]), deaths)

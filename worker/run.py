@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from imgclust.malloc import keep_freed_memory
 from worker import log as logs
 from worker import topics, tracing
-from worker.consume import UploadsConsumer, consumer_config, group_protocol
+from worker.consume import Begun, UploadsConsumer, consumer_config, group_protocol
 from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
 from worker.inference import Inference, Ready
 from worker.metrics import Metrics
-from worker.pipeline import Begun, Leaving, Pipeline, Policy
+from worker.pipeline import Leaving, Pipeline, Policy
 from worker.publish import AtLeastOnce, Delivery, producer_config
 from worker.restore import RetriesReader, restore_config
 from worker.settings import Settings
@@ -232,6 +232,7 @@ class Tagger:
             connect_consumer=self._consumer,
             connect_delivery=self._deliver,
             fetchers=self.fetchers,
+            inference=self.inference,
             model=model,
             names={cluster.id: cluster.name for cluster in model.clusters},
             clock=clock,
@@ -244,7 +245,7 @@ class Tagger:
             model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
         )
 
-    def _consumer(self, on_begun: Begun, on_leaving: Leaving) -> UploadsConsumer:
+    def _consumer(self, on_begun: Callable[[Begun], None], on_leaving: Leaving) -> UploadsConsumer:
         s = self._settings
         return UploadsConsumer(
             consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka),
@@ -293,7 +294,10 @@ class Tagger:
         decode.leave(len(ready))
         decode.leave(len(failed) - in_fetch, "dead")
         if ready:
-            self.inference.put(ready)
+            if self.pipeline.careful:
+                self.pipeline.on_decoded(ready)
+            else:
+                self.inference.put(ready)
         if failed:
             self.pipeline.on_failed(failed)
 

@@ -124,7 +124,8 @@ class ExactlyOnce:
         self._mark = ""
         self._doubt = False
         self._began = 0.0
-        self._leaving: Set[int] = frozenset()  # partitions that are given up in order with this transaction
+        self._leaving: Set[int] = frozenset()  # partitions that the next transaction gives up in order
+        self._left: Set[int] = frozenset()  # those that the last one does
         self._run = uuid.uuid4().hex[:8]
         self._number = 0
         self._due_at = self._again_at = clock()
@@ -211,8 +212,9 @@ class ExactlyOnce:
         if snapshot is None:
             return False
         if not snapshot.states:
+            self._leaving = frozenset()
             return True
-        self._snapshot, self._doubt = snapshot, False
+        self._snapshot, self._left, self._doubt = snapshot, self._leaving, False
         self._began = self._clock()
         self._due_at = self._began + self._interval
         self._producer.begin_transaction()
@@ -292,7 +294,8 @@ class ExactlyOnce:
         if self._snapshot is not None:
             self._consumer.committed(self._snapshot)
         self._forget(self._batch)
-        self._batch, self._snapshot, self._leaving = [], None, frozenset()
+        self._batch, self._snapshot = [], None
+        self._leaving -= self._left
         self._state = State.READY
         self._metrics.commits["committed"].inc()
         self._metrics.commit_seconds.observe(self._clock() - self._began)

@@ -298,6 +298,38 @@ def test_a_slow_server_holds_up_nobody(
     tags.close()
 
 
+def test_retries_survive_the_worker(
+    topics: Topics, start: Start, origin: Origin, held_out: list[str]
+) -> None:
+    """An upload that waits for another try holds no offset: it is in the retry topic, with what failed. The
+    next worker finds it there and tags it, and takes the record back."""
+    origin.paths["/later.jpg"] = response(b"", "503 Service Unavailable")
+    topics.send(b"later", upload("later", origin.url("/later.jpg")), 2)
+    topics.flush()
+    retry, tags = topics.reader(topics.retry), topics.reader(topics.tags)
+    port = str(origin.port)
+    first = start(PORTS=port, WORKER_RETRY_FIRST="5", WORKER_RETRY_LIMIT="3")
+    wait_for("it is handed over", retry.read)
+    (record,) = retry.messages
+    headers = headers_of(record)
+    assert (record.key(), record.value()) == (b"later", upload("later", origin.url("/later.jpg")))
+    assert (headers["attempt"], headers["error-code"], headers["source-partition"]) == (
+        "1",
+        "fetch-failed",
+        "2",
+    )
+    assert first.terminate() == 0
+    assert topics.committed()[2][0] == 1
+    origin.paths["/later.jpg"] = origin.paths[f"/{held_out[0]}"]
+    second = start(PORTS=port).ready()
+    wait_for("the next worker tags it", tags.read)
+    wait_for("the record is taken back", lambda: len(retry.read()) == 2)
+    assert retry.messages[-1].value() is None
+    assert [m.key() for m in tags.messages] == [b"later"]
+    assert second.metric("imgclust_retries_pending") == 0
+    assert second.terminate() == 0
+
+
 def test_latest_begins_at_the_end(topics: Topics, start: Start, origin: Origin, held_out: list[str]) -> None:
     """WORKER_START=latest: a new group leaves the past alone, and a restart of it does not skip anything."""
     url = origin.url(f"/{held_out[0]}")

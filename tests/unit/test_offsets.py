@@ -11,6 +11,7 @@ from worker.offsets import (
     PartitionOffsets,
     decode_done,
     encode_done,
+    lives_of,
     mark_of,
 )
 
@@ -24,15 +25,16 @@ marks = st.text("0123456789abcdefghijklmnopqrstuvwxyz-", max_size=MAX_MARK)
 def test_metadata_round_trip(position: int, distances: set[int], mark: str) -> None:
     """What a commit's metadata says is read back exactly, and always fits into a broker's 4,096 bytes."""
     done = {position + d for d in distances}
-    text = encode_done(position, done, mark)
+    text = encode_done(position, done, mark, len(distances) % 100)
     assert len(text) <= MAX_METADATA_BYTES
     assert decode_done(position, text) == done
     assert mark_of(text) == mark
+    assert lives_of(text) == len(distances) % 100
 
 
 def test_the_longest_metadata_is_what_brokers_take() -> None:
     """All offsets of the span done and a mark of full length: within 4,096 bytes, and not far below."""
-    text = encode_done(0, [SPAN - 1], "z" * MAX_MARK)
+    text = encode_done(0, [SPAN - 1], "z" * MAX_MARK, 99)
     assert MAX_METADATA_BYTES - 4 < len(text) <= MAX_METADATA_BYTES
 
 
@@ -122,7 +124,7 @@ def test_position_is_the_lowest_unfinished_offset() -> None:
     assert not offsets.uncommitted
     offsets.done(100)
     assert offsets.uncommitted
-    assert offsets.state() == (110, "")
+    assert offsets.state(leaving=True) == (110, "")
 
 
 def test_after_a_failed_commit_the_same_is_said_again() -> None:
@@ -133,7 +135,7 @@ def test_after_a_failed_commit_the_same_is_said_again() -> None:
     offsets.committed(offsets.state())
     offsets.not_committed()
     assert offsets.uncommitted
-    assert offsets.state() == (1, "")
+    assert offsets.state()[0] == 1
 
 
 def test_what_ends_during_a_commit_is_left_for_the_next() -> None:
@@ -146,15 +148,36 @@ def test_what_ends_during_a_commit_is_left_for_the_next() -> None:
     offsets.done(1)
     offsets.committed(sent)
     assert offsets.uncommitted
-    assert offsets.state() == (2, "")
+    assert offsets.state()[0] == 2
 
 
-def test_a_new_group_commits_where_it_began() -> None:
-    """Without a committed offset the first position is committed, so that `latest` stays where it was."""
-    new = PartitionOffsets(42, known=False)
+def test_an_owner_says_at_once_where_it_began() -> None:
+    """The first commit is due before anything is done: with `latest` a new group stays where it was, and the
+    next owner knows that this one had the position."""
+    new = PartitionOffsets(42)
     assert new.uncommitted
-    assert new.state() == (42, "")
-    assert not PartitionOffsets(42).uncommitted
+    assert new.state()[0] == 42
+    new.committed(new.state())
+    assert not new.uncommitted
+
+
+def test_lives_count_owners_that_died_at_one_position() -> None:
+    """Each owner that begins at the same position counts one more; one that leaves in order, or gets past the
+    position, starts anew."""
+    committed = PartitionOffsets(7).state("a")
+    for expected in (1, 2, 3):
+        assert lives_of(committed[1]) == expected
+        owner = PartitionOffsets(*committed)
+        owner.take(7)
+        owner.take(8)
+        owner.done(8)  # others get done, the position stays
+        committed = owner.state("a")
+    owner.done(7)
+    assert owner.state()[0] == 9
+    assert lives_of(owner.state()[1]) == 1
+    assert lives_of(PartitionOffsets(*committed).state(leaving=True)[1]) == 0
+    many = (7, encode_done(7, [], "a", 99))
+    assert lives_of(PartitionOffsets(*many).state("z" * MAX_MARK)[1]) == 99
 
 
 @given(st.integers(0, 1000), st.sets(st.integers(0, 9000), max_size=60))

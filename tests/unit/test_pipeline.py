@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.consume import Begun
 from worker.fetchers import Failed, Job
-from worker.inference import Predicted, Unencodable
+from worker.inference import Predicted, Ready, Unencodable
 from worker.messages import Tag
 from worker.metrics import Metrics
-from worker.offsets import PartitionOffsets
+from worker.offsets import PartitionOffsets, decode_done, lives_of
 from worker.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
 from worker.publish import Result
 from worker.records import Record
@@ -36,7 +37,7 @@ class FakeConsumer:
     def __init__(
         self,
         logs: dict[int, list[bytes | None]],
-        on_begun: Callable[[int, int, dict[str, Pending]], None],
+        on_begun: Callable[[Begun], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         self.logs = logs
@@ -65,9 +66,13 @@ class FakeConsumer:
                         result.source, epoch=self.epochs[partition], key=result.key, value=result.value
                     )
                     pending[result.key.decode()] = Pending(
-                        record, int(headers["attempt"]), int(headers["not-before"])
+                        record,
+                        int(headers["attempt"]),
+                        int(headers["not-before"]),
+                        int(headers.get("deaths", 0)),
                     )
-        self.on_begun(partition, self.epochs[partition], pending)
+        position, metadata = self.committed[partition]
+        self.on_begun(Begun(partition, self.epochs[partition], position, lives_of(metadata), pending))
 
     def revoke(self, partition: int, lost: bool) -> None:
         self.on_leaving({partition}, lost)
@@ -105,10 +110,13 @@ class FakeConsumer:
         if self.owns(record.partition, record.epoch):
             self.owned[record.partition].done(record.offset)
 
-    def commit(self) -> None:
+    def position(self, partition: int) -> int:
+        return self.owned[partition].position
+
+    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
         for partition, offsets in self.owned.items():
-            self.committed[partition] = offsets.state()
-            offsets.committed(offsets.state())
+            self.committed[partition] = offsets.state(leaving=partition in leaving)
+            offsets.committed(self.committed[partition])
 
     def report(self) -> None:
         pass
@@ -141,22 +149,22 @@ class FakeDelivery:
         if self.prompt:
             self.commit()
 
-    def commit(self) -> None:
+    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
         for result in self.gathered:
             assert self.consumer.owns(result.source.partition, result.source.epoch)
             self.consumer.done(result.source)
             result.ended()
         self.results += self.gathered
         self.gathered = []
-        self.consumer.commit()
+        self.consumer.commit(leaving)
 
     def leave(self, partitions: set[int], lost: bool) -> None:
         if not lost:
-            self.commit()
+            self.commit(frozenset(partitions))
         self.gathered = [r for r in self.gathered if r.source.partition not in partitions]
 
     def finish(self, timeout: float) -> bool:
-        self.commit()
+        self.commit(frozenset(self.consumer.owned))
         return True
 
     @property
@@ -172,9 +180,27 @@ class FakeDelivery:
 class FakeFetchers:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.released: list[int] = []
 
     def submit(self, jobs: list[Job]) -> None:
         self.jobs += jobs
+
+    def release(self, slots: list[int]) -> None:
+        self.released += slots
+
+
+class FakeInference:
+    """Keeps what it is given; the test says when it is done."""
+
+    def __init__(self) -> None:
+        self.has: list[Ready] = []
+
+    def put(self, ready: Sequence[Ready]) -> None:
+        self.has += ready
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.has)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,11 +221,12 @@ class World:
         self.now = 0.0
         self.policy = policy
         self.fetchers = FakeFetchers()
+        self.inference = FakeInference()
         self.metrics = Metrics()
         made: dict[str, object] = {}
 
         def consumer(
-            on_begun: Callable[[int, int, dict[str, Pending]], None],
+            on_begun: Callable[[Begun], None],
             on_leaving: Callable[[set[int], bool], None],
         ) -> FakeConsumer:
             made["consumer"] = FakeConsumer(logs, on_begun, on_leaving)
@@ -211,6 +238,7 @@ class World:
 
         self.pipeline = Pipeline(
             policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
+            inference=self.inference,
             model=FakeModel(), names={1: "dogs"},
             clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
             metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
@@ -326,7 +354,8 @@ def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
     world.settle()
 
     for partition, log in logs.items():
-        assert world.consumer.committed[partition] == (len(log), "")
+        position, metadata = world.consumer.committed[partition]
+        assert (position, decode_done(position, metadata)) == (len(log), set())
     sources = Counter((r.source.partition, r.source.offset) for r in world.delivery.ends)
     assert set(sources.values()) <= {1}
     last_event: dict[str, int] = {}
@@ -488,7 +517,7 @@ def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
     assert (record.key, record.value) == (b"0-0", upload("0-0"))
     assert (headers["attempt"], headers["error-code"]) == (b"1", b"fetch-timeout")
     assert int(headers["not-before"]) == 1000
-    assert world.consumer.committed[0] == (1, "")
+    assert world.consumer.committed[0][0] == 1
 
 
 def test_a_retry_survives_the_process_with_its_attempts() -> None:
@@ -554,15 +583,67 @@ def test_named_records_are_dead_letters_untried() -> None:
     assert world.ends()["superseded"] == 1
 
 
+def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
+    """Two workers die with it in flight; the next three encode one image at a time, write it down before, and
+    die of it; the sixth buries it. Its neighbours are tagged, and nothing is asked of anybody."""
+    killer = "0-1"
+    world = World({0: [upload(f"0-{n}") for n in range(3)]})
+    lives = 1
+    for _ in range(100):
+        world.pipeline.turn()
+        world.delivery.commit()
+        while world.fetchers.jobs:
+            job = world.fetchers.jobs.pop(0)
+            ready = [Ready(job.token, job.token)]
+            if world.pipeline.careful:
+                world.pipeline.on_decoded(ready)
+            else:
+                world.inference.put(ready)
+        encoded, world.inference.has = world.inference.has, []
+        works = {work.token: work.upload.id for work in world.pipeline._works.values()}
+        if any(works.get(ready.token) == killer for ready in encoded):
+            assert lives < 3 or len(encoded) == 1
+            world = world.next_life()
+            lives += 1
+        else:
+            world.pipeline.on_predicted([Predicted(r.token, 1, 0.5, (), False) for r in encoded])
+        world.now += 1.0
+    ends = {(r.key or b"").decode(): r for r in world.delivery.ends}
+    assert {upload_id: r.topic for upload_id, r in ends.items()} == {
+        "0-0": "tags", "0-1": "dlq", "0-2": "tags",
+    }  # fmt: skip
+    assert len(world.delivery.ends) == 3
+    headers = dict(ends[killer].headers)
+    assert headers["error-code"] == b"encode-failed"
+    assert b"3 workers died" in headers["error-message"]
+    assert lives == 6
+    assert all(r.value is None for r in {r.key: r for r in world.delivery.retries}.values())
+
+
+def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
+    """One at a time, a picture that nobody waits for any more is not encoded, and its slot is free again."""
+    world = World({0: [upload("0-0")]})
+    world.consumer.committed[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.pipeline.turn()
+    job = world.fetchers.jobs.pop()
+    world.consumer.logs[0].append(orjson.dumps({"id": "0-0", "deleted": True}))
+    assert world.pipeline.careful
+    world.pipeline.on_decoded([Ready(job.token, 5)])
+    world.pipeline.turn()
+    assert (world.inference.has, world.fetchers.released) == ([], [5])
+
+
 def test_a_revocation_waits_for_what_is_on_its_way() -> None:
     """A result that comes within REVOKE_FINISH is published; what does not come is left to the next owner."""
-    for comes, committed in ((True, (1, "")), (False, (0, ""))):
+    for comes, position in ((True, 1), (False, 0)):
         world = World({0: [upload("a")]})
         world.pipeline.turn()
         if comes:
             world.answer(0, "tag")
         world.consumer.revoke(0, lost=False)
-        assert world.consumer.committed[0] == committed
+        assert world.consumer.committed[0] == (position, "")
 
 
 def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
@@ -573,9 +654,9 @@ def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
     world.pipeline.turn()
     assert world.delivery.gathered
     world.consumer.commit()
-    assert world.consumer.committed[0] == (0, "")
+    assert world.consumer.committed[0][0] == 0
     world.delivery.commit()
-    assert world.consumer.committed[0] == (1, "")
+    assert world.consumer.committed[0][0] == 1
 
 
 def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
@@ -587,7 +668,7 @@ def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
         world.answer(0, "tag")
     world.delivery.prompt = True
     assert world.pipeline.drain(10.0, lambda: False)
-    assert world.consumer.committed[0] == (taken, "")
+    assert world.consumer.committed[0] == (taken, "")  # left in order
     assert taken == POLICY.max_in_flight
 
 
@@ -603,8 +684,7 @@ def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
 
     assert not world.pipeline.drain(5.0, time_passes)
     position, metadata = world.consumer.committed[0]
-    assert position == 0
-    assert metadata  # the one that was finished is not done again
+    assert (position, decode_done(position, metadata)) == (0, {1})  # the finished one is not done again
 
 
 @pytest.mark.parametrize("message", ["x" * 5000, "line\nbreak", "\x1b[31mred", "ünïcode"])

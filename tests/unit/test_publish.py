@@ -48,7 +48,11 @@ class FakeConsumer:
     def done(self, record: Record) -> None:
         self.safe.append(record.offset)
 
-    def commit(self, *, wait: bool = False) -> None:
+    @property
+    def partitions(self) -> list[int]:
+        return [0]
+
+    def commit(self, *, leaving: set[int] | None = None) -> None:
         self.commits.append(list(self.safe))
 
 

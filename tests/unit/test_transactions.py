@@ -127,6 +127,7 @@ class FakeConsumer:
         self.done_: set[tuple[int, int]] = set()
         self.said: set[tuple[int, int]] = set()
         self.is_member = True
+        self.left: set[int] = set()  # partitions that a transaction gave up in order
 
     def owns(self, partition: int, epoch: int) -> bool:
         return self.owned.get(partition) == epoch
@@ -138,11 +139,16 @@ class FakeConsumer:
     def uncommitted(self) -> bool:
         return bool(self.done_ - self.said)
 
-    def snapshot(self, mark: str, also: set[int]) -> FakeSnapshot | None:
+    @property
+    def partitions(self) -> list[int]:
+        return sorted(self.owned)
+
+    def snapshot(self, mark: str, also: set[int], leaving: set[int]) -> FakeSnapshot | None:
         if not self.is_member:
             return None
         changed = {partition for partition, _ in self.done_ - self.said}
-        states = tuple(sorted((also | changed) & set(self.owned)))
+        self.left |= leaving
+        states = tuple(sorted((also | changed | leaving) & set(self.owned)))
         return FakeSnapshot(states, dict.fromkeys(states, mark))
 
     def committed(self, snapshot: FakeSnapshot) -> None:
@@ -304,6 +310,17 @@ def test_results_of_partitions_that_went_are_dropped(bench: Any) -> None:
     b.delivery.leave({1}, lost=False)
     assert b.broker.log[-1] == ("tags", 3)
     assert b.delivery.waiting == 0
+    assert b.consumer.left == {1}
+
+
+def test_partitions_are_left_in_order_without_results_too(bench: Any) -> None:
+    """The last commit of an owner says that it was not killed, also behind a commit without an answer."""
+    b = bench(commit=[(TIMED_OUT, True)])
+    b.publish(1)
+    b.turns(2)
+    assert b.delivery.finish(5.0)
+    assert b.consumer.left == {0, 1}
+    assert b.broker.calls.count("commit") == 3
 
 
 def test_a_result_of_an_old_epoch_is_never_published(bench: Any) -> None:
