@@ -36,6 +36,8 @@ docs: install ## write anew what is made from tables in the code: README, alerts
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/prometheus/build.py
 	$(BIN)/python deploy/grafana/build.py
+	$(BIN)/python benchmarks/capacity.py --page docs/capacity.md
+	$(BIN)/python benchmarks/capacity.py --page docs/capacity.md
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")

@@ -86,7 +86,7 @@ def all_rules() -> list[dict[str, dict[str, str]]]:
     return rules
 
 
-@pytest.mark.parametrize("page", ["runbook.md"])
+@pytest.mark.parametrize("page", ["runbook.md", "watching.md", "capacity.md"])
 def test_pages_name_metrics_and_settings_that_exist(page: str) -> None:
     """Every metric and setting that a page mentions is one of the worker's."""
     text = (promql.ROOT / "docs" / page).read_text()

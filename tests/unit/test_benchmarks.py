@@ -73,3 +73,20 @@ def test_fixed_encoder_is_a_function_of_the_picture() -> None:
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 2e-3
     assert np.array_equal(rows.astype(np.float16).astype(np.float32), rows)
     assert len(np.unique(rows, axis=0)) > 1
+
+
+def test_the_arithmetic_of_capacity_is_that_of_its_page() -> None:
+    """docs/capacity.md has the script's table; more uploads never need less, and what is asked for fits."""
+    import capacity
+
+    page = Path(__file__).parents[2] / "docs" / "capacity.md"
+    assert capacity.page(page.read_text()) == page.read_text(), "stale; run `make docs`"
+    before = (0, 0)
+    for uploads in (1, 10, 100, 1_750, 1_751, 5_000, 10_000, 100_000):
+        site = capacity.Site(uploads=uploads)
+        workers = capacity.workers(site)
+        assert workers * site.gpu_images * site.busy >= uploads
+        assert capacity.partitions(site) >= 4 * workers
+        assert (workers, capacity.partitions(site)) >= before
+        before = (workers, capacity.partitions(site))
+        assert all(text for row in capacity.needs(site) for text in row)

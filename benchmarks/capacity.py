@@ -1,0 +1,168 @@
+"""What a number of uploads a second takes: the arithmetic of docs/capacity.md, for your own figures.
+
+    python benchmarks/capacity.py --uploads 400 --image-kb 120 --decode-ms 2.3 --gpu-images 900
+    python benchmarks/capacity.py --page docs/capacity.md      write the page's table anew (`make docs`)
+
+Nothing is measured here. The defaults of what is measured are from benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+DAY = 86_400
+TRANSACTION = 0.05  # seconds: WORKER_COMMIT_INTERVAL
+CONNECTIONS, IN_FLIGHT = 64, 1024  # WORKER_FETCH_CONNECTIONS, WORKER_MAX_IN_FLIGHT
+MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: put in yours"
+
+
+def figure(default: float, unit: str, source: str, meaning: str) -> float:
+    made: float = dataclasses.field(
+        default=default, metadata={"unit": unit, "source": source, "meaning": meaning}
+    )
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """What is known of the uploads, the machines and the code."""
+
+    uploads: float = figure(10_000, "/s", ASSUMED, "uploads at the peak")
+    mean_share: float = figure(0.4, "", ASSUMED, "mean of a day over its peak; storage goes by the mean")
+    image_kb: float = figure(200, "kB", ASSUMED, "an image")
+    download_ms: float = figure(
+        100, "ms", ASSUMED, "a download, from the first byte sent to the last received"
+    )
+    fetch_ms: float = figure(0.08, "ms of a core", MEASURED, "fetching an image")
+    decode_ms: float = figure(
+        8.1, "ms of a core", MEASURED, "decoding a JPEG of 1,000 to 4,000 pixels (640: 2.3)"
+    )
+    parent_ms: float = figure(
+        0.22, "ms of a core", MEASURED, "everything else but encoder and predictor, with view"
+    )
+    predict_ms: float = figure(
+        1.1, "ms of a core", MEASURED, "predicting on the processor, 150,000 training images"
+    )
+    gpu_images: float = figure(2_500, "/s", ASSUMED, "images that one GPU encodes")
+    busy: float = figure(0.7, "", CHOSEN, "share of their time that cores and GPUs are busy at the peak")
+    upload_bytes: float = figure(209, "bytes", MEASURED, "an upload event on disk, uncompressed")
+    tag_bytes: float = figure(
+        172, "bytes", MEASURED, "a tag on disk, 128 in a transaction (16: 409, alone: 660)"
+    )
+    redis_bytes: float = figure(
+        1_233, "bytes", MEASURED, "a tag in Redis, with its place in the set of its cluster"
+    )
+    replicas: float = figure(3, "", CHOSEN, "copies of each Kafka partition")
+    uploads_days: float = figure(7, "days", CHOSEN, "retention of uploads")
+    tag_days: float = figure(30, "days", "fixed", "a tag stays in Redis, after its upload")
+
+
+def size(nbytes: float) -> str:
+    for factor, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.3g} {unit}"
+    return f"{nbytes / 1e3:.3g} kB"
+
+
+def whole(number: float) -> str:
+    return f"{math.ceil(round(number, 6)):,}"
+
+
+def workers(site: Site) -> int:
+    """One for each GPU, and no more uploads in one than half a core of its parent can see to."""
+    gpus = site.uploads / (site.gpu_images * site.busy)
+    parents = site.uploads * site.parent_ms / 1000 / 0.5
+    return math.ceil(round(max(gpus, parents, 1), 6))
+
+
+def partitions(site: Site) -> int:
+    """The power of two from four for each worker on, so that there is room to grow and shares are even."""
+    return 1 << math.ceil(math.log2(4 * workers(site)))
+
+
+def needs(site: Site) -> Iterator[tuple[str, str, str]]:
+    """(what, how much, how it is reckoned)"""
+    n, count = site.uploads, workers(site)
+    each, mean = n / count, n * site.mean_share
+    network = n * site.image_kb * 1e3
+    fetching = n * (site.fetch_ms + site.decode_ms) / 1000 / site.busy
+    fetchers = math.ceil(round(fetching / count, 6))
+    events = mean * DAY * site.upload_bytes * site.replicas
+    yield "GPUs", whole(n / (site.gpu_images * site.busy)), "uploads / (images of a GPU × busy)"
+    yield "workers", f"{count:,}", "one for each GPU; a parent sees to what takes half a core"
+    yield "partitions", f"{partitions(site):,}", "a power of two, at least 4 for each worker"
+    yield "image bytes in", f"{size(network)}/s, {network * 8 / 1e9:.3g} Gbit/s", "uploads × image"
+    yield "cores to fetch and decode", whole(fetching), "uploads × (fetch + decode) / busy"
+    yield "fetchers in each worker", f"{fetchers:,}", "those cores / workers: `WORKER_FETCHERS`"
+    yield "cores for parents", whole(n * site.parent_ms / 1000 / site.busy), "uploads × parent / busy"
+    predicting = n * site.predict_ms / 1000 / site.busy
+    yield "cores to predict", whole(predicting), "uploads × predict / busy"
+    yield "downloads at once", whole(n * site.download_ms / 1000), "uploads × download"
+    slots = count * fetchers * CONNECTIONS
+    yield "connections for them", f"{slots:,}", f"fetchers × `WORKER_FETCH_CONNECTIONS` ({CONNECTIONS})"
+    flight = f"`WORKER_MAX_IN_FLIGHT` ({IN_FLIGHT:,}) / uploads of a worker"
+    yield "longest mean time in flight", f"{IN_FLIGHT / each:.2g} s", flight
+    yield "transactions", f"{count / TRANSACTION:,.0f}/s", "20/s for each worker"
+    yield "tags in a transaction", f"{max(1, round(each * TRANSACTION)):,}", "uploads of a worker / 20"
+    yield "Kafka, uploads", size(events * site.uploads_days), "mean uploads × event × copies × days"
+    tags = mean * DAY * site.tag_bytes * site.replicas
+    yield "Kafka, tags, each day", size(tags), "mean uploads × tag × copies; see below for how long"
+    stored = mean * DAY * site.redis_bytes
+    yield "Redis, each day", size(stored), "mean uploads × tag"
+    yield "Redis, in all", size(stored * site.tag_days), "that × days; replicas come on top"
+
+
+def table(*sites: Site) -> str:
+    """In Markdown: the figures that go in, then what comes out for each site."""
+    lines = ["| figure | value | | from |", "|---|---|---|---|"]
+    for field in dataclasses.fields(Site):
+        if field.name != "uploads":
+            value = getattr(sites[0], field.name)
+            unit, meaning, source = (field.metadata[k] for k in ("unit", "meaning", "source"))
+            lines.append(f"| `{field.name}` | {value:,g} {unit} | {meaning} | {source} |".replace("  ", " "))
+    heads = " | ".join(f"{site.uploads:,g} uploads/s" for site in sites)
+    lines += ["", f"| | {heads} | reckoned as |", "|---|" + "---|" * (len(sites) + 1)]
+    for rows in zip(*map(needs, sites), strict=True):
+        what, _, how = rows[-1]
+        lines.append(f"| {what} | {' | '.join(row[1] for row in rows)} | {how} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGE = table(*(Site(uploads=uploads) for uploads in (100, 1_750, 10_000)))
+
+
+def page(text: str) -> str:
+    """The page with its table made anew."""
+    place = r"(<!-- table -->\n).*?(<!-- /table -->)"
+    text, count = re.subn(place, lambda m: m[1] + PAGE + m[2], text, flags=re.S)
+    if count != 1:
+        raise SystemExit(f"the page must have one place for the table, has {count}")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for field in dataclasses.fields(Site):
+        unit, meaning = field.metadata["unit"], field.metadata["meaning"]
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(
+            name, type=float, default=field.default, metavar=unit or "N", help=f"{meaning} (%(default)g)"
+        )
+    parser.add_argument("--page", type=Path, help="write the table of this page anew")
+    given = vars(parser.parse_args())
+    target = given.pop("page")
+    if target is not None:
+        target.write_text(page(target.read_text()))
+    else:
+        print(table(Site(**given)))
+
+
+if __name__ == "__main__":
+    main()
