@@ -310,6 +310,9 @@ def gpu() -> dict[str, Any]:
 def quality() -> dict[str, Any]:
     tags = rate(m.TAGS)
     top = rate(m.TAGS, "cluster")
+    # chosen once for all the time shown, so that they do not change from step to step
+    in_range = f"increase({select(m.TAGS)}[$__range] @ end())"
+    largest = f"topk(12, {aggregate('sum', in_range, ('cluster',))})"
     by_model, other_by_model = by_version(m.TAGS), by_version(m.TAGS, cluster="-1")
     by_chance = gauge("max", m.DRIFT_CHANCE, "part", name="{{part}}, by chance")
     models = gauge("count", m.MODEL_INFO, "version", "taxonomy")
@@ -317,7 +320,7 @@ def quality() -> dict[str, Any]:
         "quality", "quality", "What the tags say, and whether the model still fits what is uploaded.",
         ("Clusters", [
             lines("The twelve largest clusters",
-                Query(f"topk(12, {top.expr})", "{{cluster}}", top.rows),
+                Query(f"{top.expr} and {largest}", "{{cluster}}", top.rows),
                 unit=PER_SECOND, stacked=True, width=12),
             lines("Share of \"other\"",
                 (rate(m.TAGS, cluster="-1") / tags).named("now"),
@@ -331,23 +334,12 @@ def quality() -> dict[str, Any]:
                 note="Unlike all that the model was trained on; rises when a new kind of picture comes in."),
         ]),
         ("Drift, against the model's held-out images", [
-            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"),
+            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance, width=16,
                 note="Below 0.1 steady, above 0.25 drift, where it is also above what chance makes."),
-            lines("What chance makes of the index", gauge("max", m.DRIFT_CHANCE, "part")),
             lines("Images that it is of", gauge("min", m.DRIFT_IMAGES, name="the worker with fewest")),
             lines("Share of \"other\", now and held out", gauge("avg", m.DRIFT_OTHER, "of"), share=True),
             lines("Share of novel images, now and held out", gauge("avg", m.DRIFT_NOVEL, "of"), share=True),
             buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE),
-        ]),
-        ("Drift", [
-            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance, unit="none",
-                width=6, note="Above 0.25, and above what chance does: the content has changed."),
-            lines("Share of \"other\" against the held-out images", gauge("avg", m.DRIFT_OTHER, "of"),
-                share=True, width=6),
-            lines("Share of novel images against the held-out images", gauge("avg", m.DRIFT_NOVEL, "of"),
-                share=True, width=6),
-            lines("Images that drift is measured on", gauge("sum", m.DRIFT_IMAGES, "instance"), width=6),
-            buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE, width=24),
         ]),
         ("Model versions side by side", [
             lines("Workers by model version", models, stacked=True, width=6),
