@@ -168,6 +168,10 @@ def _service(args: argparse.Namespace) -> int:
 
     settings = all_settings.load(config=args.config)
     logs.configure(None if settings.log == "auto" else settings.log)
+    if settings.kafka:
+        from worker.topics import check_properties
+
+        check_properties(settings)
     if args.command == "check":
         from worker.check import check
 

@@ -13,8 +13,9 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
-from worker.errors import StartError
+from worker.errors import SettingsError, StartError
 from worker.findings import Finding, tell
+from worker.messages import printable
 from worker.records import client_log
 from worker.settings import Settings
 from worker.topic_rules import PLANS, REPLICAS, Cluster, Role, Sample, Topic, duration, min_insync, warnings
@@ -26,6 +27,20 @@ SAMPLE_RECORDS, SAMPLE_PARTITIONS, SAMPLE_SECONDS = 200, 64, 3.0
 
 def connection(settings: Settings) -> dict[str, Any]:
     return {**settings.kafka, "bootstrap.servers": settings.bootstrap_servers}
+
+
+def check_properties(settings: Settings) -> None:
+    """Have Kafka's client look at the `WORKER_KAFKA_…` settings; nothing is connected to.
+
+    Raises:
+        SettingsError: it knows a name or a value not, or cannot read a key or a certificate.
+    """
+    try:
+        AdminClient(connection(settings), logger=client_log)
+    except KafkaException as error:
+        raise SettingsError(
+            f"Kafka's client refuses a WORKER_KAFKA_… setting: {printable(error.args[0].str())}"
+        ) from None
 
 
 def names(settings: Settings) -> dict[Role, str]:
@@ -57,13 +72,18 @@ def look(settings: Settings) -> Topics:
 
 
 def _list(settings: Settings) -> Any:
-    admin = AdminClient(connection(settings), logger=client_log)
+    heard: list[KafkaError] = []  # what the client meets while it tries: more than that the time was up
+    config: dict[str, Any] = {**connection(settings), "error_cb": heard.append}
+    admin = AdminClient(config, logger=client_log)
     try:
         return admin.list_topics(timeout=TIMEOUT)
     except KafkaException as error:
+        admin.poll(0)  # brings what was heard
+        telling = [e for e in heard if e.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)]
+        reason = (*telling, *heard, error.args[0])[0].str()
         raise StartError(
             f"no answer from Kafka at {settings.bootstrap_servers} within {TIMEOUT:g} s "
-            f"({error.args[0].str()}); check WORKER_BOOTSTRAP_SERVERS, "
+            f"({printable(reason)}); check WORKER_BOOTSTRAP_SERVERS, "
             "and WORKER_KAFKA_SECURITY_PROTOCOL where the brokers want TLS or SASL"
         ) from None
 
