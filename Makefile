@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test unit lint site docs demo bench clean
+.PHONY: help install test unit lint site docs demo soak bench clean
 
 help:      ## show this list
 	@grep -hE '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ docs: install ## write anew what is made from tables in the code: README, alerts
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")
+
+soak: install ## break everything for half an hour, and check every upload; ARGS="--seed 7"
+	$(BIN)/python -m tests.faults --soak $(ARGS)
 
 bench: install ## measure, and print JSON lines and a table
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,0 +1,201 @@
+"""The faults: each breaks one thing, for real, and mends it again before it returns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from faults.surroundings import SESSION, Surroundings, Worker
+
+# Of worker/failpoints.py: those that only a partition that comes or goes leads to need a rebalance.
+FAILPOINTS = (
+    "before-send-offsets",
+    "after-send-offsets",
+    "before-commit",
+    "during-commit",
+    "after-commit",
+    "in-revoke",
+    "after-committed-read",
+    "retry-restore",
+)
+AT_START = ("after-committed-read", "retry-restore")
+PATIENCE = 30.0  # seconds until a failpoint is reached
+
+
+@dataclasses.dataclass(slots=True)
+class Breaker:
+    """Breaks the parts of a run; the dice are the run's own, so that it can be repeated.
+
+    Attributes:
+        done: how often each thing was done.
+        missed: failpoints that were not reached.
+    """
+
+    parts: Surroundings
+    dice: random.Random
+    say: Callable[[str], None]
+    done: Counter[str] = dataclasses.field(default_factory=Counter)
+    missed: list[str] = dataclasses.field(default_factory=list)
+
+    def _some_worker(self) -> Worker:
+        self.parts.watch()
+        return self.dice.choice(self.parts.workers)
+
+    def _while(self, low: float, high: float) -> None:
+        time.sleep(self.dice.uniform(low, high))
+
+    # ── workers ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def failpoint(self, name: str, action: str) -> None:
+        """A worker that kills or freezes itself at a failpoint joins; after that it is as any that died."""
+        nth = self.dice.randint(1, 3 if name in AT_START else 6) if name != "in-revoke" else 1
+        worker = self.parts.join(IMGCLUST_FAILPOINT=f"{name}={action}@{nth}")
+        others: list[Worker] = []
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and worker.code is None and not worker.stopped:
+            if name == "in-revoke" and not others and worker.is_ready():
+                others.append(self.parts.join())  # takes a share of everybody's partitions
+            time.sleep(0.05)
+        if worker.stopped:
+            self.done[f"{name}, frozen"] += 1
+            time.sleep(SESSION + 2)
+            worker.signal(signal.SIGCONT)
+            self._while(1, 3)
+        elif worker.code == -signal.SIGKILL:
+            self.done[f"{name}, killed"] += 1
+        else:
+            self.missed.append(name)
+            self.say(f"{name} was not reached within {PATIENCE:g} s")
+        if worker.code is None:
+            self.parts.leave(worker)
+        else:
+            worker.expected = {-signal.SIGKILL}
+            self.parts.gone(worker)
+        for other in others:
+            self.parts.leave(other)
+
+    def kill_worker(self) -> None:
+        """kill -9 at a random moment, and a new one at once."""
+        self._while(0, 1.5)
+        self.parts.kill(self._some_worker())
+        self.parts.join()
+        self.done["worker killed"] += 1
+
+    def freeze_worker(self) -> None:
+        """It sleeps for longer than its membership lasts, and wakes up with what it held."""
+        self._some_worker().freeze(SESSION + self.dice.uniform(1, 4))
+        self.done["worker frozen"] += 1
+
+    def rebalance(self) -> None:
+        """One joins under load, and one leaves: two rebalances."""
+        worker = self.parts.join()
+        self.parts.wait_ready(worker)
+        self._while(0.5, 1.5)
+        self.parts.leave(self._some_worker())
+        self.done["joined and left"] += 1
+
+    def kill_fetcher(self) -> None:
+        """A fetcher process dies with the images that it holds."""
+        worker = self._some_worker()
+        self.parts.wait_ready(worker)
+        for pid in worker.fetchers()[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.done["fetcher killed"] += 1
+
+    # ── what they rest on ────────────────────────────────────────────────────────────────────────────────
+
+    def restart_broker(self) -> None:
+        self.parts.broker.restart(self.dice.uniform(0.5, 3))
+        self.done["broker killed"] += 1
+
+    def freeze_broker(self) -> None:
+        self.parts.broker.freeze(30)
+        self.done["broker frozen for 30 s"] += 1
+
+    def kill_redis(self) -> None:
+        """It comes back empty."""
+        self.parts.redis.kill()
+        self._while(0.5, 2)
+        self.parts.redis.start()
+        self.done["Redis killed"] += 1
+
+    def freeze_redis(self) -> None:
+        self.parts.redis.freeze()
+        time.sleep(6)  # its clients give up after 5
+        self.parts.redis.thaw()
+        self.done["Redis frozen"] += 1
+
+    def fill_redis(self) -> None:
+        """It refuses every write that needs memory."""
+        client = self.parts.redis.client()
+        client.config_set("maxmemory", "1mb")
+        self._while(2, 4)
+        client.config_set("maxmemory", "0")
+        self.done["Redis filled"] += 1
+
+    def stop_images(self) -> None:
+        self.parts.images.kill()
+        self._while(0.5, 2)
+        self.parts.images.start()
+        self.done["image server down"] += 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How often each fault comes.
+
+    Attributes:
+        failpoint_kills, failpoint_freezes: at each failpoint.
+        rebalances: each time one joins and one leaves, which makes two.
+    """
+
+    failpoint_kills: int = 0
+    failpoint_freezes: int = 0
+    kills: int = 0
+    freezes: int = 0
+    rebalances: int = 0
+    fetchers: int = 0
+    broker_restarts: int = 0
+    broker_freezes: int = 0
+    redis: int = 0  # each of killed, frozen, filled
+    images: int = 0
+
+    @property
+    def outages(self) -> bool:
+        """Whether a good picture may become a dead letter."""
+        return bool(self.images)
+
+
+Step = tuple[str, Callable[[Breaker], None]]
+
+
+def schedule(plan: Plan, dice: random.Random) -> list[Step]:
+    """All faults of a plan, in an order that the dice decide."""
+    steps: list[Step] = []
+    for name in FAILPOINTS:
+        for action, times in (("kill", plan.failpoint_kills), ("stop", plan.failpoint_freezes)):
+            step = (f"{name}={action}", lambda b, n=name, a=action: b.failpoint(n, a))
+            steps += [step] * times
+    several: list[tuple[str, Callable[[Breaker], None], int]] = [
+        ("kill -9 a worker", Breaker.kill_worker, plan.kills),
+        ("freeze a worker", Breaker.freeze_worker, plan.freezes),
+        ("one joins, one leaves", Breaker.rebalance, plan.rebalances),
+        ("kill a fetcher", Breaker.kill_fetcher, plan.fetchers),
+        ("kill the broker", Breaker.restart_broker, plan.broker_restarts),
+        ("freeze the broker for 30 s", Breaker.freeze_broker, plan.broker_freezes),
+        ("kill Redis", Breaker.kill_redis, plan.redis),
+        ("freeze Redis", Breaker.freeze_redis, plan.redis),
+        ("fill Redis", Breaker.fill_redis, plan.redis),
+        ("stop the image server", Breaker.stop_images, plan.images),
+    ]
+    for name, do, times in several:
+        steps += [(name, do)] * times
+    dice.shuffle(steps)
+    return steps

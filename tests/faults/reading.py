@@ -1,0 +1,81 @@
+"""What is there at the end: the topics as `read_committed` readers see them, and the view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faults.checker import History, Result, Shown
+from faults.surroundings import PARTITIONS, Surroundings
+from worker.redis_client import parse_pair
+from worker.scan import Entry, Scanner, source_of
+
+ALL = dict.fromkeys(range(PARTITIONS), 0)
+
+
+def result_of(entry: Entry, *, dead: bool) -> Result:
+    """A record of tags or of the dead letters."""
+    import orjson
+
+    source = source_of(entry)
+    number = cluster = None
+    if not dead and entry.value is not None:
+        tag = orjson.loads(entry.value)
+        number, cluster = tag["attributes"].get("n"), tag["cluster"]
+    return Result(
+        (entry.key or b"").decode(),
+        entry.partition,
+        entry.offset,
+        None if source is None else (source.partition, source.offset),
+        entry.timestamp,
+        entry.headers.get("error-code", "?") if dead else None,
+        None if dead else entry.value,
+        number,
+        cluster,
+    )
+
+
+class Reader:
+    """Reads one run's topics."""
+
+    def __init__(self, parts: Surroundings) -> None:
+        self._parts = parts
+        self._topics = parts.topics
+        self._connection = {"bootstrap.servers": parts.broker.bootstrap}
+
+    def results(self) -> list[Result]:
+        with Scanner(self._connection) as scanner:
+            tags = [result_of(e, dead=False) for e in scanner.read(self._topics.tags, ALL)]
+            return tags + [result_of(e, dead=True) for e in scanner.read(self._topics.dlq, ALL)]
+
+    def pending(self) -> frozenset[str]:
+        """Ids that the retry topic says are not decided."""
+        last: dict[str, bool] = {}
+        with Scanner(self._connection) as scanner:
+            for entry in scanner.read(self._topics.retry, ALL):
+                last[(entry.key or b"").decode()] = entry.value is not None
+        return frozenset(upload_id for upload_id, waits in last.items() if waits)
+
+    def behind(self) -> dict[int, int]:
+        """Partition → events beyond the group's committed offset, where there are some."""
+        with Scanner(self._connection, self._topics.group) as scanner:
+            committed = scanner.committed(self._topics.uploads, ALL)
+            ends = {p: scanner.bounds(self._topics.uploads, p)[1] for p in ALL}
+        left = {p: end - committed.get(p, (0, ""))[0] for p, end in ends.items()}
+        return {p: count for p, count in left.items() if count}
+
+    def view(self) -> dict[str, Shown]:
+        client: Any = self._parts.redis.client()
+        names = list(client.scan_iter("imgclust:tag:*", count=1000))
+        pipe = client.pipeline(transaction=False)
+        for name in names:
+            pipe.hmget(name, "position", "tag")
+        shown = {}
+        for name, (position, tag) in zip(names, pipe.execute(), strict=True):
+            at = parse_pair(position)
+            if at is not None:
+                shown[name.decode().removeprefix("imgclust:tag:")] = Shown(at, tag)
+        client.close()
+        return shown
+
+    def history(self, events: list[Any], *, results: list[Result] | None = None) -> History:
+        return History(events, self.results() if results is None else results, self.pending(), self.view())

@@ -1,0 +1,67 @@
+"""Runs that must be caught: the worker with one of its promises broken, by parts replaced at its start.
+
+None of this can be reached from the worker: only `subject.py` calls it, in a process of a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faults.run import Options
+
+
+def ignored_metadata() -> None:
+    """What is done beyond the committed offset is forgotten at every start."""
+    import worker.consume as consume
+
+    class Forgetful(consume.PartitionOffsets):  # type: ignore[name-defined, misc]
+        def __init__(self, position: int, metadata: str | None = None, **known: Any) -> None:
+            super().__init__(position, None, **known)
+
+    consume.PartitionOffsets = Forgetful  # type: ignore[misc]
+
+
+def no_superseding() -> None:
+    """Every event of an id is published, in whatever order they get done."""
+    from worker.pipeline import Pipeline
+
+    class Latest(dict[str, Any]):
+        def __delitem__(self, key: str) -> None:
+            self.pop(key, None)
+
+    take_in, created = Pipeline._take_in, Pipeline.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        created(self, *args, **kwargs)
+        self._latest = Latest()
+
+    def one_by_one(self: Any, records: Any) -> None:
+        for record in records:
+            take_in(self, [record])
+
+    Pipeline.__init__ = init  # type: ignore[method-assign]
+    Pipeline._take_in = one_by_one  # type: ignore[method-assign]
+    Pipeline._supersede = lambda *_: None  # type: ignore[method-assign]
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    "ignored-metadata": ignored_metadata,
+    "no-superseding": no_superseding,
+}
+CONTROLS = ("at-least-once", *SABOTAGES)
+
+
+def control(name: str, options: Options, *, chosen: bool) -> Options:
+    """The options of a control: a short run whose faults meet the broken promise, unless some were chosen."""
+    from faults.breaking import Plan
+
+    plan = options.plan if chosen else Plan(kills=8, rebalances=2)
+    env = {**options.env}
+    if name == "at-least-once":
+        env["WORKER_DELIVERY"] = "at-least-once"
+    else:
+        env["FAULTS_SABOTAGE"] = name
+    return dataclasses.replace(options, plan=plan, env=env, uploads=min(options.uploads, 3000))

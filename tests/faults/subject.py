@@ -1,0 +1,81 @@
+"""The worker under test: the real `imgclust-worker`, with an encoder and a model that know colours.
+
+    python subject.py run            settings from WORKER_…, as always
+    FAULTS_SABOTAGE=NAME             with one promise broken: the checker must notice (sabotage.py)
+
+Nothing of the worker is replaced but the model that it loads: what is under test is all the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np  # noqa: E402
+
+from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing  # noqa: E402
+
+CLASSES = 16
+SECONDS = 0.004  # of one batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    id: int
+    name: str
+
+
+class ColourEncoder:
+    """Sees the colour of a picture, see `server.grey_of`."""
+
+    identity = EncoderIdentity("colours", "none", "0" * 64, Preprocessing(8, 8), "float32", CLASSES)
+
+    def encode(self, pixels: Pixels) -> Floats:
+        time.sleep(SECONDS)
+        grey = pixels.mean(axis=(1, 2, 3))
+        which = np.clip(np.rint((grey - 8) / 15), 0, CLASSES - 1).astype(int)
+        return np.eye(CLASSES, dtype=np.float32)[which]
+
+
+class ColourModel:
+    """One cluster for each colour."""
+
+    version = "colours00000"
+    taxonomy = "colours00000"
+    encoder = ColourEncoder.identity
+    clusters = tuple(Cluster(i, f"colour {i}") for i in range(CLASSES))
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        labels = embeddings.argmax(axis=1).astype(np.int32)
+        n = len(labels)
+        candidates = np.full((n, 3), -1, np.int32)
+        candidates[:, 0] = labels
+        ones, zeros = np.ones(n, np.float32), np.zeros((n, 3), np.float32)
+        return Prediction(labels, ones, zeros, np.zeros(n, np.bool_), candidates, zeros, ones)
+
+
+def main() -> int:
+    import worker.run
+    from worker.__main__ import main as worker_main
+
+    def load(*_: Any, **__: Any) -> tuple[ColourModel, ColourEncoder]:
+        return ColourModel(), ColourEncoder()
+
+    worker.run.load = load  # type: ignore[assignment]
+    name = os.environ.get("FAULTS_SABOTAGE")
+    if name:
+        from faults.sabotage import SABOTAGES
+
+        SABOTAGES[name]()
+    return worker_main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

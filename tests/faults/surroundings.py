@@ -1,0 +1,301 @@
+"""What a worker rests on, all of it real and this run's own, and how each part is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis_server
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from worker_process import WorkerProcess
+
+from worker.embedded import JavaKafka, free_ports
+
+PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourth one takes some from each
+SESSION = 5.0  # seconds after which the group gives a silent member's partitions away
+FOLDER = Path(__file__).parent
+# the run's own clients complain of every broker that it kills
+quiet = logging.getLogger("faults.kafka")
+quiet.addHandler(logging.NullHandler())
+quiet.propagate = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of one run."""
+
+    uploads: str
+    tags: str
+    retry: str
+    dlq: str
+    group: str
+
+    @classmethod
+    def of(cls, run: str) -> Topics:
+        return cls(
+            f"uploads-{run}", f"tags-{run}", f"uploads-{run}.retry", f"uploads-{run}.dlq", f"group-{run}"
+        )
+
+
+def start_kafka(home: Path, folder: Path) -> JavaKafka:
+    """A broker of this run's own, which it may kill and freeze."""
+    return JavaKafka(
+        home,
+        folder,
+        options={
+            "group.consumer.min.session.timeout.ms": "1000",
+            "group.consumer.session.timeout.ms": str(int(SESSION * 1000)),
+            "group.consumer.min.heartbeat.interval.ms": "500",
+            "group.consumer.heartbeat.interval.ms": "1000",
+        },
+    )
+
+
+def make_topics(bootstrap: str, topics: Topics) -> None:
+    """Compacted as in production, but not within this run: the checker wants to see every record."""
+    admin = AdminClient({"bootstrap.servers": bootstrap}, logger=quiet)
+    kept = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(7 * 86_400_000)}
+    wanted = [
+        NewTopic(name, PARTITIONS, 1, config=kept if name in (topics.tags, topics.retry) else {})
+        for name in (topics.uploads, topics.tags, topics.retry, topics.dlq)
+    ]
+    for future in admin.create_topics(wanted).values():
+        future.result(timeout=20)
+
+
+class Broker:
+    """The one broker."""
+
+    def __init__(self, kafka: JavaKafka) -> None:
+        self.kafka = kafka
+
+    @property
+    def bootstrap(self) -> str:
+        return self.kafka.bootstrap
+
+    def restart(self, away: float) -> None:
+        """Kill it, leave it away for so long, start it again."""
+        assert self.kafka.process is not None
+        self.kafka.process.kill()
+        self.kafka.process.wait()
+        time.sleep(away)
+        self.kafka.start()
+
+    def freeze(self, seconds: float) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self.kafka.process is not None
+        self.kafka.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.kafka.process.send_signal(signal.SIGCONT)
+
+
+class ImageServer:
+    """`server.py` on a port that stays the same."""
+
+    def __init__(self) -> None:
+        (self.port,) = free_ports(1)
+        self.address = f"127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, str(FOLDER / "server.py"), str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the image server did not start")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Worker(WorkerProcess):
+    """One worker under test.
+
+    Attributes:
+        number: of this worker in the run.
+        expected: exit codes that what was done to it may bring; None while nothing was done to it.
+    """
+
+    def __init__(self, number: int, folder: Path, env: dict[str, str]) -> None:
+        super().__init__(folder, env, "run")
+        self.log = folder / f"worker-{number:03}.log"
+        self.number = number
+        self.expected: set[int] | None = None
+
+    def start(self) -> Worker:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(FOLDER / "subject.py"), *self.arguments],
+                env=self.env, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped, by itself or by us."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError, urllib.error.HTTPError):
+            return urllib.request.urlopen(f"http://{self.address}/readyz", timeout=2).status == 200
+        return False
+
+    def kill(self) -> None:
+        """kill -9; its fetchers end by themselves."""
+        self.expected = {-signal.SIGKILL}
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGKILL)
+        self.end(20)
+
+    def freeze(self, seconds: float) -> None:
+        self.signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.signal(signal.SIGCONT)
+
+    def fetchers(self) -> list[int]:
+        """The process ids of its fetchers."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self.pid and b"fetcher_process" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+
+@dataclasses.dataclass(slots=True)
+class Surroundings:
+    """All parts of one run."""
+
+    folder: Path
+    topics: Topics
+    broker: Broker
+    redis: redis_server.RedisServer
+    images: ImageServer
+    env: dict[str, str]  # for every worker
+    say: Callable[[str], None]
+    workers: list[Worker] = dataclasses.field(default_factory=list)
+    ended: list[Worker] = dataclasses.field(default_factory=list)
+    restarts: int = 0  # of workers that ended by themselves
+
+    def join(self, **env: str) -> Worker:
+        """One more worker."""
+        worker = Worker(len(self.workers) + len(self.ended), self.folder, {**self.env, **env})
+        self.workers.append(worker.start())
+        return worker
+
+    def gone(self, worker: Worker) -> None:
+        """It has ended."""
+        self.workers.remove(worker)
+        self.ended.append(worker)
+
+    def kill(self, worker: Worker) -> None:
+        worker.kill()
+        self.gone(worker)
+
+    def leave(self, worker: Worker, patience: float = 60) -> None:
+        """SIGTERM: it finishes what is in flight and leaves."""
+        worker.expected = {0}
+        worker.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.end(patience)
+        if worker.code is None:
+            self.say(f"worker {worker.number} does not leave within {patience:g} s")
+            worker.expected = set()
+            worker.signal(signal.SIGKILL)
+            worker.end(20)
+        self.gone(worker)
+
+    def watch(self) -> None:
+        """Replace workers that ended by themselves, as an orchestrator would."""
+        for worker in list(self.workers):
+            if worker.code is not None:
+                self.say(f"worker {worker.number} ended by itself with {worker.code}")
+                self.restarts += 1
+                self.gone(worker)
+                self.join()
+
+    def wait_ready(self, worker: Worker, seconds: float = 60) -> bool:
+        """Whether it came to be ready (or ended) in time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and worker.code is None:
+            if worker.is_ready():
+                return True
+            time.sleep(0.1)
+        return False
+
+
+@contextlib.contextmanager
+def surroundings(
+    home: Path, folder: Path, run: str, env: dict[str, str], say: Callable[[str], None]
+) -> Iterator[Surroundings]:
+    """Kafka, Redis and the image server, started; workers that are left at the end are killed."""
+    topics, images = Topics.of(run), ImageServer()
+    with (
+        start_kafka(home, folder / "kafka") as kafka,
+        redis_server.running() as redis,
+    ):
+        make_topics(kafka.bootstrap, topics)
+        images.start()
+        worker_env = {
+            "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), str(FOLDER.parent)]),
+            "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
+            "WORKER_GROUP_ID": topics.group,
+            "WORKER_UPLOADS_TOPIC": topics.uploads,
+            "WORKER_TAGS_TOPIC": topics.tags,
+            "WORKER_RETRY_TOPIC": topics.retry,
+            "WORKER_DLQ_TOPIC": topics.dlq,
+            "WORKER_REDIS_URL": redis.url,
+            "WORKER_FETCH_ALLOW_PORTS": str(images.port),
+            "WORKER_FETCH_TIMEOUT": "5",
+            "WORKER_FETCHERS": "1",
+            "WORKER_MAX_BATCH": "32",
+            "WORKER_MAX_WAIT": "0.01",
+            "WORKER_MAX_IN_FLIGHT": "256",
+            "WORKER_RETRY_FIRST": "0.3",
+            "WORKER_RETRY_MAX": "2",
+            "WORKER_RETRY_LIMIT": "5",
+            "WORKER_DRAIN_TIMEOUT": "10",
+            "WORKER_LOG": "json",
+            **env,
+        }
+        if worker_env.get("WORKER_GROUP_PROTOCOL") != "consumer":
+            worker_env |= {
+                "WORKER_KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000)),
+                "WORKER_KAFKA_HEARTBEAT_INTERVAL_MS": "1000",
+            }
+        parts = Surroundings(folder, topics, Broker(kafka), redis, images, worker_env, say)
+        try:
+            yield parts
+        finally:
+            for worker in list(parts.workers):
+                with contextlib.suppress(Exception):
+                    parts.kill(worker)
+            images.kill()
