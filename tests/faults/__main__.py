@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from faults.breaking import Plan  # noqa: E402
+from faults.breaking import FAILPOINTS, Plan  # noqa: E402
 from faults.run import Options, Outcome, run  # noqa: E402
 from faults.sabotage import CONTROLS, control  # noqa: E402
 
@@ -53,14 +53,18 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the workers' logs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
     faults = parser.add_argument_group("how often each fault comes (given one, the others are left out)")
-    for field in dataclasses.fields(Plan):
-        faults.add_argument(f"--{field.name.replace('_', '-')}", type=int, metavar="N")
+    numbers = [field.name for field in dataclasses.fields(Plan) if field.name != "failpoints"]
+    for name in numbers:
+        faults.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    parser.add_argument("--at", action="append", choices=FAILPOINTS, help="only this failpoint (repeatable)")
     args = parser.parse_args()
     home = os.environ.get("KAFKA_HOME")
     if not home:
         parser.error("set KAFKA_HOME to a folder whose libs/ holds Apache Kafka 4")
-    chosen = {f.name: n for f in dataclasses.fields(Plan) if (n := getattr(args, f.name)) is not None}
+    chosen = {name: n for name in numbers if (n := getattr(args, name)) is not None}
     plan = Plan(**chosen) if chosen else SOAK if args.soak else SHORT
+    if args.at:
+        plan = dataclasses.replace(plan, failpoints=tuple(args.at))
     options = Options(
         args.uploads or (100_000 if args.soak else 5_000),
         args.seed,

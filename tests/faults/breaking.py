@@ -152,7 +152,7 @@ class Plan:
     """How often each fault comes.
 
     Attributes:
-        failpoint_kills, failpoint_freezes: at each failpoint.
+        failpoint_kills, failpoint_freezes: at each of `failpoints`.
         rebalances: each time one joins and one leaves, which makes two.
     """
 
@@ -166,6 +166,7 @@ class Plan:
     broker_freezes: int = 0
     redis: int = 0  # each of killed, frozen, filled
     images: int = 0
+    failpoints: tuple[str, ...] = FAILPOINTS
 
     @property
     def outages(self) -> bool:
@@ -179,7 +180,7 @@ Step = tuple[str, Callable[[Breaker], None]]
 def schedule(plan: Plan, dice: random.Random) -> list[Step]:
     """All faults of a plan, in an order that the dice decide."""
     steps: list[Step] = []
-    for name in FAILPOINTS:
+    for name in plan.failpoints:
         for action, times in (("kill", plan.failpoint_kills), ("stop", plan.failpoint_freezes)):
             step = (f"{name}={action}", lambda b, n=name, a=action: b.failpoint(n, a))
             steps += [step] * times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import shutil
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from faults.breaking import Breaker, Plan, schedule
-from faults.checker import Report, check
+from faults.checker import History, Report, check
 from faults.feeding import Feeder
 from faults.reading import Reader
 from faults.surroundings import PARTITIONS, Surroundings, Worker, surroundings
@@ -139,6 +140,8 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
     # once more, with nobody left who could still write
     history = dataclasses.replace(history, results=reader.results(), pending=reader.pending())
     report = check(history)
+    if not report.ok:
+        _write(history, parts.folder / "history.jsonl")
     crashes = [worker for worker in parts.ended if worker.expected is None and worker.code in CRASHES]
     troubles += [_trouble(w) for w in parts.ended if w not in crashes and w.code not in (w.expected or ())]
     troubles += [f"{name}: not reached ({count} times)" for name, count in Counter(breaker.missed).items()]
@@ -165,6 +168,24 @@ def _settle(parts: Surroundings, reader: Reader, say: Say) -> str:
             say(left)
         time.sleep(0.5)
     return before
+
+
+def _write(history: History, path: Path) -> None:
+    """What the checker saw, a line for each event and result, to look a finding up in."""
+    with path.open("w") as lines:
+        for item in (*history.events, *history.results):
+            fields = {
+                **dataclasses.asdict(item),
+                "what": type(item).__name__,
+                "kind": getattr(item, "kind", ""),
+            }
+            lines.write(json.dumps(fields, default=_plain) + "\n")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _trouble(worker: Worker) -> str:
