@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from confluent_kafka import (
-    OFFSET_END,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
@@ -39,6 +38,7 @@ log = logs.get(__name__)
 # each time, so that a busy broker gets its chance and the other partitions do not wait.
 _POSITION_TIMEOUT = 0.1
 _POSITION_TIMEOUT_MAX = 1.6
+_SEEK_RETRY = 0.02
 _POSITION_RETRY = 0.3
 _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
 # A process that was frozen may have lost its partitions without knowing. Group metadata that was fetched
@@ -282,21 +282,23 @@ class UploadsConsumer:
             log.debug("position not known yet", partition=partition, error=error.args[0].str())
             return
         reach("after-committed-read")
+        known = committed.offset >= 0 and (not owned.reset or low <= committed.offset <= high)
+        position = committed.offset
         if committed.offset < 0:
             position = low if self._start == "earliest" else high
-            owned.offsets = PartitionOffsets(position)
-            log.info("partition begins", partition=partition, offset=position, start=self._start)
-        elif owned.reset and not low <= committed.offset <= high:
+        elif not known:
             self._count_lost(partition, committed.offset, low, high)
             position = low
-            owned.offsets = PartitionOffsets(position)
-        else:
-            position = committed.offset
-            owned.offsets = PartitionOffsets(position, committed.metadata)
+        if not self._go_to(partition, position, nowhere=owned.reset):
+            owned.ask_at = self._clock() + _SEEK_RETRY
+            return
+        if committed.offset < 0:
+            log.info("partition begins", partition=partition, offset=position, start=self._start)
+        owned.offsets = PartitionOffsets(position, committed.metadata if known else None)
         owned.reset = False
         owned.restored = None
         self._on_begun(Begun(partition, owned.epoch, position, lives_of(committed.metadata), restored))
-        self._go_to(partition, position)
+        self._set_paused(partition, self._paused)
 
     def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
         lost = max(0, low - committed)
@@ -306,11 +308,25 @@ class UploadsConsumer:
             partition=partition, committed=committed, log_start=low, log_end=high, records_lost=lost,
         )  # fmt: skip
 
-    def _go_to(self, partition: int, offset: int) -> None:
-        """Read on from `offset`. Not by seek(): it refuses a partition that found nowhere to begin."""
-        self._consumer.incremental_unassign([KafkaPartition(self._topic, partition)])
-        self._consumer.incremental_assign([KafkaPartition(self._topic, partition, offset)])
-        self._set_paused(partition, self._paused)
+    def _go_to(self, partition: int, offset: int, *, nowhere: bool = False) -> bool:
+        """Let a paused partition read on from `offset`; False when it cannot just now.
+
+        By seek(), unless the partition found `nowhere` to begin, which seek() refuses. To assign it anew
+        makes librdkafka forget a loss that it has not told yet: measured, a member that woke up too late then
+        heard of a revocation, under a new membership already, and committed over its successor.
+        """
+        here = KafkaPartition(self._topic, partition, offset)
+        if nowhere:
+            self._consumer.incremental_unassign([here])
+            self._consumer.incremental_assign([here])
+            self._set_paused(partition, True)
+            return True
+        try:
+            self._consumer.seek(here)
+        except KafkaException as error:  # its reading has not begun yet, or has just failed
+            log.debug("cannot seek yet", partition=partition, offset=offset, error=error.args[0].str())
+            return False
+        return True
 
     def _set_paused(self, partition: int, paused: bool) -> None:
         # a paused partition stays paused across assignments: say it either way
@@ -334,9 +350,13 @@ class UploadsConsumer:
             if owned.offsets is None:
                 if owned.restored is not None and self._clock() >= owned.ask_at:
                     self._begin(partition, owned, owned.restored)
-            elif owned.held_back is not None and owned.offsets.fits(owned.held_back):
-                offset, owned.held_back = owned.held_back, None
-                self._go_to(partition, offset)
+            elif (
+                owned.held_back is not None
+                and owned.offsets.fits(owned.held_back)
+                and self._go_to(partition, owned.held_back)
+            ):
+                owned.held_back = None
+                self._set_paused(partition, self._paused)
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -355,11 +375,11 @@ class UploadsConsumer:
 
     def _assigned(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._metrics.rebalances.inc()
-        # `_begin` learns the position. Until then the end is as good as any, as nothing is read; left to
-        # itself librdkafka would look for a committed offset, and complain of its lack when reading goes on.
-        self._consumer.incremental_assign(
-            [KafkaPartition(self._topic, p.partition, OFFSET_END) for p in partitions]
-        )
+        # `_begin` learns the position. Until then any will do, as nothing is read; left to itself librdkafka
+        # would look for a committed offset, and complain of its lack when reading goes on. It must be one
+        # that needs no question to the broker: the answer to that for the log's end came after the seek,
+        # measured, and what is in between was passed over.
+        self._consumer.incremental_assign([KafkaPartition(self._topic, p.partition, 0) for p in partitions])
         for p in partitions:
             self._own(p.partition)
         self._looked_at = self._clock()
