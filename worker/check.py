@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from imgclust.errors import ImgclustError
-from worker import topics
+from worker import formats, topics
 from worker.errors import WorkerError
 from worker.findings import Finding, tell
 from worker.settings import Settings
@@ -71,7 +71,18 @@ def _model(settings: Settings) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _redis, _model)
+def _registry(settings: Settings) -> Iterator[Finding]:
+    if not formats.needs_registry(settings):
+        return
+    try:
+        formats.reach_registry(formats.registry(settings))
+    except WorkerError as error:
+        yield Finding("schema registry", False, str(error))
+    else:
+        yield Finding("schema registry", True, "it answers")
+
+
+STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _registry, _redis, _model)
 
 
 def look(settings: Settings) -> Iterator[Finding]:

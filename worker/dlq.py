@@ -17,6 +17,7 @@ from rich.text import Text
 
 from worker import topics
 from worker.errors import SettingsError, WorkerError
+from worker.formats import formats
 from worker.letters import (
     Filter,
     LaterEvents,
@@ -63,7 +64,7 @@ def list_letters(
     keep = limit or (None if as_json else SHOWN)
     tally = Tally()
     newest: deque[Letter] = deque(maxlen=keep)
-    with Scanner(topics.connection(settings)) as scanner:
+    with Scanner(topics.connection(settings), formats=formats(settings)) as scanner:
         for letter in tally.watch(letters(scanner, settings, chosen)):
             if counts:
                 continue
@@ -246,7 +247,7 @@ def replay(
     """
     out = out or sys.stdout
     as_json = not out.isatty() if as_json is None else as_json
-    with Scanner(topics.connection(settings), settings.group_id) as scanner:
+    with Scanner(topics.connection(settings), settings.group_id, formats(settings)) as scanner:
         plan = _plan(scanner, settings, chosen)
     console = Console(file=out, highlight=False, soft_wrap=True)
     to_send = [letter for letter, reason in plan if reason is None]

@@ -3,6 +3,7 @@
 WorkerError
 ├── SettingsError   the start is refused; the text names the setting, the value and what is allowed
 ├── StartError      something that the worker needs is not there (a topic, Kafka, the model)
+├── RegistryError   the schema registry does not answer: the process ends, and nothing is decided without it
 └── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
 """
 
@@ -17,6 +18,14 @@ class SettingsError(WorkerError):
 
 class StartError(WorkerError):
     """Something that the worker needs to start is missing; the text says what to do."""
+
+
+class RegistryError(WorkerError):
+    """The schema registry is away, or refuses; `status` is its answer, 0 without one."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Rejected(WorkerError):

@@ -16,8 +16,10 @@ import redis
 from worker import topics
 from worker.dlq import watching, when
 from worker.errors import WorkerError
+from worker.formats import formats
+from worker.intake import plain_json
 from worker.letters import read_letter, upload_of
-from worker.messages import Tag, printable
+from worker.messages import printable
 from worker.offsets import decode_done
 from worker.redis_client import connect, parse_pair
 from worker.redis_keys import Keys
@@ -66,7 +68,7 @@ def explain(
     """
     out = out or sys.stdout
     as_json = not out.isatty() if as_json is None else as_json
-    with Scanner(topics.connection(settings), settings.group_id) as scanner:
+    with Scanner(topics.connection(settings), settings.group_id, formats(settings)) as scanner:
         found = look(scanner, settings, upload_id, since)
     now = time.time_ns() // 1_000_000
     story = told(found, now)
@@ -116,6 +118,8 @@ def _events(scanner: Scanner, settings: Settings, upload_id: str, since: float |
     name = upload_id.encode("utf-8", "surrogatepass")
 
     def wanted(key: bytes | None, value: bytes | None) -> bool:
+        if scanner.formats.intake is not plain_json:  # its id may be anywhere and in any form
+            return True
         return key == name or (value is not None and (plain in value or b"\\" in value))
 
     with watching(f"reading {topic}") as progress:
@@ -185,7 +189,7 @@ def _tagged(entry: Entry) -> Fields:
     if entry.value is None:
         return {"outcome": "deleted", "tag": entry.position}
     try:
-        tag = Tag.from_json(entry.value)
+        tag = entry.formats.tags.read(entry.value)
     except ValueError as error:
         return {"outcome": "tagged", "tag": entry.position, "why": str(error)}
     return {

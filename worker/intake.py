@@ -94,7 +94,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class FieldSource:
     """Alternatives, of which the first with a value counts; with `equals`, whether it is one of those."""
 
     alternatives: tuple[Path | Text, ...]
@@ -149,14 +149,14 @@ class _Tokens:
         raise MapError(f"{what} is missing before {'the end' if kind == 'end' else repr(text)}")
 
 
-def parse_map(text: str) -> dict[str, Source]:
+def parse_map(text: str) -> dict[str, FieldSource]:
     """Field → source; `attributes.lang` is a field of its own.
 
     Raises:
         MapError: what is wrong with the text.
     """
     tokens = _Tokens(text)
-    found: dict[str, Source] = {}
+    found: dict[str, FieldSource] = {}
     while tokens.next[0] != "end":
         field = _field(tokens)
         if field in found:
@@ -182,18 +182,18 @@ def _field(tokens: _Tokens) -> str:
     return name
 
 
-def _source(tokens: _Tokens, field: str) -> Source:
+def _source(tokens: _Tokens, field: str) -> FieldSource:
     alternatives = [_alternative(tokens, field)]
     while tokens.take("|") is not None:
         alternatives.append(_alternative(tokens, field))
     if tokens.take("==") is None:
-        return Source(tuple(alternatives))
+        return FieldSource(tuple(alternatives))
     if field != "deleted":
         raise MapError(f"{field} cannot be a comparison, only deleted can")
     equals = [tokens.must("a value after '=='", "name", "text")]
     while tokens.take("|") is not None:
         equals.append(tokens.must("a value after '|'", "name", "text"))
-    return Source(tuple(alternatives), tuple(equals))
+    return FieldSource(tuple(alternatives), tuple(equals))
 
 
 def _alternative(tokens: _Tokens, field: str) -> Path | Text:
@@ -235,7 +235,7 @@ def _text(text: str) -> Text:
     return Text(tuple(part for part in (*parts, text[at:]) if part != ""))
 
 
-def _paths(source: Source) -> Iterator[Path]:
+def _paths(source: FieldSource) -> Iterator[Path]:
     for alternative in source.alternatives:
         if isinstance(alternative, Path):
             yield alternative
@@ -254,8 +254,8 @@ class MappedIntake:
         decode: a record's value, or a key in the same format, as a mapping; raises Rejected.
     """
 
-    def __init__(self, fields: Mapping[str, Source], decode: Decode = read_json) -> None:
-        self._fields = {**{name: Source((Path("", (name,)),)) for name in FIELDS}, **fields}
+    def __init__(self, fields: Mapping[str, FieldSource], decode: Decode = read_json) -> None:
+        self._fields = {**{name: FieldSource((Path("", (name,)),)) for name in FIELDS}, **fields}
         if any(name.startswith("attributes.") for name in fields) and "attributes" not in fields:
             del self._fields["attributes"]
         self._decode = decode
@@ -300,7 +300,7 @@ class _Record:
         self._timestamp = timestamp_ms
         self._decode = decode
 
-    def first(self, source: Source, *, url: bool = False) -> Any:
+    def first(self, source: FieldSource, *, url: bool = False) -> Any:
         """The value of the first alternative that has one; None if none has."""
         for alternative in source.alternatives:
             found = self._at(alternative) if isinstance(alternative, Path) else self._fill(alternative, url)
@@ -308,7 +308,7 @@ class _Record:
                 return found
         return None
 
-    def holds(self, source: Source) -> Any:
+    def holds(self, source: FieldSource) -> Any:
         """Whether a comparison holds; without one, what is there."""
         found = self.first(source)
         if source.equals is None:

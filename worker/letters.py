@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from worker.errors import Rejected
-from worker.messages import Upload, format_time, parse_upload
+from worker.messages import Upload, format_time
 from worker.scan import Entry, Source, source_of
 
 
@@ -34,9 +34,13 @@ class Letter:
 
 
 def upload_of(entry: Entry) -> Upload | None:
-    """The upload event that a record holds, None if it is none."""
+    """The upload event that a record of uploads, or of the dead letters, holds; None if it is none."""
+    # a letter's key is the id, unless the event was bad from the start: then it has none, and its own key
+    known = None
+    if entry.value is not None and entry.key and entry.headers.get("error-code", "bad-event") != "bad-event":
+        known = entry.key.decode(errors="replace")
     try:
-        return parse_upload(entry.value, entry.key, entry.timestamp)
+        return entry.formats.intake(entry.value, entry.key, entry.timestamp, known)
     except Rejected:
         return None
 

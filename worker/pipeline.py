@@ -24,8 +24,9 @@ from worker import log as logs
 from worker.consume import Begun, UploadsConsumer
 from worker.errors import Rejected
 from worker.fetchers import Failed, Job
+from worker.formats import Formats
 from worker.inference import Outcome, Predicted, Ready, Unencodable
-from worker.messages import Candidate, Tag, Upload, parse_upload, printable
+from worker.messages import Candidate, Tag, Upload, printable
 from worker.metrics import Metrics
 from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
 from worker.records import Record
@@ -119,6 +120,7 @@ class Pipeline:
             some go (`_leaving`).
         connect_delivery: makes what publishes and commits.
         names: cluster → name, of the model.
+        formats: how uploads are read, and tags written.
         clock: monotonic seconds.
         wall_ms: milliseconds since the epoch.
     """
@@ -139,11 +141,13 @@ class Pipeline:
         spread: Callable[[], float] = random.random,
         sleep: Callable[[float], None] = time.sleep,
         tracing: Tracing | None = None,
+        formats: Formats | None = None,
     ) -> None:
         self._policy = policy
         self._fetchers = fetchers
         self._model = model
         self._names = names
+        self._formats = formats or Formats()
         self._clock = clock
         self._wall_ms = wall_ms
         self._metrics = metrics
@@ -203,7 +207,7 @@ class Pipeline:
         for record in records:
             journey = self._tracing.begin(record)
             try:
-                upload = parse_upload(record.value, record.key, record.timestamp)
+                upload = self._formats.intake(record.value, record.key, record.timestamp)
             except Rejected as error:
                 self._bury(record, record.key, error.code, error.stage, str(error), 0, journey)
                 continue
@@ -247,7 +251,7 @@ class Pipeline:
                 record, attempts = pending.record, pending.attempts
                 journey = self._tracing.begin(record, attempts)
                 try:
-                    upload = parse_upload(record.value, record.key, record.timestamp)
+                    upload = self._formats.intake(record.value, record.key, record.timestamp, pending.id)
                 except Rejected as error:  # it was an upload once: the rules have changed since
                     self._bury(record, record.key, error.code, error.stage, str(error), attempts, journey)
                     self._publish(self._end_of_retry(record.key or b"", record))
@@ -327,8 +331,12 @@ class Pipeline:
                 attributes=upload.attributes,
             )
             journey = work.journey and work.journey.publish("tagged")
-            key, value = upload.id.encode(), tag.to_json()
-            self._end(work, Result(self._policy.tags_topic, key, value, work.record, trace=journey))
+            key, value = upload.id.encode(), self._formats.tags.write(tag)
+            kind = self._formats.tags.content_type
+            result = Result(
+                self._policy.tags_topic, key, value, work.record, content_type=kind, trace=journey
+            )
+            self._end(work, result)
             self._metrics.end_to_end.observe(max(0.0, (now - upload.uploaded_at) / 1000))
         self._metrics.count_tags(
             [p.cluster for _, p in tags], [p.probability for _, p in tags], sum(p.novel for _, p in tags)
@@ -356,16 +364,18 @@ class Pipeline:
             ("error-code", code.encode()),
             *((("deaths", b"%d" % work.deaths),) if code == "encode-failed" else ()),
         )
-        key = work.upload.id.encode()
-        return Result(self._policy.retry_topic, key, record.value, record, headers, trace=journey)
+        key, kind = work.upload.id.encode(), self._formats.uploads_type
+        return Result(
+            self._policy.retry_topic, key, record.value, record, headers, content_type=kind, trace=journey
+        )
 
     def _end_of_retry(self, key: bytes, source: Record) -> Result:
-        return Result(self._policy.retry_topic, key, None, source, json=False)
+        return Result(self._policy.retry_topic, key, None, source, content_type=None)
 
     def _delete(self, upload: Upload, record: Record, journey: Journey | None) -> None:
         journey = journey and journey.publish("deleted")
         key = upload.id.encode()
-        self._publish(Result(self._policy.tags_topic, key, None, record, json=False, trace=journey))
+        self._publish(Result(self._policy.tags_topic, key, None, record, content_type=None, trace=journey))
         self._metrics.uploads["deleted"].inc()
 
     def _supersede(self, upload_id: str, partition: int) -> None:
@@ -455,7 +465,7 @@ class Pipeline:
             journey.publish("dead")
         return Result(
             self._policy.dlq_topic, key, record.value, record, headers,
-            json=False, omittable=True, trace=journey,
+            content_type=None, omittable=True, trace=journey,
         )  # fmt: skip
 
     # ── what other threads bring ─────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from worker.tracing import Journey
 
 log = logs.get(__name__)
 
-_JSON = ("content-type", b"application/json")
+JSON = b"application/json"
 MAX_HEADER_TEXT = 500
 # A dead letter is larger than its upload by the headers; one that no longer fits says where the upload is.
 VALUE_OMITTED = ("value-omitted", b"too large to be copied; it is at source-partition, source-offset")
@@ -65,7 +65,7 @@ class Result:
     value: bytes | None
     source: Record
     headers: tuple[tuple[str, bytes], ...] = ()
-    json: bool = True
+    content_type: bytes | None = JSON
     omittable: bool = False  # a value that the broker finds too large may be left out
     trace: Journey | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -103,8 +103,8 @@ def wire_headers(result: Result, uploads_topic: tuple[str, bytes]) -> list[tuple
         *source_headers(result.source),
         *result.headers,
     ]
-    if result.json:
-        headers.append(_JSON)
+    if result.content_type is not None:
+        headers.append(("content-type", result.content_type))
     if result.traceparent is not None:
         headers.append(("traceparent", result.traceparent))
     return headers

@@ -32,7 +32,8 @@ class Pending:
     """An upload that waits for another try.
 
     Attributes:
-        record: the upload's record; its offset counts as done since it was handed over to the retry topic.
+        record: the upload's record, with its id as the key; its offset counts as done since it was handed
+            over to the retry topic.
         attempts: tries that failed.
         not_before: milliseconds since the epoch.
         deaths: how many workers died while it was encoded with nothing beside it.
@@ -42,6 +43,10 @@ class Pending:
     attempts: int
     not_before: int
     deaths: int = 0
+
+    @property
+    def id(self) -> str:
+        return (self.record.key or b"").decode()
 
 
 @dataclasses.dataclass(slots=True)

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from imgclust.malloc import keep_freed_memory
+from worker import formats, topics, tracing
 from worker import log as logs
-from worker import topics, tracing
 from worker.consume import Begun, UploadsConsumer, consumer_config, group_protocol
 from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
@@ -239,6 +239,7 @@ class Tagger:
             wall_ms=wall_ms,
             metrics=metrics,
             tracing=self._tracing,
+            formats=formats.formats(settings),
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
         metrics.set_model(
@@ -421,7 +422,8 @@ def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsume
     client = connect(settings.redis_url, settings.redis_password)
     view = TagsView(client, settings.redis_prefix)
     group = f"{settings.group_id}.view"
-    return ViewConsumer(kafka, settings.tags_topic, group, view, metrics=metrics, health=health)
+    tags = formats.tag_format(settings)
+    return ViewConsumer(kafka, settings.tags_topic, group, view, metrics=metrics, health=health, tags=tags)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import StartError, WorkerError
+from worker.formats import Formats
 from worker.messages import printable
 from worker.records import client_log
 
@@ -27,7 +28,11 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of any of the four topics; headers that are not UTF-8 text are left out."""
+    """One record of any of the four topics; headers that are not UTF-8 text are left out.
+
+    Attributes:
+        formats: what uploads and tags are written in.
+    """
 
     topic: str
     partition: int
@@ -36,6 +41,7 @@ class Entry:
     key: bytes | None
     value: bytes | None
     headers: Mapping[str, str]
+    formats: Formats = dataclasses.field(default=Formats(), compare=False, repr=False)
 
     @property
     def position(self) -> str:
@@ -95,7 +101,10 @@ class Scanner:
         group: whose committed offsets `committed` tells; it is not joined.
     """
 
-    def __init__(self, connection: Mapping[str, Any], group: str | None = None) -> None:
+    def __init__(
+        self, connection: Mapping[str, Any], group: str | None = None, formats: Formats | None = None
+    ) -> None:
+        self.formats = formats or Formats()
         self._consumer = Consumer(
             {
                 "client.id": "imgclust-operator",
@@ -249,7 +258,8 @@ class Scanner:
         key, value = message.key(), message.value()
         if wanted is not None and not wanted(key, value):
             return None
-        return Entry(topic, partition, offset, message.timestamp()[1], key, value, _headers(message))
+        at, headers = message.timestamp()[1], _headers(message)
+        return Entry(topic, partition, offset, at, key, value, headers, self.formats)
 
 
 # reports of the client itself, which goes on trying

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from imgclust.addresses import check_nat64_prefix
 from worker.errors import SettingsError
+from worker.intake import FieldSource, MapError, parse_map
 from worker.messages import ERROR_CODES, printable
 from worker.retries import RetryLimits
 from worker.wall_sources import Source
@@ -58,6 +59,12 @@ class Settings:
     tags_topic: str
     retry_topic: str
     dlq_topic: str
+    uploads_map: Mapping[str, FieldSource] | None
+    uploads_format: str
+    uploads_protobuf: tuple[Path, str] | None
+    tags_format: str
+    schema_registry_url: str | None = dataclasses.field(repr=False)
+    schema_registry_auth: str | None = dataclasses.field(repr=False)
     create_topics: bool
     partitions: int
     start: str
@@ -249,6 +256,31 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _registry_url(value: str) -> str:
+    for url in value.split(","):
+        parts = urllib.parse.urlsplit(url.strip())
+        if parts.scheme not in ("http", "https", "mock") or not (parts.hostname or parts.scheme == "mock"):
+            raise ValueError
+    return value
+
+
+def _user_password(value: str) -> str:
+    user, colon, _ = value.partition(":")
+    if not (user and colon):
+        raise ValueError
+    return value
+
+
+def _message(value: str) -> tuple[Path, str]:
+    path, _, name = value.rpartition(":")
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII):
+        raise ValueError
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError
+    return file, name
+
+
 def _topic(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value) or value in (".", ".."):
         raise ValueError
@@ -282,6 +314,50 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tags_topic", "tags", _topic, _TOPIC, "where tags are published"),
     Setting("retry_topic", "uploads.retry", _topic, _TOPIC, "pending retries"),
     Setting("dlq_topic", "uploads.dlq", _topic, _TOPIC, "where dead letters go"),
+    Setting(
+        "uploads_map",
+        None,
+        parse_map,
+        "fields and where they are, like id=photo.id,url=photo.cdn.original",
+        "where an event has the fields of an upload (docs/events.md); those that are not named are as usual",
+    ),
+    Setting(
+        "uploads_format",
+        "json",
+        _one_of("json", "avro", "protobuf"),
+        "json, avro or protobuf",
+        "of upload events; the latter two as a schema registry's serialisers write them",
+    ),
+    Setting(
+        "uploads_protobuf",
+        None,
+        _message,
+        "FILE.desc:package.Message, with a file of protoc --include_imports --descriptor_set_out=FILE.desc",
+        "the Protobuf message of upload events; default: imgclust.Upload",
+    ),
+    Setting(
+        "tags_format",
+        "json",
+        _one_of("json", "avro", "protobuf"),
+        "json, avro or protobuf",
+        "of tags in the topic (Redis has JSON)",
+    ),
+    Setting(
+        "schema_registry_url",
+        None,
+        _registry_url,
+        "http://host:port or https://host:port, several separated by commas",
+        "the schema registry, where a format needs one",
+        secret=True,
+    ),
+    Setting(
+        "schema_registry_auth",
+        None,
+        _user_password,
+        "user:password",
+        "for the schema registry; `WORKER_SCHEMA_REGISTRY_AUTH_FILE` reads it from a file",
+        secret=True,
+    ),
     Setting("create_topics", "false", _bool, "true or false", "make the topics that are missing"),
     Setting(
         "partitions",
@@ -588,9 +664,10 @@ def _parse(setting: Setting, environment: Mapping[str, str]) -> Any:
         return None
     try:
         return setting.parse(text)
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError, OverflowError) as error:
         shown = "the value given" if setting.secret else printable(text)
-        raise SettingsError(f"{source} must be {setting.allowed}; got {shown}") from None
+        why = f" ({error})" if isinstance(error, MapError) else ""
+        raise SettingsError(f"{source} must be {setting.allowed}; got {shown}{why}") from None
 
 
 def load(environment: Mapping[str, str] | None = None, config: Path | None = None) -> Settings:
@@ -639,6 +716,11 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
             f"WORKER_RETRY_MAX must be at least WORKER_RETRY_FIRST ({values['retry_first']:g}); "
             f"got {values['retry_max']:g}"
         )
+    registered = values["uploads_format"] == "avro" or values["tags_format"] != "json"
+    if registered and values["schema_registry_url"] is None:
+        found.append("WORKER_SCHEMA_REGISTRY_URL must be set for these formats; the schemas are there")
+    if values["uploads_protobuf"] is not None and values["uploads_format"] != "protobuf":
+        found.append("WORKER_UPLOADS_PROTOBUF says nothing unless WORKER_UPLOADS_FORMAT is protobuf")
     topics = [values[t] for t in ("uploads_topic", "tags_topic", "retry_topic", "dlq_topic")]
     if len(set(topics)) < 4:
         found.append(f"the four topics must have different names; got {', '.join(topics)}")

@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # t
 
 from worker import log as logs
 from worker.errors import WorkerError
+from worker.formats import JSON_TAGS, TagFormat
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.redis_client import RedisTrouble, connect
@@ -67,6 +68,7 @@ class ViewConsumer:
             away for longer may have missed deletions for ever, and reads the topic again from its start.
         clock: seconds, steady.
         now: seconds since the epoch.
+        tags: what the topic's records are written in.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class ViewConsumer:
         delete_retention: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        tags: TagFormat = JSON_TAGS,
     ) -> None:
         self._kafka = dict(kafka)
         self._config = {
@@ -97,6 +100,7 @@ class ViewConsumer:
         }
         self._topic = topic
         self._view = view
+        self._tags = tags
         self._metrics = metrics
         self._stage = metrics.stages["view"]
         self._health = health
@@ -256,7 +260,7 @@ class ViewConsumer:
         timestamp = message.timestamp()[1]
         self._batch.passed(partition, offset + 1, timestamp)
         try:
-            record = read_record(message.key(), message.value(), partition, offset, timestamp)
+            record = read_record(message.key(), message.value(), partition, offset, timestamp, self._tags)
         except ValueError as error:
             self._batch.malformed.append((partition, offset))
             log.warning("not a tag, skipped", partition=partition, offset=offset, reason=str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from worker.formats import JSON_TAGS, TagFormat
 from worker.messages import MAX_ID_CHARS, Tag, printable
 from worker.redis_keys import TAXONOMY
 
@@ -15,7 +16,8 @@ class TagRecord:
     """One record of the tags topic, checked.
 
     Attributes:
-        value: the tag's JSON as it was read; None for a deleted upload, and so are the two that follow.
+        value: the tag's JSON, as it was read where the topic has JSON; None for a deleted upload, and so are
+            the two that follow.
         at: ms since the epoch; `uploaded_at`, at most five minutes past `timestamp` (the record's own).
     """
 
@@ -29,9 +31,17 @@ class TagRecord:
 
 
 def read_record(
-    key: bytes | None, value: bytes | None, partition: int, offset: int, timestamp: int
+    key: bytes | None,
+    value: bytes | None,
+    partition: int,
+    offset: int,
+    timestamp: int,
+    tags: TagFormat = JSON_TAGS,
 ) -> TagRecord:
     """Check a record of the tags topic.
+
+    Args:
+        tags: what the topic's records are written in.
 
     Raises:
         ValueError: it is neither a tag nor the deletion of one.
@@ -46,7 +56,9 @@ def read_record(
         raise ValueError(f"the key has {len(upload_id)} characters, at most {MAX_ID_CHARS} are an id")
     if value is None:
         return TagRecord(upload_id, partition, offset, timestamp)
-    tag = Tag.from_json(value)
+    tag = tags.read(value)
+    if tags is not JSON_TAGS:
+        value = tag.to_json()
     if tag.id != upload_id:
         raise ValueError(f"the key {printable(upload_id)} is not the tag's id {printable(tag.id)}")
     if type(tag.cluster) is not int or not -1 <= tag.cluster < 2**31:

@@ -6,8 +6,10 @@ import datetime as dt
 import decimal
 import json
 import math
+import re
 import urllib.parse
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,3 +214,35 @@ def test_json_behind_a_schema_number_is_read() -> None:
     for wrong in (b"\0\0\0\0\7", b"\0" * 60_000, b"\0\0\0\0\7" * 9 + event, b"\0\0\0\0\7[1]"):
         with pytest.raises(Rejected):
             plain_json(wrong, None, WHEN)
+
+
+def documented() -> list[tuple[str, bytes | None, bytes, dict[str, Any]]]:
+    """(map, key, value, upload) of every example in docs/events.md."""
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    found = []
+    for block in re.findall(r"^```map\n(.*?)^```", page, re.S | re.M):
+        text, key, value = "", None, b""
+        for line in block.splitlines():
+            if line.startswith("WORKER_UPLOADS_MAP="):
+                text = line.partition("=")[2]
+            elif line.startswith("key "):
+                key = line.removeprefix("key ").encode()
+            elif line.startswith("→ "):
+                found.append((text, key, value, json.loads(line.removeprefix("→ "))))
+            else:
+                value = line.encode()
+    return found
+
+
+@pytest.mark.parametrize(("text", "key", "value", "expected"), documented())
+def test_the_examples_of_the_documentation(
+    text: str, key: bytes | None, value: bytes, expected: dict[str, Any]
+) -> None:
+    """Maps, Debezium's change events and tombstones, as docs/events.md shows them."""
+    upload = MappedIntake(parse_map(text))(None if value == b"null" else value, key, WHEN)
+    assert upload == parse_upload(json.dumps(expected).encode(), None, WHEN)
+
+
+def test_the_documentation_has_examples() -> None:
+    """One of a plain map, three of Debezium."""
+    assert len(documented()) == 4

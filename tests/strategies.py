@@ -1,0 +1,28 @@
+"""What hypothesis makes for several test modules."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from worker.messages import MAX_TIME_MS, MIN_TIME_MS, Candidate, Tag
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+ATTRIBUTES = st.dictionaries(TEXT, TEXT | st.booleans() | NUMBERS, max_size=3)
+MOMENTS = st.integers(MIN_TIME_MS, MAX_TIME_MS)
+CANDIDATES = st.builds(Candidate, cluster=st.integers(-1, 99), name=st.none() | TEXT, score=st.floats(0, 1))
+TAGS = st.builds(
+    Tag,
+    id=TEXT.filter(bool),
+    cluster=st.integers(-1, 2**31 - 1),
+    name=st.none() | TEXT,
+    probability=st.floats(0, 1),
+    candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
+    novel=st.booleans(),
+    model=TEXT,
+    taxonomy=TEXT,
+    url=st.none() | TEXT,
+    uploaded_at=MOMENTS,
+    tagged_at=MOMENTS,
+    attributes=ATTRIBUTES,
+)
