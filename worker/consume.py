@@ -29,6 +29,7 @@ from worker.metrics import Metrics
 from worker.offsets import PartitionOffsets, lives_of, mark_of
 from worker.records import Record, client_log, traceparent_of
 from worker.restore import Pending, RetriesReader
+from worker.retries import PendingRetries
 from worker.window import Lateness
 
 log = logs.get(__name__)
@@ -55,7 +56,7 @@ class _Owned:
     epoch: int
     lateness: Lateness
     offsets: PartitionOffsets | None = None
-    restored: dict[str, Pending] | None = None  # its pending retries, between restoration and beginning
+    restored: PendingRetries[Pending] | None = None  # its pending retries, between restoration and beginning
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
     patience: float = _POSITION_TIMEOUT
@@ -69,14 +70,14 @@ class Begun:
     Attributes:
         position: the first offset that is read.
         deaths: how many owners in a row had this position and did not leave in order.
-        pending: what waits for another try, by id.
+        pending: what waits for another try.
     """
 
     partition: int
     epoch: int
     position: int
     deaths: int
-    pending: dict[str, Pending]
+    pending: PendingRetries[Pending]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ class UploadsConsumer:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, partition: int, owned: _Owned, restored: dict[str, Pending]) -> None:
+    def _begin(self, partition: int, owned: _Owned, restored: PendingRetries[Pending]) -> None:
         """Learn the position of a new assignment and read on from there; asked for again when it is not had.
 
         Asked here and not in on_assign, because the answer may wait for the open transaction of a dead

@@ -491,17 +491,7 @@ class Pipeline:
 
     def _begun(self, begun: Begun) -> None:
         """A partition is ours, with what waits for another try in it."""
-        now, wall = self._clock(), self._wall_ms()
-        longest = self._policy.retry_max
-        self._retries[begun.partition] = PendingRetries(
-            (
-                upload_id,
-                pending,
-                now + min(longest, (pending.not_before - wall) / 1000),  # whatever the clocks say
-                pending.record.timestamp,
-            )
-            for upload_id, pending in begun.pending.items()
-        )
+        self._retries[begun.partition] = begun.pending
         self._trials.begin(begun)
 
     def _leaving(self, partitions: set[int], lost: bool) -> None:

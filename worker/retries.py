@@ -9,7 +9,7 @@ import dataclasses
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -57,28 +57,21 @@ class PendingRetries(Generic[T]):
     All is O(log n) and looks at nothing twice, also with a million items: they come back after a restart.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, T, float, float]] = ()) -> None:
-        """`entries`: (key, item, due, since), for a start with many at once; keys differ."""
+    def __init__(self) -> None:
         self._numbers = itertools.count()
         self._items: dict[str, _Entry[T]] = {}
         self._heap: list[tuple[float, int, str]] = []
         self._oldest: list[tuple[float, int, str]] = []
         self._ready: deque[tuple[int, str]] = deque()
         self._due = 0  # alive in `_ready`
-        for key, item, due, since in entries:
-            number = next(self._numbers)
-            self._items[key] = _Entry(number, item, since)
-            self._heap.append((due, number, key))
-            self._oldest.append((since, number, key))
-        heapq.heapify(self._heap)
-        heapq.heapify(self._oldest)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def add(self, key: str, item: T, due: float, since: float) -> None:
         """`due`: on the clock of `take_due`; `since`: when it began to wait, on the clock of `counts`."""
-        self.remove(key)
+        if key in self._items:
+            self.remove(key)
         number = next(self._numbers)
         self._items[key] = _Entry(number, item, since)
         heapq.heappush(self._heap, (due, number, key))

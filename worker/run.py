@@ -256,7 +256,11 @@ class Tagger:
             wall_ms=wall_ms,
             metrics=self._metrics,
             retries=RetriesReader(
-                restore_config(s.bootstrap_servers, s.group_id, s.kafka), s.retry_topic, self._clock
+                restore_config(s.bootstrap_servers, s.group_id, s.kafka),
+                s.retry_topic,
+                clock=self._clock,
+                wall_ms=wall_ms,
+                longest=s.retry_max,
             ),
             on_begun=on_begun,
             on_leaving=on_leaving,

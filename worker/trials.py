@@ -49,7 +49,7 @@ class Trials:
 
     def begin(self, begun: Begun) -> None:
         """A partition is ours: has something in it killed its owners?"""
-        named = any(pending.deaths for pending in begun.pending.values())
+        named = any(pending.deaths for pending in begun.pending.items())
         if begun.deaths < SUSPECT_AFTER and not named:
             return
         self._ends[begun.partition] = begun.position + self._window

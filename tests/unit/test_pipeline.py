@@ -22,7 +22,7 @@ from worker.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
 from worker.publish import Result
 from worker.records import Record
 from worker.restore import Pending
-from worker.retries import RetryLimits
+from worker.retries import PendingRetries, RetryLimits
 from worker.tracing import Tracing
 
 POLICY = Policy(
@@ -56,21 +56,19 @@ class FakeConsumer:
         self.owned[partition] = PartitionOffsets(*self.committed[partition])
         self.epochs[partition] = self.epochs.get(partition, 0) + 1
         self.read[partition] = self.committed[partition][0]
-        pending: dict[str, Pending] = {}
+        pending: PendingRetries[Pending] = PendingRetries()
         for result in retries:
             if result.source.partition == partition and result.key is not None:
-                pending.pop(result.key.decode(), None)
+                pending.remove(result.key.decode())
                 if result.value is not None:
-                    headers = dict(result.headers)
+                    headers = {name: int(value) for name, value in result.headers if name != "error-code"}
                     record = dataclasses.replace(
                         result.source, epoch=self.epochs[partition], key=result.key, value=result.value
                     )
-                    pending[result.key.decode()] = Pending(
-                        record,
-                        int(headers["attempt"]),
-                        int(headers["not-before"]),
-                        int(headers.get("deaths", 0)),
+                    retry = Pending(
+                        record, headers["attempt"], headers["not-before"], headers.get("deaths", 0)
                     )
+                    pending.add(result.key.decode(), retry, retry.not_before / 1000, record.timestamp)
         position, metadata = self.committed[partition]
         self.on_begun(Begun(partition, self.epochs[partition], position, lives_of(metadata), pending))
 

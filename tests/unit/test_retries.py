@@ -83,14 +83,6 @@ def test_counts_agree_with_a_plain_count(steps: list[tuple[str, str, int]]) -> N
         assert pending.oldest() == min((since for _, since in model.values()), default=None)
 
 
-def test_many_come_back_at_once() -> None:
-    """Loaded in one go, they are taken in the order of their due times."""
-    pending = PendingRetries((str(n), n, float(-n), 0.0) for n in range(100_000))
-    assert len(pending) == 100_000
-    assert pending.take_due(0.0, 3) == [99_999, 99_998, 99_997]
-    assert pending.oldest() == 0.0
-
-
 def test_limits_by_code() -> None:
     """A code may have a number of tries of its own."""
     limits = RetryLimits(5, {"not-found": 8})
