@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test unit lint site docs demo soak bench clean
+.PHONY: help install test unit lint site docs demo soak bench fuzz clean
 
 help:      ## show this list
 	@grep -hE '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,11 @@ demo: install ## fit a model and stream uploads through the worker, here; IMAGES
 
 soak: install ## break everything for half an hour, and check every upload; ARGS="--seed 7"
 	$(BIN)/python -m tests.faults --soak $(ARGS)
+
+fuzz: install ## fuzz all that reads bytes from outside, SECONDS each (600), TARGETS (all of them)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[fuzz]'
+	for target in $(or $(TARGETS),event url fetcher answer image); do \
+	  PYTHONPATH=tests:tests/hostile $(BIN)/python tests/hostile/fuzz.py $$target -max_total_time=$(or $(SECONDS),600) || exit 1; done
 
 bench: install ## measure, and print JSON lines and a table
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -218,7 +218,7 @@ class Fetcher:
             return self._urls.check(location)
         try:
             joined = base.join(URL(location))
-        except ValueError:
+        except (ValueError, IndexError):  # as in `imgclust.urls.check_url`
             raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
         return self._urls.check(str(joined))
 

@@ -142,7 +142,7 @@ def check_url(url: str, policy: FetchPolicy) -> URL:
     try:
         parsed = URL(url)
         scheme, host, port = parsed.scheme, parsed.raw_host, parsed.port
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, IndexError) as error:  # IndexError: yarl of "http://[::1]@/"
         raise UrlForbidden(f"the URL {shown(url)} is malformed ({type(error).__name__})") from None
     if scheme not in _DEFAULT_PORTS:
         raise UrlForbidden(
@@ -229,10 +229,13 @@ def file_path(url: str) -> Path:
     """
     if len(url) > MAX_URL_CHARS or _UNSAFE.search(url):
         raise UrlForbidden(f"the URL {shown(url)} is too long, or contains control characters or spaces")
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        path = urllib.parse.unquote(parts.path, errors="strict") if parts.path.isascii() else parts.path
+    except ValueError:  # brackets that hold no address, bytes that are no UTF-8
+        raise UrlForbidden(f"the URL {shown(url)} is malformed") from None
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise UrlForbidden(f"the URL {shown(url)} must look like file:///folder/file, without host or query")
-    path = urllib.parse.unquote(parts.path, errors="strict") if parts.path.isascii() else parts.path
     if not path.startswith("/") or "\0" in path:
         raise UrlForbidden(f"the URL {shown(url)} must name an absolute path")
     return Path(path)

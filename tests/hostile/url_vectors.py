@@ -34,7 +34,7 @@ http://[2606:4700::5efe:127.0.0.1]:{port}/  http://[fe80::5efe:7f00:1]:{port}/
 http://[::1%25lo]:{port}/  http://[fe80::1%25lo]:{port}/  http://[fe80::1%lo]:{port}/
 http://[::1%eth0]:{port}/  http://[fd00:ec2::254]/latest/  http://[fc00::1]/  http://[ff02::1]/
 http://[::ffff:169.254.169.254]/latest/  http://[::１]:{port}/  http://[::1:{port}/
-http://[v1.127.0.0.1]:{port}/  http://[127.0.0.1]:{port}/  http://::1:{port}/
+http://[::1]:{port}@/  http://[::1]@/  http://[v1.127.0.0.1]:{port}/  http://[127.0.0.1]:{port}/  http://::1:{port}/
 """.split()  # noqa: SIM905
 
 # Two parsers, two hosts
