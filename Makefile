@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 unit: install ## run the fast tests only
 	$(BIN)/python -m pytest tests/unit $(ARGS)
@@ -36,7 +36,6 @@ docs: install ## write anew what is made from tables in the code: README, alerts
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/prometheus/build.py
 	$(BIN)/python deploy/grafana/build.py
-	$(BIN)/python benchmarks/capacity.py --page docs/capacity.md
 	$(BIN)/python benchmarks/capacity.py --page docs/capacity.md
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port

@@ -165,6 +165,7 @@ def fetch_policy(settings: Settings) -> FetchPolicy:
         connect_timeout=settings.fetch_connect_timeout,
         first_byte_timeout=settings.fetch_silence_timeout,
         min_rate=settings.fetch_min_rate,
+        per_host=settings.fetch_per_host or None,
     )
 
 

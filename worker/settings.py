@@ -98,6 +98,7 @@ class Settings:
     fetch_min_rate: float
     fetch_max_bytes: int
     fetch_connections: int
+    fetch_per_host: int
     max_pixels: int
     decode_timeout: float
     retry_limit: RetryLimits
@@ -535,6 +536,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("fetch_max_bytes", str(20 * 1024 * 1024), *_count(1024, 1 << 30), "bytes of one image at most"),
     Setting("fetch_connections", "64", *_count(1, 1024), "downloads at once in each fetcher process"),
+    Setting(
+        "fetch_per_host",
+        "0",
+        *_count(0, 1024),
+        "of these from one host at most: a brake for servers that cannot take more; 0: three quarters, "
+        "so that a slow host leaves a quarter to the others",
+    ),
     Setting(
         "max_pixels", "50000000", *_count(1, 1_000_000_000), "pixels of one image at most, before decoding"
     ),

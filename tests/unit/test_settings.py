@@ -114,3 +114,33 @@ def test_a_wrong_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
         load({}, config)
     with pytest.raises(SettingsError, match="cannot be read"):
         load({}, tmp_path / "none.toml")
+
+
+def test_limits_of_single_codes() -> None:
+    """WORKER_RETRY_LIMIT: one number for all, others by code."""
+    limits = load({"WORKER_RETRY_LIMIT": "5 not-found=8 fetch-timeout=2"}).retry_limit
+    assert [limits.of(code) for code in ("fetch-failed", "not-found", "fetch-timeout")] == [5, 8, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RETRY_LIMIT", "5 nothing=8"), ("RETRY_LIMIT", "5 not-found"), ("RETRY_LIMIT", "0"), ("SKIP", "7"),
+     ("SKIP", "1:-2"), ("SKIP", "1:2:3"), ("SKIP", "a:b")],
+)  # fmt: skip
+def test_what_names_codes_and_records_is_checked(name: str, value: str) -> None:
+    """An unknown code or half a position is refused with the setting's name, not ignored."""
+    with pytest.raises(SettingsError, match=f"WORKER_{name} must be"):
+        load({f"WORKER_{name}": value})
+
+
+def test_named_records() -> None:
+    """WORKER_SKIP: partition:offset, several of them."""
+    assert load({"WORKER_SKIP": "3:1234, 0:7"}).skip == {(3, 1234), (0, 7)}
+
+
+def test_a_brake_for_one_host() -> None:
+    """WORKER_FETCH_PER_HOST bounds the downloads from one host; unset it leaves a quarter to the others."""
+    from worker.run import fetch_policy
+
+    assert fetch_policy(load({"WORKER_FETCH_PER_HOST": "3"})).host_share(64) == 3
+    assert fetch_policy(load({})).host_share(64) == 48
