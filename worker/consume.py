@@ -473,7 +473,7 @@ class UploadsConsumer:
         member = self._consumer.consumer_group_metadata()
         if self._clock() - self._looked_at > _FRESH or not is_member(member):
             return None
-        return Snapshot(self._topic, member, self._states(mark, also))
+        return Snapshot(self._topic, member, self._states(mark, also, leaving))
 
     def committed(self, snapshot: Snapshot) -> None:
         """The broker has `snapshot`."""
