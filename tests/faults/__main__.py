@@ -31,8 +31,8 @@ from faults.run import Options, Outcome, run  # noqa: E402
 from faults.sabotage import CONTROLS, control  # noqa: E402
 
 SHORT = Plan(
-    failpoint_kills=1, kills=10, freezes=1, rebalances=5, fetchers=2, broker_restarts=1, broker_freezes=1,
-    redis=1, images=1,
+    failpoint_kills=1, failpoint_freezes=1, freeze_at=("after-committed-read", "before-commit"), kills=10,
+    freezes=1, rebalances=5, fetchers=2, broker_restarts=1, broker_freezes=1, redis=1, images=1,
 )  # fmt: skip
 SOAK = Plan(
     failpoint_kills=10, failpoint_freezes=1, kills=30, freezes=5, rebalances=25, fetchers=10,
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the workers' logs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
     faults = parser.add_argument_group("how often each fault comes (given one, the others are left out)")
-    numbers = [field.name for field in dataclasses.fields(Plan) if field.name != "failpoints"]
+    numbers = [field.name for field in dataclasses.fields(Plan) if not field.name.endswith("_at")]
     for name in numbers:
         faults.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
     parser.add_argument("--at", action="append", choices=FAILPOINTS, help="only this failpoint (repeatable)")
@@ -64,7 +64,7 @@ def main() -> int:
     chosen = {name: n for name in numbers if (n := getattr(args, name)) is not None}
     plan = Plan(**chosen) if chosen else SOAK if args.soak else SHORT
     if args.at:
-        plan = dataclasses.replace(plan, failpoints=tuple(args.at))
+        plan = dataclasses.replace(plan, kill_at=tuple(args.at), freeze_at=tuple(args.at))
     options = Options(
         args.uploads or (100_000 if args.soak else 5_000),
         args.seed,

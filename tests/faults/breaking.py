@@ -33,6 +33,7 @@ class Breaker:
     """Breaks the parts of a run; the dice are the run's own, so that it can be repeated.
 
     Attributes:
+        share: uploads of this step that are not sent yet.
         done: how often each thing was done.
         missed: failpoints that were not reached.
     """
@@ -40,8 +41,16 @@ class Breaker:
     parts: Surroundings
     dice: random.Random
     say: Callable[[str], None]
+    grant: Callable[[int], None]
+    share: int = 0
     done: Counter[str] = dataclasses.field(default_factory=Counter)
     missed: list[str] = dataclasses.field(default_factory=list)
+
+    def feed(self, count: int | None = None) -> None:
+        """Let so many of this step's uploads be sent, or the rest of them."""
+        count = self.share if count is None else min(count, self.share)
+        self.share -= count
+        self.grant(count)
 
     def _some_worker(self) -> Worker:
         self.parts.watch()
@@ -57,11 +66,16 @@ class Breaker:
         nth = self.dice.randint(1, 3 if name in AT_START else 6) if name != "in-revoke" else 1
         worker = self.parts.join(IMGCLUST_FAILPOINT=f"{name}={action}@{nth}")
         others: list[Worker] = []
+        portion, ready = max(1, self.share // 20), name in AT_START
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and worker.code is None and not worker.stopped:
-            if name == "in-revoke" and not others and worker.is_ready():
+            if not ready:
+                ready = worker.is_ready()
+            elif name == "in-revoke" and not others:
                 others.append(self.parts.join())  # takes a share of everybody's partitions
-            time.sleep(0.05)
+            if ready:
+                self.feed(portion)  # a little at a time, so that there is something to do until it happens
+            time.sleep(0.1)
         if worker.stopped:
             self.done[f"{name}, frozen"] += 1
             time.sleep(SESSION + 2)
@@ -82,6 +96,7 @@ class Breaker:
 
     def kill_worker(self) -> None:
         """kill -9 at a random moment, and a new one at once."""
+        self.feed()
         self._while(0, 1.5)
         self.parts.kill(self._some_worker())
         self.parts.join()
@@ -89,11 +104,13 @@ class Breaker:
 
     def freeze_worker(self) -> None:
         """It sleeps for longer than its membership lasts, and wakes up with what it held."""
+        self.feed()
         self._some_worker().freeze(SESSION + self.dice.uniform(1, 4))
         self.done["worker frozen"] += 1
 
     def rebalance(self) -> None:
         """One joins under load, and one leaves: two rebalances."""
+        self.feed()
         worker = self.parts.join()
         self.parts.wait_ready(worker)
         self._while(0.5, 1.5)
@@ -102,6 +119,7 @@ class Breaker:
 
     def kill_fetcher(self) -> None:
         """A fetcher process dies with the images that it holds."""
+        self.feed()
         worker = self._some_worker()
         self.parts.wait_ready(worker)
         for pid in worker.fetchers()[:1]:
@@ -112,21 +130,25 @@ class Breaker:
     # ── what they rest on ────────────────────────────────────────────────────────────────────────────────
 
     def restart_broker(self) -> None:
+        self.feed()
         self.parts.broker.restart(self.dice.uniform(0.5, 3))
         self.done["broker killed"] += 1
 
     def freeze_broker(self) -> None:
+        self.feed()
         self.parts.broker.freeze(30)
         self.done["broker frozen for 30 s"] += 1
 
     def kill_redis(self) -> None:
         """It comes back empty."""
+        self.feed()
         self.parts.redis.kill()
         self._while(0.5, 2)
         self.parts.redis.start()
         self.done["Redis killed"] += 1
 
     def freeze_redis(self) -> None:
+        self.feed()
         self.parts.redis.freeze()
         time.sleep(6)  # its clients give up after 5
         self.parts.redis.thaw()
@@ -134,6 +156,7 @@ class Breaker:
 
     def fill_redis(self) -> None:
         """It refuses every write that needs memory."""
+        self.feed()
         client = self.parts.redis.client()
         client.config_set("maxmemory", "1mb")
         self._while(2, 4)
@@ -141,6 +164,7 @@ class Breaker:
         self.done["Redis filled"] += 1
 
     def stop_images(self) -> None:
+        self.feed()
         self.parts.images.kill()
         self._while(0.5, 2)
         self.parts.images.start()
@@ -152,7 +176,7 @@ class Plan:
     """How often each fault comes.
 
     Attributes:
-        failpoint_kills, failpoint_freezes: at each of `failpoints`.
+        failpoint_kills, failpoint_freezes: at each of `kill_at`, and of `freeze_at`.
         rebalances: each time one joins and one leaves, which makes two.
     """
 
@@ -166,7 +190,8 @@ class Plan:
     broker_freezes: int = 0
     redis: int = 0  # each of killed, frozen, filled
     images: int = 0
-    failpoints: tuple[str, ...] = FAILPOINTS
+    kill_at: tuple[str, ...] = FAILPOINTS
+    freeze_at: tuple[str, ...] = FAILPOINTS
 
     @property
     def outages(self) -> bool:
@@ -180,8 +205,11 @@ Step = tuple[str, Callable[[Breaker], None]]
 def schedule(plan: Plan, dice: random.Random) -> list[Step]:
     """All faults of a plan, in an order that the dice decide."""
     steps: list[Step] = []
-    for name in plan.failpoints:
-        for action, times in (("kill", plan.failpoint_kills), ("stop", plan.failpoint_freezes)):
+    for action, names, times in (
+        ("kill", plan.kill_at, plan.failpoint_kills),
+        ("stop", plan.freeze_at, plan.failpoint_freezes),
+    ):
+        for name in names:
             step = (f"{name}={action}", lambda b, n=name, a=action: b.failpoint(n, a))
             steps += [step] * times
     several: list[tuple[str, Callable[[Breaker], None], int]] = [

@@ -6,6 +6,7 @@ from typing import Any
 
 from faults.checker import History, Result, Shown
 from faults.surroundings import PARTITIONS, Surroundings
+from worker.offsets import lives_of
 from worker.redis_client import parse_pair
 from worker.scan import Entry, Scanner, source_of
 
@@ -62,6 +63,12 @@ class Reader:
             ends = {p: scanner.bounds(self._topics.uploads, p)[1] for p in ALL}
         left = {p: end - committed.get(p, (0, ""))[0] for p, end in ends.items()}
         return {p: count for p, count in left.items() if count}
+
+    def abandoned(self) -> list[int]:
+        """Partitions of which the group's offsets do not say that their last owner left in order."""
+        with Scanner(self._connection, self._topics.group) as scanner:
+            committed = scanner.committed(self._topics.uploads, ALL)
+        return sorted(p for p, (_, metadata) in committed.items() if lives_of(metadata))
 
     def view(self) -> dict[str, Shown]:
         client: Any = self._parts.redis.client()

@@ -109,7 +109,7 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
         options.seed, options.uploads, PARTITIONS, parts.images.address, outages=options.plan.outages
     )
     feeder = Feeder(parts.broker.bootstrap, parts.topics.uploads, planned, options.rate)
-    breaker = Breaker(parts, dice, say)
+    breaker = Breaker(parts, dice, say, feeder.grant)
     troubles: list[str] = []
     for _ in range(FLEET):
         parts.join()
@@ -117,9 +117,10 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
         parts.wait_ready(worker)
     share = options.uploads // (len(steps) + 1)
     for number, (what, do) in enumerate(steps, 1):
-        feeder.grant(share)
+        breaker.share = share
         say(f"{number}/{len(steps)} {what}; {len(feeder.events):,} sent, {len(parts.workers)} workers")
         do(breaker)
+        breaker.feed()
         parts.watch()
         while len(parts.workers) < FLEET:
             parts.join()
@@ -144,6 +145,8 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
         _write(history, parts.folder / "history.jsonl")
     crashes = [worker for worker in parts.ended if worker.expected is None and worker.code in CRASHES]
     troubles += [_trouble(w) for w in parts.ended if w not in crashes and w.code not in (w.expected or ())]
+    if left := reader.abandoned():
+        troubles.append(f"all left in order, but the offsets of partitions {left} do not say so")
     troubles += [f"{name}: not reached ({count} times)" for name, count in Counter(breaker.missed).items()]
     return Outcome(report, breaker.done, troubles, len(crashes), time.monotonic() - started, parts.folder)
 

@@ -47,8 +47,35 @@ def no_superseding() -> None:
     Pipeline._supersede = lambda *_: None  # type: ignore[method-assign]
 
 
+def foreign_offsets() -> None:
+    """Offsets of partitions that are somebody else's by now are committed under a fresh membership."""
+    from worker.consume import UploadsConsumer
+
+    leave, snapshot = UploadsConsumer._leave, UploadsConsumer.snapshot
+    gone: dict[int, tuple[int, str]] = {}
+
+    def remember(self: Any, named: Any, *, lost: bool) -> None:
+        for partition in (p.partition for p in named):
+            owned = self._owned.get(partition)
+            if owned is not None and owned.offsets is not None:
+                gone[partition] = owned.offsets.state()
+        leave(self, named, lost=lost)
+
+    def unfiltered(self: Any, *args: Any) -> Any:
+        taken = snapshot(self, *args)
+        if taken is None:
+            return None
+        mine = {partition for partition, _, _ in taken.states} | set(self._owned)
+        foreign = tuple((p, -1, state) for p, state in gone.items() if p not in mine)
+        return dataclasses.replace(taken, states=taken.states + foreign)
+
+    UploadsConsumer._leave = remember  # type: ignore[method-assign]
+    UploadsConsumer.snapshot = unfiltered  # type: ignore[method-assign]
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     "ignored-metadata": ignored_metadata,
+    "foreign-offsets": foreign_offsets,
     "no-superseding": no_superseding,
 }
 CONTROLS = ("at-least-once", *SABOTAGES)
@@ -58,10 +85,10 @@ def control(name: str, options: Options, *, chosen: bool) -> Options:
     """The options of a control: a short run whose faults meet the broken promise, unless some were chosen."""
     from faults.breaking import Plan
 
-    plan = options.plan if chosen else Plan(kills=8, rebalances=2)
+    plan = options.plan if chosen else Plan(kills=5, rebalances=3)
     env = {**options.env}
     if name == "at-least-once":
         env["WORKER_DELIVERY"] = "at-least-once"
     else:
         env["FAULTS_SABOTAGE"] = name
-    return dataclasses.replace(options, plan=plan, env=env, uploads=min(options.uploads, 3000))
+    return dataclasses.replace(options, plan=plan, env=env, uploads=min(options.uploads, 2500))
