@@ -295,7 +295,7 @@ class ExactlyOnce:
             self._consumer.committed(self._snapshot)
         self._forget(self._batch)
         self._batch, self._snapshot = [], None
-        self._leaving -= self._left
+        self._leaving = self._leaving - self._left
         self._state = State.READY
         self._metrics.commits["committed"].inc()
         self._metrics.commit_seconds.observe(self._clock() - self._began)
@@ -358,7 +358,7 @@ class ExactlyOnce:
     def _settle(self, timeout: float, leaving: Set[int]) -> bool:
         """Steps until nothing is open and nothing is left to publish, at most `timeout` seconds."""
         deadline = self._clock() + timeout
-        self._leaving = leaving
+        self._leaving = frozenset(leaving)
         try:
             while (left := deadline - self._clock()) > 0:
                 done = not (self.waiting or self._leaving or self._consumer.uncommitted)
