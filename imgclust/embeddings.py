@@ -51,7 +51,7 @@ class Embeddings:
         ids, sources: n strings; `source` is the path or URL that was read.
         vectors: float32 (n, dim), unit-norm rows that hold float16 values.
         widths, heights: int32 (n,), pixels of the original.
-        sha256: n hex digests of the files' bytes.
+        sha256: n hex digests of the files' bytes; None where they are not known.
         attributes: n mappings.
         identity: of the encoder.
     """
@@ -61,7 +61,7 @@ class Embeddings:
     vectors: Floats
     widths: npt.NDArray[np.int32]
     heights: npt.NDArray[np.int32]
-    sha256: list[str]
+    sha256: list[str | None]
     attributes: list[Mapping[str, Any]]
     identity: EncoderIdentity
 
@@ -116,10 +116,10 @@ class EmbeddingsWriter:
         embedding: npt.NDArray[np.floating[Any]],
         width: int,
         height: int,
-        sha256: str,
+        sha256: str | None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add one image; `embedding`: (dim,), float16 values."""
+        """Add one image; `embedding`: (dim,), float16 values. `sha256` None, sizes of 0: not known."""
         row = {
             "id": _utf8(id), "source": _utf8(source), "embedding": np.asarray(embedding, np.float16),
             "width": width, "height": height, "sha256": sha256,

@@ -41,7 +41,7 @@ def apache() -> Iterator[Kafka]:
 
 
 class Topics:
-    """Four topics of a test's own, and what goes in and comes out of them."""
+    """Topics of a test's own, and what goes in and comes out of them."""
 
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
@@ -51,8 +51,10 @@ class Topics:
         run = uuid.uuid4().hex[:8]
         self.uploads, self.tags = f"uploads-{run}", f"tags-{run}"
         self.retry, self.dlq = f"{self.uploads}.retry", f"{self.uploads}.dlq"
+        self.embeddings = f"embeddings-{run}"
         self.group = f"group-{run}"
-        kafka.create_topics([self.uploads, self.tags, self.retry, self.dlq], PARTITIONS)
+        names = [self.uploads, self.tags, self.retry, self.dlq, self.embeddings]
+        kafka.create_topics(names, PARTITIONS)
         self._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
 
     def send(self, key: bytes | None, value: bytes | None, partition: int = 0) -> None:

@@ -18,6 +18,7 @@ from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction, 
 from worker import log as logs
 from worker.batch import Batcher
 from worker.drift_watch import DriftWatch
+from worker.embedding_records import halves
 from worker.metrics import Metrics
 from worker.tracing import Tracing
 
@@ -41,6 +42,7 @@ class Predicted:
     probability: float
     candidates: tuple[tuple[int, float], ...]
     novel: bool
+    embedding: bytes | None = None  # float16 numbers, where embeddings are kept
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,9 +56,12 @@ class Unencodable:
 Outcome = Predicted | Unencodable
 
 
-def rows(tokens: Sequence[int], prediction: Prediction) -> list[Outcome]:
-    """A prediction's arrays as one value per image."""
+def rows(
+    tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
+) -> list[Predicted]:
+    """A prediction's arrays as one value per image, with the embeddings that are to be kept."""
     clusters, scores = prediction.candidates.tolist(), prediction.scores.tolist()
+    kept: Sequence[bytes | None] = [None] * len(tokens) if embeddings is None else embeddings
     probabilities = np.clip(prediction.probabilities, 0.0, 1.0).tolist()
     return [
         Predicted(
@@ -65,14 +70,16 @@ def rows(tokens: Sequence[int], prediction: Prediction) -> list[Outcome]:
             round(probability, 6),
             tuple((c, round(s, 6)) for c, s in zip(cs, ss, strict=True) if c >= 0)[:MAX_CANDIDATES],
             novel,
+            embedding,
         )
-        for token, label, probability, cs, ss, novel in zip(
+        for token, label, probability, cs, ss, novel, embedding in zip(
             tokens,
             prediction.labels.tolist(),
             probabilities,
             clusters,
             scores,
             prediction.novel.tolist(),
+            kept,
             strict=True,
         )
     ]
@@ -87,6 +94,7 @@ class Inference:
         release: gives slots back; called as soon as a batch is copied, so that the next one can be decoded.
         on_outcomes: called from the predictor's thread with many outcomes at a time.
         on_broken: called once, with the error, when not even a grey picture can be encoded.
+        keep_embeddings: outcomes carry their embeddings.
     """
 
     def __init__(
@@ -103,8 +111,10 @@ class Inference:
         clock: Callable[[], float],
         metrics: Metrics,
         tracing: Tracing | None = None,
+        keep_embeddings: bool = False,
     ) -> None:
         self._encoder = encoder
+        self._keep_embeddings = keep_embeddings
         self._model = model
         self._pixels = pixels
         self._release = release
@@ -257,7 +267,8 @@ class Inference:
         started = self._clock()
         try:
             prediction = self._model.predict(embeddings)
-            outcomes = rows(tokens, prediction)
+            kept = halves(embeddings) if self._keep_embeddings else None
+            outcomes: list[Outcome] = [*rows(tokens, prediction, kept)]
         except Exception as error:
             self._count_memory(error)
             if len(tokens) == 1:

@@ -1,10 +1,14 @@
-"""The arguments of the operators' commands, `dlq` and `explain`, → one call each. Imports nothing heavy."""
+"""The arguments of the operators' commands, `dlq`, `explain`, `embeddings`, `retag`, → one call each.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.messages import ERROR_CODES
@@ -29,9 +33,45 @@ doing the same twice sends nothing twice. Events without a readable id are sent 
 
 
 def add_arguments(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
-    """`dlq` and `explain`, each with the options of `config`."""
+    """`dlq`, `explain`, `embeddings` and `retag`, each with the options of `config`."""
     _add_dlq(commands, config)
     _add_explain(commands, config)
+    _add_embeddings(commands, config)
+    _add_retag(commands, config)
+
+
+def _add_embeddings(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    embeddings = commands.add_parser("embeddings", help="what the embeddings topic keeps")
+    actions = embeddings.add_subparsers(dest="action", metavar="ACTION", required=True)
+    export = actions.add_parser(
+        "export",
+        parents=[config],
+        help="write them as a folder that `imgclust fit` reads",
+        description="Write the newest embedding of every upload that was not deleted to a folder that "
+        "`imgclust fit` reads: train on what really came in.",
+    )
+    export.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="EMBEDDINGS", help="folder to make"
+    )
+    export.add_argument(
+        "--newer-than", type=duration, metavar="AGE", help="only embeddings written within 90s, 15m, 2h, 7d"
+    )
+
+
+def _add_retag(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    retag = commands.add_parser(
+        "retag",
+        parents=[config],
+        help="tag everything again from the embeddings topic, into a topic of its own",
+        description="Predict every kept embedding with a model and publish the tags to a topic of its own: "
+        "nothing is fetched or encoded, and no GPU is needed. Begun again after a stop, it goes on where it "
+        "was: each tag is published exactly once. It ends at the records that were there when it began.",
+    )
+    retag.add_argument("--to", required=True, metavar="TOPIC", help="where the tags go; made when missing")
+    retag.add_argument(
+        "--model", type=Path, metavar="MODEL", help="the model to tag with (default: WORKER_MODEL)"
+    )
+    retag.add_argument("--quiet", action="store_true", help="show no progress, only what was done at the end")
 
 
 def _add_dlq(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
@@ -129,6 +169,14 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
         from worker.explain import explain
 
         return explain(settings, args.id, since=args.since, as_json=args.json)
+    if args.command == "embeddings":
+        from worker.embeddings_export import export
+
+        return export(settings, args.output, newer_than=args.newer_than)
+    if args.command == "retag":
+        from worker.retag import retag
+
+        return retag(settings, args.to, model=args.model, quiet=args.quiet)
     from worker.dlq import list_letters, replay
     from worker.letters import Filter
 

@@ -22,16 +22,18 @@ from typing import Protocol
 
 from worker import log as logs
 from worker.consume import Begun, UploadsConsumer
+from worker.embedding_records import CONTENT_TYPE, EmbeddingWriter
 from worker.errors import Rejected
 from worker.fetchers import Failed, Job
 from worker.formats import Formats
 from worker.inference import Outcome, Predicted, Ready, Unencodable
-from worker.messages import Candidate, Tag, Upload, printable
+from worker.messages import Upload, printable
 from worker.metrics import Metrics
 from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
 from worker.records import Record
 from worker.restore import Pending
 from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
+from worker.tagging import Model, tag_of
 from worker.tracing import Journey, Tracing
 from worker.trials import DEATHS, Trials
 
@@ -66,15 +68,6 @@ class Encoding(Protocol):
     def outstanding(self) -> int: ...
 
 
-class Model(Protocol):
-    """What a tag says of the model that made it."""
-
-    @property
-    def version(self) -> str: ...
-    @property
-    def taxonomy(self) -> str: ...
-
-
 @dataclasses.dataclass(slots=True, eq=False)
 class Work:
     """One upload on its way. `token` names the current try; a result with another token is stale.
@@ -106,6 +99,7 @@ class Policy:
     retry_first: float
     retry_max: float
     tag_url: bool
+    embeddings_topic: str | None = None  # None: embeddings are not kept
     skip: frozenset[tuple[int, int]] = frozenset()  # (partition, offset): dead letters, untried
 
 
@@ -121,6 +115,7 @@ class Pipeline:
         connect_delivery: makes what publishes and commits.
         names: cluster → name, of the model.
         formats: how uploads are read, and tags written.
+        embeddings: makes the records of the embeddings topic, where there is one.
         clock: monotonic seconds.
         wall_ms: milliseconds since the epoch.
     """
@@ -142,8 +137,10 @@ class Pipeline:
         sleep: Callable[[float], None] = time.sleep,
         tracing: Tracing | None = None,
         formats: Formats | None = None,
+        embeddings: EmbeddingWriter | None = None,
     ) -> None:
         self._policy = policy
+        self._embeddings = embeddings
         self._fetchers = fetchers
         self._model = model
         self._names = names
@@ -316,15 +313,11 @@ class Pipeline:
         now = self._wall_ms()
         for work, predicted in tags:
             upload = work.upload
-            tag = Tag(
+            tag = tag_of(
+                predicted,
+                self._model,
+                self._names,
                 id=upload.id,
-                cluster=predicted.cluster,
-                name=self._names.get(predicted.cluster),
-                probability=predicted.probability,
-                candidates=tuple(Candidate(c, self._names.get(c), s) for c, s in predicted.candidates),
-                novel=predicted.novel,
-                model=self._model.version,
-                taxonomy=self._model.taxonomy,
                 url=upload.url if self._policy.tag_url else None,
                 uploaded_at=upload.uploaded_at,
                 tagged_at=now,
@@ -336,20 +329,27 @@ class Pipeline:
             result = Result(
                 self._policy.tags_topic, key, value, work.record, content_type=kind, trace=journey
             )
-            self._end(work, result)
+            self._end(work, result, *self._embedding(work, predicted))
             self._metrics.end_to_end.observe(max(0.0, (now - upload.uploaded_at) / 1000))
         self._metrics.count_tags(
             [p.cluster for _, p in tags], [p.probability for _, p in tags], sum(p.novel for _, p in tags)
         )
         self._metrics.uploads["tagged"].inc(len(tags))
 
-    def _end(self, work: Work, result: Result) -> None:
-        """`work` ends with `result`, and its pending retry with it."""
+    def _embedding(self, work: Work, predicted: Predicted) -> list[Result]:
+        """The embedding beside the tag, where they are kept."""
+        topic, writer, vector = self._policy.embeddings_topic, self._embeddings, predicted.embedding
+        if topic is None or writer is None or vector is None:
+            return []
+        key, value = work.upload.id.encode(), writer.value(work.upload, vector)
+        return [Result(topic, key, value, work.record, content_type=CONTENT_TYPE)]
+
+    def _end(self, work: Work, *results: Result) -> None:
+        """`work` ends with `results`, and its pending retry with it."""
         del self._latest[work.upload.id]
         if work.stored:
-            self._publish(result, self._end_of_retry(work.upload.id.encode(), work.record))
-        else:
-            self._publish(result)
+            results = (*results, self._end_of_retry(work.upload.id.encode(), work.record))
+        self._publish(*results)
 
     def _publish(self, *results: Result) -> None:
         self._published += len(results)
@@ -375,7 +375,10 @@ class Pipeline:
     def _delete(self, upload: Upload, record: Record, journey: Journey | None) -> None:
         journey = journey and journey.publish("deleted")
         key = upload.id.encode()
-        self._publish(Result(self._policy.tags_topic, key, None, record, content_type=None, trace=journey))
+        results = [Result(self._policy.tags_topic, key, None, record, content_type=None, trace=journey)]
+        if self._policy.embeddings_topic is not None:
+            results.append(Result(self._policy.embeddings_topic, key, None, record, content_type=None))
+        self._publish(*results)
         self._metrics.uploads["deleted"].inc()
 
     def _supersede(self, upload_id: str, partition: int) -> None:

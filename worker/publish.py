@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -177,6 +178,10 @@ def size_of(result: Result) -> int:
     return len(result.value or b"") + len(result.source.value or b"")
 
 
+def _place(source: Record) -> tuple[int, int, int]:
+    return source.partition, source.epoch, source.offset
+
+
 class AtLeastOnce:
     """Publishes results and tells when each is safe; see `Delivery`.
 
@@ -203,6 +208,7 @@ class AtLeastOnce:
         self._stage = metrics.stages["publish"]
         self._clock = clock
         self._waiting = 0
+        self._left: Counter[tuple[int, int, int]] = Counter()  # results of a source that are not safe yet
         self._bytes = 0
         self._gathered: list[Result] = []
         self._round_at = -ROUND_PATIENCE
@@ -225,6 +231,7 @@ class AtLeastOnce:
 
     def _take(self, result: Result) -> None:
         self._waiting += 1
+        self._left[_place(result.source)] += 1
         self._bytes += size_of(result)
         self._gathered.append(result)
 
@@ -236,6 +243,7 @@ class AtLeastOnce:
         self._bytes -= sum(map(size_of, dropped))
         self._stage.leave(len(dropped), "dropped")
         for result in dropped:
+            self._left.pop(_place(result.source), None)
             result.ended("dropped")
 
     def _start_round(self) -> None:
@@ -270,9 +278,13 @@ class AtLeastOnce:
     def _delivered(self, result: Result, error: KafkaError | None) -> None:
         self._waiting -= 1
         self._bytes -= size_of(result)
+        place = _place(result.source)
+        self._left[place] -= 1
         if error is None:
             self._stage.leave()
-            self._consumer.done(result.source)
+            if self._left[place] <= 0:  # the last of an upload's results: now it is done
+                del self._left[place]
+                self._consumer.done(result.source)
             result.ended()
             return
         self._metrics.produce_errors.inc()

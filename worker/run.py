@@ -19,6 +19,7 @@ from imgclust.malloc import keep_freed_memory
 from worker import formats, topics, tracing
 from worker import log as logs
 from worker.consume import Begun, UploadsConsumer, consumer_config, group_protocol
+from worker.embedding_records import EmbeddingWriter
 from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
@@ -227,6 +228,7 @@ class Tagger:
             clock=clock,
             metrics=metrics,
             tracing=self._tracing,
+            keep_embeddings=settings.embeddings_topic is not None,
         )
         self.pipeline = Pipeline(
             policy(settings),
@@ -241,6 +243,7 @@ class Tagger:
             metrics=metrics,
             tracing=self._tracing,
             formats=formats.formats(settings),
+            embeddings=EmbeddingWriter(encoder.identity, keep_url=settings.tag_url),
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
         metrics.set_model(

@@ -126,6 +126,10 @@ class Scanner:
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
+    def membership(self) -> Any:
+        """What a producer commits the group's offsets with, in a transaction of its own."""
+        return self._consumer.consumer_group_metadata()
+
     def partitions(self, topic: str) -> list[int]:
         """
         Raises:

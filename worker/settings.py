@@ -65,6 +65,7 @@ class Settings:
     tags_format: str
     schema_registry_url: str | None = dataclasses.field(repr=False)
     schema_registry_auth: str | None = dataclasses.field(repr=False)
+    embeddings_topic: str | None
     create_topics: bool
     partitions: int
     start: str
@@ -358,6 +359,13 @@ SETTINGS: tuple[Setting, ...] = (
         "user:password",
         "for the schema registry; `WORKER_SCHEMA_REGISTRY_AUTH_FILE` reads it from a file",
         secret=True,
+    ),
+    Setting(
+        "embeddings_topic",
+        None,
+        _topic,
+        _TOPIC,
+        "where embeddings are kept, to train and to tag again; none when unset",
     ),
     Setting("create_topics", "false", _bool, "true or false", "make the topics that are missing"),
     Setting(
@@ -729,9 +737,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append("WORKER_SCHEMA_REGISTRY_URL must be set for these formats; the schemas are there")
     if values["uploads_protobuf"] is not None and values["uploads_format"] != "protobuf":
         found.append("WORKER_UPLOADS_PROTOBUF says nothing unless WORKER_UPLOADS_FORMAT is protobuf")
-    topics = [values[t] for t in ("uploads_topic", "tags_topic", "retry_topic", "dlq_topic")]
-    if len(set(topics)) < 4:
-        found.append(f"the four topics must have different names; got {', '.join(topics)}")
+    roles = ("uploads", "tags", "retry", "dlq", "embeddings")
+    topics = [topic for role in roles if (topic := values[f"{role}_topic"]) is not None]
+    if len(set(topics)) < len(topics):
+        found.append(f"the topics must have different names; got {', '.join(topics)}")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from worker.messages import printable
 
-Role = Literal["uploads", "tags", "retry", "dlq"]
+Role = Literal["uploads", "tags", "retry", "dlq", "embeddings"]
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 REPLICAS = 3  # one broker may be taken down for an upgrade while another one fails
 
@@ -42,6 +42,11 @@ PLANS: Mapping[Role, Plan] = {
     "dlq": Plan(
         {"cleanup.policy": "delete", "retention.ms": str(30 * DAY)},
         "how long people have to look at a dead letter and replay it",
+    ),
+    "embeddings": Plan(
+        {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
+        "where it is set: the newest embedding of each id for ever; that of a deleted upload is gone within "
+        "about a day",
     ),
 }
 
@@ -91,7 +96,7 @@ class Cluster:
     """What the rules look at.
 
     Attributes:
-        topics: the four, by role.
+        topics: by role; "embeddings" only where they are kept.
         internal: `__transaction_state` and `__consumer_offsets`, as far as they exist.
         broker: configuration of one broker; empty when it does not tell.
         samples: see `Sample`; empty when not taken.
@@ -168,6 +173,13 @@ def unclean(cluster: Cluster) -> Iterator[Warn]:
 
 def compaction(cluster: Cluster) -> Iterator[Warn]:
     tags, retry, uploads = (cluster.topics[role] for role in ("tags", "retry", "uploads"))
+    kept = cluster.topics.get("embeddings")
+    if kept is not None and kept.policies and "compact" not in kept.policies:
+        yield Warn(
+            f"{kept.name}: cleanup.policy is {','.join(sorted(kept.policies))}, so embeddings end with their "
+            "retention, and what is trained or tagged again lacks them",
+            "set it to compact",
+        )
     if tags.policies and "compact" not in tags.policies:
         yield Warn(
             f"{tags.name}: cleanup.policy is {','.join(sorted(tags.policies))}, so tags end with their "

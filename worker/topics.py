@@ -44,12 +44,15 @@ def check_properties(settings: Settings) -> None:
 
 
 def names(settings: Settings) -> dict[Role, str]:
-    return {
+    found: dict[Role, str] = {
         "uploads": settings.uploads_topic,
         "tags": settings.tags_topic,
         "retry": settings.retry_topic,
         "dlq": settings.dlq_topic,
     }
+    if settings.embeddings_topic is not None:
+        found["embeddings"] = settings.embeddings_topic
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
-from kafka_cluster import PARTITIONS, Topics, headers_of
+from kafka_cluster import PARTITIONS, Reader, Topics, headers_of
 from origin import Origin, response, silence, then_close
 from PIL import Image
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
+from imgclust.model import ClusterModel
+from worker.embedding_records import read_embedding
 from worker.feed import Feed
+from worker.inference import rows
 from worker.messages import Tag
 
 pytestmark = pytest.mark.slow
@@ -65,10 +69,12 @@ BROKEN = {
 
 
 def test_every_upload_ends_as_it_should(
-    topics: Topics, start: Start, origin: Origin, held_out: list[str], redis_store: RedisServer
-) -> None:
+    topics: Topics, start: Start, origin: Origin, held_out: list[str], redis_store: RedisServer,
+    model_folder: Path,
+) -> None:  # fmt: skip
     """Good uploads are tagged, each kind of bad one is a dead letter with its own code, an overtaken one is
-    superseded, a deleted one is gone; topics, metrics, Redis and the committed offsets all say the same."""
+    superseded, a deleted one is gone; topics, metrics, Redis and the committed offsets all say the same. The
+    embeddings topic has an embedding for each tag, from which the model says the same again, bit for bit."""
     origin.paths.update({path: answer for path, (answer, _) in BROKEN.items()})
     good = {f"good-{i}": origin.url(f"/{file}") for i, file in enumerate(held_out)}
     for i, (upload_id, url) in enumerate(good.items()):
@@ -88,7 +94,10 @@ def test_every_upload_ends_as_it_should(
     topics.flush()
     total = len(good) + len(bad) + 6
 
-    worker = start(PORTS=str(origin.port), WORKER_FETCH_MAX_BYTES="2000000", WORKER_FETCH_TIMEOUT="2").ready()
+    worker = start(
+        PORTS=str(origin.port), WORKER_FETCH_MAX_BYTES="2000000", WORKER_FETCH_TIMEOUT="2",
+        WORKER_EMBEDDINGS_TOPIC=topics.embeddings,
+    ).ready()  # fmt: skip
     tags, letters = topics.reader(topics.tags), topics.reader(topics.dlq)
     wait_for(
         "all dead letters and tags are there",
@@ -125,6 +134,7 @@ def test_every_upload_ends_as_it_should(
     def ended(outcome: str) -> float:
         return worker.metric(f'imgclust_uploads_total{{outcome="{outcome}"}}')
 
+    same_again(topics, tags, model_folder)
     assert ended("dead") == len(bad) + 2
     assert worker.metric("imgclust_fetchers") == 1
     assert worker.metric("imgclust_slots_used") == 0
@@ -150,6 +160,29 @@ def test_every_upload_ends_as_it_should(
     assert sum(offsets.values()) == total
     tags.close()
     letters.close()
+
+
+def same_again(topics: Topics, tags: Reader, model_folder: Path) -> None:
+    """The embeddings topic says of each id what the tags topic says: nothing, deleted, or where it is."""
+    kept = topics.reader(topics.embeddings)
+    wait_for("embeddings", lambda: kept.read() and set(kept.last()) == set(tags.last()))
+    model = ClusterModel.load(model_folder)
+    for upload_id, message in kept.last().items():
+        tag = tags.last()[upload_id]
+        assert message.partition() == tag.partition()
+        assert headers_of(message)["source-offset"] == headers_of(tag)["source-offset"]
+        if tag.value() is None:
+            assert message.value() is None
+            continue
+        record = read_embedding(message.value() or b"")
+        assert record.identity == model.encoder
+        told = Tag.from_json(tag.value() or b"")
+        assert (record.id, record.url, record.uploaded_at) == (told.id, told.url, told.uploaded_at)
+        assert record.attributes == told.attributes
+        (again,) = rows([0], model.predict(record.vector[None].astype(np.float32)))
+        assert (again.cluster, again.probability, again.novel) == (told.cluster, told.probability, told.novel)
+        assert again.candidates == tuple((c.cluster, c.score) for c in told.candidates)
+    kept.close()
 
 
 def test_a_killed_worker_loses_nothing(

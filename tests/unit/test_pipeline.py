@@ -7,12 +7,15 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import fitted
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.consume import Begun
+from worker.embedding_records import EmbeddingWriter, read_embedding
 from worker.fetchers import Failed, Job
 from worker.inference import Predicted, Ready, Unencodable
 from worker.messages import Tag
@@ -697,3 +700,29 @@ def test_error_texts_are_bounded_and_escaped(message: str) -> None:
     assert text.removesuffix("…").isascii()
     assert text.isprintable()
     assert len(text) <= 500
+
+
+def test_embeddings_go_with_their_tags() -> None:
+    """Where they are kept: one record beside the tag, in the same call, with the upload's URL, time and
+    attributes; a deletion deletes both. Where they are not, nothing more is published."""
+    vector = np.arange(fitted.DIM, dtype="<f2").tobytes()
+    event = orjson.dumps({"id": "a", "url": "http://x/a", "attributes": {"n": 7}})
+    for topic in ("embeddings", None):
+        world = World({0: [event], 1: [None]}, dataclasses.replace(POLICY, embeddings_topic=topic))
+        world.pipeline._embeddings = EmbeddingWriter(fitted.ENCODER, keep_url=True)
+        world.pipeline.turn()
+        (job,) = world.fetchers.jobs
+        world.pipeline.on_predicted([Predicted(job.token, 1, 0.5, (), False, vector)])
+        world.pipeline.turn()
+        world.delivery.commit()
+        kept = {r.key: r.value for r in world.delivery.results if r.topic == "embeddings"}
+        tags = {r.key: r.value for r in world.delivery.results if r.topic == "tags"}
+        assert set(tags) == {b"a", b"1-0"}
+        assert set(kept) == (set(tags) if topic else set())
+        if topic:
+            assert kept[b"1-0"] is None
+            record = read_embedding(kept[b"a"] or b"")
+            assert (record.id, record.url, record.attributes) == ("a", "http://x/a", {"n": 7})
+            assert record.vector.tobytes() == vector
+            assert record.identity == fitted.ENCODER
+            assert world.consumer.committed[0][0] == 1

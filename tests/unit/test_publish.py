@@ -90,6 +90,25 @@ def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
     assert (bench.safe, bench.publisher.waiting) == ([5], 0)
 
 
+def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> None:
+    """A tag and its embedding: the offset is safe when both are acknowledged, in whatever order; also when
+    one of them had to be sent again without its value."""
+    record = Record(0, 1, 5, b"k", b"v", 7)
+    large = Result("embeddings", b"k", b"x" * 100, record, omittable=True)
+    bench.publisher.publish(Result("tags", b"k", b"v", record), large)
+    bench.publisher.turn()
+    first, second = bench.producer.open
+    bench.producer.open[:] = [first]
+    bench.producer.answer()
+    assert bench.safe == []
+    bench.producer.open[:] = [second]
+    bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
+    assert bench.safe == []
+    bench.publisher.turn()
+    bench.producer.answer()
+    assert bench.safe == [5]
+
+
 def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
     """What comes during a round goes with the next one, or when the round takes too long."""
     bench.publish(1)

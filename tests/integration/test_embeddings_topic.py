@@ -1,0 +1,152 @@
+"""The embeddings topic on a real broker: exported for training, and tagged again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import fitted
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from kafka_cluster import PARTITIONS, Topics
+
+from imgclust.embeddings import read_embeddings
+from imgclust.errors import ImgclustError
+from imgclust.types import EncoderIdentity
+from worker import retag as retagging
+from worker.embedded import Kafka
+from worker.embedding_records import EmbeddingWriter, halves
+from worker.embeddings_export import export
+from worker.errors import SettingsError, StartError
+from worker.inference import rows
+from worker.messages import Tag, Upload
+from worker.retag import retag
+from worker.settings import Settings, load
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+STRANGER = EncoderIdentity.from_dict({**fitted.ENCODER.to_dict(), "weights": "1" * 64})
+
+
+@pytest.fixture
+def kept(apache_kafka: Kafka) -> Topics:
+    return Topics(apache_kafka)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    fitted.fitted().model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def settings_of(topics: Topics, model: Path | None = None) -> Settings:
+    return load(
+        {
+            "WORKER_BOOTSTRAP_SERVERS": topics.bootstrap,
+            "WORKER_GROUP_ID": topics.group,
+            "WORKER_EMBEDDINGS_TOPIC": topics.embeddings,
+            **({"WORKER_MODEL": str(model)} if model else {}),
+        }
+    )
+
+
+def fill(topics: Topics) -> dict[str, np.ndarray]:
+    """300 embeddings, some of them twice (the later one counts), ten deleted, one of another encoder, one
+    that is none; → id → embedding, of those that are left."""
+    vectors, _ = fitted.grouped(seed=31)
+    producer = Producer({"bootstrap.servers": topics.bootstrap})
+    writer, other = EmbeddingWriter(fitted.ENCODER, keep_url=True), EmbeddingWriter(STRANGER, keep_url=True)
+
+    def send(n: int, value: bytes | None) -> None:
+        producer.produce(topics.embeddings, value, f"id-{n}".encode(), n % PARTITIONS)
+
+    for n, vector in enumerate(halves(vectors)):
+        if n % 10 == 0:
+            send(n, writer.value(Upload(f"id-{n}", "http://x/old", 0), halves(vectors[:1])[0]))
+        send(n, writer.value(Upload(f"id-{n}", f"http://x/{n}", 1000 * n, {"n": n}), vector))
+    for n in range(5, 300, 30):
+        send(n, None)
+    send(1000, other.value(Upload("id-1000", "http://x/", 0), halves(vectors[:1])[0]))
+    send(1001, b"somebody else's")
+    assert producer.flush(20) == 0
+    return {f"id-{n}": vectors[n] for n in range(300) if n % 30 != 5}
+
+
+def test_an_export_is_what_fit_reads(kept: Topics, model: Path, tmp_path: Path) -> None:
+    """The newest embedding of each id that is not deleted, bit for bit, with its attributes; nothing of
+    another encoder; never into a folder that has some."""
+    wanted = fill(kept)
+    assert export(settings_of(kept, model), tmp_path / "out") == 0
+    found = read_embeddings(tmp_path / "out")
+    assert found.identity == fitted.ENCODER
+    assert sorted(found.ids) == sorted(wanted)
+    for upload_id, vector, source, attributes in zip(
+        found.ids, found.vectors, found.sources, found.attributes, strict=True
+    ):
+        n = int(upload_id.removeprefix("id-"))
+        assert np.array_equal(vector, wanted[upload_id])
+        assert (source, attributes) == (f"http://x/{n}", {"n": n})
+    with pytest.raises(ImgclustError, match="holds embeddings already"):
+        export(settings_of(kept, model), tmp_path / "out")
+
+
+def test_retag_goes_on_where_it_was_stopped(
+    kept: Topics, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the middle of a transaction and begun again: every embedding is tagged once, every deletion
+    is there, and the last tag of each id is what the model says, bit for bit. Again: nothing is left."""
+    wanted = fill(kept)
+    monkeypatch.setattr(retagging, "BATCH", 16)
+    monkeypatch.setattr(retagging, "COMMIT_IMAGES", 48)
+    commits = 0
+
+    def stopped(self: object, ends: dict[int, int]) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 4:
+            raise KeyboardInterrupt
+        original(self, ends)
+
+    original = retagging._Job._commit
+    monkeypatch.setattr(retagging._Job, "_commit", stopped)
+    to = f"again-{kept.tags}"
+    with pytest.raises(KeyboardInterrupt):
+        retag(settings_of(kept), to, model=model, quiet=True)
+    assert retag(settings_of(kept), to, model=model) == 0
+    told = capsys.readouterr()
+    assert "going on where it was" in told.err
+
+    reader = kept.reader(to)
+    reader.read(3.0)
+    places = Counter((m.partition(), dict(m.headers() or [])["source-offset"]) for m in reader.messages)
+    assert set(places.values()) == {1}
+    assert len(places) == 300 + 30 + 10
+    last = {upload_id: m.value() for upload_id, m in reader.last().items()}
+    assert {upload_id for upload_id, value in last.items() if value is not None} == set(wanted)
+    loaded = fitted.fitted().model
+    order = sorted(wanted)
+    expected = rows(range(len(order)), loaded.predict(np.stack([wanted[i] for i in order])))
+    for upload_id, predicted in zip(order, expected, strict=True):
+        tag = Tag.from_json(last[upload_id] or b"")
+        assert (tag.cluster, tag.probability, tag.novel) == (
+            predicted.cluster, predicted.probability, predicted.novel
+        )  # fmt: skip
+        assert tuple((c.cluster, c.score) for c in tag.candidates) == predicted.candidates
+        assert (tag.model, tag.attributes) == (loaded.version, {"n": int(upload_id[3:])})
+    reader.close()
+    assert retag(settings_of(kept), to, model=model, quiet=True) == 0
+    assert capsys.readouterr().out.startswith("0 tags of model")
+
+
+def test_what_retag_refuses(kept: Topics, model: Path) -> None:
+    """No topic of embeddings, no model, a topic that is in use, or one with another number of partitions."""
+    with pytest.raises(SettingsError, match="WORKER_EMBEDDINGS_TOPIC is not set"):
+        retag(load({}), "x", model=model)
+    with pytest.raises(SettingsError, match="no model to tag with"):
+        retag(settings_of(kept), "x")
+    with pytest.raises(SettingsError, match="one of the worker's own topics"):
+        retag(settings_of(kept), kept.embeddings, model=model)
+    kept.kafka.create_topics([f"narrow-{kept.tags}"], 1)
+    with pytest.raises(StartError, match="has 1 partitions, the embeddings topic 4"):
+        retag(settings_of(kept), f"narrow-{kept.tags}", model=model)
