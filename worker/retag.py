@@ -89,20 +89,29 @@ def _ensure(settings: Settings, topic: str, partitions: int) -> None:
     """
     admin = AdminClient(topics.connection(settings), logger=client_log)
     try:
-        found = admin.list_topics(timeout=WAIT)
-        if topic in found.topics and found.topics[topic].partitions:
-            count = len(found.topics[topic].partitions)
-            if count != partitions:
-                raise StartError(
-                    f"{topic!r} has {count} partitions, the embeddings topic {partitions}: give another topic"
-                )
-            return
-        copies = min(REPLICAS, len(found.brokers))
-        config = {**PLANS["tags"].config, "min.insync.replicas": str(min_insync(copies))}
-        made = admin.create_topics([NewTopic(topic, partitions, copies, config=config)])
-        made[topic].result(timeout=WAIT)
+        for _ in range(20):  # a broker may not have heard yet of what another client has just made
+            found = admin.list_topics(timeout=WAIT)
+            if topic in found.topics and found.topics[topic].partitions:
+                break
+            copies = min(REPLICAS, len(found.brokers))
+            config = {**PLANS["tags"].config, "min.insync.replicas": str(min_insync(copies))}
+            _create(admin, NewTopic(topic, partitions, copies, config=config))
+            time.sleep(0.5)
+        count = len(found.topics[topic].partitions) if topic in found.topics else 0
     except (KafkaException, TimeoutError) as error:
         raise StartError(f"topic {topic!r} could not be made: {error}") from None
+    if count != partitions:
+        raise StartError(
+            f"{topic!r} has {count} partitions, the embeddings topic {partitions}: give another topic"
+        )
+
+
+def _create(admin: AdminClient, topic: NewTopic) -> None:
+    try:
+        admin.create_topics([topic])[topic.topic].result(timeout=WAIT)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
 
 
 class _Job:
