@@ -312,14 +312,13 @@ def _avro_fields(tag: Tag, _: object) -> dict[str, Any]:
     return {
         **fields,
         "schema": SCHEMA,
-        "candidates": [dataclasses.asdict(candidate) for candidate in tag.candidates],
+        "candidates": [{"cluster": c.cluster, "name": c.name, "score": c.score} for c in tag.candidates],
         "attributes": {name: _avro_attribute(value) for name, value in tag.attributes.items()},
     }
 
 
-_PLAIN_FIELDS = (
-    "id", "cluster", "name", "probability", "novel", "model", "taxonomy", "url", "uploaded_at", "tagged_at",
-)  # fmt: skip
+_MOMENTS = ("uploaded_at", "tagged_at")
+_PLAIN_FIELDS = ("id", "cluster", "name", "probability", "novel", "model", "taxonomy", "url", *_MOMENTS)
 
 
 def _avro_attribute(value: Attribute) -> Attribute:
@@ -338,7 +337,14 @@ def protobuf_tags(client: Any, topic: str) -> TagFormat:
     )
 
     def write(tag: Tag) -> bytes:
-        filled = json_format.ParseDict(orjson.loads(tag.to_json()), message())
+        fields = {name: getattr(tag, name) for name in _PLAIN_FIELDS if name not in _MOMENTS}
+        candidates = [{"cluster": c.cluster, "name": c.name, "score": c.score} for c in tag.candidates]
+        filled = message(schema=SCHEMA, candidates=candidates, **fields)
+        for name in _MOMENTS:
+            getattr(filled, name).FromMilliseconds(getattr(tag, name))
+        for name, value in tag.attributes.items():
+            kind = "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+            setattr(filled.attributes[name], f"{kind}_value", value)
         written: bytes = _asked(lambda: serialise(filled, context))
         return written
 
