@@ -252,7 +252,7 @@ class _Found:
 def _predict(
     model: ClusterModel, rows: Floats, split: Split, tell: Callable[[float], None]
 ) -> tuple[ClusterModel, _Found]:
-    """Predict all parts; the held-out ones (else the training ones) give the novelty threshold."""
+    """Predict all parts; the held-out ones, and training ones where these are few, say what is novel."""
     checked = np.sort(np.random.default_rng(0).permutation(len(split.train))[:CHECKED])
     total = len(split.test) + len(split.rest) + len(checked)
     before = 0
@@ -264,8 +264,7 @@ def _predict(
         return prediction
 
     test = predicted(split.test)
-    near = test.similarities if len(split.test) else gallery.nearest_other(rows[split.train])
-    threshold = freeze.threshold_of(near)
+    threshold = freeze.novelty_threshold(rows[split.train], test.similarities)
     test = dataclasses.replace(test, novel=test.similarities < threshold)
     model = freeze.with_threshold(model, threshold)
     found = _Found(test, predicted(split.rest), predicted(split.train[checked]), checked)

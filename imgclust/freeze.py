@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust import gallery
+from imgclust.cells import shuffled
 from imgclust.errors import ModelError
 from imgclust.layout import Array
 from imgclust.model import UNIT, Cluster, ClusterModel
@@ -19,7 +20,8 @@ from imgclust.names import name_clusters
 from imgclust.predict import METRICS, prepare
 from imgclust.types import EncoderIdentity, Floats
 
-NOVEL_SHARE = 0.001  # of held-out images; what lies farther out than these is novel
+NOVEL_SHARE = 0.001  # of images that are not compared with themselves; what lies farther out is novel
+CALIBRATING = 20_000  # images that the threshold is taken from, at most: 20 of them lie beyond it
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
@@ -181,6 +183,19 @@ def threshold_of(similarities: Floats) -> float:
     return float(np.nextafter(quantile, np.float32(-1)))  # similarities are judged before they are rounded
 
 
+def novelty_threshold(training: Floats, held_out: Floats) -> float:
+    """The cosine to the nearest training image below which an image is novel.
+
+    Held-out images say it; where these are few, training images too, each compared with the others.
+
+    Args:
+        training: (n, D) embeddings.
+        held_out: (h,) the held-out images' cosines to the nearest of them.
+    """
+    asked = np.sort(shuffled(len(training))[: max(0, CALIBRATING - len(held_out))])
+    return threshold_of(np.concatenate([held_out, gallery.nearest_other(training, asked)]))
+
+
 def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | None = None) -> ClusterModel:
     """A model that can predict, without all that people see of it, and that finds nothing novel yet."""
     arrays, parameters = freeze(umap_model, hdbscan_model)
@@ -256,7 +271,7 @@ def freeze_pair(
     """See `ClusterModel.from_fitted`."""
     model = start_model(umap_model, hdbscan_model, encoder)
     if novelty is None:
-        novelty = threshold_of(gallery.nearest_other(model.arrays["embeddings"].astype(np.float32)))
+        novelty = novelty_threshold(model.arrays["embeddings"].astype(np.float32), np.empty(0, np.float32))
     model = with_threshold(model, novelty)
     n, k = len(model.labels_), len(model.clusters)
     ids = [str(i) for i in (ids if ids is not None else range(n))]

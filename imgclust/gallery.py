@@ -45,15 +45,16 @@ def exemplars(
     return found
 
 
-def nearest_other(rows: Floats) -> Floats:
-    """float32 (n,): each row's cosine to the nearest of the others, by blocks."""
-    found = np.empty(len(rows), np.float32)
+def nearest_other(rows: Floats, asked: Rows | None = None) -> Floats:
+    """float32: the cosine of each row, or of the rows numbered `asked`, to the nearest of the others."""
+    asked = np.arange(len(rows)) if asked is None else asked
+    found = np.empty(len(asked), np.float32)
     lengths = np.linalg.norm(rows, axis=1)
-    for start in range(0, len(rows), BLOCK):
-        part = slice(start, min(start + BLOCK, len(rows)))
+    for start in range(0, len(asked), BLOCK):
+        part = asked[start : start + BLOCK]
         products = (rows[part] @ rows.T) / lengths / lengths[part, None]
-        np.fill_diagonal(products[:, start:], -1)
-        found[part] = products.max(axis=1)
+        products[np.arange(len(part)), part] = -1
+        found[start : start + BLOCK] = products.max(axis=1)
     return found
 
 
