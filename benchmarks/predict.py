@@ -10,6 +10,8 @@ whose first fit takes a quarter of an hour and is cached.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -26,10 +28,10 @@ import numpy as np
 import torch
 from settings import SETTINGS, fitted, frozen
 
-from imgclust import ClusterModel
+from imgclust import ClusterModel, codes
 from imgclust.cells import build_cells
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Neighbours
+from imgclust.neighbours import Neighbourhood, Neighbours
 from imgclust.predict import FrozenPredictor, prepare
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
@@ -99,36 +101,101 @@ def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
 
 
 def search(cache: Path) -> Iterator[Line]:
-    """Ways to find the neighbours: recall against exact ones, time, memory."""
+    """Ways to find the neighbours: recall against exact ones, labels, time, memory; whether batches matter.
+
+    faiss and usearch are compared where they are installed: `pip install faiss-cpu usearch`.
+    """
     model, data = frozen(LARGE, cache), SETTINGS[LARGE].data()
     torch.set_num_threads(1)  # on a busy machine waiting OpenMP threads would be counted as work
-    rows, k = data.held_out[:BATCH], model.parameters["umap"]["n_neighbors"]
-    lattice = np.rint(data.train * 4000)
-    index = fitted(LARGE, cache)[0]._knn_search_index
-    ours = Neighbours(model.arrays, k, "euclidean")
-
-    def by_lattice() -> np.ndarray:
-        scores = torch.from_numpy(np.rint(rows * 4000)) @ torch.from_numpy(lattice).T
-        return scores.topk(k, dim=1).indices.numpy()
-
+    predictor = FrozenPredictor(model.arrays, model.parameters, threads=1)
+    ours: Neighbours = predictor._neighbours
+    rows, k = data.held_out, model.parameters["umap"]["n_neighbors"]
     squares = (data.train.astype(np.float64) ** 2).sum(1)
-    products = rows.astype(np.float64) @ data.train.T.astype(np.float64)  # exact, and 1.2 GB of float64
-    exact = np.argsort(squares - 2 * products, axis=1)[:, :k]
-    for way, call, size in (
-        ("8-bit shortlist, true distances", lambda: ours.search(rows).rows, model.arrays["codes"].nbytes),
-        ("float32 integers, rint(4000 x)", by_lattice, lattice.nbytes),
-        ("pynndescent", lambda: index.query(rows, k, epsilon=0.12)[0], None),
-    ):
-        found = call()
-        wall, cpu = timed(call, 3)
-        recall = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)])
+
+    def exact(part: np.ndarray) -> np.ndarray:
+        products = part.astype(np.float64) @ data.train.T.astype(np.float64)  # exact, and float64
+        return np.argsort(squares - 2 * products, axis=1)[:, :k]
+
+    def label(shortlist: np.ndarray) -> np.ndarray:
+        """What becomes of the images, given these neighbours."""
+        near = [ours.nearest(rows[i : i + 1], found[None]) for i, found in enumerate(shortlist)]
+        joined = Neighbourhood(
+            *(np.concatenate([getattr(n, f.name) for n in near]) for f in dataclasses.fields(Neighbourhood))
+        )
+        return predictor.tree.predict(predictor._placing.place(joined).points).labels
+
+    truth = np.concatenate([exact(rows[i : i + 100]) for i in range(0, len(rows), 100)])
+    expected = label(truth)
+    for way, query, size in ways(cache, model, data.train, ours, k):
+        shortlist = query(rows)
+        labels = label(shortlist)
+        recall = np.mean([np.isin(b, a).mean() for a, b in zip(shortlist, truth, strict=True)])
+        wall, cpu = timed(lambda query=query: query(rows[:BATCH]), 3)
+        alone = np.median([timed(lambda i=i, query=query: query(rows[i : i + 1]), 1)[0] for i in range(20)])
+        singly = np.concatenate([query(rows[i : i + 1]) for i in range(BATCH)])
         yield {
             "figure": f"neighbours by {way}",
-            "wall_ms": wall / len(rows),
-            "cpu_ms": cpu / len(rows),
-            "recall": recall,
+            "wall_ms": wall / BATCH,
+            "cpu_ms": cpu / BATCH,
+            "one_image_ms": float(alone),
+            "recall": float(recall),
+            "labels_that_differ": float((labels != expected).mean()),
             "mb_beside_embeddings": None if size is None else size / 1e6,
+            "same_alone": bool((np.sort(singly, 1) == np.sort(shortlist[:BATCH], 1)).all()),
         }
+
+
+def ways(
+    cache: Path, model: ClusterModel, train: np.ndarray, ours: Neighbours, k: int
+) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray], int | None]]:
+    """Name of each search, its function from embeddings to rows, k or more for each, and its bytes."""
+    arrays = model.arrays
+    mine = sum(arrays[n].nbytes for n in ("codes", "code_rows", "cell_centres", "cell_starts"))
+    yield "cells of 8-bit codes, true distances", lambda rows: ours.search(rows).rows, mine
+    everything = {**arrays, "cell_margin": np.array([2**30], dtype=np.int32)}
+    whole = Neighbours(everything, k, "euclidean")
+    yield "all 8-bit codes, true distances", lambda rows: whole.search(rows).rows, mine
+    lattice = torch.from_numpy(np.rint(train * 4000))
+
+    def by_lattice(rows: np.ndarray) -> np.ndarray:
+        return (torch.from_numpy(np.rint(rows * 4000)) @ lattice.T).topk(k, dim=1).indices.numpy()
+
+    yield "float32 integers, rint(4000 x)", by_lattice, lattice.nbytes
+    index = fitted(LARGE, cache)[0]._knn_search_index
+    yield "pynndescent", lambda rows: index.query(rows, k, epsilon=0.12)[0].astype(np.int64), None
+    scale, short = float(arrays["code_scale"][0]), k + k // 2
+    coded = codes.encode(arrays["embeddings"], scale)
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        kind = faiss.ScalarQuantizer.QT_8bit_direct_signed
+        ivf = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(coded.shape[1]), coded.shape[1], 256, kind, faiss.METRIC_INNER_PRODUCT
+        )
+        ivf.train(coded[::5].astype(np.float32))
+        ivf.add(coded.astype(np.float32))
+        size = len(faiss.serialize_index(ivf))
+        for probed in (8, 32, 64):
+
+            def by_ivf(rows: np.ndarray, probed: int = probed) -> np.ndarray:
+                ivf.nprobe = probed
+                return ivf.search(codes.encode(rows, scale).astype(np.float32), short)[1]
+
+            yield f"faiss IVF256 of int8, {probed} probed, true distances", by_ivf, size
+    if importlib.util.find_spec("usearch"):
+        from usearch.index import Index
+
+        graph = Index(ndim=coded.shape[1], metric="ip", dtype="i8", connectivity=16)
+        graph.add(np.arange(len(coded)), coded, threads=1)
+        for expansion in (128, 512):
+
+            def by_graph(rows: np.ndarray, expansion: int = expansion) -> np.ndarray:
+                graph.expansion_search = expansion
+                keys = graph.search(codes.encode(rows, scale), short, threads=1).keys
+                return keys.reshape(len(rows), -1).astype(np.int64)
+
+            yield f"usearch HNSW of int8, expansion {expansion}, true distances", by_graph, graph.memory_usage
 
 
 def start(cache: Path) -> Iterator[Line]:

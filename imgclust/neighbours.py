@@ -178,7 +178,11 @@ class Neighbours:
     def ranked(self, queries: npt.NDArray[np.float32], candidates: Sequence[Indices]) -> Neighbourhood:
         """The nearest of all parts' candidates, by true distances."""
         chosen = np.sort(np.concatenate(candidates, axis=1), axis=1)[:, : self._short]
-        rows = np.sort(self._rows[chosen & _PLACES].astype(np.int64), axis=1)
+        return self.nearest(queries, self._rows[chosen & _PLACES].astype(np.int64))
+
+    def nearest(self, queries: npt.NDArray[np.float32], rows: Indices) -> Neighbourhood:
+        """The nearest of a shortlist, int64 (m, short), by true distances."""
+        rows = np.sort(rows, axis=1)
         products, own = self._products(queries, rows)
         squares = self._squares[rows]
         cosines = products / np.sqrt(squares * own)
