@@ -82,7 +82,6 @@ def table(function: Any) -> npt.NDArray[np.float32]:
 def lookup(values: Any, x: Any, xp: Any = np) -> Any:
     """The tabulated function of float32 x ≥ 0: bins of equal width within each power of two."""
     index = (x.view(xp.int32) >> _SHIFT) - _BASE
-    index = xp.clip(index, 0, len(values) - 1)
     if xp is np:
-        return values.take(index)
-    return values[index.to(xp.int64)]
+        return values.take(index, mode="clip")
+    return values[xp.clip(index, 0, len(values) - 1).to(xp.int64)]

@@ -13,6 +13,7 @@ from imgclust import exact
 
 LEAF = 32  # most points in a leaf: smaller leaves waste time on boxes, larger ones on points
 _START = 6  # the walk begins with all 2**6 boxes of this level: cheaper than six levels of bookkeeping
+_HOME_START = 5  # likewise, for the walk to one leaf
 _SLACK = 1.0 + 1e-12  # more than the rounding of a few squares and a sum, so that no point is lost to it
 
 Array = npt.NDArray[np.float64]
@@ -110,10 +111,13 @@ class KDTree:
         Returns:
             Rows, int64 (m, width), and distances, float64 (m, width), infinite where a leaf has fewer points.
         """
-        node = np.zeros(len(queries), dtype=np.int64)
         everyone = np.arange(len(queries))
+        level = min(_HOME_START, self.depth)
+        first = np.tile(np.arange(2**level), len(queries))
+        gaps = self._gap(level, queries, np.repeat(everyone, 2**level), first)
+        node = gaps.reshape(len(queries), -1).argmin(1)
         twice = np.tile(everyone, 2)
-        for level in range(1, self.depth + 1):
+        for level in range(level + 1, self.depth + 1):
             halves = np.concatenate([2 * node, 2 * node + 1])
             left, right = np.split(self._gap(level, queries, twice, halves), 2)
             node = 2 * node + (right < left)

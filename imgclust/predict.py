@@ -25,7 +25,7 @@ from imgclust.device import DeviceLocator, Located
 from imgclust.errors import ModelError
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import Indices, Neighbours
+from imgclust.neighbours import Indices, Neighbourhood, Neighbours
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -125,11 +125,13 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(self._locator.locate(embeddings))
+        if len(embeddings) < 2 * _LEAST_PART:
+            return self._pool.submit(self._alone, embeddings).result()
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
         reading = self._neighbours.reading(embeddings)
         pieces = self._neighbours.parts(self._threads, len(embeddings))
         found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
-        parts = max(1, min(self._threads, len(embeddings) // _LEAST_PART))
+        parts = min(self._threads, len(embeddings) // _LEAST_PART)
         edges = [len(embeddings) * i // parts for i in range(parts + 1)]
         slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         split = [[candidates[part] for candidates in found] for part in slices]
@@ -137,8 +139,13 @@ class FrozenPredictor:
             list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
         )
 
+    def _alone(self, embeddings: Floats) -> Prediction:
+        return self._place(self._neighbours.search(embeddings))
+
     def _finish(self, embeddings: Floats, candidates: list[Indices]) -> Prediction:
-        near = self._neighbours.ranked(embeddings, candidates)
+        return self._place(self._neighbours.ranked(embeddings, candidates))
+
+    def _place(self, near: Neighbourhood) -> Prediction:
         placed = self._placing.place(near)
         rows, reach = self.tree.nearest(placed.points)
         return self._answer(Located(placed.points, placed.settled, near.similarities, rows, reach))
