@@ -117,9 +117,9 @@ class KDTree:
         gaps = self._gap(level, queries, np.repeat(everyone, 2**level), first)
         node = gaps.reshape(len(queries), -1).argmin(1)
         twice = np.tile(everyone, 2)
-        for level in range(level + 1, self.depth + 1):
+        for below in range(level + 1, self.depth + 1):
             halves = np.concatenate([2 * node, 2 * node + 1])
-            left, right = np.split(self._gap(level, queries, twice, halves), 2)
+            left, right = np.split(self._gap(below, queries, twice, halves), 2)
             node = 2 * node + (right < left)
         return self.rows[node], np.sqrt(self._squares(queries, everyone, node))
 
