@@ -22,7 +22,7 @@ _LEAST = 512  # training rows for each cell at least: smaller ones cost more cal
 _SHARE = 0.4  # cells for each root of the training rows: 150 for 150,000
 _TURNS, _SAMPLE = 8, 128  # of k-means, and rows for each centre that it looks at
 _ASKED = 1024  # training rows whose neighbours are looked for
-_MISSED = 0.001  # share of their neighbours that may lie in cells that are not read
+_MISSED = 0.0005  # share of their neighbours that may lie in cells that are not read
 _SCORES = 1 << 24  # scores held at once
 
 Array = npt.NDArray[Any]
