@@ -57,8 +57,14 @@ class Topics:
         kafka.create_topics(names, PARTITIONS)
         self._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
 
-    def send(self, key: bytes | None, value: bytes | None, partition: int = 0) -> None:
-        self._producer.produce(self.uploads, value, key, partition)
+    def send(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int = 0,
+        headers: dict[str, bytes] | None = None,
+    ) -> None:
+        self._producer.produce(self.uploads, value, key, partition, headers=headers)
         self._producer.poll(0)
 
     def flush(self) -> None:

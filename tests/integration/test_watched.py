@@ -12,7 +12,7 @@ import orjson
 import prometheus_server
 import promql
 import pytest
-from kafka_cluster import PARTITIONS, Topics
+from kafka_cluster import PARTITIONS, Topics, headers_of
 from origin import Origin
 from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.kafka]
 alerts = promql.script("deploy/prometheus/build.py")
 dashboards = promql.script("deploy/grafana/build.py")
 HURRY = 100  # 5 minutes are 3 seconds
+TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 class Uploader:
@@ -39,7 +40,7 @@ class Uploader:
         for number in itertools.count():
             url = self._urls[number % len(self._urls)]
             value = orjson.dumps({"id": f"w{number}", "url": url})
-            self._topics.send(f"w{number}".encode(), value, number % PARTITIONS)
+            self._topics.send(f"w{number}".encode(), value, number % PARTITIONS, {"traceparent": TRACEPARENT})
             if self._stop.wait(0.05):
                 return
 
@@ -62,7 +63,7 @@ def test_an_alert_fires_while_the_image_server_is_away(
 ) -> None:
     """Under load no alert fires, every expression of rules and dashboards is answered, and the metrics in
     them are scraped. The image server stops: fetch failures and dead letters are alerted, nothing else. It
-    comes back: the alert ends."""
+    comes back: the alert ends. Without an SDK the senders' traceparent is on every result."""
     images = Origin(origin.paths)
     urls = [images.url(path) for path in origin.paths]
     settings = settings_for(topics, redis_store.url, model_folder, images.port)
@@ -84,6 +85,10 @@ def test_an_alert_fires_while_the_image_server_is_away(
         with Origin(origin.paths, port=images.port).running():
             wait_for("the alert ends", lambda: "ImgclustFetchFailures" not in prometheus.firing())
         assert worker.terminate() == 0, worker.text()
+    for topic in (topics.tags, topics.dlq):
+        results = topics.reader(topic)
+        assert {headers_of(message)["traceparent"] for message in results.read(5)} == {TRACEPARENT.decode()}
+        results.close()
 
 
 def everything_is_answered(prometheus: prometheus_server.PrometheusServer, worker: WorkerProcess) -> None:
