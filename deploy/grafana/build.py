@@ -334,7 +334,8 @@ def quality() -> dict[str, Any]:
                 note="Unlike all that the model was trained on; rises when a new kind of picture comes in."),
         ]),
         ("Drift, against the model's held-out images", [
-            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance, width=16,
+            lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance,
+                width=16, log=True,
                 note="Below 0.1 steady, above 0.25 drift, where it is also above what chance makes."),
             lines("Images that it is of", gauge("min", m.DRIFT_IMAGES, name="the worker with fewest")),
             lines("Share of \"other\", now and held out", gauge("avg", m.DRIFT_OTHER, "of"), share=True),

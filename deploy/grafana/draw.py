@@ -181,8 +181,12 @@ class Drawing:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value, unit)))
         names = axes.get_legend_handles_labels()[1]
         if names:
+            place = axes.get_position()
+            height = axes.figure.get_figheight()
+            below = (-0.5 / (place.width * WIDTH), -0.2 / (place.height * height))
             axes.legend(
-                loc="upper left", bbox_to_anchor=(-0.11, -0.09), ncols=min(4, len(names)), fontsize=7,
+                loc="upper left", bbox_to_anchor=below, fontsize=7,
+                ncols=min(round(0.9 * place.width * WIDTH), len(names)),
                 frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0,
             )  # fmt: skip
         else:
