@@ -26,6 +26,7 @@ STUCK = 60.0  # seconds without any progress after the last fault
 VIEW = 90.0  # seconds until the view shows it
 # librdkafka itself may crash after a broker was frozen (its issue #5280); the rest must not notice
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT}
+EXIT_START = 3  # something that a start needs is not there
 
 Say = Callable[[str], None]
 
@@ -144,7 +145,9 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
     if not report.ok:
         _write(history, parts.folder / "history.jsonl")
     crashes = [worker for worker in parts.ended if worker.expected is None and worker.code in CRASHES]
-    troubles += [_trouble(w) for w in parts.ended if w not in crashes and w.code not in (w.expected or ())]
+    # one that was started while the broker was away says so and ends; an orchestrator starts it again
+    excused = [*crashes, *(w for w in parts.ended if w.expected is None and w.code == EXIT_START)]
+    troubles += [_trouble(w) for w in parts.ended if w not in excused and w.code not in (w.expected or ())]
     if left := reader.abandoned():
         troubles.append(f"all left in order, but the offsets of partitions {left} do not say so")
     troubles += [f"{name}: not reached ({count} times)" for name, count in Counter(breaker.missed).items()]
