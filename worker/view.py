@@ -337,10 +337,12 @@ class ViewConsumer:
         if not partitions:
             return
         reached = self._view.reached(partitions)
+        asked = [TopicPartition(self._topic, p) for p in partitions]
+        committed = self._consumer.committed(asked, timeout=KAFKA_TIMEOUT)
+        # Asked last: whatever has been committed by then lies within them, by whom and however long ago. The
+        # other way round, a process that was frozen in between took its successor's work for a new topic.
         behind, ends = {}, self._edges(partitions, OFFSET_END)
-        for position in self._consumer.committed(
-            [TopicPartition(self._topic, p) for p in partitions], timeout=KAFKA_TIMEOUT
-        ):
+        for position in committed:
             if position.error is not None:
                 raise KafkaException(position.error)
             partition = position.partition
