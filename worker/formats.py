@@ -6,7 +6,10 @@ setting wants them (the extra `schema-registry`); JSON without a map goes throug
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import importlib
 import time
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -138,7 +141,6 @@ def reach_registry(client: Any) -> None:
 
 def _asked(ask: Callable[[], Any]) -> Any:
     """What a call returns that may ask the registry; what goes wrong with the registry, as our own error."""
-    import httpx
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
     try:
@@ -150,11 +152,22 @@ def _asked(ask: Callable[[], Any]) -> Any:
             "compatibility",
             status=error.http_status_code,
         ) from None
-    except httpx.HTTPError as error:
+    except _transport_errors() as error:
         raise RegistryError(
             f"the schema registry does not answer ({type(error).__name__}: {printable(str(error))}); "
             "check WORKER_SCHEMA_REGISTRY_URL"
         ) from None
+
+
+@functools.cache
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the registry's client lets through when there is no answer: its HTTP library's, which differs by
+    version. One that is missing here would make dead letters of good events."""
+    found: list[type[Exception]] = [OSError]
+    for name in ("httpx2", "httpx"):
+        with contextlib.suppress(ImportError):
+            found.append(importlib.import_module(name).HTTPError)
+    return tuple(found)
 
 
 def _context(topic: str) -> Any:
@@ -233,12 +246,12 @@ def _framed(value: bytes) -> bytes:
 def _parsed(read: Callable[[], Any]) -> Any:
     """What a foreign parser makes of a stranger's bytes: errors of any kind mean that they are not what they
     should be; those of the registry pass."""
-    import httpx
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+    passed: tuple[type[Exception], ...] = (SchemaRegistryError, *_transport_errors())
     try:
         return read()
-    except (SchemaRegistryError, httpx.HTTPError):
+    except passed:
         raise
     except Exception as error:
         raise bad_event(

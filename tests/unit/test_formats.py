@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from strategies import TAGS
 
+from worker.embedded import free_ports
 from worker.errors import RegistryError, Rejected, StartError
 from worker.formats import Formats, TagFormat, formats, reach_registry, registry
 from worker.messages import Tag, Upload
@@ -139,15 +140,16 @@ class Away:
 def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
     """No answer, or a refusal, is not the event's fault: another error, which ends the process. A number that
     the registry does not know is the event's fault, and asked for once."""
-    import httpx
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
     wanted = settings(UPLOADS_FORMAT="avro")
-    for error in (httpx.ConnectError("refused"), SchemaRegistryError(503, 50001, "down")):
+    (port,) = free_ports(1)
+    nobody = registry(settings(SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{port}"))
+    for client in (nobody, Away(OSError("gone")), Away(SchemaRegistryError(503, 50001, "down"))):
         with pytest.raises(RegistryError, match="WORKER_SCHEMA_REGISTRY_URL"):
-            formats(wanted, Away(error)).intake(b"\0\0\0\0\1\2a", None, WHEN)
+            formats(wanted, client).intake(b"\0\0\0\0\1\2a", None, WHEN)
         with pytest.raises(RegistryError):
-            reach_registry(Away(error))
+            reach_registry(client)
     unknown = Away(SchemaRegistryError(404, 40403, "Schema not found"))
     read = formats(wanted, unknown)
     asked = []
@@ -156,6 +158,20 @@ def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
             read.intake(b"\0\0\0\0\1\2a", None, WHEN)
         asked.append(unknown.asked)
     assert asked == asked[:1] * 3
+
+
+def test_check_asks_the_registry_where_a_format_needs_it() -> None:
+    """`imgclust-worker check`: silent with JSON, `ok` when it answers, a remedy when nobody listens there."""
+    from worker.check import _registry
+
+    assert list(_registry(settings())) == []
+    (there,) = _registry(settings(TAGS_FORMAT="avro"))
+    assert there.ok
+    (port,) = free_ports(1)
+    (away,) = _registry(settings(TAGS_FORMAT="avro", SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{port}"))
+    assert not away.ok
+    assert "does not answer" in away.found
+    assert "WORKER_SCHEMA_REGISTRY_URL" in away.found
 
 
 def test_uploads_in_protobuf(tmp_path: Path) -> None:
