@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Producer
 from kafka_cluster import Topics
 from redis_server import RedisServer
+from worker_process import wait_for
 
 from worker.embedded import Kafka, free_ports
 
@@ -124,13 +125,13 @@ def test_check_says_what_works(mock_kafka: Kafka, model_folder: Path, redis_stor
 def test_missing_topics_are_made_and_looked_at(
     apache_kafka: Kafka, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`topics --create` and WORKER_CREATE_TOPICS=true make all four alike, configured as planned, once;
+    """`topics --create` and WORKER_CREATE_TOPICS=true make all of them alike, configured as planned, once;
     what contradicts the order of events or exactly-once delivery is told, and changes no exit code."""
     from worker import settings, topics
     from worker.topic_rules import PLANS
 
     run_id = uuid.uuid4().hex[:8]
-    names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}
+    names = {f"WORKER_{role.upper()}_TOPIC": f"{run_id}-{role}" for role in PLANS}
     env = {"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, "WORKER_PARTITIONS": "3", **names}
     loaded = settings.load({**env, "WORKER_CREATE_TOPICS": "true"})
 
@@ -168,6 +169,7 @@ def test_topics_that_do_not_fit_are_refused(apache_kafka: Kafka) -> None:
     apache_kafka.create_topics(list(names.values())[:3], 2)
     apache_kafka.create_topics([f"{run_id}-dlq"], 3)
     loaded = settings.load({"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, **names})
+    wait_for("the broker knows them", lambda: all(topics.look(loaded).counts.values()))
     with pytest.raises(StartError, match=f"{run_id}-dlq: 3"):
         topics.ensure(loaded)
 
