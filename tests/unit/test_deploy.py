@@ -81,6 +81,8 @@ def test_the_image_is_made_for_a_stranger(target: str, tmp_path: Path) -> None:
     assert loaded.http == ("0.0.0.0", PORT)
     assert loaded.device == target
     assert image.all("EXPOSE") == [str(PORT)]
+    made = " ".join(image.all("RUN"))
+    assert f"mkdir {image.env['WORKER_MODEL']}" in made, "or the view, which needs no model, refuses to start"
     assert image.command("ENTRYPOINT") == ["imgclust-worker"]
     said = " ".join(rest for stage in stages.values() for _, rest in stage.instructions)
     assert not re.search(r"apt|gcc|g\+\+|build-essential|-dev\b", said)
