@@ -45,7 +45,11 @@ SLOW_HOSTS = 20
 BROKER_CORE, WORKER_CORE = 0, 1
 OURS = ("at-least-once", "exactly-once")
 OTHERS = ("one-by-one", "quix-at-least-once", "quix-exactly-once")
-PATIENCE = 120.0  # seconds without a single new tag, after which a side is taken for broken
+PATIENCE = 60.0  # seconds without a single new tag, after which a side is taken for broken
+
+
+class Stalled(Exception):
+    """A side ended, or tagged nothing for a while, although uploads were waiting."""
 
 
 def say(text: str) -> None:
@@ -102,7 +106,7 @@ class Arrivals:
         """Wait until at least `count` ids have arrived, and `look` every second; → how many had.
 
         Raises:
-            SystemExit: the process ended, or nothing came for two minutes.
+            Stalled: the process ended, or nothing came for a minute.
         """
         seen, since = len(self.at), time.monotonic()
         looked = since
@@ -111,7 +115,7 @@ class Arrivals:
             if now > seen:
                 seen, since = now, clock
             if process.poll() is not None or clock - since > PATIENCE:
-                raise SystemExit(f"{now} of {count} tags came; exit code {process.poll()}: see its log")
+                raise Stalled(f"{now} of {count} tags came; exit code {process.poll()}: see its log")
             if clock - looked >= 1.0:
                 looked = clock
                 look()
@@ -276,10 +280,20 @@ def in_turns(
     found: dict[str, list[Rate]] = {side: [] for side in sides}
     for number in range(runs):
         for side in sides if number % 2 == 0 else reversed(sides):
-            rate = throughput(side, bench, new_run(side), warm, count[side])
+            rate = again_if_stalled(side, bench, warm, count[side])
             say(f"{side} {number + 1}/{runs}: {rate}")
             found[side].append(rate)
     return found
+
+
+def again_if_stalled(side: str, bench: Bench, warm: int, count: int) -> Rate:
+    """A run that stalls gives no rate: it is told, and made again."""
+    run = new_run(side)
+    try:
+        return throughput(side, bench, run, warm, count)
+    except Stalled as stalled:
+        print(json.dumps({"stalled": side, "run": run, "how": str(stalled)}), flush=True)
+        return throughput(side, bench, new_run(side), warm, count)
 
 
 def new_run(side: str) -> str:
@@ -435,7 +449,8 @@ def figures(arguments: argparse.Namespace, bench: Bench) -> Iterator[Figure]:
     part, warm = arguments.part, arguments.warm
     capacity = arguments.capacity
     if part in (None, "throughput"):
-        throughput("at-least-once", bench, new_run("warm-up"), warm, arguments.uploads)  # the broker's JIT
+        for side in OURS:  # until the broker's JIT is warm
+            again_if_stalled(side, bench, warm, arguments.uploads)
         found = in_turns(OURS, bench, arguments.runs, warm, dict.fromkeys(OURS, arguments.uploads))
         yield from rates(found)
         capacity = capacity or statistics.median(rate.per_second for rate in found[OURS[1]])
