@@ -32,7 +32,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from bypass import SLOW_SECONDS
@@ -331,12 +332,20 @@ def is_slow(i: int) -> bool:
     return i % 100 == 37
 
 
-def send(bootstrap: str, topic: str, first: int, count: int, rate: float, start: float, slow: bool) -> None:
-    """Send upload `first` + i at `start` + i / `rate`, whatever becomes of the others; in its own process."""
+def send(
+    bootstrap: str, topic: str, first: int, count: int, rate: float, slow: bool, channel: Connection
+) -> None:
+    """Send upload `first` + i at start + i / `rate`, whatever becomes of the others; in its own process.
+
+    The start comes over the channel, after this has said that it is ready.
+    """
     from confluent_kafka import Producer
 
     os.sched_setaffinity(0, {BROKER_CORE})
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
+    producer.list_topics(topic, timeout=30)
+    channel.send("ready")
+    start = channel.recv()
     sent = 0
     while sent < count:
         due = min(count, int((time.monotonic() - start) * rate) + 1)
@@ -358,11 +367,15 @@ def open_loop(side: str, bench: Bench, run: str, rate: float, seconds: float, sl
     try:
         with started(side, bench, run) as process:
             arrivals.wait_for(warm, process)
-            start = time.monotonic() + 2.0  # the sender has to load its libraries
+            ours, its = Pipe()
+            topic = f"uploads-{run}"
             sender = get_context("spawn").Process(
-                target=send, args=(bench.bootstrap, f"uploads-{run}", warm, count, rate, start, slow)
+                target=send, args=(bench.bootstrap, topic, warm, count, rate, slow, its)
             )
             sender.start()
+            ours.recv()
+            start = time.monotonic() + 0.1
+            ours.send(start)
             memory: list[tuple[float, float]] = []
             arrivals.wait_for(
                 warm + count,
@@ -463,7 +476,7 @@ def figures(arguments: argparse.Namespace, bench: Bench) -> Iterator[Figure]:
     if part in ("latency", "memory") and not capacity:
         capacity = throughput(OURS[1], bench, new_run("capacity"), warm, arguments.uploads).per_second
     if part in (None, "latency"):
-        for side in OURS:
+        for side in [arguments.side] if arguments.side else OURS:
             yield from latency(side, bench, 0.6 * capacity, arguments.seconds)
     if part in (None, "memory"):
         yield from memory(OURS[1], bench, 0.6 * capacity, arguments.long)
@@ -481,6 +494,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each open loop (%(default)s)")
     parser.add_argument("--long", type=float, default=300.0, help="seconds of the long run (%(default)s)")
     parser.add_argument("--call-ms", type=float, default=20.0, help="of the encoder (%(default)s)")
+    parser.add_argument("--side", choices=OURS, help="of `latency`; else both")
     parser.add_argument("--capacity", type=float, help="uploads/s, for open loops; else it is measured")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # broker and sides are stopped on the way out
