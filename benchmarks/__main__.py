@@ -25,7 +25,19 @@ sys.path.insert(0, str(FOLDER))
 from common import table  # noqa: E402 - the scripts of this folder import each other without a package
 
 QUICK = ("stages", "fetch", "end_to_end")
-SLOW = ("clipart", "drift", "fidelity", "gpu", "hostile", "predict", "restore", "retag", "storage")
+SLOW = (
+    "clipart",
+    "curves",
+    "delivery",
+    "drift",
+    "fidelity",
+    "gpu",
+    "hostile",
+    "predict",
+    "restore",
+    "retag",
+    "storage",
+)
 
 
 def lines_of(script: str, arguments: list[str]) -> Iterator[dict[str, Any]]:
