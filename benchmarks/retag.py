@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     model = frozen(arguments.setting, arguments.cache)
-    held_out = SETTINGS[arguments.setting].data().test
+    held_out = SETTINGS[arguments.setting].data().held_out
     vectors = np.resize(held_out, (arguments.images, held_out.shape[1])).astype(np.float16).astype(np.float32)
     encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(8, 8), "float32", vectors.shape[1])
     home = Path(os.environ["KAFKA_HOME"])

@@ -28,6 +28,7 @@ OTHER = -1
 PARTS = ("clusters", "probabilities", "similarities")
 STEADY, DRIFTED = 0.1, 0.25  # customary limits of the index
 BINS = 10
+LEAST = 5  # images of the reference in a bin of an ordered histogram
 PRIOR = 0.5  # pseudo-count of each bin (Jeffreys), so that an empty one is no infinity
 MAX_CLUSTERS = 100_000
 
@@ -240,9 +241,27 @@ class Drift:
         return [(OTHER if i == k else i, float(e[i]), float(a[i])) for i in order if e[i] or a[i]]
 
 
+def merged(expected: Counts, actual: Counts) -> tuple[Counts, Counts]:
+    """Neighbouring bins put together, until each holds LEAST images of `expected`.
+
+    Of a thinner bin the index, with its logarithm, makes more than `by_chance`, which goes by χ², knows.
+    """
+    starts, held = [0], 0
+    for index, count in enumerate(expected.tolist()):
+        held += count
+        if held >= LEAST:
+            starts.append(index + 1)
+            held = 0
+    if len(starts) > 1:
+        starts.pop()  # what is left over belongs to the last bin; or it begins past the end
+    return np.add.reduceat(expected, starts), np.add.reduceat(actual, starts)
+
+
 def compare(reference: Reference, tally: Tally) -> Drift:
-    """See `Drift`."""
-    pairs = {part: (getattr(reference.tally, part), getattr(tally, part)) for part in PARTS}
+    """See `Drift`. Probabilities and similarities have an order, so their thin bins are merged."""
+    pairs = {"clusters": (reference.tally.clusters, tally.clusters)}
+    for part in PARTS[1:]:
+        pairs[part] = merged(getattr(reference.tally, part), getattr(tally, part))
     return Drift(
         reference.tally,
         tally,

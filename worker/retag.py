@@ -63,7 +63,6 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
     if folder is None:
         raise SettingsError("no model to tag with: give --model, or set WORKER_MODEL")
     loaded = ClusterModel.load(folder)
-    started = time.monotonic()
     with Scanner(topics.connection(settings), f"{settings.group_id}.retag.{to}.{loaded.version}") as scanner:
         partitions = scanner.partitions(source)
         _ensure(settings, to, len(partitions))
@@ -71,11 +70,12 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
         left = job.left()
         if job.resumed:
             print(f"going on where it was: {left:,} records are left", file=sys.stderr)
+        started = time.monotonic()
         with bar_for("retag", None if quiet else lambda: left) as bar:
             job.run(bar.advance)
     rate = job.tagged / max(time.monotonic() - started, 1e-9)
     print(
-        f"{job.tagged:,} tags of model {loaded.version} in {to!r}, {job.deleted:,} deletions, {rate:,.0f}/s"
+        f"{job.tagged:,} tags of model {loaded.version} in {to!r}, {job.deleted:,} deletions; {rate:,.0f}/s"
     )
     for reason, count in job.skipped.items():
         print(f"  {count:,} left out: {reason}")
