@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "hostile")]
 
-from common import Figure, clipart_jpegs, machine, model_folder, summed_up, table  # noqa: E402
+from common import Figure, clipart_jpegs, machine, model_folder, process_seconds, summed_up, table  # noqa: E402
 from end_to_end import PARTITIONS  # noqa: E402
 from image_server import serving  # noqa: E402
 from sides import Setup, environment, fetcher_processes, parts, total  # noqa: E402
@@ -39,9 +39,13 @@ WARM = 128
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """Of the good uploads; `dead` meanwhile; `restarts` of fetchers."""
+    """Of the good uploads; `dead` meanwhile; `restarts` of fetchers.
+
+    `cpu`: milliseconds of a processor that worker and fetchers took, bad uploads included, for each good one.
+    """
 
     images_per_second: float
+    cpu: float
     dead: int
     restarts: int
 
@@ -77,10 +81,11 @@ def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[s
         until(len(warm))
         fetchers = fetcher_processes()
         produce(setup.bootstrap, f"uploads-{run}", "mixed", urls)
-        started = time.monotonic()
+        started, spent = time.monotonic(), time.process_time() + sum(map(process_seconds, fetchers))
         seconds = until(len(warm) + good) - started
         assert fetcher_processes() == fetchers
-        return Measured(good / seconds, int(total(dead)), tagger.fetchers.restarts)
+        spent = time.process_time() + sum(map(process_seconds, fetchers)) - spent
+        return Measured(good / seconds, 1000 * spent / good, int(total(dead)), tagger.fetchers.restarts)
     finally:
         tagger.stop(leave_group=True)
 
@@ -169,6 +174,9 @@ def main() -> None:
         summed_up(
             "hostile", name, "images/s",
             [m.images_per_second for m in beside], [m.images_per_second for m in alone],
+        ),
+        summed_up(
+            "hostile", f"{name}: processor", "ms/good image", [m.cpu for m in beside], [m.cpu for m in alone]
         ),
         summed_up("hostile", "dead letters meanwhile", "uploads", [float(m.dead) for m in beside]),
         summed_up("hostile", "fetchers replaced", "processes", [float(m.restarts) for m in beside]),
