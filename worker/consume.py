@@ -41,6 +41,8 @@ _POSITION_TIMEOUT = 0.1
 _POSITION_TIMEOUT_MAX = 1.6
 _SEEK_RETRY = 0.02
 _POSITION_RETRY = 0.3
+# A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
+_SILENCE, _SILENCE_MAX = 5.0, 300.0
 _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
 # A process that was frozen may have lost its partitions without knowing. Group metadata that was fetched
 # later than this after the last look at the group is not trusted: it could be that of a new membership, which
@@ -61,6 +63,8 @@ class _Owned:
     ask_at: float = -math.inf
     patience: float = _POSITION_TIMEOUT
     held_back: int | None = None  # first offset that waits until commits can describe it
+    heard_at: float = math.inf  # of its records; infinite before it begins
+    silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,6 +237,7 @@ class UploadsConsumer:
         if not offsets.fits(offset):
             self._hold_back(partition, owned, offset)
             return None
+        owned.heard_at, owned.silence = self._looked_at, _SILENCE
         if not offsets.take(offset):
             return None
         kind, timestamp = message.timestamp()
@@ -298,6 +303,7 @@ class UploadsConsumer:
         owned.offsets = PartitionOffsets(position, committed.metadata if known else None)
         owned.reset = False
         owned.restored = None
+        owned.heard_at, owned.silence = self._clock(), _SILENCE
         self._on_begun(Begun(partition, owned.epoch, position, lives_of(committed.metadata), restored))
         self._set_paused(partition, self._paused)
 
@@ -358,6 +364,33 @@ class UploadsConsumer:
             ):
                 owned.held_back = None
                 self._set_paused(partition, self._paused)
+
+    def _look_after_silent(self) -> None:
+        """Set a partition going again that has records and brings none.
+
+        Seen with librdkafka 2.16 on a busy machine with a broker that had just started: a partition that was
+        assigned and positioned was never fetched, without an error. Asks the broker one question at most.
+        """
+        if self._paused:
+            return
+        now = self._clock()
+        for partition, owned in self._owned.items():
+            if owned.offsets is None or owned.held_back is not None or now - owned.heard_at < owned.silence:
+                continue
+            again = owned.silence > _SILENCE
+            owned.heard_at, owned.silence = now, min(2 * owned.silence, _SILENCE_MAX)
+            here = KafkaPartition(self._topic, partition)
+            try:
+                _, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT)
+            except KafkaException:
+                return
+            if high > owned.offsets.next:
+                # what is above may be no record but the end of a producer's transaction: nothing to warn of
+                log.info("a silent partition is positioned again", partition=partition, log_end=high)
+                self._set_paused(partition, True)
+                self._go_to(partition, owned.offsets.next, nowhere=again)
+                self._set_paused(partition, self._paused)
+            return
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -431,9 +464,11 @@ class UploadsConsumer:
             self._set_paused(partition, True)
 
     def resume(self) -> None:
+        now = self._clock()
         self._paused = False
         for partition, owned in self._owned.items():
             if owned.offsets is not None and owned.held_back is None:
+                owned.heard_at = now
                 self._set_paused(partition, False)
 
     # ── committing ───────────────────────────────────────────────────────────────────────────────────────
@@ -547,7 +582,8 @@ class UploadsConsumer:
     # ── watching ─────────────────────────────────────────────────────────────────────────────────────────
 
     def report(self) -> None:
-        """Bring the metrics of all owned partitions up to date, from what the broker told last."""
+        """Bring the metrics of all owned partitions up to date; look after those that are silent."""
+        self._look_after_silent()
         self._metrics.assigned.set(len(self._owned))
         self._metrics.paused.set(len(self._owned) if self._paused else 0)
         for partition, owned in self._owned.items():

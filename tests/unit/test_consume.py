@@ -1,0 +1,156 @@
+"""worker.consume on a stand-in for the Kafka client: whose metadata is sent, and partitions that fall silent.
+What a real client and broker do is tested in tests/integration and tests/faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from worker.consume import Begun, UploadsConsumer, is_member
+from worker.metrics import Metrics
+from worker.restore import Pending
+from worker.retries import PendingRetries
+
+
+class FakeClient:
+    """A client with one partition whose log ends at `high`; it notes what it is asked to do."""
+
+    def __init__(self, config: dict[str, Any], **_: object) -> None:
+        self.high = 0
+        self.calls: list[tuple[str, int]] = []
+        self.metadata = b"CGMDv2:" + (3).to_bytes(4, "little") + b"group\0member-1\0\0"
+
+    def subscribe(self, topics: list[str], *, on_assign: Any, **_: object) -> None:
+        self.on_assign = on_assign
+
+    def poll(self, timeout: float) -> None:
+        return None
+
+    def consume(self, count: int, timeout: float) -> list[Any]:
+        return []
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition("uploads", 0, 7, "")]
+
+    def get_watermark_offsets(self, partition: TopicPartition, **_: object) -> tuple[int, int]:
+        return 0, self.high
+
+    def consumer_group_metadata(self) -> bytes:
+        return self.metadata
+
+    def seek(self, partition: TopicPartition) -> None:
+        self.calls.append(("seek", partition.offset))
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self.calls.append(("assign", partitions[0].offset))
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+
+class FakeRetries:
+    """Nothing waits: a partition is restored at once."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int, PendingRetries[Pending]]] = []
+
+    def begin(self, partition: int, epoch: int) -> None:
+        self.begun.append((partition, epoch, PendingRetries()))
+
+    def poll(self) -> list[tuple[int, int, PendingRetries[Pending]]]:
+        begun, self.begun = self.begun, []
+        return begun
+
+
+class Bench:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("worker.consume.Consumer", FakeClient)
+        self.now = 100.0
+        self.begun: list[Begun] = []
+        self.consumer = UploadsConsumer(
+            {}, "uploads", start="earliest", clock=lambda: self.now, wall_ms=lambda: 0, metrics=Metrics(),
+            retries=FakeRetries(), on_begun=self.begun.append, on_leaving=lambda *_: None,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.client: FakeClient = self.consumer._consumer  # type: ignore[assignment]
+        self.client.on_assign(self.client, [TopicPartition("uploads", 0)])
+        self.consumer.poll(10, 0.0)
+        self.client.calls.clear()
+
+    def passes(self, seconds: float) -> None:
+        """Time in which the loop polls and reports once a second, and nothing comes."""
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            self.consumer.poll(10, 0.0)
+            self.consumer.report()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
+
+
+def test_a_partition_begins_where_the_last_owner_ended(bench: Bench) -> None:
+    """After its retries are there: the committed offset, and a new epoch."""
+    (begun,) = bench.begun
+    assert (begun.partition, begun.position, len(begun.pending)) == (0, 7, 0)
+    assert bench.consumer.owns(0, begun.epoch)
+
+
+def test_a_silent_partition_with_records_is_set_going_again(bench: Bench) -> None:
+    """First by a seek, then by assigning it anew, and less and less often where nothing comes of it."""
+    bench.client.high = 9
+    bench.passes(4)
+    assert bench.client.calls == []
+    bench.passes(2)
+    assert bench.client.calls == [("seek", 7)]
+    bench.passes(11)
+    assert bench.client.calls == [("seek", 7), ("assign", 7)]
+    bench.passes(1800)
+    assert len(bench.client.calls) < 15
+
+
+def test_a_partition_without_records_is_left_alone(bench: Bench) -> None:
+    """Its silence is as it should be."""
+    bench.client.high = 7
+    bench.passes(60)
+    assert bench.client.calls == []
+
+
+def test_a_paused_partition_is_silent_by_itself(bench: Bench) -> None:
+    """The time in which it was paused does not count."""
+    bench.client.high = 9
+    bench.consumer.pause()
+    bench.passes(60)
+    bench.consumer.resume()
+    bench.passes(4)
+    assert bench.client.calls == []
+
+
+def test_offsets_are_never_sent_without_a_member(bench: Bench) -> None:
+    """Brokers take offsets without a membership, and fence nobody then: not before, not after one."""
+    assert bench.consumer.snapshot("m", {0}, set()) is not None
+    for generation, member in ((-1, b""), (3, b""), (-1, b"member-1")):
+        bench.client.metadata = (
+            b"CGMDv2:" + generation.to_bytes(4, "little", signed=True) + b"group\0" + member + b"\0\0"
+        )
+        assert bench.consumer.snapshot("m", {0}, set()) is None
+    with pytest.raises(ValueError, match="does not know"):
+        is_member(b"CGMDv9:....")
+
+
+def test_a_process_that_slept_looks_at_the_group_first(bench: Bench) -> None:
+    """Three seconds after the last poll the metadata may be that of a new membership."""
+    bench.now += 3.1
+    assert bench.consumer.snapshot("m", {0}, set()) is None
+    bench.consumer.poll(10, 0.0)
+    snapshot = bench.consumer.snapshot("m", {0}, set())
+    assert snapshot is not None
+    assert [(p.partition, p.offset) for p in snapshot.offsets] == [(0, 7)]
