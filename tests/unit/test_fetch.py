@@ -154,7 +154,9 @@ def test_a_compression_bomb_is_cut_off_at_the_limit() -> None:
         inflate(gzip.decompress(bomb), 10_000)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"x" * 1000, mtime=0)[:-9], b"\x1f\x8bnonsense", b"", b"plain"])
+@pytest.mark.parametrize(
+    "data", [gzip.compress(bytes(999), mtime=0)[:-9], b"\x1f\x8bnonsense", b"", b"plain"]
+)
 def test_damaged_and_shortened_streams_are_refused(data: bytes) -> None:
     """A compressed body that ends early is no body."""
     with pytest.raises(FetchFailed):
