@@ -36,6 +36,7 @@ SLOW = (
     "predict",
     "restore",
     "retag",
+    "scale",
     "storage",
 )
 

@@ -186,11 +186,11 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def started(
-    side: str, bench: Bench, run: str, core: int | None = WORKER_CORE
+    side: str, bench: Bench, run: str, cores: str = str(WORKER_CORE)
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A side, running on its core; ended by SIGTERM."""
+    """A side, running on its core or cores; ended by SIGTERM."""
     command, environment = command_of(side, bench, run)
-    pinned = ["taskset", "-c", str(core)] if core is not None else []
+    pinned = ["taskset", "-c", cores]
     log = bench.logs / f"{run}.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
