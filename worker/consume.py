@@ -202,7 +202,7 @@ class UploadsConsumer:
         Must be called again and again, also while paused, or the group takes the partitions away.
         """
         messages: list[Message] = []
-        self._looked_at = self._clock()
+        self._look()
         first = self._consumer.poll(timeout)
         if first is not None:
             messages.append(first)
@@ -365,15 +365,25 @@ class UploadsConsumer:
                 owned.held_back = None
                 self._set_paused(partition, self._paused)
 
+    def _look(self) -> None:
+        """The group is looked at now. After a sleep, silence counts from here on: first it has to turn out
+        which partitions are ours still, and to assign one anew would hide that it is lost (see `_go_to`)."""
+        now = self._clock()
+        if now - self._looked_at > _FRESH:
+            for owned in self._owned.values():
+                if owned.offsets is not None:
+                    owned.heard_at, owned.silence = now, _SILENCE
+        self._looked_at = now
+
     def _look_after_silent(self) -> None:
         """Set a partition going again that has records and brings none.
 
         Seen with librdkafka 2.16 on a busy machine with a broker that had just started: a partition that was
         assigned and positioned was never fetched, without an error. Asks the broker one question at most.
         """
-        if self._paused:
-            return
         now = self._clock()
+        if self._paused or now - self._looked_at > _FRESH:
+            return
         for partition, owned in self._owned.items():
             if owned.offsets is None or owned.held_back is not None or now - owned.heard_at < owned.silence:
                 continue
@@ -384,7 +394,7 @@ class UploadsConsumer:
                 _, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT)
             except KafkaException:
                 return
-            if high > owned.offsets.next:
+            if high > owned.offsets.next and self._clock() - self._looked_at <= _FRESH:
                 # what is above may be no record but the end of a producer's transaction: nothing to warn of
                 log.info("a silent partition is positioned again", partition=partition, log_end=high)
                 self._set_paused(partition, True)

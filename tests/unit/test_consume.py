@@ -124,6 +124,20 @@ def test_a_partition_without_records_is_left_alone(bench: Bench) -> None:
     assert bench.client.calls == []
 
 
+def test_after_a_sleep_the_group_comes_first(bench: Bench) -> None:
+    """What came while this process slept may be a successor's to read: assigned anew, the partition would not
+    be reported as lost. Silence counts from the next look at the group on."""
+    bench.passes(6)  # silent once already: the next remedy would be to assign it anew
+    bench.client.high = 9
+    bench.now += 20.0
+    bench.consumer.report()
+    assert bench.client.calls == []
+    bench.passes(5)
+    assert bench.client.calls == []
+    bench.passes(2)
+    assert bench.client.calls == [("seek", 7)]
+
+
 def test_a_paused_partition_is_silent_by_itself(bench: Bench) -> None:
     """The time in which it was paused does not count."""
     bench.client.high = 9
