@@ -53,6 +53,10 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # A transaction that follows another waits until the broker has ended the last one; librdkafka asks again
 # after this. With its default of 100 each transaction takes 106 ms, with 2 about 5.
 RETRY_BACKOFF_MS = 2
+# `send_offsets_to_transaction` never returns, whatever its timeout, when the group's coordinator is not there
+# yet (a broker that was just restarted): librdkafka 2.16 asks for it three times, and then waits for any
+# connection to change (rdkafka_coord.c). One that is closed for idling is such a change.
+MAX_IDLE_MS = 10_000
 AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
 
 
@@ -63,6 +67,7 @@ def transaction_config(bootstrap: str, extra: Mapping[str, str], transactional_i
         "client.id": "imgclust-worker",
         "queue.buffering.max.kbytes": 262144,
         "retry.backoff.ms": RETRY_BACKOFF_MS,
+        "connections.max.idle.ms": MAX_IDLE_MS,
         **extra,
         "bootstrap.servers": bootstrap,
         "transactional.id": transactional_id,

@@ -97,6 +97,7 @@ def _figures(options: Options, outcome: Outcome) -> dict[str, object]:
         "faults": dict(outcome.faults),
         "troubles": outcome.troubles,
         "crashes": outcome.crashes,
+        "stalls": outcome.stalls,
         "seconds": round(outcome.seconds),
     }
 

@@ -27,6 +27,7 @@ VIEW = 90.0  # seconds until the view shows it
 # librdkafka itself may crash after a broker was frozen (its issue #5280); the rest must not notice
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT}
 EXIT_START = 3  # something that a start needs is not there
+EXIT_STALLED = 4
 
 Say = Callable[[str], None]
 
@@ -51,12 +52,14 @@ class Outcome:
         faults: how often each thing was done.
         troubles: what went wrong with the workers themselves.
         crashes: workers that ended by a crash of the client library, and were replaced.
+        stalls: workers whose call to the client library did not return, which their watchdog ended.
     """
 
     report: Report
     faults: Counter[str]
     troubles: list[str]
     crashes: int
+    stalls: int
     seconds: float
     folder: Path
 
@@ -70,6 +73,10 @@ class Outcome:
         lines += [f"    {count:>4} × {name}" for name, count in sorted(self.faults.items())]
         if self.crashes:
             lines.append(f"crashes of the Kafka client, replaced: {self.crashes}")
+        if self.stalls:
+            lines.append(
+                f"calls of the Kafka client that did not return, ended by the watchdog: {self.stalls}"
+            )
         lines += [f"{finding.kind}: {finding.text}" for finding in self.report.findings[:shown]]
         if len(self.report.findings) > shown:
             lines.append(f"… and {len(self.report.findings) - shown} more findings")
@@ -146,12 +153,16 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
         _write(history, parts.folder / "history.jsonl")
     crashes = [worker for worker in parts.ended if worker.expected is None and worker.code in CRASHES]
     # one that was started while the broker was away says so and ends; an orchestrator starts it again
-    excused = [*crashes, *(w for w in parts.ended if w.expected is None and w.code == EXIT_START)]
+    stalls = [worker for worker in parts.ended if options.plan.breaks_broker and _hung(worker)]
+    refused = [worker for worker in parts.ended if worker.expected is None and worker.code == EXIT_START]
+    excused = [*crashes, *stalls, *refused]
     troubles += [_trouble(w) for w in parts.ended if w not in excused and w.code not in (w.expected or ())]
     if left := reader.abandoned():
         troubles.append(f"all left in order, but the offsets of partitions {left} do not say so")
     troubles += [f"{name}: not reached ({count} times)" for name, count in Counter(breaker.missed).items()]
-    return Outcome(report, breaker.done, troubles, len(crashes), time.monotonic() - started, parts.folder)
+    return Outcome(
+        report, breaker.done, troubles, len(crashes), len(stalls), time.monotonic() - started, parts.folder
+    )
 
 
 def _settle(parts: Surroundings, reader: Reader, say: Say) -> str:
@@ -192,6 +203,15 @@ def _plain(value: object) -> object:
     if isinstance(value, frozenset):
         return sorted(value)
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _hung(worker: Worker) -> bool:
+    """Whether its watchdog ended it in a call for a transaction. Seen after a broker was killed:
+    `send_offsets_to_transaction` of librdkafka, given one second, had not returned after 120."""
+    if worker.expected is not None or worker.code != EXIT_STALLED:
+        return False
+    loop = worker.log.read_text(errors="replace").rpartition("(most recent call first):")[2]
+    return "worker/transactions.py" in loop.splitlines()[1]
 
 
 def _trouble(worker: Worker) -> str:

@@ -283,6 +283,7 @@ def surroundings(
             "WORKER_RETRY_MAX": "2",
             "WORKER_RETRY_LIMIT": "5",
             "WORKER_DRAIN_TIMEOUT": "10",
+            "WORKER_STALL_TIMEOUT": "45",  # longer than anything is frozen, shorter than the run waits
             "WORKER_LOG": "json",
             **env,
         }
