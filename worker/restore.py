@@ -106,6 +106,9 @@ class RetriesReader:
         self._longest = longest
         self._restoring: dict[int, _Restoring] = {}
         self._consumer = Consumer(dict(config), logger=client_log)
+        # To a `read_committed` client a partition ends before the first open transaction. What a dead owner
+        # left open hides what its successors have committed since: the end must lie behind all of it.
+        self._ends = Consumer({**config, "isolation.level": "read_uncommitted"}, logger=client_log)
 
     def begin(self, partition: int, epoch: int) -> None:
         """Start to restore a partition that was assigned; returns at once."""
@@ -138,7 +141,7 @@ class RetriesReader:
 
     def _ask_end(self, partition: int, state: _Restoring) -> None:
         try:
-            low, high = self._consumer.get_watermark_offsets(
+            low, high = self._ends.get_watermark_offsets(
                 KafkaPartition(self._topic, partition), timeout=_END_TIMEOUT
             )
         except KafkaException as error:
@@ -181,6 +184,7 @@ class RetriesReader:
 
     def close(self) -> None:
         self._consumer.close()
+        self._ends.close()
 
 
 def _pending(message: Message, epoch: int) -> Pending:

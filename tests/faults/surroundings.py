@@ -220,9 +220,9 @@ class Surroundings:
         worker.kill()
         self.gone(worker)
 
-    def leave(self, worker: Worker, patience: float = 60) -> None:
-        """SIGTERM: it finishes what is in flight and leaves."""
-        worker.expected = {0}
+    def leave(self, worker: Worker, patience: float = 60, *, armed: bool = False) -> None:
+        """SIGTERM: it finishes what is in flight and leaves; one that is `armed` may die on the way."""
+        worker.expected = {0, -signal.SIGKILL} if armed else {0}
         worker.signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.end(patience)

@@ -1,0 +1,67 @@
+"""Pending retries are restored behind whatever transactions are open: on Apache Kafka, the mock has none."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+from confluent_kafka import Producer
+from kafka_cluster import Topics
+
+from worker.embedded import Kafka
+from worker.restore import RetriesReader, restore_config
+
+pytestmark = pytest.mark.kafka
+
+
+class Writer:
+    """A transactional producer of one partition of the retry topic."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topic = topics.retry
+        self.producer = Producer(
+            {"bootstrap.servers": topics.bootstrap, "transactional.id": f"test-{uuid.uuid4()}"}
+        )
+        self.producer.init_transactions(20)
+        self.producer.begin_transaction()
+
+    def write(self, upload_id: str, value: bytes | None) -> None:
+        headers = {"source-partition": "1", "source-offset": "7", "source-timestamp": "0"}
+        headers |= {"attempt": "1", "not-before": "0"}
+        self.producer.produce(self._topic, value, upload_id, 1, headers=list(headers.items()))
+        assert self.producer.flush(20) == 0
+
+
+def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
+    """A dead owner's open transaction hides what its successor has committed behind it: a retry that has
+    ended since must not be restored."""
+    topics = Topics(apache_kafka)
+    first = Writer(topics)
+    first.write("ended", b'{"id":"ended","url":"http://x/"}')
+    first.producer.commit_transaction(20)
+    dead, successor = Writer(topics), Writer(topics)
+    dead.write("other", b'{"id":"other","url":"http://x/"}')
+    successor.write("ended", None)
+    successor.producer.commit_transaction(20)
+
+    reader = RetriesReader(
+        restore_config(topics.bootstrap, topics.group, {}), topics.retry,
+        clock=time.monotonic, wall_ms=lambda: 0, longest=60.0,
+    )  # fmt: skip
+    try:
+        reader.begin(1, 1)
+        restored, deadline = [], time.monotonic() + 3
+        while not restored and time.monotonic() < deadline:
+            restored = reader.poll()
+            time.sleep(0.01)
+        assert restored == [], "it was restored as it stood before the open transaction"
+        dead.producer.abort_transaction(20)
+        deadline = time.monotonic() + 20
+        while not restored and time.monotonic() < deadline:
+            restored = reader.poll()
+            time.sleep(0.01)
+        ((partition, epoch, pending),) = restored
+        assert (partition, epoch, len(pending)) == (1, 1, 0)
+    finally:
+        reader.close()
