@@ -47,9 +47,12 @@ IMAGES_A_CALL = 64
 def partitions_of(process: subprocess.Popen[bytes]) -> int:
     """How many partitions a worker owns, from its metrics; 0 while it does not answer."""
     environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-    (address,) = (v.removeprefix(b"WORKER_HTTP=") for v in environment if v.startswith(b"WORKER_HTTP="))
+    addresses = [v.removeprefix(b"WORKER_HTTP=") for v in environment if v.startswith(b"WORKER_HTTP=")]
+    if not addresses:  # it is still this process, about to become the worker
+        return 0
     with contextlib.suppress(OSError):
-        text = urllib.request.urlopen(f"http://{address.decode()}/metrics", timeout=2).read().decode()
+        url = f"http://{addresses[0].decode()}/metrics"
+        text = urllib.request.urlopen(url, timeout=2).read().decode()
         found = re.search(r"^imgclust_consumer_assigned_partitions ([\d.]+)$", text, re.M)
         return int(float(found[1])) if found else 0
     return 0
