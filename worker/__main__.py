@@ -188,9 +188,13 @@ def _service(args: argparse.Namespace) -> int:
         return wall(settings)
     from worker.run import run, run_view
 
-    if args.command == "view":
-        return run_view(settings, rebuild=args.rebuild)
-    return run(settings, view=not args.no_view)
+    view_only = args.command == "view"
+    code = run_view(settings, rebuild=args.rebuild) if view_only else run(settings, view=not args.no_view)
+    # Without the interpreter's farewell: it takes the Kafka clients down one after the other, each of which
+    # may wait for a broker that is away, and all that matters is committed and left.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _say(what: str, error: Exception, code: int) -> int:

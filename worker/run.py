@@ -31,7 +31,7 @@ from worker.restore import RetriesReader, restore_config
 from worker.settings import Settings
 from worker.transactions import ExactlyOnce, transaction_config, transactional_id
 from worker.view import TagsView, ViewConsumer, connect
-from worker.watchdog import Watchdog
+from worker.watchdog import LEAVE_TIMEOUT, Watchdog, end_within
 
 if TYPE_CHECKING:
     from imgclust.model import ClusterModel
@@ -419,6 +419,7 @@ def run(settings: Settings, *, view: bool = True) -> int:
                 tagger.turn()
             finished = tagger.drain(lambda: signals.hurry)
             log.info("drained" if finished else "left with work undone; the next worker does it")
+            end_within(LEAVE_TIMEOUT, EXIT_HURRIED if signals.hurry else EXIT_OK)
         finally:
             tagger.stop(leave_group=not signals.hurry)
     return EXIT_HURRIED if signals.hurry else EXIT_OK

@@ -20,6 +20,7 @@ import yaml
 from imgclust import addresses
 from worker import settings
 from worker.settings import SETTINGS, Settings
+from worker.watchdog import LEAVE_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -28,7 +29,7 @@ OVERLAYS = ("cpu", "gpu")
 PORT = 9464
 GIB = 1 << 30
 FETCHER = 1.5 * GIB  # what a fetcher is stopped at, docs/security.md
-AFTER_DRAIN = 15  # seconds that leaving may take beyond the drain: fetchers 5, view 10
+AFTER_DRAIN = LEAVE_TIMEOUT  # seconds that leaving may take beyond the drain
 
 
 def parsed(env: dict[str, str], folder: Path) -> Settings:

@@ -12,7 +12,7 @@ import pytest
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 from worker.inference import Inference, Outcome, Predicted, Ready, Unencodable, rows
 from worker.metrics import Metrics
-from worker.watchdog import EXIT_STALLED, Watchdog
+from worker.watchdog import EXIT_STALLED, Watchdog, end_within
 
 SIDE = 4
 IDENTITY = EncoderIdentity("test", "test", "0" * 64, Preprocessing(SIDE, SIDE), "float32", 2)
@@ -185,3 +185,15 @@ def test_the_watchdog_ends_the_process(
     assert Watchdog(120.0, lambda: {"encode": seconds}, ended.append).look() is bool(ends)
     assert ended == ends
     assert ("most recent call first" in capfd.readouterr().err) is bool(ends)
+
+
+def test_a_process_that_does_not_get_away_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    """With the exit code that it would have had, and what each thread was doing on stderr; not if it went."""
+    codes: list[int] = []
+    end_within(0.01, 0, codes.append).join(10)
+    assert codes == [0]
+    assert "test_a_process_that_does_not_get_away" in capfd.readouterr().err
+    gone = end_within(60.0, 0, codes.append)
+    gone.cancel()
+    gone.join(10)
+    assert codes == [0]
