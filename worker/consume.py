@@ -58,6 +58,7 @@ class _Owned:
     epoch: int
     lateness: Lateness
     offsets: PartitionOffsets | None = None
+    committed: KafkaPartition | None = None  # as its last owner left it, when that is known
     restored: PendingRetries[Pending] | None = None  # its pending retries, between restoration and beginning
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
@@ -268,26 +269,44 @@ class UploadsConsumer:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, partition: int, owned: _Owned, restored: PendingRetries[Pending]) -> None:
-        """Learn the position of a new assignment and read on from there; asked for again when it is not had.
+    def _ask(self, partition: int, owned: _Owned) -> None:
+        """Ask where the last owner ended, and then restore its pending retries.
 
-        Asked here and not in on_assign, because the answer may wait for the open transaction of a dead
-        member, and because the previous owner may have committed after librdkafka read the offset.
+        Asked here and not in on_assign, because the answer waits for open transactions of the last owner: one
+        whose offsets the group had taken may be committed long after it lost the partition, with records for
+        the retry topic in it (measured: a broker that was killed in between). With the answer they are over,
+        and no other can come, because the group takes no more offsets of that member. So the retries are
+        read after it, and never before.
         """
         here = KafkaPartition(self._topic, partition)
         try:
             committed = self._consumer.committed([here], timeout=owned.patience)[0]
             if committed.error is not None:
                 raise KafkaException(committed.error)
-            low, high = 0, 0
-            if owned.reset or committed.offset < 0:
-                low, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT_MAX)
         except KafkaException as error:
-            owned.patience = min(2 * owned.patience, _POSITION_TIMEOUT_MAX)
-            owned.ask_at = self._clock() + _POSITION_RETRY
-            log.debug("position not known yet", partition=partition, error=error.args[0].str())
+            self._ask_later(partition, owned, error)
             return
         reach("after-committed-read")
+        owned.committed = committed
+        self._retries.begin(partition, owned.epoch)
+
+    def _ask_later(self, partition: int, owned: _Owned, error: KafkaException) -> None:
+        owned.patience = min(2 * owned.patience, _POSITION_TIMEOUT_MAX)
+        owned.ask_at = self._clock() + _POSITION_RETRY
+        log.debug("position not known yet", partition=partition, error=error.args[0].str())
+
+    def _begin(
+        self, partition: int, owned: _Owned, committed: KafkaPartition, restored: PendingRetries[Pending]
+    ) -> None:
+        """Read on from where the last owner ended; tried again when that cannot be done just now."""
+        low, high = 0, 0
+        if owned.reset or committed.offset < 0:
+            here = KafkaPartition(self._topic, partition)
+            try:
+                low, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT_MAX)
+            except KafkaException as error:
+                self._ask_later(partition, owned, error)
+                return
         known = committed.offset >= 0 and (not owned.reset or low <= committed.offset <= high)
         position = committed.offset
         if committed.offset < 0:
@@ -355,8 +374,12 @@ class UploadsConsumer:
                 self._owned[partition].restored = restored
         for partition, owned in list(self._owned.items()):
             if owned.offsets is None:
-                if owned.restored is not None and self._clock() >= owned.ask_at:
-                    self._begin(partition, owned, owned.restored)
+                if self._clock() < owned.ask_at:
+                    continue
+                if owned.committed is None:
+                    self._ask(partition, owned)
+                elif owned.restored is not None:
+                    self._begin(partition, owned, owned.committed, owned.restored)
             elif (
                 owned.held_back is not None
                 and owned.offsets.fits(owned.held_back)
@@ -430,11 +453,10 @@ class UploadsConsumer:
         log.info("partitions assigned", new=[p.partition for p in partitions], owned=self.partitions)
 
     def _own(self, partition: int) -> None:
-        """A new epoch; nothing is read before its retries are restored and its position is known."""
+        """A new epoch; nothing is read before its position is known and its retries are restored."""
         self._epoch += 1
         self._owned[partition] = _Owned(self._epoch, Lateness(self._wall_ms()))
         self._set_paused(partition, True)
-        self._retries.begin(partition, self._epoch)
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._leave(partitions, lost=False)

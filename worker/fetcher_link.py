@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 MAX_LINE = 4 * 1024 * 1024  # bytes; the longest honest line, 2,048 failures of 400 characters, is far shorter
+LAST_WORDS = 4000  # characters of stderr that are kept for the line about a dead process
 MAX_MUTTER = 256 * 1024  # bytes of stderr that are read
 _RECEIVE = 256 * 1024
 
@@ -76,6 +77,7 @@ class FetcherLink:
         self.mutter = self.process.stderr
         os.set_blocking(self.mutter.fileno(), False)
         self._muttered = 0
+        self._heard = ""  # the end of it
         self._inbox = bytearray()
         self._outbox = bytearray()
         self.put(config)
@@ -138,7 +140,14 @@ class FetcherLink:
         self._muttered += len(text)
         if self._muttered > MAX_MUTTER:
             self.mutter.close()
-        return text.decode(errors="backslashreplace")
+        heard = text.decode(errors="backslashreplace")
+        self._heard = (self._heard + heard)[-LAST_WORDS:]
+        return heard
+
+    def last_words(self) -> str:
+        """The end of all that it has written to stderr: why it died is there, overheard before or not."""
+        self.overhear()
+        return self._heard
 
     def close(self) -> None:
         """Hang up, which ends an honest fetcher."""

@@ -349,7 +349,7 @@ class FetcherPool:
         """A process is gone, or has to be: what it held is tried again, and it is replaced."""
         assert place.link is not None
         self._selector.unregister(place.link.channel)
-        last_words = place.link.overhear()
+        last_words = place.link.last_words()
         place.link.kill()
         self._dying.append(place.link.process)
         place.link = None

@@ -56,7 +56,7 @@ class Pending:
 @dataclasses.dataclass(slots=True)
 class _Restoring:
     epoch: int
-    end: int | None = None  # the topic's end at the moment of assignment, when known
+    end: int | None = None  # the topic's end when it was begun, when known
     reached: int = -1  # where reading came to an end last
     ask_at: float = 0.0
     read: int = 0
@@ -111,7 +111,7 @@ class RetriesReader:
         self._ends = Consumer({**config, "isolation.level": "read_uncommitted"}, logger=client_log)
 
     def begin(self, partition: int, epoch: int) -> None:
-        """Start to restore a partition that was assigned; returns at once."""
+        """Start to restore a partition whose last owner has nothing more to commit; returns at once."""
         self.drop(partition)
         self._restoring[partition] = _Restoring(epoch)
         self._consumer.incremental_assign([KafkaPartition(self._topic, partition, OFFSET_BEGINNING)])

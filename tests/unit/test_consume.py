@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.consume import Begun, UploadsConsumer, is_member
 from worker.metrics import Metrics
@@ -20,6 +20,7 @@ class FakeClient:
     def __init__(self, config: dict[str, Any], **_: object) -> None:
         self.high = 0
         self.calls: list[tuple[str, int]] = []
+        self.unstable = False  # an open transaction holds the committed offset back
         self.metadata = b"CGMDv2:" + (3).to_bytes(4, "little") + b"group\0member-1\0\0"
 
     def subscribe(self, topics: list[str], *, on_assign: Any, **_: object) -> None:
@@ -32,6 +33,8 @@ class FakeClient:
         return []
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        if self.unstable:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return [TopicPartition("uploads", 0, 7, "")]
 
     def get_watermark_offsets(self, partition: TopicPartition, **_: object) -> tuple[int, int]:
@@ -61,8 +64,10 @@ class FakeRetries:
 
     def __init__(self) -> None:
         self.begun: list[tuple[int, int, PendingRetries[Pending]]] = []
+        self.times = 0  # that a restoration was begun
 
     def begin(self, partition: int, epoch: int) -> None:
+        self.times += 1
         self.begun.append((partition, epoch, PendingRetries()))
 
     def poll(self) -> list[tuple[int, int, PendingRetries[Pending]]]:
@@ -75,14 +80,20 @@ class Bench:
         monkeypatch.setattr("worker.consume.Consumer", FakeClient)
         self.now = 100.0
         self.begun: list[Begun] = []
+        self.retries = FakeRetries()
         self.consumer = UploadsConsumer(
             {}, "uploads", start="earliest", clock=lambda: self.now, wall_ms=lambda: 0, metrics=Metrics(),
-            retries=FakeRetries(), on_begun=self.begun.append, on_leaving=lambda *_: None,  # type: ignore[arg-type]
+            retries=self.retries, on_begun=self.begun.append, on_leaving=lambda *_: None,  # type: ignore[arg-type]
         )  # fmt: skip
         self.client: FakeClient = self.consumer._consumer  # type: ignore[assignment]
-        self.client.on_assign(self.client, [TopicPartition("uploads", 0)])
-        self.consumer.poll(10, 0.0)
+        self.assigned()
         self.client.calls.clear()
+
+    def assigned(self) -> None:
+        """The group gives the partition; a few polls later it has begun."""
+        self.client.on_assign(self.client, [TopicPartition("uploads", 0)])
+        for _ in range(3):
+            self.consumer.poll(10, 0.0)
 
     def passes(self, seconds: float) -> None:
         """Time in which the loop polls and reports once a second, and nothing comes."""
@@ -102,6 +113,18 @@ def test_a_partition_begins_where_the_last_owner_ended(bench: Bench) -> None:
     (begun,) = bench.begun
     assert (begun.partition, begun.position, len(begun.pending)) == (0, 7, 0)
     assert bench.consumer.owns(0, begun.epoch)
+
+
+def test_retries_are_read_when_the_last_owner_has_no_open_transaction(bench: Bench) -> None:
+    """A transaction of the last owner may still be committed, with the end of a retry in it: while it is open
+    the committed offset is not told, and nothing is restored; the retries are read after that, once."""
+    bench.client.unstable = True
+    bench.assigned()
+    bench.passes(20)
+    assert (bench.retries.times, len(bench.begun)) == (1, 1)  # those of the first assignment
+    bench.client.unstable = False
+    bench.passes(3)
+    assert (bench.retries.times, len(bench.begun)) == (2, 2)
 
 
 def test_a_silent_partition_with_records_is_set_going_again(bench: Bench) -> None:
