@@ -186,6 +186,7 @@ class UploadsConsumer:
         self._owned: dict[int, _Owned] = {}
         self._epoch = 0
         self._paused = False
+        self._closing = False
         self._looked_at = clock()  # at the group: the last poll or callback began
         self._fatal: KafkaError | None = None
         self._consumer = Consumer(
@@ -447,6 +448,8 @@ class UploadsConsumer:
         # that needs no question to the broker: the answer to that for the log's end came after the seek,
         # measured, and what is in between was passed over.
         self._consumer.incremental_assign([KafkaPartition(self._topic, p.partition, 0) for p in partitions])
+        if self._closing:
+            return  # they are taken back at once
         for p in partitions:
             self._own(p.partition)
         self._looked_at = self._clock()
@@ -470,7 +473,9 @@ class UploadsConsumer:
         self._looked_at = self._clock()
         if not lost:
             reach("in-revoke")
-        self._on_leaving(leaving, lost)
+        # What is to be committed was, before the client closes. Then it may answer no more: seen twice under
+        # faults, a worker that had been given a partition in that moment never came back from here.
+        self._on_leaving(leaving, lost or self._closing)
         for partition in leaving:
             del self._owned[partition]
             self._retries.drop(partition)
@@ -635,6 +640,7 @@ class UploadsConsumer:
             log.warning("Kafka client", error=error.str())
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group. What is done is committed before (`Delivery.finish`), and not here any more."""
+        self._closing = True
         self._consumer.close()
         self._retries.close()

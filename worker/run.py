@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import gc
 import importlib.util
 import os
@@ -420,6 +421,8 @@ def run(settings: Settings, *, view: bool = True) -> int:
             finished = tagger.drain(lambda: signals.hurry)
             log.info("drained" if finished else "left with work undone; the next worker does it")
             end_within(LEAVE_TIMEOUT, EXIT_HURRIED if signals.hurry else EXIT_OK)
+            # and where not even that can run, because a client keeps the interpreter's lock: exit code 1
+            faulthandler.dump_traceback_later(LEAVE_TIMEOUT + 5, exit=True)
         finally:
             tagger.stop(leave_group=not signals.hurry)
     return EXIT_HURRIED if signals.hurry else EXIT_OK

@@ -223,6 +223,8 @@ class Surroundings:
     def leave(self, worker: Worker, patience: float = 60, *, armed: bool = False) -> None:
         """SIGTERM: it finishes what is in flight and leaves; one that is `armed` may die on the way."""
         worker.expected = {0, -signal.SIGKILL} if armed else {0}
+        if not worker.log.stat().st_size:  # still loading: nothing is there yet that could be finished
+            worker.expected = worker.expected | {-signal.SIGTERM}
         worker.signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.end(patience)

@@ -23,8 +23,13 @@ class FakeClient:
         self.unstable = False  # an open transaction holds the committed offset back
         self.metadata = b"CGMDv2:" + (3).to_bytes(4, "little") + b"group\0member-1\0\0"
 
-    def subscribe(self, topics: list[str], *, on_assign: Any, **_: object) -> None:
-        self.on_assign = on_assign
+    def subscribe(self, topics: list[str], *, on_assign: Any, on_revoke: Any, **_: object) -> None:
+        self.on_assign, self.on_revoke = on_assign, on_revoke
+
+    def close(self) -> None:
+        """The group gives one more partition while the client leaves, and takes all."""
+        self.on_assign(self, [TopicPartition("uploads", 1)])
+        self.on_revoke(self, [TopicPartition("uploads", 0), TopicPartition("uploads", 1)])
 
     def poll(self, timeout: float) -> None:
         return None
@@ -70,6 +75,12 @@ class FakeRetries:
         self.times += 1
         self.begun.append((partition, epoch, PendingRetries()))
 
+    def drop(self, partition: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
     def poll(self) -> list[tuple[int, int, PendingRetries[Pending]]]:
         begun, self.begun = self.begun, []
         return begun
@@ -80,10 +91,12 @@ class Bench:
         monkeypatch.setattr("worker.consume.Consumer", FakeClient)
         self.now = 100.0
         self.begun: list[Begun] = []
+        self.left: list[tuple[set[int], bool]] = []
         self.retries = FakeRetries()
         self.consumer = UploadsConsumer(
             {}, "uploads", start="earliest", clock=lambda: self.now, wall_ms=lambda: 0, metrics=Metrics(),
-            retries=self.retries, on_begun=self.begun.append, on_leaving=lambda *_: None,  # type: ignore[arg-type]
+            retries=self.retries, on_begun=self.begun.append,  # type: ignore[arg-type]
+            on_leaving=lambda partitions, lost: self.left.append((partitions, lost)),
         )  # fmt: skip
         self.client: FakeClient = self.consumer._consumer  # type: ignore[assignment]
         self.assigned()
@@ -191,3 +204,11 @@ def test_a_process_that_slept_looks_at_the_group_first(bench: Bench) -> None:
     snapshot = bench.consumer.snapshot("m", {0}, set())
     assert snapshot is not None
     assert [(p.partition, p.offset) for p in snapshot.offsets] == [(0, 7)]
+
+
+def test_while_the_client_closes_nothing_is_asked_of_it(bench: Bench) -> None:
+    """All was committed before: partitions that go are dropped without a commit, one that comes is not begun.
+    A worker that asked its client something at that moment did not end."""
+    bench.consumer.close()
+    assert bench.left == [({0}, True)]
+    assert bench.retries.times == 1
