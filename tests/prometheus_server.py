@@ -25,13 +25,18 @@ class PrometheusServer:
         self.url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        """What the API answers, without its envelope; an AssertionError with its words when it refuses."""
+        """What the API answers, without its envelope; an AssertionError with its words when it refuses.
+
+        An OSError while it is not there yet, or is reading what it stored: it answers 503 then.
+        """
         try:
             with urllib.request.urlopen(
                 f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10
             ) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
