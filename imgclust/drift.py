@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,15 @@ from imgclust.errors import ModelError
 from imgclust.types import Floats, Ints, Prediction
 
 Counts = npt.NDArray[np.int64]
+
+
+class Summable(Protocol):
+    """What adds up."""
+
+    def __add__(self, more: Self, /) -> Self: ...
+
+
+SumT = TypeVar("SumT", bound=Summable)
 Verdict = Literal["steady", "shifting", "drifted"]
 
 OTHER = -1
@@ -270,45 +279,67 @@ def compare(reference: Reference, tally: Tally) -> Drift:
     )
 
 
-class SlidingTally:
-    """A tally of the latest images: those of the last hour, or more where they were few.
+class Sliding(Generic[SumT]):
+    """A sum over the latest images: those of the last hour, or more where they were few.
 
-    Images are counted in blocks, and the oldest blocks are forgotten one by one. A block takes in images for
-    `block_seconds` at least, and `block_images` at least: a quiet stream keeps enough for the index to mean
+    Images are summed in blocks, and the oldest blocks are forgotten one by one. A block takes in images for
+    `block_seconds` at least, and `block_images` at least: a quiet stream keeps enough for a share to mean
     something, a busy one all of an hour.
 
     Args:
-        reference: what is compared with, and in which bins.
+        nothing: the sum of no images.
         clock: seconds, steady.
     """
 
     def __init__(
         self,
-        reference: Reference,
+        nothing: SumT,
         clock: Callable[[], float],
         *,
         blocks: int = 30,
         block_seconds: float = 120.0,
         block_images: int = 400,
     ) -> None:
-        self.reference = reference
+        self._nothing = nothing
         self._clock = clock
         self._seconds, self._images = block_seconds, block_images
-        self._closed: collections.deque[Tally] = collections.deque(maxlen=blocks - 1)
-        self._open, self._since = reference.nothing, clock()
+        self._closed: collections.deque[SumT] = collections.deque(maxlen=blocks - 1)
+        self._open, self._since, self._in_open = nothing, clock(), 0
 
-    def add(self, tally: Tally) -> None:
+    def add(self, part: SumT, images: int) -> None:
+        """Add what was summed over so many images."""
         now = self._clock()
-        if now - self._since >= self._seconds and self._open.images >= self._images:
+        if now - self._since >= self._seconds and self._in_open >= self._images:
             self._closed.append(self._open)
-            self._open, self._since = self.reference.nothing, now
-        self._open += tally
+            self._open, self._since, self._in_open = self._nothing, now, 0
+        self._open = self._open + part
+        self._in_open += images
 
-    def tally(self) -> Tally:
+    def total(self) -> SumT:
         total = self._open
         for block in self._closed.copy():
-            total += block
+            total = total + block
         return total
+
+
+class SlidingTally:
+    """A tally of the latest images, see `Sliding`, and what it is compared with.
+
+    Args:
+        reference: what is compared with, and in which bins.
+        clock: seconds, steady.
+        blocks: see `Sliding`, which takes them.
+    """
+
+    def __init__(self, reference: Reference, clock: Callable[[], float], **blocks: Any) -> None:
+        self.reference = reference
+        self._recent = Sliding(reference.nothing, clock, **blocks)
+
+    def add(self, tally: Tally) -> None:
+        self._recent.add(tally, tally.images)
+
+    def tally(self) -> Tally:
+        return self._recent.total()
 
     def drift(self) -> Drift:
         return compare(self.reference, self.tally())

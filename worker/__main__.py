@@ -180,7 +180,7 @@ def _service(args: argparse.Namespace) -> int:
         from worker.topics import command
 
         return command(settings, create=args.create, replicas=args.replication)
-    if args.command in ("dlq", "explain", "embeddings", "retag"):
+    if args.command in ("dlq", "explain", "embeddings", "retag", "models"):
         return operators.run(args, settings)
     if args.command == "wall":
         from worker.wall import wall

@@ -1,4 +1,4 @@
-"""The drift metrics of the model at work: what it predicts against what it said of its held-out images."""
+"""The drift metrics of a model: what it predicts against what it said of its held-out images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from imgclust.drift import PARTS, Drift, Reference, SlidingTally
 from imgclust.types import Prediction
 from worker import log as logs
-from worker.metrics import DRIFT_CHANCE, DRIFT_IMAGES, DRIFT_NOVEL, DRIFT_OTHER, DRIFT_PSI, Metrics, Row
+from worker.metrics import LIVE_DRIFT, DriftRows, Metrics, Row
 
 log = logs.get(__name__)
 
@@ -22,21 +22,24 @@ class DriftWatch:
     Args:
         metrics: whose drift gauges it sets. They are computed when they are asked for.
         clock: seconds, steady.
+        rows: the gauges' names.
     """
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, metrics: Metrics, clock: Callable[[], float] = time.monotonic, rows: DriftRows = LIVE_DRIFT
+    ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._recent: SlidingTally | None = None
-        self._show(lambda drift: drift.tally.images, DRIFT_IMAGES)
-        self._show(lambda drift: drift.tally.other, DRIFT_OTHER, "window")
-        self._show(lambda drift: drift.reference.other, DRIFT_OTHER, "held-out")
-        self._show(lambda drift: drift.tally.novelty, DRIFT_NOVEL, "window")
-        self._show(lambda drift: drift.reference.novelty, DRIFT_NOVEL, "held-out")
+        self._show(lambda drift: drift.tally.images, rows.images)
+        self._show(lambda drift: drift.tally.other, rows.other, "window")
+        self._show(lambda drift: drift.reference.other, rows.other, "held-out")
+        self._show(lambda drift: drift.tally.novelty, rows.novel, "window")
+        self._show(lambda drift: drift.reference.novelty, rows.novel, "held-out")
         for part in PARTS:
-            self._show(partial(_index, part), DRIFT_PSI, part)
-            self._show(partial(_chance, part), DRIFT_CHANCE, part)
+            self._show(partial(_index, part), rows.psi, part)
+            self._show(partial(_chance, part), rows.chance, part)
 
     def _show(self, value: Callable[[Drift], float], row: Row, *labels: str) -> None:
         def now() -> float:
@@ -45,17 +48,16 @@ class DriftWatch:
 
         self._metrics.gauge(row, *labels).set_function(now)
 
-    def begin(self, reference: Reference | None) -> None:
-        """Another model is at work; what was counted of the last one is forgotten."""
-        if reference is None:
+    def begin(self, model: object | None) -> None:
+        """Another model is at work, or none; what was counted of the last one is forgotten."""
+        reference = None if model is None else Reference.of_model(model)
+        if model is not None and reference is None:
             log.info("the model keeps no held-out images, so drift is not measured")
         with self._lock:
             self._recent = None if reference is None else SlidingTally(reference, self._clock)
 
     def add(self, prediction: Prediction) -> None:
-        """Count a batch."""
-        for similarity in prediction.similarities.tolist():
-            self._metrics.similarity.observe(similarity)
+        """Count a batch of the model that was begun last."""
         with self._lock:
             if self._recent is not None:
                 self._recent.add(self._recent.reference.count(prediction))

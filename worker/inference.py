@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from imgclust.drift import Reference
-from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction, Predictor
+from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction
 from worker import log as logs
 from worker.batch import Batcher
 from worker.drift_watch import DriftWatch
 from worker.embedding_records import halves
-from worker.metrics import Metrics
+from worker.metrics import LIVE_DRIFT, Metrics
+from worker.shadow import Shadow
 from worker.tracing import Tracing
 
 log = logs.get(__name__)
@@ -33,10 +34,36 @@ class Ready:
     slot: int
 
 
+class Model(Protocol):
+    """A frozen model: `imgclust.model.ClusterModel`, or what stands for one."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def taxonomy(self) -> str: ...
+    @property
+    def clusters(self) -> Sequence[Any]: ...
+    def predict(self, embeddings: Floats) -> Prediction: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Maker:
+    """The model that made a prediction, as far as a tag speaks of it; `names`: cluster → name."""
+
+    version: str
+    taxonomy: str
+    names: Mapping[int, str | None]
+
+    @classmethod
+    def of(cls, model: Model) -> Maker:
+        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters})
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Predicted:
     """One image's prediction; `candidates` are (cluster, score), best first."""
 
+    maker: Maker
     token: int
     cluster: int
     probability: float
@@ -57,7 +84,7 @@ Outcome = Predicted | Unencodable
 
 
 def rows(
-    tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
+    maker: Maker, tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
 ) -> list[Predicted]:
     """A prediction's arrays as one value per image, with the embeddings that are to be kept."""
     clusters, scores = prediction.candidates.tolist(), prediction.scores.tolist()
@@ -65,6 +92,7 @@ def rows(
     probabilities = np.clip(prediction.probabilities, 0.0, 1.0).tolist()
     return [
         Predicted(
+            maker,
             token,
             label,
             round(probability, 6),
@@ -85,8 +113,20 @@ def rows(
     ]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Change:
+    """Another model, from the next batch on; `role` says for what."""
+
+    role: str
+    model: Model | None
+    done: threading.Event
+
+
 class Inference:
     """The encode and predict stages.
+
+    The model may be changed while it runs, see `use`: a batch is predicted by one model, and every outcome
+    names the one that made it.
 
     Args:
         encoder, model: already warm, see `warm_up`.
@@ -100,7 +140,7 @@ class Inference:
     def __init__(
         self,
         encoder: Encoder,
-        model: Predictor,
+        model: Model,
         *,
         pixels: Callable[[int], Pixels],
         release: Callable[[list[int]], None],
@@ -115,7 +155,7 @@ class Inference:
     ) -> None:
         self._encoder = encoder
         self._keep_embeddings = keep_embeddings
-        self._model = model
+        self._model, self._maker = model, Maker.of(model)
         self._pixels = pixels
         self._release = release
         self._on_outcomes = on_outcomes
@@ -125,14 +165,15 @@ class Inference:
         self._predict_stage = metrics.stages["predict"]
         self._metrics = metrics
         self._tracing = tracing or Tracing()
-        self._drift = DriftWatch(metrics, clock)
-        self._drift.begin(Reference.of_model(model))
+        self._drift = DriftWatch(metrics, clock, LIVE_DRIFT)
+        self._drift.begin(model)
+        self.shadow = Shadow(metrics, clock)
         self._batcher: Batcher[Ready] = Batcher(max_batch, max_wait)
         self._wake = threading.Condition()
         self._stopping = False
         self._outstanding = 0
         # two batches: one is predicted, one waits; more would only add latency
-        self._encoded: queue.Queue[tuple[list[int], Floats, float] | None] = queue.Queue(maxsize=2)
+        self._encoded: queue.Queue[tuple[list[int], Floats, float] | _Change | None] = queue.Queue(maxsize=2)
         self._busy: dict[str, float] = {}
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
@@ -150,11 +191,39 @@ class Inference:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def maker(self) -> Maker:
+        """The model at work."""
+        return self._maker
+
+    def use(self, model: Model) -> None:
+        """Predict with another model, that is loaded and warm, from the next batch on; any thread may ask.
+
+        Returns when it is at work, or when inference has been stopped.
+        """
+        self._change("live", model)
+
+    def use_shadow(self, model: Model | None) -> None:
+        """Have another model predict the same embeddings beside the one at work; None: none any more."""
+        self._change("shadow", model)
+
+    def _change(self, role: str, model: Model | None) -> None:
+        change = _Change(role, model, threading.Event())
+        while not self._stopping:  # the queue is full while batches wait
+            try:
+                self._encoded.put(change, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        while not self._stopping and not change.done.wait(0.1):
+            pass
+
     def stop(self) -> None:
         """End both threads after the batches in hand; what waits is not done."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
+        self.shadow.stop()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
@@ -258,17 +327,29 @@ class Inference:
 
     def _predict_loop(self) -> None:
         while (item := self._encoded.get()) is not None:
+            if isinstance(item, _Change):
+                self._apply(item)
+                continue
             tokens, embeddings, since = item
             self._busy["predict"] = self._clock()
             self._predict(tokens, embeddings, since)
             del self._busy["predict"]
+
+    def _apply(self, change: _Change) -> None:
+        if change.role == "shadow":
+            self.shadow.use(change.model, self._model)
+        elif change.model is not None:
+            self._model, self._maker = change.model, Maker.of(change.model)
+            self._drift.begin(change.model)
+            self.shadow.follow(change.model)
+        change.done.set()
 
     def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
         started = self._clock()
         try:
             prediction = self._model.predict(embeddings)
             kept = halves(embeddings) if self._keep_embeddings else None
-            outcomes: list[Outcome] = [*rows(tokens, prediction, kept)]
+            outcomes: list[Outcome] = [*rows(self._maker, tokens, prediction, kept)]
         except Exception as error:
             self._count_memory(error)
             if len(tokens) == 1:
@@ -284,7 +365,10 @@ class Inference:
         if self._tracing.active:
             self._tracing.stage("predict", tokens, started, now)
         self._drift.add(prediction)
+        for similarity in prediction.similarities.tolist():
+            self._metrics.similarity.observe(similarity)
         self._ended(outcomes)
+        self.shadow.offer(embeddings, prediction)
 
     def _guard(self, run: Callable[[], None]) -> None:
         try:

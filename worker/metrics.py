@@ -68,6 +68,8 @@ STAGE_OUTCOMES = ("ok", "retry", "dead", "dropped")
 UPLOAD_OUTCOMES = ("tagged", "deleted", "dead", "superseded")
 COMMIT_OUTCOMES = ("committed", "aborted", "failed", "fenced")
 VIEW_OUTCOMES = ("applied", "stale", "malformed")
+MODEL_OUTCOMES = ("changed", "refused")
+MODEL_ROLES = ("live", "shadow")
 REDIS_ERRORS = ("away", "timeout", "full", "read-only", "other")
 
 _STAGE = Label("stage", STAGES)
@@ -169,6 +171,33 @@ DRIFT_NOVEL = Row("imgclust_drift_novel_ratio", "gauge", "ratio",
     (Label("of", ("window", "held-out")),))  # fmt: skip
 MODEL_INFO = Row("imgclust_model_info", "gauge", "info",
     "1 for the model in use.", (Label("version"), Label("taxonomy"), Label("encoder")))  # fmt: skip
+MODEL_CHANGES = Row("imgclust_model_changes_total", "counter", "changes",
+    "Models that were taken into use while the worker ran, and those that could not be.",
+    (Label("outcome", MODEL_OUTCOMES),))  # fmt: skip
+MODEL_REFUSED = Row("imgclust_model_refused", "gauge", "state",
+    "1 while a model that the models topic names cannot be used, so that another one is at work; else 0.",
+    (Label("role", MODEL_ROLES),))  # fmt: skip
+SHADOW_INFO = Row("imgclust_shadow_info", "gauge", "info",
+    "1 for the shadow model, which predicts beside the model in use and publishes nothing.",
+    (Label("version"), Label("taxonomy")))  # fmt: skip
+SHADOW_AGREEMENT = Row("imgclust_shadow_agreement_ratio", "gauge", "ratio",
+    "Share of the last images that shadow and live model put into the same cluster, \"other\" being one; of "
+    "two taxonomies clusters are matched one to one, so that most images agree. NaN without.")  # fmt: skip
+SHADOW_SKIPPED = Row("imgclust_shadow_skipped_total", "counter", "images",
+    "Images that the shadow model did not predict, because it was behind (live tags never wait for it) or "
+    "failed.")  # fmt: skip
+SHADOW_IMAGES = Row("imgclust_shadow_images", "gauge", "images",
+    "Images that the shadow metrics are of, as with `imgclust_drift_images`.")  # fmt: skip
+SHADOW_PSI = Row("imgclust_shadow_psi", "gauge", "index",
+    "`imgclust_drift_psi`, of the shadow model.", (Label("part", PARTS),))  # fmt: skip
+SHADOW_CHANCE = Row("imgclust_shadow_psi_chance", "gauge", "index",
+    "`imgclust_drift_psi_chance`, of the shadow model.", (Label("part", PARTS),))  # fmt: skip
+SHADOW_OTHER = Row("imgclust_shadow_other_ratio", "gauge", "ratio",
+    "`imgclust_drift_other_ratio`, of the shadow model.",
+    (Label("of", ("window", "held-out")),))  # fmt: skip
+SHADOW_NOVEL = Row("imgclust_shadow_novel_ratio", "gauge", "ratio",
+    "`imgclust_drift_novel_ratio`, of the shadow model.",
+    (Label("of", ("window", "held-out")),))  # fmt: skip
 FETCHERS = Row("imgclust_fetchers", "gauge", "processes", "Fetcher processes that run.")
 FETCHER_RESTARTS = Row("imgclust_fetcher_restarts_total", "counter", "processes",
     "Fetcher processes that died or hung and were replaced.")  # fmt: skip
@@ -194,6 +223,21 @@ START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 
 TABLE: tuple[Row, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Row))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DriftRows:
+    """The gauges of one model's drift."""
+
+    images: Row
+    psi: Row
+    chance: Row
+    other: Row
+    novel: Row
+
+
+LIVE_DRIFT = DriftRows(DRIFT_IMAGES, DRIFT_PSI, DRIFT_CHANCE, DRIFT_OTHER, DRIFT_NOVEL)
+SHADOW_DRIFT = DriftRows(SHADOW_IMAGES, SHADOW_PSI, SHADOW_CHANCE, SHADOW_OTHER, SHADOW_NOVEL)
 
 OTHER_WINDOW = 300  # seconds over which the share of "other" is taken
 POLL_WINDOW = 60  # seconds over which the longest gap between polls is kept
@@ -270,6 +314,10 @@ class Metrics:
         self.view_swept = self.counter(VIEW_SWEPT)
         self._others = Window(OTHER_WINDOW, clock)
         self.gauge(OTHER_RATIO).set_function(self._others.ratio)
+        self.model_changes = {o: self.counter(MODEL_CHANGES, o) for o in MODEL_OUTCOMES}
+        self.model_refused = {role: self.gauge(MODEL_REFUSED, role) for role in MODEL_ROLES}
+        self.shadow_agreement = self.gauge(SHADOW_AGREEMENT)
+        self.shadow_skipped = self.counter(SHADOW_SKIPPED)
         self.polls = LongestPause(POLL_WINDOW, clock)
         self.gauge(POLL_GAP).set_function(self.polls.seconds)
         self.gauge(START_TIME).set(now())
@@ -310,6 +358,12 @@ class Metrics:
         self.gauge(MODEL_INFO, version, taxonomy, encoder).set(1)
         for cluster in (OTHER, *clusters):
             self.counter(TAGS, str(cluster))
+
+    def set_shadow(self, model: tuple[str, str] | None) -> None:
+        """Name the shadow model by version and taxonomy; None: there is none."""
+        self._families[SHADOW_INFO.name].clear()
+        if model is not None:
+            self.gauge(SHADOW_INFO, *model).set(1)
 
     def count_tags(self, clusters: Sequence[int], probabilities: Iterable[float], novel: int) -> None:
         """Count published tags: their clusters, their probabilities, and how many of them are novel."""

@@ -32,12 +32,75 @@ way) is left out and listed: the last event of an id wins, and sent again the ol
 doing the same twice sends nothing twice. Events without a readable id are sent only with --code bad-event."""
 
 
+MODELS_EXAMPLES = """\
+examples:
+  imgclust-worker models                    what is live, what each worker runs
+  imgclust-worker models shadow next        look at it beside the live one first
+  imgclust-worker models set next           all workers change over, without a stop
+  imgclust-worker models rollback           and back
+  imgclust-worker models promote            feeds read the new taxonomy"""
+
+
 def add_arguments(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
     """`dlq`, `explain`, `embeddings` and `retag`, each with the options of `config`."""
     _add_dlq(commands, config)
     _add_explain(commands, config)
     _add_embeddings(commands, config)
     _add_retag(commands, config)
+    _add_models(commands, config)
+
+
+def _add_models(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    models = commands.add_parser(
+        "models",
+        parents=[config],
+        help="which model is live, what each worker runs; change it while they run",
+        description="Without an action: what is named live and shadow, which taxonomy feeds read, and what "
+        "each worker runs.",
+        epilog=MODELS_EXAMPLES,
+        formatter_class=raw,
+    )
+    models.add_argument(
+        "--json", action="store_true", default=None, help="JSON also on a terminal; elsewhere the default"
+    )
+    actions = models.add_subparsers(dest="action", metavar="ACTION")
+    waiting = argparse.ArgumentParser(add_help=False)
+    waiting.add_argument(
+        "--wait", type=duration, default=60.0, metavar="AGE",
+        help="watch the workers change over for so long at most (60s; 0s: do not watch)",
+    )  # fmt: skip
+    chosen = actions.add_parser(
+        "set",
+        parents=[config, waiting],
+        help="name the live model",
+        description="Name the live model. It is loaded and tried here first; each worker then loads and "
+        "warms it beside the one at work, and changes over between two batches.",
+    )
+    chosen.add_argument("folder", metavar="FOLDER", help="in WORKER_MODELS_FOLDER")
+    shadow = actions.add_parser(
+        "shadow",
+        parents=[config],
+        help="name a model that predicts beside the live one and publishes nothing",
+        description="Name the shadow model: it predicts what the live one predicts, and the metrics compare "
+        "them before anybody switches.",
+    )
+    either = shadow.add_mutually_exclusive_group(required=True)
+    either.add_argument("folder", nargs="?", metavar="FOLDER", help="in WORKER_MODELS_FOLDER")
+    either.add_argument("--off", action="store_true", help="no shadow model any more")
+    actions.add_parser("rollback", parents=[config, waiting], help="back to the model before the live one")
+    promote = actions.add_parser(
+        "promote",
+        parents=[config],
+        help="have feeds read the live model's taxonomy",
+        description="Point feeds at the live model's taxonomy, or at another one that Redis holds.",
+    )
+    promote.add_argument(
+        "taxonomy",
+        nargs="?",
+        metavar="TAXONOMY",
+        help="another one: the way back (default: the live model's)",
+    )
 
 
 def _add_embeddings(commands: _Parsers[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
@@ -177,6 +240,8 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
         from worker.retag import retag
 
         return retag(settings, args.to, model=args.model, quiet=args.quiet)
+    if args.command == "models":
+        return _models(args, settings)
     from worker.dlq import list_letters, replay
     from worker.letters import Filter
 
@@ -186,3 +251,19 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
     if args.action == "replay":
         return replay(settings, chosen, dry_run=args.dry_run, yes=args.yes, as_json=args.json)
     return list_letters(settings, chosen, counts=args.counts, limit=args.limit, as_json=args.json)
+
+
+def _models(args: argparse.Namespace, settings: Settings) -> int:
+    from worker import models_command
+
+    match args.action:
+        case "set":
+            return models_command.set_live(settings, args.folder, wait=args.wait)
+        case "rollback":
+            return models_command.roll_back(settings, wait=args.wait)
+        case "shadow":
+            return models_command.set_shadow(settings, None if args.off else args.folder)
+        case "promote":
+            return models_command.promote(settings, args.taxonomy)
+        case _:
+            return models_command.show(settings, as_json=args.json)

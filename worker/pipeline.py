@@ -17,7 +17,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from worker import log as logs
@@ -26,14 +26,14 @@ from worker.embedding_records import CONTENT_TYPE, EmbeddingWriter
 from worker.errors import Rejected
 from worker.fetchers import Failed, Job
 from worker.formats import Formats
-from worker.inference import Outcome, Predicted, Ready, Unencodable
+from worker.inference import Maker, Outcome, Predicted, Ready, Unencodable
 from worker.messages import Upload, printable
 from worker.metrics import Metrics
 from worker.publish import REVOKE_COMMIT, Delivery, Result, text_header
 from worker.records import Record
 from worker.restore import Pending
 from worker.retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
-from worker.tagging import Model, tag_of
+from worker.tagging import tag_of
 from worker.tracing import Journey, Tracing
 from worker.trials import DEATHS, Trials
 
@@ -61,9 +61,11 @@ class Fetchers(Protocol):
 
 
 class Encoding(Protocol):
-    """Inference, for pictures that go through the loop (see `worker.trials`)."""
+    """Inference: for pictures that go through the loop (see `worker.trials`), and whose work it is."""
 
     def put(self, ready: Sequence[Ready]) -> None: ...
+    @property
+    def maker(self) -> Maker: ...
     @property
     def outstanding(self) -> int: ...
 
@@ -113,7 +115,6 @@ class Pipeline:
         connect_consumer: makes the consumer; it calls back when a partition has begun (`_begun`) and when
             some go (`_leaving`).
         connect_delivery: makes what publishes and commits.
-        names: cluster → name, of the model.
         formats: how uploads are read, and tags written.
         embeddings: makes the records of the embeddings topic, where there is one.
         clock: monotonic seconds.
@@ -128,8 +129,6 @@ class Pipeline:
         connect_delivery: Callable[[UploadsConsumer], Delivery],
         fetchers: Fetchers,
         inference: Encoding,
-        model: Model,
-        names: Mapping[int, str | None],
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
         metrics: Metrics,
@@ -142,8 +141,6 @@ class Pipeline:
         self._policy = policy
         self._embeddings = embeddings
         self._fetchers = fetchers
-        self._model = model
-        self._names = names
         self._formats = formats or Formats()
         self._clock = clock
         self._wall_ms = wall_ms
@@ -315,8 +312,6 @@ class Pipeline:
             upload = work.upload
             tag = tag_of(
                 predicted,
-                self._model,
-                self._names,
                 id=upload.id,
                 url=upload.url if self._policy.tag_url else None,
                 uploaded_at=upload.uploaded_at,
@@ -454,7 +449,7 @@ class Pipeline:
             ("error-stage", stage.encode()),
             text_header("error-message", message),
             ("attempts", b"%d" % attempts),
-            ("model", self._model.version.encode()),
+            ("model", self._inference.maker.version.encode()),
         )
         self._metrics.dead_letters[code].inc()
         self._metrics.uploads["dead"].inc()

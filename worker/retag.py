@@ -31,7 +31,7 @@ from worker.embedding_records import EmbeddingRecord, read_embedding
 from worker.embeddings_export import NOT_EMBEDDINGS, OTHER_ENCODER, embeddings_topic
 from worker.errors import SettingsError, StartError, WorkerError
 from worker.formats import formats
-from worker.inference import Predicted, rows
+from worker.inference import Maker, Predicted, rows
 from worker.records import client_log
 from worker.scan import Entry, Scanner
 from worker.settings import Settings
@@ -130,7 +130,7 @@ class _Job:
         self._model = model
         self._source, self._to = source, to
         self._format = formats(dataclasses.replace(settings, tags_topic=to)).tags
-        self._names = {cluster.id: cluster.name for cluster in model.clusters}
+        self._maker = Maker.of(model)
         self._membership = scanner.membership()
         self._producer = Producer(
             {
@@ -194,8 +194,6 @@ class _Job:
             elif record is not None:
                 tag = tag_of(
                     next(said),
-                    self._model,
-                    self._names,
                     id=record.id,
                     url=record.url,
                     uploaded_at=record.uploaded_at,
@@ -209,7 +207,7 @@ class _Job:
         if not records:
             return iter(())
         vectors = np.stack([record.vector for record in records]).astype(np.float32)
-        return iter(rows(range(len(records)), self._model.predict(vectors, batch=BATCH)))
+        return iter(rows(self._maker, range(len(records)), self._model.predict(vectors, batch=BATCH)))
 
     def _usable(self, value: bytes) -> EmbeddingRecord | None:
         try:

@@ -26,6 +26,7 @@ from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
 from worker.inference import Inference, Ready
 from worker.metrics import Metrics
+from worker.models import first_model, follow
 from worker.pipeline import Leaving, Pipeline, Policy
 from worker.publish import AtLeastOnce, Delivery, producer_config
 from worker.restore import RetriesReader, restore_config
@@ -97,23 +98,20 @@ class Signals:
 
 
 def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
-    """The model folder, and the encoder that its manifest names.
+    """The model to start with, and the encoder that its manifest names.
 
     Raises:
-        StartError: no model is set, or the encoder that loads is not the one the model was fitted with.
+        StartError: no model is named, or the encoder that loads is not the one the model was fitted with.
         ImgclustError: the folder or the weights cannot be loaded.
     """
     from imgclust.encoder import load_encoder
-    from imgclust.model import ClusterModel
 
-    if settings.model is None:
-        raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
     started = time.monotonic()
-    model = ClusterModel.load(settings.model)
+    model = _model(settings)
     wanted = model.encoder
     if wanted is None:
         raise StartError(
-            f"the model in {str(settings.model)!r} does not say whose embeddings it takes; "
+            f"model {model.version} does not say whose embeddings it takes; "
             "freeze it with ClusterModel.from_fitted(…, encoder=…)"
         )
     encoder = load_encoder(
@@ -125,7 +123,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     )
     if not encoder.identity.same_space(wanted):
         raise StartError(
-            f"the model in {str(settings.model)!r} was fitted with {describe(wanted)}, "
+            f"model {model.version} was fitted with {describe(wanted)}, "
             f"what loaded is {describe(encoder.identity)}; "
             "set WORKER_ENCODER_WEIGHTS and WORKER_PRECISION to match"
         )
@@ -135,6 +133,16 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip
     return model, encoder
+
+
+def _model(settings: Settings) -> ClusterModel:
+    if settings.models_topic is not None:
+        return first_model(settings)
+    if settings.model is None:
+        raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
+    from imgclust.model import ClusterModel
+
+    return ClusterModel.load(settings.model)
 
 
 def describe(identity: Any) -> str:
@@ -237,14 +245,15 @@ class Tagger:
             connect_delivery=self._deliver,
             fetchers=self.fetchers,
             inference=self.inference,
-            model=model,
-            names={cluster.id: cluster.name for cluster in model.clusters},
             clock=clock,
             wall_ms=wall_ms,
             metrics=metrics,
             tracing=self._tracing,
             formats=formats.formats(settings),
             embeddings=EmbeddingWriter(encoder.identity, keep_url=settings.tag_url),
+        )
+        self._models = follow(
+            settings, model, self.inference, encoder.identity, metrics=metrics, health=health, wall_ms=wall_ms
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
         metrics.set_model(
@@ -328,6 +337,8 @@ class Tagger:
         self._health.set("encoder", True)
         self._health.set("model", True)
         self.inference.start()
+        if self._models is not None:
+            self._models.start()
         self._beat = self._clock()
         self._watchdog.start()
 
@@ -372,6 +383,8 @@ class Tagger:
         self._watchdog.stop()
         if leave_group:
             self.pipeline.close()
+        if self._models is not None:
+            self._models.stop()
         self.inference.stop()
         self.fetchers.stop(timeout=5)
 

@@ -66,6 +66,7 @@ class Settings:
     schema_registry_url: str | None = dataclasses.field(repr=False)
     schema_registry_auth: str | None = dataclasses.field(repr=False)
     embeddings_topic: str | None
+    models_topic: str | None
     create_topics: bool
     partitions: int
     start: str
@@ -76,6 +77,7 @@ class Settings:
     redis_password: str | None = dataclasses.field(repr=False)
     redis_prefix: str
     model: Path | None
+    models_folder: Path | None
     device: str
     encoder_weights: Path | None
     precision: str | None
@@ -367,6 +369,14 @@ SETTINGS: tuple[Setting, ...] = (
         _TOPIC,
         "where embeddings are kept, to train and to tag again; none when unset",
     ),
+    Setting(
+        "models_topic",
+        None,
+        _topic,
+        _TOPIC,
+        "names the live and the shadow model for all workers, which change over while they run "
+        "(docs/retraining.md); none when unset",
+    ),
     Setting("create_topics", "false", _bool, "true or false", "make the topics that are missing"),
     Setting(
         "partitions",
@@ -418,7 +428,15 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         _existing_folder,
         "an existing model folder (made by `imgclust fit`)",
-        "the frozen model; the encoder is the one that its manifest names",
+        "the frozen model, or the first one where WORKER_MODELS_TOPIC is set; the encoder is the one that "
+        "its manifest names",
+    ),
+    Setting(
+        "models_folder",
+        None,
+        _existing_folder,
+        "an existing folder",
+        "the folder with the model folders that the models topic names",
     ),
     Setting(
         "device",
@@ -737,7 +755,11 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append("WORKER_SCHEMA_REGISTRY_URL must be set for these formats; the schemas are there")
     if values["uploads_protobuf"] is not None and values["uploads_format"] != "protobuf":
         found.append("WORKER_UPLOADS_PROTOBUF says nothing unless WORKER_UPLOADS_FORMAT is protobuf")
-    roles = ("uploads", "tags", "retry", "dlq", "embeddings")
+    if values["models_topic"] is not None and values["models_folder"] is None:
+        found.append(
+            "WORKER_MODELS_TOPIC needs WORKER_MODELS_FOLDER: the folder with the models that it names"
+        )
+    roles = ("uploads", "tags", "retry", "dlq", "embeddings", "models")
     topics = [topic for role in roles if (topic := values[f"{role}_topic"]) is not None]
     if len(set(topics)) < len(topics):
         found.append(f"the topics must have different names; got {', '.join(topics)}")

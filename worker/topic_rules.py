@@ -12,7 +12,7 @@ from typing import Literal
 
 from worker.messages import printable
 
-Role = Literal["uploads", "tags", "retry", "dlq", "embeddings"]
+Role = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 REPLICAS = 3  # one broker may be taken down for an upgrade while another one fails
 
@@ -48,7 +48,13 @@ PLANS: Mapping[Role, Plan] = {
         "where it is set: the newest embedding of each id for ever; that of a deleted upload is gone within "
         "about a day",
     ),
+    "models": Plan(
+        {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
+        "where it is set: which model is live and which its shadow, and what each worker runs; one partition",
+    ),
 }
+ONE_PARTITION: frozenset[Role] = frozenset({"models"})
+"""Topics that hold no results, and so need not have the partitions of uploads."""
 
 
 def min_insync(replicas: int) -> int:
@@ -96,7 +102,7 @@ class Cluster:
     """What the rules look at.
 
     Attributes:
-        topics: by role; "embeddings" only where they are kept.
+        topics: by role; "embeddings" and "models" only where they are set.
         internal: `__transaction_state` and `__consumer_offsets`, as far as they exist.
         broker: configuration of one broker; empty when it does not tell.
         samples: see `Sample`; empty when not taken.
@@ -178,6 +184,13 @@ def compaction(cluster: Cluster) -> Iterator[Warn]:
         yield Warn(
             f"{kept.name}: cleanup.policy is {','.join(sorted(kept.policies))}, so embeddings end with their "
             "retention, and what is trained or tagged again lacks them",
+            "set it to compact",
+        )
+    models = cluster.topics.get("models")
+    if models is not None and models.policies and models.policies != {"compact"}:
+        yield Warn(
+            f"{models.name}: cleanup.policy is {','.join(sorted(models.policies))}, so the name of the live "
+            "model ends with its retention",
             "set it to compact",
         )
     if tags.policies and "compact" not in tags.policies:

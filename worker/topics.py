@@ -18,7 +18,18 @@ from worker.findings import Finding, tell
 from worker.messages import printable
 from worker.records import client_log
 from worker.settings import Settings
-from worker.topic_rules import PLANS, REPLICAS, Cluster, Role, Sample, Topic, duration, min_insync, warnings
+from worker.topic_rules import (
+    ONE_PARTITION,
+    PLANS,
+    REPLICAS,
+    Cluster,
+    Role,
+    Sample,
+    Topic,
+    duration,
+    min_insync,
+    warnings,
+)
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 INTERNAL = ("__transaction_state", "__consumer_offsets")
@@ -52,15 +63,22 @@ def names(settings: Settings) -> dict[Role, str]:
     }
     if settings.embeddings_topic is not None:
         found["embeddings"] = settings.embeddings_topic
+    if settings.models_topic is not None:
+        found["models"] = settings.models_topic
     return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Topics:
-    """Partition counts by topic; 0 for one that is missing."""
+    """Partition counts by topic; 0 for one that is missing.
+
+    Attributes:
+        single: names of those that have one partition.
+    """
 
     counts: Mapping[str, int]
     brokers: int
+    single: frozenset[str] = frozenset()
 
 
 def look(settings: Settings) -> Topics:
@@ -71,7 +89,11 @@ def look(settings: Settings) -> Topics:
     """
     found = _list(settings)
     counts = {name: _partitions(found, name) for name in names(settings).values()}
-    return Topics(counts, len(found.brokers))
+    return Topics(counts, len(found.brokers), _single(settings))
+
+
+def _single(settings: Settings) -> frozenset[str]:
+    return frozenset(name for role, name in names(settings).items() if role in ONE_PARTITION)
 
 
 def _list(settings: Settings) -> Any:
@@ -205,7 +227,12 @@ def create_missing(settings: Settings, topics: Topics, replicas: int | None = No
     copies = replicas or min(REPLICAS, topics.brokers)
     least = {"min.insync.replicas": str(min_insync(copies))}
     wanted = [
-        NewTopic(name, partitions, copies, config={**PLANS[role].config, **least})
+        NewTopic(
+            name,
+            1 if role in ONE_PARTITION else partitions,
+            copies,
+            config={**PLANS[role].config, **least},
+        )
         for role, name in missing.items()
     ]
     admin = AdminClient(connection(settings), logger=client_log)
@@ -239,8 +266,12 @@ def problems(settings: Settings, topics: Topics) -> list[str]:
             f"missing topics: {', '.join(missing)}; make them with `imgclust-worker topics --create` (all "
             "four with the same number of partitions), or set WORKER_CREATE_TOPICS=true"
         ]
-    if len(set(topics.counts.values())) > 1:
-        shown = ", ".join(f"{name}: {count}" for name, count in topics.counts.items())
+    several = [f"{name!r} has {topics.counts[name]}" for name in topics.single if topics.counts[name] != 1]
+    if several:
+        return [f"the models topic must have one partition, so that its records have one order; {several[0]}"]
+    counts = {name: count for name, count in topics.counts.items() if name not in topics.single}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         return [
             f"the four topics must have the same number of partitions, because a result goes to the number "
             f"that its upload came from; they have {shown}"
@@ -275,7 +306,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     cluster = describe(settings)
     yield Finding("Kafka", True, f"{cluster.brokers} broker(s) at {settings.bootstrap_servers}")
     counts = {topic.name: topic.partitions for topic in cluster.topics.values()}
-    wrong = problems(settings, Topics(counts, cluster.brokers))
+    wrong = problems(settings, Topics(counts, cluster.brokers, _single(settings)))
     shown = "; ".join(_shown(topic) for topic in cluster.topics.values() if topic.partitions)
     if wrong and settings.create_topics and not all(counts.values()):
         yield Finding(

@@ -19,7 +19,7 @@ from worker.embedded import Kafka
 from worker.embedding_records import EmbeddingWriter, halves
 from worker.embeddings_export import export
 from worker.errors import SettingsError, StartError
-from worker.inference import rows
+from worker.inference import Maker, rows
 from worker.messages import Tag, Upload
 from worker.retag import retag
 from worker.settings import Settings, load
@@ -126,7 +126,7 @@ def test_retag_goes_on_where_it_was_stopped(
     assert {upload_id for upload_id, value in last.items() if value is not None} == set(wanted)
     loaded = fitted.fitted().model
     order = sorted(wanted)
-    expected = rows(range(len(order)), loaded.predict(np.stack([wanted[i] for i in order])))
+    expected = rows(Maker.of(loaded), range(len(order)), loaded.predict(np.stack([wanted[i] for i in order])))
     for upload_id, predicted in zip(order, expected, strict=True):
         tag = Tag.from_json(last[upload_id] or b"")
         assert (tag.cluster, tag.probability, tag.novel) == (

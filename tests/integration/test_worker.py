@@ -21,7 +21,7 @@ from worker_process import WorkerProcess, settings_for, wait_for
 from imgclust.model import ClusterModel
 from worker.embedding_records import read_embedding
 from worker.feed import Feed
-from worker.inference import rows
+from worker.inference import Maker, rows
 from worker.messages import Tag
 
 pytestmark = pytest.mark.slow
@@ -179,7 +179,7 @@ def same_again(topics: Topics, tags: Reader, model_folder: Path) -> None:
         told = Tag.from_json(tag.value() or b"")
         assert (record.id, record.url, record.uploaded_at) == (told.id, told.url, told.uploaded_at)
         assert record.attributes == told.attributes
-        (again,) = rows([0], model.predict(record.vector[None].astype(np.float32)))
+        (again,) = rows(Maker.of(model), [0], model.predict(record.vector[None].astype(np.float32)))
         assert (again.cluster, again.probability, again.novel) == (told.cluster, told.probability, told.novel)
         assert again.candidates == tuple((c.cluster, c.score) for c in told.candidates)
     kept.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
-from worker.inference import Inference, Outcome, Predicted, Ready, Unencodable, rows
+from worker.inference import Inference, Maker, Outcome, Predicted, Ready, Unencodable, rows
 from worker.metrics import Metrics
 from worker.watchdog import EXIT_STALLED, Watchdog, end_within
 
@@ -45,6 +48,9 @@ class Model:
 
     def __init__(self, bad: frozenset[int] = frozenset()) -> None:
         self.bad = bad
+
+    version = taxonomy = "0123456789ab"
+    clusters: tuple[object, ...] = ()
 
     def predict(self, embeddings: Floats) -> Prediction:
         labels = embeddings[:, 0].astype(np.int32)
@@ -91,6 +97,7 @@ def test_every_picture_comes_back_under_its_token() -> None:
     }
     assert sorted(bench.released) == slots
     assert max(encoder.batches) <= 8
+    assert bench.metrics.value("imgclust_similarity_ratio_count") == 30
     assert bench.metrics.value("imgclust_stage_in_progress", stage="encode") == 0
     assert bench.metrics.value("imgclust_stage_in_progress", stage="predict") == 0
 
@@ -149,10 +156,119 @@ def test_a_broken_device_blames_no_picture() -> None:
 def test_arrays_become_rows() -> None:
     """Padding leaves the candidates, probabilities stay within 0..1 and are plain Python numbers."""
     prediction = Model().predict(np.array([[3, 1]], np.float32))
-    (row,) = rows([9], prediction)
-    assert row == Predicted(9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
+    maker = Maker.of(Model())
+    (row,) = rows(maker, [9], prediction)
+    assert row == Predicted(maker, 9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
     assert type(row.cluster) is int  # type: ignore[union-attr]
     assert type(row.probability) is float  # type: ignore[union-attr]
+
+
+class Other(Model):
+    """Another model: one cluster higher."""
+
+    version = taxonomy = "ba9876543210"
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        prediction = super().predict(embeddings)
+        return dataclasses.replace(prediction, labels=prediction.labels + 1)
+
+
+def test_models_change_between_two_batches() -> None:
+    """While pictures stream through, two models take turns: all of one batch are of one model, each outcome
+    names the model whose answer it has, none is lost or said twice, and what was put after a change has been
+    made is of the new model. A model that is gone is no longer held."""
+    models = [Model(), Other()]
+    batches: list[list[Outcome]] = []
+    bench = Bench(Encoder())
+    bench.inference._on_outcomes = batches.append
+    bench.inference.start()
+    for turn in range(20):
+        bench.inference.put([Ready(1000 * turn + slot, slot) for slot in range(25)])
+        model = models[(turn + 1) % 2]
+        bench.inference.use(model)
+        assert bench.inference.maker.version == model.version
+        bench.inference.put([Ready(1000 * turn + slot, slot) for slot in range(25, 30)])
+        deadline = time.monotonic() + 20
+        while sum(map(len, batches)) < 30 * (turn + 1):
+            assert time.monotonic() < deadline, "nothing happens"
+            time.sleep(0.001)
+        late = [o for batch in batches for o in batch if 1000 * turn + 25 <= o.token < 1000 * (turn + 1)]
+        assert {o.maker.version for o in late if isinstance(o, Predicted)} == {model.version}
+    bench.inference.stop()
+    found = [o for batch in batches for o in batch if isinstance(o, Predicted)]
+    assert sorted(o.token for o in found) == [1000 * turn + slot for turn in range(20) for slot in range(30)]
+    for batch in batches:
+        assert len({o.maker.version for o in batch if isinstance(o, Predicted)}) == 1
+    for outcome in found:
+        plus = outcome.maker.version == Other.version
+        assert outcome.cluster == outcome.token % 1000 + plus
+    gone = weakref.ref(models[1])
+    models.clear()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_change_waits_for_nobody_who_has_left() -> None:
+    """Asked of an inference that is stopped, it returns: a worker that drains while a model loads ends."""
+    bench = Bench(Encoder())
+    bench.inference.start()
+    bench.inference.stop()
+    asking = threading.Thread(target=bench.inference.use, args=(Other(),))
+    asking.start()
+    asking.join(timeout=10)
+    assert not asking.is_alive()
+
+
+def test_a_shadow_is_compared_and_costs_no_tag() -> None:
+    """A second model predicts the same embeddings: the outcomes are the live model's alone, and the report
+    says how far the two agree. One that fails, or is too slow, is counted and holds nobody up."""
+
+    class Half(Other):
+        def predict(self, embeddings: Floats) -> Prediction:
+            prediction = Model.predict(self, embeddings)
+            odd = prediction.labels % 2 == 1
+            return dataclasses.replace(prediction, labels=np.where(odd, -1, prediction.labels))
+
+    bench = Bench(Encoder())
+    bench.inference.start()
+    bench.inference.use_shadow(Half())
+    for start in range(0, 32, 8):
+        bench.inference.put([Ready(100 + slot, slot) for slot in range(start, start + 8)])
+        deadline = time.monotonic() + 20
+        while (bench.inference.shadow.report() or {}).get("images") != start + 8:
+            assert time.monotonic() < deadline, "the shadow sees nothing"
+            time.sleep(0.001)
+    assert bench.inference.shadow.report() == {
+        "version": Other.version, "images": 32, "agreement": 0.5, "other": 0.5
+    }  # fmt: skip
+    assert bench.metrics.value("imgclust_shadow_agreement_ratio") == 0.5
+    assert {o.cluster for o in bench.outcomes if isinstance(o, Predicted)} == set(range(32))
+
+    bench.inference.use_shadow(Model(bad=frozenset({40})))
+    bench.inference.put([Ready(140, 40)])
+    while not (bench.metrics.value("imgclust_shadow_skipped_total") or 0):
+        assert time.monotonic() < deadline, "the failure is not counted"
+        time.sleep(0.001)
+
+    release = threading.Event()
+
+    class Stuck(Other):
+        def predict(self, embeddings: Floats) -> Prediction:
+            release.wait(20)
+            return super().predict(embeddings)
+
+    bench.inference.use_shadow(Stuck())
+    for slot in range(50, 60):
+        bench.inference.put([Ready(100 + slot, slot)])
+        while len(bench.outcomes) < 33 + slot - 49:
+            assert time.monotonic() < deadline, "a live tag waits for the shadow"
+            time.sleep(0.001)
+    assert bench.metrics.value("imgclust_shadow_skipped_total") == 1 + 8
+    release.set()
+    bench.inference.use_shadow(None)
+    assert bench.inference.shadow.report() is None
+    assert np.isnan(bench.metrics.value("imgclust_shadow_agreement_ratio") or 0)
+    bench.inference.stop()
 
 
 def test_a_busy_stage_is_seen_by_the_watchdog() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -24,6 +25,7 @@ from worker.metrics import (
     Row,
     metrics_table,
 )
+from worker.shadow import Shadow
 from worker.window import Lateness
 
 
@@ -65,6 +67,8 @@ def test_a_scrape_shows_every_row_and_nothing_else() -> None:
     metrics = Metrics()
     metrics.set_model("v1", "t1", "mini", [0])
     DriftWatch(metrics)
+    Shadow(metrics, time.monotonic)
+    metrics.set_shadow(("v2", "t1"))
     metrics.set_lag(0, 1, 2, 3.0)
     metrics.set_view_lag(0, 5)
     text = generate_latest(metrics.registry).decode()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from worker.consume import Begun
 from worker.embedding_records import EmbeddingWriter, read_embedding
 from worker.fetchers import Failed, Job
-from worker.inference import Predicted, Ready, Unencodable
+from worker.inference import Maker, Predicted, Ready, Unencodable
 from worker.messages import Tag
 from worker.metrics import Metrics
 from worker.offsets import PartitionOffsets, decode_done, lives_of
@@ -32,6 +32,8 @@ POLICY = Policy(
     tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
     retry_first=1.0, retry_max=10.0, tag_url=True,
 )  # fmt: skip
+
+MAKER = Maker("0123456789ab", "0123456789ab", {1: "dogs"})
 
 
 class FakeConsumer:
@@ -193,6 +195,8 @@ class FakeFetchers:
 class FakeInference:
     """Keeps what it is given; the test says when it is done."""
 
+    maker = MAKER
+
     def __init__(self) -> None:
         self.has: list[Ready] = []
 
@@ -202,12 +206,6 @@ class FakeInference:
     @property
     def outstanding(self) -> int:
         return len(self.has)
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeModel:
-    version: str = "0123456789ab"
-    taxonomy: str = "0123456789ab"
 
 
 class World:
@@ -240,7 +238,6 @@ class World:
         self.pipeline = Pipeline(
             policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
             inference=self.inference,
-            model=FakeModel(), names={1: "dogs"},
             clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
             metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
             tracing=tracing(lambda: self.now) if tracing else None,
@@ -274,7 +271,7 @@ class World:
         """One of the open jobs comes back."""
         job = self.fetchers.jobs.pop(index % len(self.fetchers.jobs))
         if how == "tag":
-            self.pipeline.on_predicted([Predicted(job.token, 1, 0.5, ((1, 0.5), (2, 0.25)), False)])
+            self.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, ((1, 0.5), (2, 0.25)), False)])
         elif how == "unencodable":
             self.pipeline.on_predicted([Unencodable(job.token, "boom")])
         else:
@@ -607,7 +604,7 @@ def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
             world = world.next_life()
             lives += 1
         else:
-            world.pipeline.on_predicted([Predicted(r.token, 1, 0.5, (), False) for r in encoded])
+            world.pipeline.on_predicted([Predicted(MAKER, r.token, 1, 0.5, (), False) for r in encoded])
         world.now += 1.0
     ends = {(r.key or b"").decode(): r for r in world.delivery.ends}
     assert {upload_id: r.topic for upload_id, r in ends.items()} == {
@@ -712,7 +709,7 @@ def test_embeddings_go_with_their_tags() -> None:
         world.pipeline._embeddings = EmbeddingWriter(fitted.ENCODER, keep_url=True)
         world.pipeline.turn()
         (job,) = world.fetchers.jobs
-        world.pipeline.on_predicted([Predicted(job.token, 1, 0.5, (), False, vector)])
+        world.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, (), False, vector)])
         world.pipeline.turn()
         world.delivery.commit()
         kept = {r.key: r.value for r in world.delivery.results if r.topic == "embeddings"}
