@@ -348,6 +348,24 @@ def quality() -> dict[str, Any]:
             lines("Share of \"other\" by model version", other_by_model / by_model, share=True, width=6),
             lines("Share of novel images by model version",
                 by_version(m.NOVEL) / by_model, share=True, width=6),
+            lines("Models changed while running", rate(m.MODEL_CHANGES, "outcome"), unit=PER_SECOND, width=6),
+            lines("Workers that refuse the model that is named", gauge("sum", m.MODEL_REFUSED, "role"),
+                width=6),
+        ]),
+        ("The shadow model, beside the live one", [
+            lines("Agreement with the live model", gauge("avg", m.SHADOW_AGREEMENT, name="agree"), share=True,
+                note="Of two taxonomies clusters are matched one to one first."),
+            lines("Share of \"other\", now and held out", gauge("avg", m.SHADOW_OTHER, "of"), share=True),
+            lines("Share of novel images, now and held out", gauge("avg", m.SHADOW_NOVEL, "of"), share=True),
+            lines("Population stability index", gauge("max", m.SHADOW_PSI, "part"),
+                gauge("max", m.SHADOW_CHANCE, "part", name="{{part}}, by chance"), log=True,
+                note="Against the shadow model's own held-out images: lower than the live model's, it fits "
+                "better."),
+            lines("Workers by shadow model", gauge("count", m.SHADOW_INFO, "version", "taxonomy"),
+                stacked=True),
+            lines("Images", gauge("sum", m.SHADOW_IMAGES, name="compared"),
+                rate(m.SHADOW_SKIPPED, name="skipped per second"),
+                note="Skipped: it was behind, and live tags never wait for it."),
         ]),
     )  # fmt: skip
 

@@ -133,6 +133,10 @@ ALERTS = (
         "workers of one group use different model versions for half an hour",
         "{{ $labels.job }} tags with {{ $value }} model versions at once",
         f"count {FLEET} (count by (namespace, job, version) (imgclust_model_info)) > 1"),
+    Alert("ImgclustModelRefused", "warning", "5m",
+        "a worker cannot use the model that the models topic names",
+        "{{ $labels.instance }} cannot use the {{ $labels.role }} model that is named",
+        "max by (namespace, job, instance, role) (imgclust_model_refused) == 1"),
     Alert("ImgclustDrift", "warning", "1h",
         "clusters, probabilities or similarities differ from the model's held-out images by an index "
         "above 0.25, and by more than chance",
