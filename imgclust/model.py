@@ -315,7 +315,8 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
 def _read_arrays(path: Path) -> dict[str, Array]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: _read_array(file, name) for name in file.keys()}  # noqa: SIM118: it is no dict
+            names = file.keys()
+            arrays = {name: _read_array(file, name) for name in names}
     except safetensors.SafetensorError as error:
         raise ModelError(f"{str(path)!a} is damaged: {str(error)!a}") from error
     layout.check_arrays(arrays)
