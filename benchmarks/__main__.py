@@ -33,6 +33,7 @@ SLOW = (
     "fidelity",
     "gpu",
     "hostile",
+    "models",
     "predict",
     "restore",
     "retag",

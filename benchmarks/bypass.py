@@ -134,6 +134,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--call-ms", type=float, default=20.0, help="of the encoder, for up to 64 images")
+    parser.add_argument("--predict", action="store_true", help='with the model, and not "other" for all')
     arguments = parser.parse_args()
 
     from imgclust.model import ClusterModel
@@ -149,7 +150,7 @@ def main() -> int:
     encoder = FixedTimeEncoder(model.encoder, model.arrays["embeddings"], arguments.call_ms / 1000)
     swapped: Any = run
     swapped.FetcherPool = MemoryPool
-    swapped.load = lambda _: (Unpredicted(model), encoder)
+    swapped.load = lambda _: (model if arguments.predict else Unpredicted(model), encoder)
     return run.run(settings, view=False)
 
 

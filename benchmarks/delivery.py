@@ -31,7 +31,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -134,13 +134,23 @@ class Arrivals:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bench:
-    """What all runs share."""
+    """What all runs share.
+
+    Attributes:
+        broker: its process id.
+        settings: of the worker, beside its defaults.
+        predict: with the model, which else says "other" of everything at no cost.
+        cores: that a side may use, as taskset takes them.
+    """
 
     bootstrap: str
-    broker: int  # process id
+    broker: int
     model: Path
     call_ms: float
     logs: Path
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    predict: bool = False
+    cores: str = str(WORKER_CORE)
 
 
 def command_of(side: str, bench: Bench, run: str) -> tuple[list[str], dict[str, str]]:
@@ -152,7 +162,9 @@ def command_of(side: str, bench: Bench, run: str) -> tuple[list[str], dict[str, 
     if side.startswith("quix-"):
         mode = side.removeprefix("quix-")
         return [str(QUIX), str(FOLDER / "quix_worker.py"), *topics, mode, *call], {}
-    return [sys.executable, str(FOLDER / "bypass.py"), *call], worker_environment(bench, run, side)
+    predict = ["--predict"] if bench.predict else []
+    environment = {**worker_environment(bench, run, side), **bench.settings}
+    return [sys.executable, str(FOLDER / "bypass.py"), *call, *predict], environment
 
 
 def worker_environment(bench: Bench, run: str, delivery: str) -> dict[str, str]:
@@ -185,12 +197,10 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(
-    side: str, bench: Bench, run: str, cores: str = str(WORKER_CORE)
-) -> Iterator[subprocess.Popen[bytes]]:
+def started(side: str, bench: Bench, run: str, cores: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A side, running on its core or cores; ended by SIGTERM."""
     command, environment = command_of(side, bench, run)
-    pinned = ["taskset", "-c", cores]
+    pinned = ["taskset", "-c", cores or bench.cores]
     log = bench.logs / f"{run}.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -325,6 +335,7 @@ class OpenLoop:
     latencies: list[float]
     slow: list[float]
     memory: list[tuple[float, float]]  # seconds since the start, resident MB
+    arrived: list[float]  # monotonic seconds, of all uploads
 
 
 def is_slow(i: int) -> bool:
@@ -389,7 +400,9 @@ def open_loop(side: str, bench: Bench, run: str, rate: float, seconds: float, sl
     late = [i for i in delays if slow and is_slow(warm + i)]
     fast = [delay for i, delay in delays.items() if not (slow and is_slow(warm + i))]
     last = max(arrivals.at[f"upload-{warm + i}"] for i in range(count) if not (slow and is_slow(warm + i)))
-    return OpenLoop(len(fast) / (last - start), fast, [delays[i] - SLOW_SECONDS for i in late], memory)
+    arrived = [arrivals.at[f"upload-{warm + i}"] for i in range(count)]
+    beyond = [delays[i] - SLOW_SECONDS for i in late]
+    return OpenLoop(len(fast) / (last - start), fast, beyond, memory, arrived)
 
 
 def resident(process: subprocess.Popen[bytes]) -> float:

@@ -154,7 +154,7 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
     """
     book = read_book(settings)
     live = book.wishes.get("live")
-    before = None if live is None else live.model
+    before = _at_work(settings) if live is None else live.model
     named = _checked(settings, folder, book)
     if before == named:
         print(f"{named} is live already")
@@ -163,6 +163,15 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
         print(f"live: {named}" + (f"; before it {before}" if before else ""))
         _tell_taxonomy(named, before)
     return _watch(settings, named, wait)
+
+
+def _at_work(settings: Settings) -> Named | None:
+    """WORKER_MODEL, where it lies in the folder of models: the way back from the first model that is named."""
+    path, root = settings.model, models_folder(settings)
+    if path is None or path.resolve().parent != root.resolve() or not FOLDER.fullmatch(path.name):
+        return None
+    model = ClusterModel.load(path)
+    return Named(model.version, model.taxonomy, path.name)
 
 
 def roll_back(settings: Settings, *, wait: float) -> int:
@@ -221,8 +230,8 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
     try:
         if not client.exists(keys.clusters(taxonomy)):
             raise SettingsError(
-                f"Redis holds no cluster of taxonomy {taxonomy!r} yet: feeds would be empty. Its first tags "
-                "bring them; `imgclust-worker retag` makes tags of everything that came before"
+                f"Redis holds no cluster of taxonomy {taxonomy!r}: feeds would be empty. The first tags of a "
+                "model of this taxonomy bring them"
             )
         before = client.set(keys.taxonomy, taxonomy, get=True)
     except redis.RedisError as error:

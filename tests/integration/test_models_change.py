@@ -243,6 +243,9 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     reason."""
     first, again = ClusterModel.load(models / "first"), ClusterModel.load(models / "again")
     assert first_model(settings).version == first.version
+    assert models_command.set_live(settings, "renamed", wait=0) == 0
+    assert models_command.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
+    assert read_book(settings).wishes["live"].model.version == first.version
     name_live(settings, Named(again.version, again.taxonomy, "again"))
     assert first_model(settings).version == again.version
     models_command._write(
