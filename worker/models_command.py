@@ -166,7 +166,7 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
 
 
 def _at_work(settings: Settings) -> Named | None:
-    """WORKER_MODEL, where it lies in the folder of models: the way back from the first model that is named."""
+    """WORKER_MODEL, where it lies in the folder of models: the way back from the first one that is named."""
     path, root = settings.model, models_folder(settings)
     if path is None or path.resolve().parent != root.resolve() or not FOLDER.fullmatch(path.name):
         return None
