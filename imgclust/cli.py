@@ -100,10 +100,16 @@ def _add_fit(commands: _Parsers[argparse.ArgumentParser]) -> None:
         commands,
         "fit",
         "find clusters in embeddings, check them on held-out images, and freeze them into a model folder",
-        "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40",
+        "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
+        "  imgclust fit embeddings-of-june/ -o june/ --previous may/",
     )
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder to write")
+    command.add_argument(
+        "--previous", type=Path, metavar="MODEL",
+        help="continue this model's taxonomy: clusters that it has too keep their numbers and names, others "
+        "get numbers that were never used; give the model that was last at work",
+    )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=_positive, metavar="N", help=f"of UMAP; {scaled}")
     command.add_argument("--min-cluster-size", type=_positive, metavar="N", help=f"of HDBSCAN; {scaled}")
@@ -124,7 +130,9 @@ def _add_fit(commands: _Parsers[argparse.ArgumentParser]) -> None:
         help="list there which images were left out as copies, and of which image",
     )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
-    command.add_argument("--no-names", action="store_true", help="leave clusters without names")
+    command.add_argument(
+        "--no-names", action="store_true", help="leave clusters without names (those of --previous are kept)"
+    )
     command.add_argument(
         "--no-thumbnails", action="store_true", help="store no small pictures for the report"
     )

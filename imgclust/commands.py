@@ -74,7 +74,9 @@ def fit(arguments: argparse.Namespace) -> int:
     from imgclust.bar import stage_lines
     from imgclust.embeddings import read_embeddings
     from imgclust.fit import fit
+    from imgclust.model import ClusterModel
 
+    previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
     embeddings = read_embeddings(arguments.embeddings)
     chosen = {
         name: value
@@ -89,6 +91,7 @@ def fit(arguments: argparse.Namespace) -> int:
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
         max_train=arguments.max_train,
+        previous=previous,
         near=arguments.near,
         progress=None if arguments.quiet else stage_lines(sys.stderr),
         announce=_announce,
@@ -145,9 +148,16 @@ def _announce(parameters: Parameters, split: Split) -> None:
 def _print_fitted(result: FitResult, folder: Path) -> None:
     model = result.model
     print(f"model {model.version} in {folder}: {len(model.clusters)} clusters")
-    for cluster in sorted(model.clusters, key=lambda c: -c.size):
-        print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}")
-    _print_figures(result.figures)
+    if result.continuation:
+        from imgclust.taxonomy_words import table
+
+        names = {cluster.id: cluster.name for cluster in model.clusters}
+        for line in table(result.continuation, model.taxonomy, names):
+            print(line)
+    else:
+        for cluster in sorted(model.clusters, key=lambda c: -c.size):
+            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}")
+    _print_figures({name: value for name, value in result.figures.items() if name != "taxonomy"})
 
 
 def _print_figures(figures: Mapping[str, Any], indent: str = "") -> None:
@@ -266,7 +276,7 @@ def names(arguments: argparse.Namespace) -> int:
     if model.encoder is None:
         raise EncoderError(f"the model in {str(arguments.model)!a} does not say which encoder it takes")
     vocabulary = _encoder(model.encoder, weights=arguments.weights).vocabulary(_words(arguments.vocabulary))
-    found = name_clusters(centres(model.arrays["embeddings"], model.labels_), *vocabulary)
+    found = name_clusters(centres(model.arrays["embeddings"], model.arrays["labels"]), *vocabulary)
     renamed = model.renamed(found)
     renamed.save(arguments.output or arguments.model)
     for cluster in renamed.clusters:

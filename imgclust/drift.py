@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -88,19 +88,21 @@ class Reference:
 
     Attributes:
         edges: float64 (b − 1,), ascending: where one bin of similarities ends and the next begins.
+        numbers: int32 (k,): the clusters that the tally counts, in its order.
     """
 
     tally: Tally
     edges: npt.NDArray[np.float64]
+    numbers: Ints
 
     @classmethod
-    def of(cls, prediction: Prediction, clusters: int) -> Reference | None:
-        """From predictions of held-out images, None where there are none; `clusters`: how many there are."""
+    def of(cls, prediction: Prediction, clusters: Sequence[int] | Ints) -> Reference | None:
+        """From predictions of held-out images, None where there are none; `clusters`: their numbers."""
         if not len(prediction):
             return None
         deciles = np.quantile(prediction.similarities.astype(np.float64), np.arange(1, BINS) / BINS)
         edges = np.unique(np.round(deciles, 6))
-        empty = cls(_empty(clusters, len(edges) + 1), edges)
+        empty = cls(_empty(len(clusters), len(edges) + 1), edges, np.asarray(clusters, np.int32))
         return dataclasses.replace(empty, tally=empty.count(prediction))
 
     @classmethod
@@ -112,7 +114,7 @@ class Reference:
             ModelError: it is damaged.
         """
         kept = getattr(model, "reference", None)
-        return None if kept is None else cls.from_dict(kept, len(model.clusters))
+        return None if kept is None else cls.from_dict(kept, [c.id for c in model.clusters])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types; `from_dict` reads it."""
@@ -125,13 +127,17 @@ class Reference:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], clusters: int) -> Reference:
-        """Raises ModelError for what `to_dict` did not write of a model with so many clusters."""
+    def from_dict(cls, data: Mapping[str, Any], clusters: Sequence[int]) -> Reference:
+        """Raises ModelError for what `to_dict` did not write of a model with so many clusters.
+
+        Args:
+            clusters: the numbers of the model's clusters, in its order.
+        """
         try:
             edges = np.asarray(data["edges"], np.float64)
             counts = [np.asarray(data[name], np.int64) for name in PARTS]
             tally = Tally(counts[0], counts[1], counts[2], int(data["novel"]))
-            sizes = (clusters + 1, BINS, len(edges) + 1)
+            sizes = (len(clusters) + 1, BINS, len(edges) + 1)
             sound = [array.shape for array in counts] == [(size,) for size in sizes]
             sound = sound and bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
             sound = sound and all(int(array.min()) >= 0 for array in counts) and tally.novel >= 0
@@ -141,7 +147,7 @@ class Reference:
             ) from None
         if not sound or tally.novel > tally.images or tally.images > 2**53:
             raise ModelError("the model's reference of held-out images is damaged: fit again")
-        return cls(tally, edges)
+        return cls(tally, edges, np.asarray(clusters, np.int32))
 
     def count(self, prediction: Prediction) -> Tally:
         """Count predictions of the same model."""
@@ -160,22 +166,29 @@ class Reference:
         Raises:
             ValueError: a cluster that the model does not have.
         """
-        labels = np.asarray(labels, np.int64)
-        k = len(self.tally.clusters) - 1
-        if len(labels) and (int(labels.min()) < OTHER or int(labels.max()) >= k):
-            raise ValueError(f"clusters are {OTHER} to {k - 1}, got {labels.min()} to {labels.max()}")
-        inside = np.asarray(probabilities, np.float64)[labels != OTHER]
+        clusters, k = np.asarray(labels, np.int64), len(self.numbers)
+        inside = np.asarray(probabilities, np.float64)[clusters != OTHER]
         tenths = np.clip(np.nan_to_num(inside) * BINS, 0, BINS - 1).astype(np.int64)
-        bins = len(self.edges) + 1
-        near = np.zeros(bins, np.int64)
+        near = np.zeros(len(self.edges) + 1, np.int64)
         if similarities is not None:
-            near = np.bincount(np.searchsorted(self.edges, similarities, side="right"), minlength=bins)
+            near = np.bincount(np.searchsorted(self.edges, similarities, side="right"), minlength=len(near))
         return Tally(
-            np.bincount(np.where(labels == OTHER, k, labels), minlength=k + 1),
+            np.bincount(self._bins(clusters), minlength=k + 1),
             np.bincount(tenths, minlength=BINS),
             near,
             novel,
         )
+
+    def _bins(self, labels: Counts) -> Counts:
+        """Where the tally counts each label."""
+        numbers = np.append(self.numbers, OTHER)
+        order: Counts = np.argsort(numbers, kind="stable")
+        known = numbers[order]
+        place = np.searchsorted(known, labels).clip(max=len(known) - 1)
+        if (strange := np.flatnonzero(known[place] != labels)).size:
+            raise ValueError(f"the model has no cluster {labels[strange[0]]}")
+        found: Counts = order[place]
+        return found
 
     @property
     def nothing(self) -> Tally:
@@ -230,12 +243,14 @@ class Drift:
     Attributes:
         index: part → its stability index; NaN where nothing is known.
         chance: part → what chance alone makes of it at most.
+        numbers: int32 (k,): the clusters that both count, in their order.
     """
 
     reference: Tally
     tally: Tally
     index: Mapping[str, float]
     chance: Mapping[str, float]
+    numbers: Ints
 
     def verdict(self, part: str) -> Verdict:
         return judge(self.index[part], self.chance[part])
@@ -245,9 +260,9 @@ class Drift:
         e, a = (counts.clusters / max(counts.images, 1) for counts in (self.reference, self.tally))
         smooth = 1 / max(self.reference.images, self.tally.images, 1)
         weight = (a - e) * np.log((a + smooth) / (e + smooth))
-        k = len(e) - 1
+        cluster = [*self.numbers.tolist(), OTHER]
         order = np.argsort(-weight, kind="stable").tolist()
-        return [(OTHER if i == k else i, float(e[i]), float(a[i])) for i in order if e[i] or a[i]]
+        return [(cluster[i], float(e[i]), float(a[i])) for i in order if e[i] or a[i]]
 
 
 def merged(expected: Counts, actual: Counts) -> tuple[Counts, Counts]:
@@ -276,6 +291,7 @@ def compare(reference: Reference, tally: Tally) -> Drift:
         tally,
         {part: stability_index(*pair) for part, pair in pairs.items()},
         {part: by_chance(*pair) for part, pair in pairs.items()},
+        reference.numbers,
     )
 
 

@@ -1,4 +1,4 @@
-"""Embeddings → a frozen model: deduplicate, split, UMAP, HDBSCAN, predict, judge, name, freeze."""
+"""Embeddings → a frozen model: deduplicate, split, UMAP, HDBSCAN, predict, judge, number, name, freeze."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgclust import freeze, gallery
+from imgclust import continuing, freeze, gallery
 from imgclust.dedupe import NEAR, Duplicates, Rows, find_duplicates
 from imgclust.drift import Reference
 from imgclust.errors import FitError
@@ -17,6 +17,7 @@ from imgclust.layout import Array
 from imgclust.model import UNIT, ClusterModel
 from imgclust.parameters import MIN_IMAGES, Parameters, available_memory, estimate
 from imgclust.progress import Listener, Stages
+from imgclust.taxonomy import OTHER, Continuation
 from imgclust.training import fit_pair
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 
@@ -56,6 +57,7 @@ class FitResult:
         duplicates: rows that were left out, and the row that each joined.
         test: predictions for `split.test`.
         seconds: stage → seconds that it took.
+        continuation: what became of the previous model's clusters; None without a previous model.
     """
 
     model: ClusterModel
@@ -66,6 +68,7 @@ class FitResult:
     duplicates: Duplicates
     test: Prediction
     seconds: Mapping[str, float]
+    continuation: Continuation | None = None
 
     @property
     def labels_(self) -> Ints:
@@ -84,6 +87,7 @@ def fit(
     test_fraction: float = 0.2,
     seed: int = 0,
     max_train: int = MAX_TRAIN,
+    previous: ClusterModel | None = None,
     near: float = NEAR,
     progress: Listener | None = None,
     announce: Callable[[Parameters, Split], None] | None = None,
@@ -103,16 +107,22 @@ def fit(
         test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
         seed: of the split.
         max_train: training images at most; the others are predicted.
+        previous: the model whose taxonomy this one continues: clusters that are the same as one of its
+            clusters (see `imgclust.taxonomy.match`) keep its number and its name, others get a number that no
+            cluster of the taxonomy has had. The fit itself is the same as without it.
         near: cosine from which two images are the same picture; above 1 only equal files are.
         progress: told what is going on.
         announce: told the parameters and the split before the long part begins.
 
     Raises:
-        FitError: too few images, not enough memory, or no cluster; the text says what to do.
+        FitError: too few images, not enough memory, no cluster, or embeddings that the previous model does
+            not take; the text says what to do.
     """
     if not near > 0:
         raise FitError(f"near must be a cosine above 0, is {near}")
     given = _Given.of(embeddings, ids, encoder)
+    if previous is not None:
+        continuing.check_space(previous, given.rows, given.encoder)
     stages = Stages(progress)
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
         duplicates = find_duplicates(given.rows, given.digests, threshold=near, progress=tell)
@@ -125,21 +135,32 @@ def fit(
     with stages.stage("predict", "held-out and training images, one by one") as tell:
         model, found = _predict(model, given.rows, split, tell)
     labels = _labels(model, split, duplicates, found)
-    figures = _figures(model, split, duplicates, found)
-    reference = Reference.of(found.test, len(model.clusters))
-    model = dataclasses.replace(model, reference=reference.to_dict() if reference else None)
+    reference = Reference.of(found.test, model.numbers)
+    model = dataclasses.replace(
+        model,
+        figures=_figures(model, split, duplicates, found),
+        reference=reference.to_dict() if reference else None,
+    )
+    test, continuation = found.test, None
+    if previous is not None:
+        with stages.stage("taxonomy", f"compared with model {previous.version}") as tell:
+            continuation = continuing.compare(previous, model, tell)
+        model = continuing.continue_model(model, previous, continuation)
+        numbers = np.append(model.numbers, np.int32(OTHER))
+        labels, test = numbers[labels], test.numbered(numbers)
     order = np.concatenate([split.train, split.test])
     with stages.stage("map", "map, names and typical pictures"):
         model = freeze.finish_model(
             model,
             ids=[given.ids[row] for row in order],
-            points=np.concatenate([model.arrays["points"], found.test.points]),
+            points=np.concatenate([model.arrays["points"], test.points]),
             labels=labels[order],
-            figures=figures,
             phrases=vocabulary,
             thumbnail=partial(_thumbnail, given.sources, order) if thumbnails else None,
         )
-    return FitResult(model, parameters, figures, labels, split, duplicates, found.test, stages.seconds)
+    return FitResult(
+        model, parameters, model.figures, labels, split, duplicates, test, stages.seconds, continuation
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

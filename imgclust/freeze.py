@@ -239,11 +239,11 @@ def finish_model(
     """
     arrays = model.arrays
     points = arrays["points"] if points is None else points
-    labels = arrays["labels"] if labels is None else labels
+    labels = model.labels_ if labels is None else labels
     typical = gallery.exemplars(arrays["embeddings"], arrays["labels"], arrays["probabilities"])
-    names: list[str | None] = [None] * len(model.clusters)
+    names = [cluster.name for cluster in model.clusters]
     if phrases is not None:
-        names = name_clusters(gallery.centres(arrays["embeddings"], arrays["labels"]), *phrases)
+        names = name_clusters(gallery.centres(arrays["embeddings"], arrays["labels"]), *phrases, known=names)
     clusters = tuple(
         dataclasses.replace(cluster, name=name, exemplars=tuple(ids[row] for row in rows))
         for cluster, name, rows in zip(model.clusters, names, typical, strict=True)

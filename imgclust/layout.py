@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ import orjson
 from imgclust.errors import ModelError
 
 FORMAT = 2
+# a release that knows only the former would take the arrays' numbers for the clusters' own
+FORMAT_OF_OTHER_NUMBERS = 3
+FORMATS = (FORMAT, FORMAT_OF_OTHER_NUMBERS)
+MAX_NUMBER = 2**31 - 2
 MANIFEST, ARRAYS, CLUSTERS, MAP = "manifest.json", "arrays.safetensors", "clusters.json", "map.parquet"
 THUMBNAILS = "thumbnails"
 REQUIRED = (ARRAYS, CLUSTERS, MAP)
@@ -93,6 +97,30 @@ def version_of(manifest: Mapping[str, Any], *, starts_taxonomy: bool) -> str:
     digest = hashlib.sha256(canonical(sorted(manifest["files"].items())))
     digest.update(canonical(content))
     return digest.hexdigest()[:12]
+
+
+def in_order(numbers: Sequence[int] | Array) -> bool:
+    """Whether clusters are numbered 0..k-1, as the arrays count them."""
+    return bool(np.array_equal(numbers, np.arange(len(numbers))))
+
+
+def format_of(numbers: Array, following: int) -> int:
+    """The format number of a model with these clusters, whose taxonomy goes on at `following`."""
+    return FORMAT if in_order(numbers) and following == len(numbers) else FORMAT_OF_OTHER_NUMBERS
+
+
+def check_numbers(numbers: Sequence[int], used: object, k: int) -> None:
+    """Refuse cluster numbers that are not k different ones below `used` (None: not told).
+
+    Raises:
+        ModelError: naming what is wrong.
+    """
+    if len(numbers) != k:
+        raise ModelError(f"{CLUSTERS} lists {len(numbers)} clusters, {ARRAYS} has {k}")
+    if len(set(numbers)) != k or any(not 0 <= number <= MAX_NUMBER for number in numbers):
+        raise ModelError(f"{CLUSTERS}: clusters must have different numbers from 0 to {MAX_NUMBER}")
+    if used is not None and not (type(used) is int and max(numbers, default=-1) < used <= MAX_NUMBER):
+        raise ModelError(f'{MANIFEST}: "numbers_used" must be above all cluster numbers, is {used!a:.40}')
 
 
 def check_arrays(arrays: Mapping[str, Array]) -> None:
@@ -226,9 +254,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     manifest = read_json(path, MANIFEST)
     found = manifest.get("format")
-    if found != FORMAT:
+    if found not in FORMATS:
         raise ModelError(
-            f"{str(path / MANIFEST)!a}: model format {found!a} is unknown, this imgclust reads {FORMAT}: "
+            f"{str(path / MANIFEST)!a}: model format {found!a} is unknown, this imgclust reads "
+            f"{' and '.join(map(str, FORMATS))}: "
             "install the release of imgclust that wrote the model, or fit again"
         )
     files = manifest.get("files")

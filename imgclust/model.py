@@ -53,7 +53,8 @@ class ClusterModel:
     Attributes:
         encoder: whose embeddings it takes; None: not recorded.
         parameters: "umap", "hdbscan" and "novelty" with all that prediction needs.
-        clusters: by id, without "other".
+        clusters: without "other". Those of a model that starts a taxonomy are 0..k-1; those of one that
+            continues it may have any numbers, in any order (`arrays` count them 0..k-1, in this order).
         figures: of the training.
         arrays: see `imgclust.layout.SPECS`.
         map_data: `map`, as the Parquet file that is stored.
@@ -61,6 +62,8 @@ class ClusterModel:
         libraries: library → version that the fit used.
         created: RFC 3339.
         continues: the taxonomy whose cluster numbers it uses; None: it starts its own.
+        used: how many numbers its taxonomy has used so far, those of clusters that are gone included; None:
+            no others than its own.
         reference: what it said of held-out images, as `imgclust.drift.Reference.to_dict` gives it, for
             noticing drift; None: not kept.
     """
@@ -75,13 +78,15 @@ class ClusterModel:
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = dataclasses.field(default_factory=lambda: _now())
     continues: str | None = None
+    used: int | None = None
     reference: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
     known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
 
     @property
     def labels_(self) -> Ints:
         """int32 (n,): the clusters of the training images, in the order of `arrays["embeddings"]`."""
-        return self.arrays["labels"]
+        labels: Ints = self.arrays["labels"]
+        return labels if self._numbers is None else self._numbers[labels]
 
     @cached_property
     def version(self) -> str:
@@ -97,6 +102,22 @@ class ClusterModel:
     def taxonomy(self) -> str:
         """What the cluster numbers mean: the version of the first model that used them so."""
         return self.continues or self.version
+
+    @property
+    def numbers(self) -> Ints:
+        """int32 (k,): the numbers of `clusters`."""
+        return np.array([cluster.id for cluster in self.clusters], np.int32)
+
+    @property
+    def next_number(self) -> int:
+        """The first number that no cluster of this taxonomy has had so far."""
+        return max(self.used or 0, 1 + max((cluster.id for cluster in self.clusters), default=-1))
+
+    @cached_property
+    def _numbers(self) -> Ints | None:
+        """int32 (k + 1,): a cluster's number in the arrays → its own, "other" being last; None: the same."""
+        numbers = self.numbers
+        return None if layout.in_order(numbers) else np.append(numbers, np.int32(-1))
 
     @property
     def dim(self) -> int:
@@ -140,7 +161,8 @@ class ClusterModel:
             parts.append(self.predictor.predict(part))
             if progress:
                 progress(min(start + batch, len(rows)))
-        return Prediction.concat(parts)
+        found = Prediction.concat(parts)
+        return found if self._numbers is None else found.numbered(self._numbers)
 
     def check_encoder(self, encoder: EncoderIdentity | None) -> None:
         """Refuse embeddings of another encoder.
@@ -169,7 +191,7 @@ class ClusterModel:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What predicts; built on first use."""
+        """What predicts, in the numbers of `arrays`; built on first use."""
         from imgclust.predict import FrozenPredictor
 
         return FrozenPredictor(self.arrays, self.parameters)
@@ -189,7 +211,7 @@ class ClusterModel:
         """The manifest and the bytes of every other file."""
         files = self._files()
         manifest: dict[str, Any] = {
-            "format": layout.FORMAT,
+            "format": layout.format_of(self.numbers, self.next_number),
             "created": self.created,
             "encoder": self.encoder.to_dict() if self.encoder else None,
             **{table: dict(self.parameters[table]) for table in PARAMETERS},
@@ -199,6 +221,8 @@ class ClusterModel:
         }
         if self.reference:  # not in folders from before it was kept, which are of the same format
             manifest["reference"] = dict(self.reference)
+        if self.next_number > 1 + int(self.numbers.max(initial=-1)):  # likewise
+            manifest["numbers_used"] = self.next_number
         if self.continues:
             manifest["taxonomy"] = self.continues
         manifest["version"] = layout.version_of(manifest, starts_taxonomy=not self.continues)
@@ -293,9 +317,11 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         for id_, name in described["thumbnails"].items()
         if name in manifest["files"]
     }
+    numbers, used = [cluster.id for cluster in clusters], manifest.get("numbers_used")
+    layout.check_numbers(numbers, used, len(arrays["cluster_nodes"]))
     reference = manifest.get("reference")
     if reference is not None:
-        Reference.from_dict(reference, len(clusters))
+        Reference.from_dict(reference, numbers)
     return ClusterModel(
         encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
         parameters={table: manifest[table] for table in PARAMETERS},
@@ -307,6 +333,7 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         libraries=manifest["libraries"],
         created=manifest["created"],
         continues=None if manifest["taxonomy"] == manifest["version"] else manifest["taxonomy"],
+        used=used,
         reference=reference,
         known_version=manifest["version"],
     )

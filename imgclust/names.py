@@ -18,7 +18,13 @@ MARGIN = 0.24  # cosine that a name needs
 CHOICES = 5  # phrases that are tried for a cluster, the best first, when better ones are taken
 
 
-def name_clusters(centres: Floats, phrases: Sequence[str], vectors: Floats) -> list[str | None]:
+def name_clusters(
+    centres: Floats,
+    phrases: Sequence[str],
+    vectors: Floats,
+    *,
+    known: Sequence[str | None] | None = None,
+) -> list[str | None]:
     """Name each cluster, or leave it without a name rather than give it a wrong one.
 
     A phrase may name a cluster if its cosine is at least `MARGIN` and stands out from all other phrases' by
@@ -29,11 +35,12 @@ def name_clusters(centres: Floats, phrases: Sequence[str], vectors: Floats) -> l
         centres: float32 (k, d); the mean embedding of each cluster; see `imgclust.gallery.centres`.
         phrases: m names.
         vectors: float32 (m, d); their embeddings.
+        known: k names, of clusters that have one already; it stays, and no other cluster gets it.
 
     Returns:
-        k names. All are None for fewer than two clusters or phrases: nothing sets one apart.
+        k names. Fewer than two clusters or phrases get none: nothing sets one apart.
     """
-    names: list[str | None] = [None] * len(centres)
+    names: list[str | None] = [None] * len(centres) if known is None else list(known)
     if len(centres) < 2 or len(phrases) < 2:
         return names
     scores = _apart(centres) @ _apart(vectors).T
@@ -44,7 +51,7 @@ def name_clusters(centres: Floats, phrases: Sequence[str], vectors: Floats) -> l
     fits = sorted(
         (-scores[c, p], c, p) for c in range(len(centres)) for p in best[c] if scores[c, p] >= bars[c]
     )
-    taken: set[str] = set()
+    taken = set(names)
     for _, cluster, phrase in fits:
         if names[cluster] is None and phrases[phrase] not in taken:
             names[cluster] = phrases[phrase]

@@ -20,7 +20,7 @@ class Progress:
     """A report.
 
     Attributes:
-        stage: "duplicates", "umap", "hdbscan", "predict" or "map".
+        stage: "duplicates", "umap", "hdbscan", "predict", "taxonomy" or "map".
         detail: for people.
         done: share of the stage, 0..1; None: not known.
         elapsed: seconds since the stage began.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from imgclust.report_drift import TagsDrift, read_drift
 from imgclust.report_notes import Note, read_notes
 from imgclust.report_tiles import embedded_from, tiles
+from imgclust.taxonomy import Continuation
 
 if TYPE_CHECKING:
     from imgclust.model import ClusterModel
@@ -53,6 +54,7 @@ class ReportData:
         tiles: image id → WebP bytes, smaller ones, of any other images.
         notes: image id → what predictions say of it.
         drift: of the tags that were given, against the model's held-out images.
+        continuation: what became of the clusters of the model before; None: it starts its taxonomy.
     """
 
     version: str
@@ -72,6 +74,7 @@ class ReportData:
     tiles: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
     drift: TagsDrift | None = None
+    continuation: Continuation | None = None
 
 
 # ---- facets: what the pictures can be filtered by -------------------------------------------------------
@@ -139,7 +142,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         created=model.created,
         images=len(model.labels_),
         encoder=model.encoder.to_dict() if model.encoder else {},
-        figures=model.figures,
+        figures={name: value for name, value in model.figures.items() if name != "taxonomy"},
         parameters={_TITLES.get(k, k): v for k, v in model.parameters.items()},
         libraries=model.libraries,
         clusters=tuple(ReportCluster(c.id, c.name, c.size, c.exemplars) for c in model.clusters),
@@ -151,6 +154,9 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         tiles=small,
         notes=notes,
         drift=drift,
+        continuation=Continuation.from_dict(model.figures["taxonomy"])
+        if "taxonomy" in model.figures
+        else None,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from imgclust import taxonomy_words
 from imgclust.report_data import ReportData
 from imgclust.report_drift import sheets as drift_sheets
 from imgclust.report_drift import tile as drift_tile
@@ -104,6 +105,8 @@ def _tiles(data: ReportData) -> list[dict[str, str | None]]:
         tiles.append(("AMI", shown("ami", ami), "with the categories, held out"))
     if same is not None:
         tiles.append(("Stable", shown("share", same), "predicted as fitted"))
+    if data.continuation:
+        tiles.append(taxonomy_words.tile(data.continuation))
     if data.drift:
         tiles.append(drift_tile(data.drift))
     return [{"label": heading, "value": value, "note": note} for heading, value, note in tiles]
@@ -121,6 +124,7 @@ def words(data: ReportData) -> dict[str, Any]:
     names = {c.id: c.name for c in data.clusters if c.name}
     sections = [
         *(drift_sheets(data.drift, names) if data.drift else ()),
+        *(taxonomy_words.sheets(data.continuation, data.taxonomy, names) if data.continuation else ()),
         {"title": "Training", "rows": _rows(data.figures)},
         *({"title": title, "rows": _parameters(values)} for title, values in data.parameters.items()),
         {"title": "Encoder", "rows": _encoder(data.encoder)},

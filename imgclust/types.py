@@ -109,6 +109,14 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def numbered(self, numbers: Ints) -> Prediction:
+        """The same prediction with other cluster numbers.
+
+        Args:
+            numbers: int32 (k + 1,); of each cluster that this one has, then -1.
+        """
+        return dataclasses.replace(self, labels=numbers[self.labels], candidates=numbers[self.candidates])
+
     @classmethod
     def concat(cls, parts: list[Prediction]) -> Prediction:
         """Stack predictions of consecutive rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -18,6 +19,8 @@ from imgclust import cli, commands
 from imgclust.embeddings import EmbeddingsWriter, read_embeddings
 from imgclust.encoder import TorchEncoder
 from imgclust.errors import EncoderError, ImgclustError
+from imgclust.model import ClusterModel
+from imgclust.types import EncoderIdentity
 
 COMMANDS = ("embed", "fit", "predict", "report", "names")
 
@@ -385,3 +388,49 @@ def test_duplicates_are_listed(
     assert cli.main([*argv, "--duplicates", str(listed)]) == 0, capsys.readouterr().err
     lines = listed.read_text().splitlines()
     assert lines == ["duplicate,kept,cosine,exact", "copy of 0,0,1.0000,1", "copy of 1,1,1.0000,1"]
+
+
+def test_fit_continues_a_taxonomy(
+    model: Path, tmp_path: Path, mini: TorchEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fit --previous` prints what became of each cluster; other pictures of two of three kinds, and of a new
+    one. A folder that is no model, or another encoder's, is one line on stderr."""
+    rng = np.random.default_rng(1)
+
+    def embeddings(folder: Path, identity: EncoderIdentity) -> Path:
+        with EmbeddingsWriter(folder, identity) as writer:
+            for i in range(120):
+                row = np.zeros(identity.dim, np.float32)
+                row[(i % 3 + 1) * 10] = 1.0
+                row += rng.normal(0, 0.006, len(row)).astype(np.float32)
+                row /= np.linalg.norm(row)
+                writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=f"{i:064x}")
+        return folder
+
+    folder, out = embeddings(tmp_path / "embeddings", mini.identity), tmp_path / "next"
+    argv = ["fit", str(folder), "-o", str(out), "--quiet", "--near", "1.1", "--no-names", "--no-thumbnails"]
+    assert cli.main([*argv, "--previous", str(model)]) == 0
+    first, second = ClusterModel.load(model), ClusterModel.load(out)
+    printed = capsys.readouterr().out
+    assert (
+        f"taxonomy {first.taxonomy}, continued from model {first.version}: 2 clusters kept, 1 new, 1 retired"
+        in printed
+    )
+    assert re.search(
+        r"^  kept\n( +\d .* % +\d+ → \d+.*\n){2}  new\n +3 .*\n  retired\n +\d .*\n", printed, re.M
+    )
+    assert "taxonomy:" not in printed  # the figures do not say it again
+    assert second.taxonomy == first.taxonomy
+    tags = tmp_path / "tags.jsonl"
+    assert cli.main(["predict", str(out), str(folder), "-o", str(tags)]) == 0
+    rows = [json.loads(line) for line in tags.read_text().splitlines()]
+    assert {row["cluster"] for row in rows} - {-1} == set(second.numbers.tolist())
+    assert {row["taxonomy"] for row in rows} == {first.taxonomy}
+    assert cli.main(["report", str(out), "-o", str(tmp_path / "r.html"), "--tags", str(tags)]) == 0
+    capsys.readouterr()
+    assert cli.main([*argv, "--previous", str(tmp_path)]) == 1
+    assert re.fullmatch(r"imgclust: .* is not a model folder: .*\n", capsys.readouterr().err)
+    other = dataclasses.replace(mini.identity, name="another", weights="1" * 64)
+    argv[1] = str(embeddings(tmp_path / "others", other))
+    assert cli.main([*argv, "--previous", str(model)]) == 1
+    assert re.fullmatch(r"imgclust: .* from another .*fitted on mini .*\n", capsys.readouterr().err)
