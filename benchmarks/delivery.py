@@ -369,8 +369,15 @@ def send(
     producer.flush()
 
 
-def open_loop(side: str, bench: Bench, run: str, rate: float, seconds: float, slow: bool) -> OpenLoop:
-    """Uploads at a fixed rate for some seconds; all that were sent are waited for."""
+def open_loop(
+    side: str, bench: Bench, run: str, rate: float, seconds: float, slow: bool,
+    begun: Callable[[], None] = lambda: None,
+) -> OpenLoop:  # fmt: skip
+    """Uploads at a fixed rate for some seconds; all that were sent are waited for.
+
+    Args:
+        begun: called when the first of them is sent.
+    """
     warm, count = 500, int(rate * seconds)
     make_topics(bench, run)
     preload(bench, f"uploads-{run}", warm)
@@ -387,6 +394,7 @@ def open_loop(side: str, bench: Bench, run: str, rate: float, seconds: float, sl
             ours.recv()
             start = time.monotonic() + 0.1
             ours.send(start)
+            begun()
             memory: list[tuple[float, float]] = []
             arrivals.wait_for(
                 warm + count,

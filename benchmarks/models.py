@@ -20,7 +20,7 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +53,15 @@ def save_models(root: Path, setting: str, cache: Path) -> dict[str, Named]:
 
 
 @contextlib.contextmanager
-def changing(bench: Bench, named: dict[str, Named], changes: int, every: float) -> Iterator[None]:
-    """Names the other model live every few seconds, while the load runs."""
+def changing(
+    bench: Bench, named: dict[str, Named], changes: int, every: float
+) -> Iterator[Callable[[], None]]:
+    """Names the other model live every few seconds, from a while after what it yields has been called."""
     settings = load({"WORKER_BOOTSTRAP_SERVERS": bench.bootstrap, **bench.settings})
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def run() -> None:
+        begun.wait()
         if stop.wait(FIRST):
             return
         for number, name in enumerate(itertools.islice(itertools.cycle(reversed(FOLDERS)), changes)):
@@ -69,9 +72,10 @@ def changing(bench: Bench, named: dict[str, Named], changes: int, every: float) 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield
+        yield begun.set
     finally:
         stop.set()
+        begun.set()
         thread.join()
 
 
@@ -92,8 +96,8 @@ def figures(arguments: argparse.Namespace, bench: Bench, root: Path) -> Iterator
         if how == "a shadow model":
             settings = load({"WORKER_BOOTSTRAP_SERVERS": bench.bootstrap, **own})
             models_command._write(settings, {"shadow": Wish(named[FOLDERS[1]], 0)})
-        with changing(here, named, changes, arguments.every):
-            found = open_loop("exactly-once", here, run, arguments.rate, seconds, slow=False)
+        with changing(here, named, changes, arguments.every) as begun:
+            found = open_loop("exactly-once", here, run, arguments.rate, seconds, slow=False, begun=begun)
         log = (bench.logs / f"{run}.log").read_text()
         loads = [float(s) for s in re.findall(r"another model is at work.*? seconds=([0-9.]+)", log)]
         if len(loads) != changes:
