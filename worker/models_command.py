@@ -72,9 +72,9 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
         refused = "; ".join(f"{role}: {reason}" for role, reason in report.refused.items())
         table.add_row(
             printable(name)[1:-1],
-            report.version,
+            printable(report.version)[1:-1],
             _age(now - report.since),
-            str(shadow.get("version", "–")),
+            printable(str(shadow.get("version", "–")))[1:-1],
             _share(shadow.get("agreement")),
             _share(shadow.get("other")),
             printable(refused)[1:-1] or "–",
