@@ -294,7 +294,7 @@ def _vocabulary(arguments: argparse.Namespace, identity: EncoderIdentity) -> Any
     except EncoderError as error:
         if words is not None:
             raise
-        _note(f"the clusters get no names: {error}")
+        _note(f"{'new' if arguments.previous else 'the'} clusters get no names: {error}")
         return None
 
 

@@ -42,7 +42,7 @@ def compare(
     and where that cluster's own pictures are gone, nothing contradicts.
 
     Args:
-        model: the new one, its clusters still numbered 0..k-1.
+        model: the new one; what numbers its clusters have now is of no influence.
         progress: told the share that is done.
     """
     samples = [_sample(one) for one in (previous, model)]

@@ -124,7 +124,8 @@ def sheets(found: Continuation, taxonomy: str, names: Names) -> Iterator[dict[st
 
 def _sheet_row(cluster: Continued | Retired, text: str, names: Names) -> list[str]:
     name, more = names.get(cluster.number), hint(cluster, names)
-    return [f"#{cluster.number} {name or ''}".rstrip(), f"{text}; {more}" if more else text]
+    told = f"{text}; {more}" if more else text
+    return [f"#{cluster.number} {name or ''}".rstrip(), told.replace(" %", "\u00a0%")]
 
 
 def tile(found: Continuation) -> tuple[str, str, str | None]:

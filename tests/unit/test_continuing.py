@@ -15,7 +15,7 @@ import hdbscan
 import numpy as np
 import pytest
 
-from imgclust import layout
+from imgclust import continuing, layout
 from imgclust.drift import Reference, compare
 from imgclust.errors import FitError, ModelError
 from imgclust.fit import FitResult, fit
@@ -163,6 +163,20 @@ def test_a_model_against_itself_keeps_every_number() -> None:
     assert not again.continuation.retired
     assert again.model.numbers.tolist() == plain.numbers.tolist()
     assert again.model.taxonomy == plain.version != again.model.version
+
+
+def test_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models say of each other what the fit said, whatever numbers they have; of many images a sample is
+    asked about, the same each time, and the clusters are found all the same."""
+    told: list[float] = []
+    assert continuing.compare(first(), second().model, told.append) == second().continuation
+    assert told == sorted(told)
+    assert told[-1] == 1
+    monkeypatch.setattr(continuing, "COMPARED", 120)
+    sampled = continuing.compare(first(), second().model)
+    assert sampled.images == 240
+    assert sampled.numbers == second().model.numbers.tolist()
+    assert sampled == continuing.compare(first(), second().model)
 
 
 # ── the predictor ────────────────────────────────────────────────────────────────────────────────────────
