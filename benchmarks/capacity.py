@@ -59,7 +59,7 @@ class Site:
     )
     replicas: float = figure(3, "", CHOSEN, "copies of each Kafka partition")
     uploads_days: float = figure(7, "days", CHOSEN, "retention of uploads")
-    tag_days: float = figure(30, "days", "fixed", "a tag stays in Redis, after its upload")
+    tag_days: float = figure(30, "days", CHOSEN, "a tag stays in Redis, after its upload")
 
 
 def size(nbytes: float) -> str:

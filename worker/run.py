@@ -445,7 +445,9 @@ def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsume
     """The view as the settings want it; it connects when it runs."""
     kafka = {**topics.connection(settings), **group_protocol(settings.group_protocol)}
     client = connect(settings.redis_url, settings.redis_password)
-    view = TagsView(client, settings.redis_prefix)
+    view = TagsView(
+        client, settings.redis_prefix, keep=settings.redis_keep, set_size=settings.redis_cluster_size
+    )
     group = f"{settings.group_id}.view"
     tags = formats.tag_format(settings)
     return ViewConsumer(kafka, settings.tags_topic, group, view, metrics=metrics, health=health, tags=tags)

@@ -76,6 +76,8 @@ class Settings:
     redis_url: str = dataclasses.field(repr=False)
     redis_password: str | None = dataclasses.field(repr=False)
     redis_prefix: str
+    redis_keep: float
+    redis_cluster_size: int
     model: Path | None
     models_folder: Path | None
     device: str
@@ -423,6 +425,19 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting("redis_prefix", "imgclust:", str, "text", "begins every Redis key"),
+    Setting(
+        "redis_keep",
+        "2592000",
+        *_seconds(60, 3_153_600_000),
+        "a tag stays in Redis so long after its `uploaded_at` (default: 30 days); one that is written later "
+        "follows a change, one that is there keeps its time",
+    ),
+    Setting(
+        "redis_cluster_size",
+        "10000",
+        *_count(1, 100_000_000),
+        "the newest uploads that are listed of each cluster",
+    ),
     Setting(
         "model",
         None,

@@ -24,7 +24,7 @@ from worker.view_records import FUTURE_MS, TagRecord
 log = logs.get(__name__)
 
 DAY_MS = 86_400_000
-TAG_DAYS = 30  # a tag is kept so long after uploaded_at
+TAG_DAYS = 30  # a tag is kept so long after uploaded_at, unless told otherwise
 DELETED_DAYS = 7  # the position of a deleted upload is kept so long: longer than any writer sleeps
 SET_SIZE = 10_000
 
@@ -121,6 +121,7 @@ class TagsView:
     Args:
         client: see `connect`; a `redis.RedisCluster` will do.
         prefix: of every key.
+        keep: seconds after `uploaded_at` that a tag is kept.
         set_size: newest members kept in each cluster's sorted set.
         now: seconds since the epoch.
     """
@@ -130,11 +131,13 @@ class TagsView:
         client: Client,
         prefix: str = "imgclust:",
         *,
+        keep: float = TAG_DAYS * DAY_MS / 1000,
         set_size: int = SET_SIZE,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.client = client
         self.keys = Keys(prefix)
+        self._keep_ms = int(keep * 1000)
         self._set_size = set_size
         self._now = now
         # what `…:clusters` was told: by (taxonomy, cluster)
@@ -208,7 +211,7 @@ class TagsView:
             PUT.queue(pipe, self.keys.tag(record.id), *self._put_arguments(record))
 
     def _put_arguments(self, record: TagRecord) -> tuple[object, ...]:
-        expires = record.at + TAG_DAYS * DAY_MS
+        expires = record.at + self._keep_ms
         if record.tag is None or expires <= self._now() * 1000:
             # an expired tag is kept as a position too: a writer that slept could bring an older one back
             return (record.partition, record.offset, record.timestamp + DELETED_DAYS * DAY_MS, "", "", "")
@@ -242,7 +245,7 @@ class TagsView:
     def _queue(
         self, pipe: Any, sets: _Sets, names: Mapping[tuple[str, int], _Name], spans: Mapping[int, Span]
     ) -> None:
-        oldest = int(self._now() * 1000) - TAG_DAYS * DAY_MS
+        oldest = int(self._now() * 1000) - self._keep_ms
         for key, members in sets.remove.items():
             if members:
                 pipe.zrem(key, *members)
@@ -251,7 +254,7 @@ class TagsView:
                 pipe.zadd(key, scores)
                 pipe.zremrangebyscore(key, "-inf", oldest)
                 pipe.zremrangebyrank(key, 0, -self._set_size - 1)
-                pipe.pexpire(key, TAG_DAYS * DAY_MS + FUTURE_MS)  # of a taxonomy that nobody writes any more
+                pipe.pexpire(key, self._keep_ms + FUTURE_MS)  # of a taxonomy that nobody writes any more
         for (taxonomy, cluster), (_, name, model) in names.items():
             value = orjson.dumps({"name": name, "model": model})
             pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)

@@ -175,6 +175,17 @@ def test_an_expired_tag_is_kept_as_a_position(client: Any, now: int) -> None:
     assert apply(view, record("a", 1, now, 1)) == (0, 1, 0)
 
 
+def test_how_long_tags_are_kept_is_a_choice(client: Any, now: int) -> None:
+    """With an hour, a tag expires an hour after its upload, its set has nothing older and goes away itself;
+    one that is older already is kept as a position, as with 30 days."""
+    view = TagsView(client, keep=3600, now=lambda: now / 1000)
+    apply(view, record("old", 1, now, 1, uploaded_at=now - 3_600_001), record("new", 2, now, 1))
+    assert client.pexpiretime(KEYS.tag("new")) == now + 3_600_000
+    assert hash_of(client, "old") == {"position": "0:1"}
+    assert members(client, 1) == ["new"]
+    assert 3_500_000 < client.pttl(KEYS.cluster("t1", 1)) <= 3_600_000 + FUTURE_MS
+
+
 def test_the_future_does_not_stay_on_top(client: Any, now: int) -> None:
     """A wrong clock counts as five minutes ahead: in the order, and for how long the tag is kept."""
     view = TagsView(client)
