@@ -122,11 +122,17 @@ def models_folder(settings: Settings) -> Path:
 
 
 def first_model(settings: Settings) -> ClusterModel:
-    """The model to start with: the live one of the topic, else the one before it, else WORKER_MODEL.
+    """The model to start with: the live one of the topic, else the one before it, else WORKER_MODEL; without
+    a topic, WORKER_MODEL.
 
     Raises:
         StartError: none of them can be used; the text has the reason of each.
+        ModelError: without a topic, WORKER_MODEL cannot be loaded.
     """
+    if settings.models_topic is None:
+        if settings.model is None:
+            raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
+        return ClusterModel.load(settings.model)
     folder = models_folder(settings)
     wish = read_book(settings).wishes.get("live")
     tries: list[tuple[str, Callable[[], ClusterModel]]] = []

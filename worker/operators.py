@@ -132,7 +132,7 @@ def _add_retag(commands: _Parsers[argparse.ArgumentParser], config: argparse.Arg
     )
     retag.add_argument("--to", required=True, metavar="TOPIC", help="where the tags go; made when missing")
     retag.add_argument(
-        "--model", type=Path, metavar="MODEL", help="the model to tag with (default: WORKER_MODEL)"
+        "--model", type=Path, metavar="MODEL", help="the model to tag with (default: the live one)"
     )
     retag.add_argument("--quiet", action="store_true", help="show no progress, only what was done at the end")
 

@@ -32,6 +32,7 @@ from worker.embeddings_export import NOT_EMBEDDINGS, OTHER_ENCODER, embeddings_t
 from worker.errors import SettingsError, StartError, WorkerError
 from worker.formats import formats
 from worker.inference import Maker, Predicted, rows
+from worker.models import first_model
 from worker.records import client_log
 from worker.scan import Entry, Scanner
 from worker.settings import Settings
@@ -49,7 +50,7 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
 
     Args:
         to: made when it is missing, with as many partitions.
-        model: by default WORKER_MODEL.
+        model: by default the one that a worker would start with.
 
     Raises:
         SettingsError: no model, or a topic that has another purpose.
@@ -59,10 +60,9 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
     source = embeddings_topic(settings)
     if to in topics.names(settings).values():
         raise SettingsError(f"--to {to!r} is one of the worker's own topics; name another one")
-    folder = model or settings.model
-    if folder is None:
+    if model is None and settings.model is None and settings.models_topic is None:
         raise SettingsError("no model to tag with: give --model, or set WORKER_MODEL")
-    loaded = ClusterModel.load(folder)
+    loaded = ClusterModel.load(model) if model is not None else first_model(settings)
     with Scanner(topics.connection(settings), f"{settings.group_id}.retag.{to}.{loaded.version}") as scanner:
         partitions = scanner.partitions(source)
         _ensure(settings, to, len(partitions))

@@ -107,7 +107,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     from imgclust.encoder import load_encoder
 
     started = time.monotonic()
-    model = _model(settings)
+    model = first_model(settings)
     wanted = model.encoder
     if wanted is None:
         raise StartError(
@@ -133,16 +133,6 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip
     return model, encoder
-
-
-def _model(settings: Settings) -> ClusterModel:
-    if settings.models_topic is not None:
-        return first_model(settings)
-    if settings.model is None:
-        raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
-    from imgclust.model import ClusterModel
-
-    return ClusterModel.load(settings.model)
 
 
 def describe(identity: Any) -> str:
