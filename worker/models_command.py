@@ -162,6 +162,7 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
         _write(settings, {"live": Wish(named, wall_ms(), before), **_without(book, named)})
         print(f"live: {named}" + (f"; before it {before}" if before else ""))
         _tell_taxonomy(named, before)
+        _tell_origin(settings, named, before)
     return _watch(settings, named, wait)
 
 
@@ -284,6 +285,20 @@ def _tell_taxonomy(live: Named, before: Named | None) -> None:
         print(
             f"a new taxonomy, {live.taxonomy}: feeds read {before.taxonomy} until "
             "`imgclust-worker models promote`"
+        )
+
+
+def _tell_origin(settings: Settings, live: Named, before: Named | None) -> None:
+    """Two models that continue the same one give the same new numbers to different clusters."""
+    if before is None or before.taxonomy != live.taxonomy:
+        return
+    told = ClusterModel.load(models_folder(settings) / live.folder).figures.get("taxonomy")
+    continued = told.get("previous") if isinstance(told, dict) else None
+    if continued is not None and continued != before.version:
+        print(
+            f"careful: it continues {continued}, not {before.version}: a number that both have given to a "
+            "new cluster since then means two things",
+            file=sys.stderr,
         )
 
 
