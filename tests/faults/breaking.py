@@ -97,10 +97,10 @@ class Breaker:
             reached = False
             self.say(f"{name} was not reached within {PATIENCE:g} s")
         if worker.code is None:
-            self.parts.leave(worker, armed=not reached)
-            if not reached and worker.code == -signal.SIGKILL:
+            froze = self.parts.leave(worker, armed=not reached)
+            if froze or (not reached and worker.code == -signal.SIGKILL):
                 reached = True  # in the revocation of its leaving
-                self.done[f"{name}, killed"] += 1
+                self.done[f"{name}, {'frozen' if froze else 'killed'}"] += 1
         else:
             worker.expected = {-signal.SIGKILL} if worker.code == -signal.SIGKILL else None
             self.parts.gone(worker)

@@ -220,20 +220,30 @@ class Surroundings:
         worker.kill()
         self.gone(worker)
 
-    def leave(self, worker: Worker, patience: float = 60, *, armed: bool = False) -> None:
-        """SIGTERM: it finishes what is in flight and leaves; one that is `armed` may die on the way."""
+    def leave(self, worker: Worker, patience: float = 60, *, armed: bool = False) -> bool:
+        """SIGTERM: it finishes what is in flight and leaves; an `armed` one may die or freeze on the way.
+
+        Returns:
+            Whether it froze itself. It is woken then, soon enough to be still in the group or not.
+        """
         worker.expected = {0, -signal.SIGKILL} if armed else {0}
         if not worker.log.stat().st_size:  # still loading: nothing is there yet that could be finished
             worker.expected = worker.expected | {-signal.SIGTERM}
         worker.signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.end(patience)
+        froze, deadline = False, time.monotonic() + patience
+        while worker.code is None and time.monotonic() < deadline:
+            if armed and worker.stopped:
+                froze = True
+                time.sleep(SESSION + 2)
+                worker.signal(signal.SIGCONT)
+            time.sleep(0.05)
         if worker.code is None:
             self.say(f"worker {worker.number} does not leave within {patience:g} s")
             worker.expected = set()
             worker.signal(signal.SIGKILL)
             worker.end(20)
         self.gone(worker)
+        return froze
 
     def watch(self) -> None:
         """Replace workers that ended by themselves, as an orchestrator would."""
