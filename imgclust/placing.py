@@ -80,14 +80,16 @@ class _Pull:
         places: float32 (k, d, m).
         weights: float32 (k, m).
         exactly: float64 (k, m), the weights before they are rounded, for the schedule.
+        total: float32 (m,), the sum of the weights.
     """
 
     places: Any
     weights: Any
     exactly: Any
+    total: Any
 
     def only(self, some: Any) -> _Pull:
-        return _Pull(self.places[:, :, some], self.weights[:, some], self.exactly[:, some])
+        return _Pull(self.places[:, :, some], self.weights[:, some], self.exactly[:, some], self.total[some])
 
 
 class Placing:
@@ -138,7 +140,8 @@ class Placing:
             distances: float64 (k, m), to them in CLIP space.
         """
         weights = self._weights(distances)
-        pull = _Pull(places, exact.single(weights), weights)
+        rounded = exact.single(weights)
+        pull = _Pull(places, rounded, weights, exact.ordered_sum(rounded))
         start = self._start(pull, distances[0] == 0.0)
         points, _ = self._settle(pull, start, self._sources(start, roughly=True), _COARSE, _LEAP)
         sources = self._sources(points)
@@ -158,7 +161,7 @@ class Placing:
     def _weights(self, distances: Any) -> Any:
         """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
         xp = self.xp
-        beyond = xp.clip(distances - self._nearest(distances), 0.0, None)
+        beyond = exact.clip(distances - self._nearest(distances), 0.0, math.inf)
         mean = exact.ordered_sum(distances) / len(distances)
         with np.errstate(divide="ignore", invalid="ignore"):
             most = xp.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
@@ -171,7 +174,7 @@ class Placing:
                 values = exact.exp(-beyond[1:] * inverse, xp)
                 total, slope = exact.ordered_sum(xp.stack([values, values * beyond[1:]], 1))
                 step = xp.where((slope > 0.0) & moving, (total - self._target) / slope, 0.0)
-                inverse = xp.minimum(xp.clip(inverse + step, 0.0, None), most)
+                inverse = xp.minimum(exact.clip(inverse + step, 0.0, math.inf), most)
                 moving = moving & (xp.abs(step) > _NEWTON_STEP * inverse)
                 if not moving.any():
                     break
@@ -194,8 +197,7 @@ class Placing:
 
     def _start(self, pull: _Pull, equal: Any) -> Any:
         """The weighted mean of the neighbours; for an embedding of the training data its own place."""
-        total = exact.ordered_sum(pull.weights)
-        means = exact.ordered_sum(pull.weights[:, None] * pull.places) / total
+        means = exact.ordered_sum(pull.weights[:, None] * pull.places) / pull.total
         return self.xp.where(equal, pull.places[0], means)
 
     def _settle(
@@ -203,16 +205,17 @@ class Placing:
     ) -> tuple[Any, Any]:
         """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
         xp = self.xp
-        share = self._negatives * exact.ordered_sum(pull.weights)
+        share = self._negatives * pull.total
+        # one row of ones more, so that one sum has the strengths' own too
+        places = xp.concatenate([pull.places, xp.ones_like(pull.places[:, :1])], 1)
         for _ in range(steps):
             force = self._repulsion.force(points, sources)
             strengths = self._strengths(points - pull.places)
             strengths *= pull.weights
-            total = exact.ordered_sum(strengths)
-            middle = exact.ordered_sum(strengths[:, None] * pull.places)
-            step = xp.clip((middle + share * force) / total - points, -stride, stride)
+            sums = exact.ordered_sum(strengths[:, None] * places)
+            step = exact.clip((sums[:-1] + share * force) / sums[-1] - points, -stride, stride)
             points = points + step
-        return points, xp.amax(xp.abs(step), 0)
+        return points, exact.largest(abs(step), 0)
 
     def _replay(self, pull: _Pull, points: Any, sources: Sources, epochs: int) -> Any:
         """The last epochs of UMAP's own descent, with the mean push after each pull."""
@@ -225,11 +228,11 @@ class Placing:
             push = (rate * self._negatives) * self._repulsion.force(points, sources)
             differences = points - pull.places
             # no force exceeds umap's bound
-            largest = xp.clip(xp.amax(xp.abs(differences), 1), _TINY, None)
+            largest = exact.clip(exact.largest(abs(differences), 1), _TINY, math.inf)
             share = rate * xp.minimum(self._strengths(differences), CLIP / largest) * due
             # each pull goes the share's part of the way from where the one before it ended
-            kept = exact.single(xp.cumprod(exact.double(xp.flip(1.0 - share, (0,))), 0))
-            later = xp.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]), (0,))
+            kept = exact.single(xp.cumprod(exact.double(exact.flip(1.0 - share)), 0))
+            later = exact.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]))
             pulled = share[:, None] * pull.places + due[:, None] * push
             points = kept[-1] * points + exact.ordered_sum(pulled * later[:, None])
         return points

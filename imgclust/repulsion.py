@@ -104,7 +104,7 @@ class Repulsion:
         forces = points - sources.places
         squares = exact.squared_lengths(forces) + sources.softening
         forces *= exact.lookup(self._table, squares, self.xp)[:, None]
-        self.xp.clip(forces, -CLIP, CLIP, out=forces)
+        forces = exact.clip(forces, -CLIP, CLIP)
         forces *= sources.weights[:, None]
         return _grouped_sum(forces)
 

@@ -120,6 +120,8 @@ class Prediction:
     @classmethod
     def concat(cls, parts: list[Prediction]) -> Prediction:
         """Stack predictions of consecutive rows."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(cls)))
 
 
