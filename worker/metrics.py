@@ -178,7 +178,8 @@ MODEL_REFUSED = Row("imgclust_model_refused", "gauge", "state",
     "1 while a model that the models topic names cannot be used, so that another one is at work; else 0.",
     (Label("role", MODEL_ROLES),))  # fmt: skip
 SHADOW_INFO = Row("imgclust_shadow_info", "gauge", "info",
-    "1 for the shadow model, which predicts beside the model in use and publishes nothing.",
+    "1 for the shadow model, which predicts beside the model in use and publishes nothing; without one 0, "
+    "and empty labels.",
     (Label("version"), Label("taxonomy")))  # fmt: skip
 SHADOW_AGREEMENT = Row("imgclust_shadow_agreement_ratio", "gauge", "ratio",
     "Share of the last images that shadow and live model put into the same cluster, \"other\" being one; of "
@@ -318,6 +319,7 @@ class Metrics:
         self.model_refused = {role: self.gauge(MODEL_REFUSED, role) for role in MODEL_ROLES}
         self.shadow_agreement = self.gauge(SHADOW_AGREEMENT)
         self.shadow_skipped = self.counter(SHADOW_SKIPPED)
+        self.set_shadow(None)
         self.polls = LongestPause(POLL_WINDOW, clock)
         self.gauge(POLL_GAP).set_function(self.polls.seconds)
         self.gauge(START_TIME).set(now())
@@ -362,8 +364,7 @@ class Metrics:
     def set_shadow(self, model: tuple[str, str] | None) -> None:
         """Name the shadow model by version and taxonomy; None: there is none."""
         self._families[SHADOW_INFO.name].clear()
-        if model is not None:
-            self.gauge(SHADOW_INFO, *model).set(1)
+        self.gauge(SHADOW_INFO, *(model or ("", ""))).set(model is not None)
 
     def count_tags(self, clusters: Sequence[int], probabilities: Iterable[float], novel: int) -> None:
         """Count published tags: their clusters, their probabilities, and how many of them are novel."""

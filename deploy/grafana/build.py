@@ -361,7 +361,7 @@ def quality() -> dict[str, Any]:
                 gauge("max", m.SHADOW_CHANCE, "part", name="{{part}}, by chance"), log=True,
                 note="Against the shadow model's own held-out images: lower than the live model's, it fits "
                 "better."),
-            lines("Workers by shadow model", gauge("count", m.SHADOW_INFO, "version", "taxonomy"),
+            lines("Workers by shadow model", gauge("sum", m.SHADOW_INFO, "version", "taxonomy"),
                 stacked=True),
             lines("Images", gauge("sum", m.SHADOW_IMAGES, name="compared"),
                 rate(m.SHADOW_SKIPPED, name="skipped per second"),

@@ -123,7 +123,7 @@ def test_check_says_what_works(mock_kafka: Kafka, model_folder: Path, redis_stor
 
 @pytest.mark.kafka
 def test_missing_topics_are_made_and_looked_at(
-    apache_kafka: Kafka, capsys: pytest.CaptureFixture[str]
+    apache_kafka: Kafka, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """`topics --create` and WORKER_CREATE_TOPICS=true make all of them alike, configured as planned, once;
     what contradicts the order of events or exactly-once delivery is told, and changes no exit code."""
@@ -133,13 +133,14 @@ def test_missing_topics_are_made_and_looked_at(
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{role.upper()}_TOPIC": f"{run_id}-{role}" for role in PLANS}
     env = {"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, "WORKER_PARTITIONS": "3", **names}
+    env["WORKER_MODELS_FOLDER"] = str(tmp_path)
     loaded = settings.load({**env, "WORKER_CREATE_TOPICS": "true"})
 
     assert topics.command(settings.load(env), create=False) == 3
     assert "missing topics" in capsys.readouterr().out
     assert topics.command(loaded, create=True, replicas=1) == 0
     assert f"{run_id}-tags (3 partitions, 1 replicas, compact)" in capsys.readouterr().out
-    assert topics.ensure(loaded).counts == dict.fromkeys(names.values(), 3)
+    assert topics.ensure(loaded).counts == {**dict.fromkeys(names.values(), 3), f"{run_id}-models": 1}
     cluster = topics.describe(loaded)
     for role, plan in PLANS.items():
         told = cluster.topics[role].config
