@@ -67,7 +67,7 @@ def _add_models(commands: _Parsers[argparse.ArgumentParser], config: argparse.Ar
     actions = models.add_subparsers(dest="action", metavar="ACTION")
     waiting = argparse.ArgumentParser(add_help=False)
     waiting.add_argument(
-        "--wait", type=duration, default=60.0, metavar="AGE",
+        "--wait", type=duration, default=60.0, metavar="TIME",
         help="watch the workers change over for so long at most (60s; 0s: do not watch)",
     )  # fmt: skip
     chosen = actions.add_parser(
