@@ -58,6 +58,12 @@ def build_order(points: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     return order
 
 
+def pairs_with_boxes(queries: int, level: int) -> tuple[Indices, Indices]:
+    """Each query with each box of a level: their numbers, int64 (queries × 2**level,)."""
+    boxes = 2**level
+    return np.arange(queries).repeat(boxes), np.arange(queries * boxes) & (boxes - 1)
+
+
 class KDTree:
     """Points near a query, within a radius given for each query.
 
@@ -113,14 +119,13 @@ class KDTree:
         """
         everyone = np.arange(len(queries))
         level = min(_HOME_START, self.depth)
-        first = np.tile(np.arange(2**level), len(queries))
-        gaps = self._gap(level, queries, np.repeat(everyone, 2**level), first)
+        gaps = self._gap(level, queries, *pairs_with_boxes(len(queries), level))
         node = gaps.reshape(len(queries), -1).argmin(1)
         twice = np.tile(everyone, 2)
         for below in range(level + 1, self.depth + 1):
             halves = np.concatenate([2 * node, 2 * node + 1])
-            left, right = np.split(self._gap(below, queries, twice, halves), 2)
-            node = 2 * node + (right < left)
+            gaps = self._gap(below, queries, twice, halves)
+            node = 2 * node + (gaps[len(node) :] < gaps[: len(node)])
         return self.rows[node], np.sqrt(self._squares(queries, everyone, node))
 
     def box(self, level: int) -> tuple[Array, Array, Array]:
@@ -140,8 +145,7 @@ class KDTree:
 
     def _leaves(self, queries: Array, radius: Array) -> tuple[Indices, Indices]:
         level = min(_START, self.depth)
-        query = np.repeat(np.arange(len(queries)), 2**level)
-        node = np.tile(np.arange(2**level), len(queries))
+        query, node = pairs_with_boxes(len(queries), level)
         reach = (radius * radius) * _SLACK
         while True:
             near = self._gap(level, queries, query, node) <= reach[query]
@@ -149,8 +153,8 @@ class KDTree:
             if level == self.depth:
                 return query, node
             level += 1
-            query = np.repeat(query, 2)
-            node = np.repeat(2 * node, 2)
+            query = query.repeat(2)
+            node = (2 * node).repeat(2)
             node[1::2] += 1
 
     def _gap(self, level: int, queries: Array, query: Indices, node: Indices) -> Array:

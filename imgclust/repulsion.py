@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust import exact
-from imgclust.kdtree import Array, Indices, KDTree
+from imgclust.kdtree import Array, Indices, KDTree, pairs_with_boxes
 
 CLIP = 4.0  # UMAP's bound on each coordinate of a force
 _OPENING = 0.35  # a box counts as one point when its spread is below this share of its distance,
@@ -73,8 +73,7 @@ class Repulsion:
         care = _ROUGHLY if roughly else 1.0
         opening, negligible = self._opening * care, self._negligible * care
         level = min(_START, self._tree.depth)
-        query = np.repeat(np.arange(len(points)), 2**level)
-        node = np.tile(np.arange(2**level), len(points))
+        query, node = pairs_with_boxes(len(points), level)
         found: list[tuple[Indices, Singles]] = []
         while True:
             means, variances, shares, entries = self._levels[level]
@@ -87,12 +86,12 @@ class Repulsion:
             if level == self._tree.depth:
                 break
             level += 1
-            query, node = np.repeat(query, 2), np.repeat(2 * node, 2)
+            query, node = query.repeat(2), (2 * node).repeat(2)
             node[1::2] += 1
         places, weights = self._tree.leaf_points(node)
         points_of_leaves = np.concatenate([places, np.zeros_like(weights)[None], weights[None]])
         flat = points_of_leaves.reshape(len(points_of_leaves), -1)
-        found.append((np.repeat(query, weights.shape[1]), flat))
+        found.append((query.repeat(weights.shape[1]), flat))
         return _columns(len(points), found)
 
     def force(self, points: Any, sources: Sources) -> Any:
