@@ -47,7 +47,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     import numpy as np
 
-    from worker.run import describe, load
+    from worker.models import describe
+    from worker.run import load
 
     try:
         model, encoder = load(settings)

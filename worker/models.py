@@ -63,17 +63,26 @@ def load_named(folder: Path, named: Named, encoder: EncoderIdentity | None) -> C
         raise StartError(
             f"the folder {named.folder!r} holds model {model.version}, the models topic names {named.version}"
         )
+    check_encoder(model, named, encoder)
+    return model
+
+
+def check_encoder(model: ClusterModel, named: Named, encoder: EncoderIdentity | None) -> None:
+    """Refuse a model that does not take an encoder's embeddings, or does not say whose it takes.
+
+    Raises:
+        StartError: naming both encoders.
+    """
     if model.encoder is None:
         raise StartError(f"the model in {named.folder!r} does not say whose embeddings it takes")
     if encoder is not None and not encoder.same_space(model.encoder):
         raise StartError(
-            f"the model in {named.folder!r} was fitted with {_described(model.encoder)}, this worker encodes "
-            f"with {_described(encoder)}: a new encoder takes new workers"
+            f"the model in {named.folder!r} was fitted with {describe(model.encoder)}, this worker encodes "
+            f"with {describe(encoder)}: a new encoder takes new workers"
         )
-    return model
 
 
-def _described(identity: EncoderIdentity) -> str:
+def describe(identity: EncoderIdentity) -> str:
     return f"{identity.name} ({identity.precision}, weights {identity.weights[:12]}…)"
 
 

@@ -21,7 +21,15 @@ from worker import topics
 from worker.errors import SettingsError, WorkerError
 from worker.messages import format_time, printable
 from worker.model_records import FOLDER, ROLES, Book, Named, Report, Role, Wish, write_wish
-from worker.models import REPORT_EVERY, load_named, models_folder, models_topic, read_book, warm
+from worker.models import (
+    REPORT_EVERY,
+    check_encoder,
+    load_named,
+    models_folder,
+    models_topic,
+    read_book,
+    warm,
+)
 from worker.records import client_log
 from worker.redis_client import connect, text_of
 from worker.redis_keys import TAXONOMY, Keys
@@ -155,14 +163,14 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
     book = read_book(settings)
     live = book.wishes.get("live")
     before = _at_work(settings) if live is None else live.model
-    named = _checked(settings, folder, book)
+    model, named = _checked(settings, folder, book)
     if before == named:
         print(f"{named} is live already")
     else:
         _write(settings, {"live": Wish(named, wall_ms(), before), **_without(book, named)})
         print(f"live: {named}" + (f"; before it {before}" if before else ""))
         _tell_taxonomy(named, before)
-        _tell_origin(settings, named, before)
+        _tell_origin(model, before)
     return _watch(settings, named, wait)
 
 
@@ -203,7 +211,7 @@ def set_shadow(settings: Settings, folder: str | None) -> int:
         print("shadow: none")
         return 0
     book = read_book(settings)
-    named = _checked(settings, folder, book)
+    _, named = _checked(settings, folder, book)
     live = book.wishes.get("live")
     if live is not None and live.model.version == named.version:
         raise SettingsError(f"{named} is live: as its own shadow it says nothing")
@@ -244,7 +252,7 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
     return 0
 
 
-def _checked(settings: Settings, folder: str, book: Book) -> Named:
+def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel, Named]:
     """The model as a worker would load it, tried here first."""
     root = models_folder(settings)
     path = Path(folder)
@@ -270,8 +278,9 @@ def _checked(settings: Settings, folder: str, book: Book) -> Named:
             encoder = load_named(root, live.model, None).encoder
         except (WorkerError, ModelError):
             encoder = None  # then the workers will tell
-    warm(load_named(root, named, encoder))
-    return named
+    check_encoder(model, named, encoder)
+    warm(model)
+    return model, named
 
 
 def _without(book: Book, live: Named) -> dict[Role, Wish | None]:
@@ -288,11 +297,11 @@ def _tell_taxonomy(live: Named, before: Named | None) -> None:
         )
 
 
-def _tell_origin(settings: Settings, live: Named, before: Named | None) -> None:
+def _tell_origin(live: ClusterModel, before: Named | None) -> None:
     """Two models that continue the same one give the same new numbers to different clusters."""
     if before is None or before.taxonomy != live.taxonomy:
         return
-    told = ClusterModel.load(models_folder(settings) / live.folder).figures.get("taxonomy")
+    told = live.figures.get("taxonomy")
     continued = told.get("previous") if isinstance(told, dict) else None
     if continued is not None and continued != before.version:
         print(

@@ -26,7 +26,7 @@ from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
 from worker.inference import Inference, Ready
 from worker.metrics import Metrics
-from worker.models import first_model, follow
+from worker.models import describe, first_model, follow
 from worker.pipeline import Leaving, Pipeline, Policy
 from worker.publish import AtLeastOnce, Delivery, producer_config
 from worker.restore import RetriesReader, restore_config
@@ -133,10 +133,6 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip
     return model, encoder
-
-
-def describe(identity: Any) -> str:
-    return f"{identity.name} ({identity.precision}, weights {identity.weights[:12]}…)"
 
 
 def fetch_policy(settings: Settings) -> FetchPolicy:
