@@ -1,6 +1,6 @@
 """What a frozen prediction costs, beside UMAP.transform and hdbscan.approximate_predict in the same run.
 
-    python benchmarks/predict.py [--cache DIR] [PART…]
+    python benchmarks/predict.py [--cache DIR] [--embeddings FOLDER] [PART…]
 
 Parts: speed, search, start, curve, candidates, novelty, flips (all by default). Prints a JSON line per
 figure. Speed, search and start use the setting "synthetic-150k": 150,000 × 512 and the article's parameters,
@@ -19,13 +19,14 @@ import tempfile
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from settings import SETTINGS, fitted, frozen
+from settings import SETTINGS, fitted, frozen, unit_half
 
 from imgclust import ClusterModel, codes
 from imgclust.cells import build_cells
@@ -37,6 +38,7 @@ CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 LARGE = "synthetic-150k"
 BATCH = 256
 RUNS = 5
+RATES = (0.001, 0.005, 0.01, 0.02, 0.05)
 
 Line = dict[str, Any]
 
@@ -326,46 +328,89 @@ def candidates(cache: Path) -> Iterator[Line]:
             }
 
 
-def novelty(cache: Path) -> Iterator[Line]:
-    """Novel among noise, a black frame and categories that were left out, at a false alarm rate of 0.1 %.
+def novelty(cache: Path, own: Path | None = None) -> Iterator[Line]:
+    """Novel among what a model was not trained on, at several false alarm rates.
 
-    Five splits, each without another fifth of the categories. `behind` is the share of known held-out images
-    that lie nearer to the training images than these do: 0.5 where novelty says nothing, 1 where it says all.
+    Five splits, each without another fifth of the categories; a quarter of the others is held out, of which
+    one half calibrates and the other is judged. Strange pictures go through the same encoder.
     """
-    from imgclust.encoder import load_encoder
-    from imgclust.freeze import novelty_threshold
-
     rows, categories = SETTINGS["clipart"].load()
+    yield from _novelty("clip-art", rows, categories, _strange_pictures())
+    if own:
+        rows, categories = _own(own)
+        yield from _novelty(own.name, rows, categories, _strange_pictures())
+    rows, categories = SETTINGS["digits"].load()
+    noise = unit_half(np.random.default_rng(5).integers(0, 17, size=(64, rows.shape[1])).astype(np.float64))
+    yield from _novelty("digits", rows, categories, {"white noise": noise})
+    yield from _novelty("synthetic", *SETTINGS["synthetic-20k"].load(), {})
+
+
+def _novelty(
+    name: str, rows: np.ndarray, categories: np.ndarray, strange: Mapping[str, np.ndarray]
+) -> Iterator[Line]:
+    from imgclust.novelty import calibrate, judge, middle_of
+
+    found: dict[tuple[str, float], list[float]] = {}
     names = np.unique(categories)
-    encoder = load_encoder("mini")
-    size = encoder.identity.preprocessing.size
-    noise = np.random.default_rng(5).integers(0, 256, size=(32, size, size, 3), dtype=np.uint8)
-    strange = {
-        "white noise": encoder.encode(noise),
-        "a black frame": encoder.encode(np.zeros((1, size, size, 3), dtype=np.uint8)),
-    }
-    found: dict[str, list[tuple[float, float, float]]] = {}
     for split in range(5):
         left_out = np.isin(categories, names[split::5])
         order = np.random.default_rng(split).permutation(np.flatnonzero(~left_out))
-        held, train = order[: len(order) // 4], order[len(order) // 4 :]
-        embeddings = rows[train].astype(np.float16)
+        held, train = order[: len(order) // 4], rows[order[len(order) // 4 :]]
+        embeddings = train.astype(np.float16)
         near = Neighbours({"embeddings": embeddings, **build_cells(embeddings, 15)}, 15, "euclidean")
-        calibrating, judging = (near.search(rows[part]).similarities for part in (held[::2], held[1::2]))
-        threshold = novelty_threshold(rows[train], calibrating.astype(np.float32))
-        groups = {name: near.search(vectors).similarities for name, vectors in strange.items()}
-        groups["categories left out"] = near.search(rows[left_out]).similarities
-        for name, cosines in {**groups, "known categories, held out": judging}.items():
-            behind = (judging[:, None] > cosines).mean() + (judging[:, None] == cosines).mean() / 2
-            found.setdefault(name, []).append(((cosines < threshold).mean(), behind, np.median(cosines)))
-    for name, figures in found.items():
-        novel, behind, cosine = np.mean(figures, axis=0)
+        middle = middle_of(embeddings)
+        groups = {"known, held out": rows[held[1::2]], "categories left out": rows[left_out], **strange}
+        nearest = {group: near.search(vectors).similarities for group, vectors in groups.items()}
+        calibrating = rows[held[::2]]
+        cosines = near.search(calibrating).similarities.astype(np.float32)
+        for rate in RATES:
+            table = calibrate(train, middle, calibrating, cosines, rate)
+            for group, vectors in groups.items():
+                told = judge(table, middle, vectors, nearest[group])
+                found.setdefault((group, rate), []).append(float(told.mean()))
+    for group in groups:
         yield {
-            "figure": f"novel among {name}",
-            "value": float(novel),
-            "behind": float(behind),
-            "median_cosine": float(cosine),
+            "figure": f"novel among {group}, {name}",
+            "images": len(groups[group]),
+            "trained_on": len(train),
+            **{f"at {rate:.1%}": float(np.mean(found[group, rate])) for rate in RATES},
         }
+
+
+def _strange_pictures() -> dict[str, np.ndarray]:
+    """Embeddings of pictures that nobody uploads on purpose, and of crops of photographs, by `mini`."""
+    from sklearn.datasets import load_sample_images
+
+    from imgclust.encoder import load_encoder
+
+    encoder, rng = load_encoder("mini"), np.random.default_rng(5)
+    size = encoder.identity.preprocessing.size
+    whole = (32, size, size, 3)
+    crops = []
+    for photograph in load_sample_images().images:
+        height, width, _ = photograph.shape
+        for _ in range(20):
+            y, x = rng.integers(height - size), rng.integers(width - size)
+            crops.append(photograph[y : y + size, x : x + size])
+    pictures = {
+        "white noise": rng.integers(0, 256, size=whole, dtype=np.uint8),
+        "grey noise": np.repeat(rng.integers(0, 256, size=(*whole[:3], 1), dtype=np.uint8), 3, axis=3),
+        "noisy black frames": np.clip(rng.normal(3, 4, size=whole), 0, 255).astype(np.uint8),
+        "a black frame": np.zeros((1, size, size, 3), dtype=np.uint8),
+        "photographs": np.stack(crops),
+    }
+    return {name: encoder.encode(np.ascontiguousarray(pixels)) for name, pixels in pictures.items()}
+
+
+def _own(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings that `imgclust embed` made of a folder; near copies left out, folders as categories."""
+    from imgclust.dedupe import find_duplicates
+    from imgclust.embeddings import read_embeddings
+
+    given = read_embeddings(folder)
+    kept = find_duplicates(given.vectors.astype(np.float32), given.sha256).kept
+    categories = np.array(["/".join(id_.split("/")[:-1][:2]) for id_ in given.ids])
+    return given.vectors[kept].astype(np.float32), categories[kept]
 
 
 def flips(cache: Path) -> Iterator[Line]:
@@ -401,10 +446,15 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument(
+        "--embeddings", type=Path, metavar="FOLDER",
+        help="for novelty, too: made by `imgclust embed --encoder mini`; folders are categories",
+    )  # fmt: skip
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    for name in options.parts or PARTS:
-        for line in PARTS[name](options.cache):
+    parts = PARTS | {"novelty": partial(novelty, own=options.embeddings)}
+    for name in options.parts or parts:
+        for line in parts[name](options.cache):
             short = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
             print(json.dumps({"part": name, **short}, ensure_ascii=False, default=float), flush=True)
 

@@ -126,6 +126,11 @@ def _add_fit(commands: _Parsers[argparse.ArgumentParser]) -> None:
         help="images at least so alike count as one (%(default)s)",
     )  # fmt: skip
     command.add_argument(
+        "--novel-rate", type=float, default=0.001, metavar="SHARE",
+        help="of images like those trained on, how many may be called novel; with few and varied images more "
+        "finds more of what really is (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
         "--duplicates", type=Path, metavar="FILE.csv",
         help="list there which images were left out as copies, and of which image",
     )  # fmt: skip

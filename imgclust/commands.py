@@ -93,6 +93,7 @@ def fit(arguments: argparse.Namespace) -> int:
         max_train=arguments.max_train,
         previous=previous,
         near=arguments.near,
+        novel_rate=arguments.novel_rate,
         progress=None if arguments.quiet else stage_lines(sys.stderr),
         announce=_announce,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgclust import continuing, freeze, gallery
+from imgclust import continuing, freeze, gallery, novelty
 from imgclust.dedupe import NEAR, Duplicates, Rows, find_duplicates
 from imgclust.drift import Reference
 from imgclust.errors import FitError
@@ -89,6 +89,7 @@ def fit(
     max_train: int = MAX_TRAIN,
     previous: ClusterModel | None = None,
     near: float = NEAR,
+    novel_rate: float = novelty.RATE,
     progress: Listener | None = None,
     announce: Callable[[Parameters, Split], None] | None = None,
 ) -> FitResult:
@@ -111,6 +112,7 @@ def fit(
             clusters (see `imgclust.taxonomy.match`) keep its number and its name, others get a number that no
             cluster of the taxonomy has had. The fit itself is the same as without it.
         near: cosine from which two images are the same picture; above 1 only equal files are.
+        novel_rate: share of images like the training ones that may be called novel; 0..0.2.
         progress: told what is going on.
         announce: told the parameters and the split before the long part begins.
 
@@ -120,6 +122,7 @@ def fit(
     """
     if not near > 0:
         raise FitError(f"near must be a cosine above 0, is {near}")
+    novelty.check_rate(novel_rate)
     given = _Given.of(embeddings, ids, encoder)
     if previous is not None:
         continuing.check_space(previous, given.rows, given.encoder)
@@ -133,7 +136,7 @@ def fit(
         announce(parameters, split)
     model = freeze.start_model(*fit_pair(given.rows[split.train], parameters, stages), given.encoder)
     with stages.stage("predict", "held-out and training images, one by one") as tell:
-        model, found = _predict(model, given.rows, split, tell)
+        model, found = _predict(model, given.rows, split, novel_rate, tell)
     labels = _labels(model, split, duplicates, found)
     reference = Reference.of(found.test, model.numbers)
     model = dataclasses.replace(
@@ -271,7 +274,7 @@ class _Found:
 
 
 def _predict(
-    model: ClusterModel, rows: Floats, split: Split, tell: Callable[[float], None]
+    model: ClusterModel, rows: Floats, split: Split, novel_rate: float, tell: Callable[[float], None]
 ) -> tuple[ClusterModel, _Found]:
     """Predict all parts; the held-out ones, and training ones where these are few, say what is novel."""
     checked = np.sort(np.random.default_rng(0).permutation(len(split.train))[:CHECKED])
@@ -285,9 +288,10 @@ def _predict(
         return prediction
 
     test = predicted(split.test)
-    threshold = freeze.novelty_threshold(rows[split.train], test.similarities)
-    test = dataclasses.replace(test, novel=test.similarities < threshold)
-    model = freeze.with_threshold(model, threshold)
+    middle, held_out, nearest = model.arrays["middle"], rows[split.test], test.similarities
+    table = novelty.calibrate(rows[split.train], middle, held_out, nearest, novel_rate)
+    test = dataclasses.replace(test, novel=novelty.judge(table, middle, held_out, nearest))
+    model = freeze.with_novelty(model, table)
     found = _Found(test, predicted(split.rest), predicted(split.train[checked]), checked)
     return model, found
 

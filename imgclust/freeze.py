@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imgclust import gallery
-from imgclust.cells import shuffled
+from imgclust import gallery, novelty
 from imgclust.errors import ModelError
 from imgclust.layout import Array
 from imgclust.model import UNIT, Cluster, ClusterModel
@@ -20,8 +19,6 @@ from imgclust.names import name_clusters
 from imgclust.predict import METRICS, prepare
 from imgclust.types import EncoderIdentity, Floats
 
-NOVEL_SHARE = 0.001  # of images that are not compared with themselves; what lies farther out is novel
-CALIBRATING = 20_000  # images that the threshold is taken from, at most: 20 of them lie beyond it
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
@@ -177,25 +174,6 @@ def _check_hdbscan(umap_model: Any, model: Any) -> None:
         )
 
 
-def threshold_of(similarities: Floats) -> float:
-    """The similarity that at most `NOVEL_SHARE` of these images lie below."""
-    quantile = np.float32(np.quantile(similarities, NOVEL_SHARE, method="lower"))
-    return float(np.nextafter(quantile, np.float32(-1)))  # similarities are judged before they are rounded
-
-
-def novelty_threshold(training: Floats, held_out: Floats) -> float:
-    """The cosine to the nearest training image below which an image is novel.
-
-    Held-out images say it; where these are few, training images too, each compared with the others.
-
-    Args:
-        training: (n, D) embeddings.
-        held_out: (h,) the held-out images' cosines to the nearest of them.
-    """
-    asked = np.sort(shuffled(len(training))[: max(0, CALIBRATING - len(held_out))])
-    return threshold_of(np.concatenate([held_out, gallery.nearest_other(training, asked)]))
-
-
 def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | None = None) -> ClusterModel:
     """A model that can predict, without all that people see of it, and that finds nothing novel yet."""
     arrays, parameters = freeze(umap_model, hdbscan_model)
@@ -212,11 +190,9 @@ def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | 
     )
 
 
-def with_threshold(model: ClusterModel, threshold: float) -> ClusterModel:
-    """The model with a novelty threshold: the cosine below which an image is unlike all training images."""
-    return dataclasses.replace(
-        model, parameters={**model.parameters, "novelty": {"threshold": float(threshold)}}
-    )
+def with_novelty(model: ClusterModel, table: Mapping[str, float]) -> ClusterModel:
+    """The model with thresholds of novelty; see `imgclust.novelty.calibrate`."""
+    return dataclasses.replace(model, parameters={**model.parameters, "novelty": dict(table)})
 
 
 def finish_model(
@@ -266,13 +242,18 @@ def freeze_pair(
     encoder: EncoderIdentity | None,
     ids: Sequence[str] | None,
     names: Sequence[str | None] | None,
-    novelty: float | None,
+    threshold: float | None,
+    novel_rate: float,
 ) -> ClusterModel:
-    """See `ClusterModel.from_fitted`."""
+    """See `ClusterModel.from_fitted`; `threshold` is its `novelty`."""
+    novelty.check_rate(novel_rate)
     model = start_model(umap_model, hdbscan_model, encoder)
-    if novelty is None:
-        novelty = novelty_threshold(model.arrays["embeddings"].astype(np.float32), np.empty(0, np.float32))
-    model = with_threshold(model, novelty)
+    if threshold is None:
+        rows, none = model.arrays["embeddings"].astype(np.float32), np.empty(0, np.float32)
+        table = novelty.calibrate(rows, model.arrays["middle"], rows[:0], none, novel_rate)
+    else:
+        table = {"threshold": float(threshold)}
+    model = with_novelty(model, table)
     n, k = len(model.labels_), len(model.clusters)
     ids = [str(i) for i in (ids if ids is not None else range(n))]
     if len(ids) != n:

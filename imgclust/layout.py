@@ -22,10 +22,8 @@ import orjson
 
 from imgclust.errors import ModelError
 
-FORMAT = 2
-# a release that knows only the former would take the arrays' numbers for the clusters' own
-FORMAT_OF_OTHER_NUMBERS = 3
-FORMATS = (FORMAT, FORMAT_OF_OTHER_NUMBERS)
+FORMAT = 4  # 2 and 3 have no "middle": a release that knows only them would find fewer images novel
+FORMATS = (2, 3, FORMAT)
 MAX_NUMBER = 2**31 - 2
 MANIFEST, ARRAYS, CLUSTERS, MAP = "manifest.json", "arrays.safetensors", "clusters.json", "map.parquet"
 THUMBNAILS = "thumbnails"
@@ -78,7 +76,9 @@ PREPARED: Mapping[str, ArraySpec] = {
     "attraction": ArraySpec("float32", ("T",)),
     "repulsion": ArraySpec("float32", ("T",)),
     "knn_target": ArraySpec("float64", ("one",)),
+    "middle": ArraySpec("float16", ("D",)),
 }
+SINCE_FORMAT_4 = frozenset({"middle"})
 
 
 def canonical(value: Any) -> bytes:
@@ -104,11 +104,6 @@ def in_order(numbers: Sequence[int] | Array) -> bool:
     return bool(np.array_equal(numbers, np.arange(len(numbers))))
 
 
-def format_of(numbers: Array, following: int) -> int:
-    """The format number of a model with these clusters, whose taxonomy goes on at `following`."""
-    return FORMAT if in_order(numbers) and following == len(numbers) else FORMAT_OF_OTHER_NUMBERS
-
-
 def check_numbers(numbers: Sequence[int], used: object, k: int) -> None:
     """Refuse cluster numbers that are not k different ones below `used` (None: not told).
 
@@ -131,6 +126,8 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
     """
     lengths: dict[str, int] = {"one": 1}
     for name, spec in {**SPECS, **PREPARED}.items():
+        if name in SINCE_FORMAT_4 and name not in arrays:
+            continue
         _check_spec(name, arrays.get(name), spec, lengths)
         _require(
             arrays[name].dtype.kind != "f" or name == "tree_lambda" or _finite(arrays[name]),

@@ -211,7 +211,7 @@ class ClusterModel:
         """The manifest and the bytes of every other file."""
         files = self._files()
         manifest: dict[str, Any] = {
-            "format": layout.format_of(self.numbers, self.next_number),
+            "format": layout.FORMAT,
             "created": self.created,
             "encoder": self.encoder.to_dict() if self.encoder else None,
             **{table: dict(self.parameters[table]) for table in PARAMETERS},
@@ -278,6 +278,7 @@ class ClusterModel:
         ids: Sequence[str] | None = None,
         names: Sequence[str | None] | None = None,
         novelty: float | None = None,
+        novel_rate: float = 0.001,
     ) -> ClusterModel:
         """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
 
@@ -293,15 +294,25 @@ class ClusterModel:
             encoder: who made the embeddings.
             ids: of the training images, in their order; by default their row numbers.
             names: of the clusters, by number.
-            novelty: cosine to the nearest training embedding below which an image is novel; by default the
-                0.1 % quantile of the training images' own nearest neighbours.
+            novelty: cosine to the nearest training embedding below which an image is novel; by default it
+                follows from `novel_rate`.
+            novel_rate: share of images like the training ones that may be called novel, 0..0.2.
 
         Raises:
             ModelError: the pair is not one that can be frozen; the text says why.
+            FitError: a rate outside 0..0.2.
         """
         from imgclust.freeze import freeze_pair
 
-        return freeze_pair(umap_model, hdbscan_model, encoder=encoder, ids=ids, names=names, novelty=novelty)
+        return freeze_pair(
+            umap_model,
+            hdbscan_model,
+            encoder=encoder,
+            ids=ids,
+            names=names,
+            threshold=novelty,
+            novel_rate=novel_rate,
+        )
 
 
 def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:

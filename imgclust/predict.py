@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imgclust import codes
+from imgclust import codes, novelty
 from imgclust.cells import BLOCK, build_cells, shortlist_length
 from imgclust.clustertree import ClusterTree
 from imgclust.device import DeviceLocator, Located
@@ -48,12 +48,13 @@ def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str
 
     Returns:
         `kd_order` int32 (n,); the cells of `cells.build_cells`; `attraction` and `repulsion` float32,
-        `knn_target` float64 (1,).
+        `knn_target` float64 (1,); `middle` float16 (D,).
     """
     return {
         "kd_order": build_order(arrays["points"]),
         **build_cells(arrays["embeddings"], params["umap"]["n_neighbors"]),
         **build_tables(params["umap"]),
+        "middle": novelty.middle_of(arrays["embeddings"]),
     }
 
 
@@ -84,7 +85,7 @@ class FrozenPredictor:
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        umap, self._threshold = params["umap"], float(params["novelty"]["threshold"])
+        umap = params["umap"]
         for name, metric, known in (
             ("UMAP", umap["metric"], METRICS),
             ("HDBSCAN", params["hdbscan"]["metric"], METRICS[:1]),
@@ -95,6 +96,8 @@ class FrozenPredictor:
             arrays = {**arrays, **prepare(arrays, params)}
         _check_prepared(arrays, umap["n_neighbors"])
         self._dim = arrays["embeddings"].shape[1]
+        self._novelty = {name: float(value) for name, value in params["novelty"].items()}
+        self._middle = _middle(arrays, self._novelty)
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
             None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
@@ -124,7 +127,7 @@ class FrozenPredictor:
 
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
-            return self._answer(self._locator.locate(embeddings))
+            return self._answer(embeddings, self._locator.locate(embeddings))
         if len(embeddings) < 2 * _LEAST_PART:
             return self._pool.submit(self._alone, embeddings).result()
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
@@ -140,17 +143,18 @@ class FrozenPredictor:
         )
 
     def _alone(self, embeddings: Floats) -> Prediction:
-        return self._place(self._neighbours.search(embeddings))
+        return self._place(embeddings, self._neighbours.search(embeddings))
 
     def _finish(self, embeddings: Floats, candidates: list[Indices]) -> Prediction:
-        return self._place(self._neighbours.ranked(embeddings, candidates))
+        return self._place(embeddings, self._neighbours.ranked(embeddings, candidates))
 
-    def _place(self, near: Neighbourhood) -> Prediction:
+    def _place(self, embeddings: Floats, near: Neighbourhood) -> Prediction:
         placed = self._placing.place(near)
         rows, reach = self.tree.nearest(placed.points)
-        return self._answer(Located(placed.points, placed.settled, near.similarities, rows, reach))
+        located = Located(placed.points, placed.settled, near.similarities, rows, reach)
+        return self._answer(embeddings, located)
 
-    def _answer(self, located: Located) -> Prediction:
+    def _answer(self, embeddings: Floats, located: Located) -> Prediction:
         membership = self.tree.join(located.rows, located.reach)
         candidates, scores = self._soft.best(located.points, membership)
         with self._lock:
@@ -160,7 +164,7 @@ class FrozenPredictor:
             labels=membership.labels,
             probabilities=membership.probabilities.astype(np.float32),
             points=located.points,
-            novel=located.similarities < self._threshold,
+            novel=novelty.judge(self._novelty, self._middle, embeddings, located.similarities),
             candidates=candidates,
             scores=scores,
             similarities=located.similarities.astype(np.float32),
@@ -205,6 +209,14 @@ class FrozenPredictor:
             )
 
 
+def _middle(arrays: Arrays, table: Mapping[str, float]) -> novelty.Middle | None:
+    if "middle" not in table:  # a folder from before it was judged, or a threshold given by hand
+        return None
+    if "middle" not in arrays:
+        raise ModelError("the array 'middle' of the model is missing: copy the model folder, or fit again")
+    return arrays["middle"]
+
+
 def _check_prepared(arrays: Arrays, neighbours: int) -> None:
     """Refuse prepared arrays that would send a search out of bounds: a folder can come from anywhere."""
     n, dim = arrays["embeddings"].shape
@@ -228,11 +240,16 @@ def _check_prepared(arrays: Arrays, neighbours: int) -> None:
         "attraction": arrays["attraction"].dtype == np.float32 and arrays["attraction"].ndim == 1,
         "repulsion": arrays["repulsion"].dtype == np.float32 and arrays["repulsion"].ndim == 1,
         "knn_target": arrays["knn_target"].shape == (1,),
+        "middle": "middle" not in arrays or _direction(arrays["middle"], dim),
     }.items():
         if not holds:
             raise ModelError(
                 f"the array {name!r} of the model is damaged: copy the model folder again, or fit again"
             )
+
+
+def _direction(array: npt.NDArray[Any], dim: int) -> bool:
+    return array.dtype == np.float16 and array.shape == (dim,) and bool((np.abs(array) <= _LARGEST).all())
 
 
 def _least_rows(rows: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> int:

@@ -60,7 +60,7 @@ class Row:
         cluster, name: its cluster; -1 and None are "other".
         probability: strength of the membership, 0..1; 0 for "other".
         novel: unlike anything the model was fitted on.
-        similarity: cosine to the nearest training image, on which `novel` is judged; tags do not have it.
+        similarity: cosine to the nearest training image; tags do not have it.
         candidates: at most three likely clusters, best first, also for "other".
         model, taxonomy: which model said so, and what its cluster numbers mean.
         attributes: what a list or an embeddings folder said of the picture.

@@ -19,6 +19,7 @@ from hdbscan.prediction import PredictionData
 from sklearn.utils import check_random_state
 from umap.umap_ import nearest_neighbors
 
+from imgclust import novelty
 from imgclust.gallery import nearest_cosine
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -42,7 +43,7 @@ class ReferencePredictor:
         self, arrays: Mapping[str, Array], params: Mapping[str, Any], *, transform_seed: int = 42
     ) -> None:
         self._embeddings = np.asarray(arrays["embeddings"], np.float32)
-        self._threshold = float(params["novelty"]["threshold"])
+        self._novelty, self._middle = params["novelty"], arrays.get("middle")
         self.umap = rebuild_umap(arrays, params["umap"], transform_seed=transform_seed)
         self.hdbscan = rebuild_hdbscan(arrays, params["hdbscan"])
 
@@ -64,7 +65,7 @@ class ReferencePredictor:
             labels=label.astype(np.int32),
             probabilities=probability.astype(np.float32),
             points=point,
-            novel=similarity < self._threshold,
+            novel=novelty.judge(self._novelty, self._middle, row, similarity),
             candidates=candidates,
             scores=scores,
             similarities=similarity,

@@ -76,7 +76,7 @@ def frozen_pair(
     params = {
         "umap": {**UMAP, **umap},
         "hdbscan": {"min_cluster_size": 20, "min_samples": 5, "metric": "euclidean"},
-        "novelty": {"threshold": 0.55},
+        "novelty": {"threshold": 0.55, "middle": -0.1},
     }
     arrays = {"embeddings": rows.astype(np.float16), **tree_arrays(clusterer, points)}
     arrays |= prepare(arrays, params)

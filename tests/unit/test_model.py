@@ -212,6 +212,8 @@ def put(index: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
         ("codes", lambda a: a[:10]),
         ("attraction", lambda a: a[:10]),
         ("squares", put(0, np.nan)),
+        ("middle", put(0, np.nan)),
+        ("middle", lambda a: a[:-1]),
     ],
 )
 def test_arrays_that_point_outside_are_refused(folder: Path, name: str, change: Callable) -> None:

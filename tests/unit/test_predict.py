@@ -117,14 +117,20 @@ def test_candidates_name_clusters_best_first() -> None:
     assert (ALL.candidates[~sure, 0] >= 0).mean() > 0.5, "other must have candidates"
 
 
-def test_novel_is_judged_by_the_nearest_training_embedding() -> None:
-    """Novel means a cosine below the threshold to all training rows; clouds left out of training are."""
+def test_novel_is_judged_by_the_nearest_and_the_middle() -> None:
+    """Novel means a cosine below the threshold to all training rows, or one below the other to their mean
+    direction; clouds left out of training are."""
     training = ARRAYS["embeddings"].astype(np.float64)
     cosine = (ROWS @ training.T / np.linalg.norm(training, axis=1)).max(1) / np.linalg.norm(ROWS, axis=1)
     same = np.abs(ALL.similarities - cosine) < 1e-6
     assert same.mean() > 0.97  # the nearest of a row that lies anywhere can be in a cell that is not read
     assert (ALL.similarities[~same] < cosine[~same]).all()
-    assert (ALL.novel[same] == (cosine[same] < 0.55)).all()
+    mean = training.sum(0)
+    central = ROWS @ mean / np.linalg.norm(mean)
+    assert np.abs(central + 0.1).min() > 1e-3, "rounding the middle decides nothing here"
+    assert (ALL.novel[same] == ((cosine < 0.55) | (central < -0.1))[same]).all()
+    assert ((cosine >= 0.55) & (central < -0.1)).any()
+    assert ((cosine < 0.55) & (central >= -0.1)).any()
     left_out, cloud = embeddings(100, 24, 40, seed=7)
     assert PREDICTOR.predict(left_out[cloud >= 0]).novel.mean() > 0.4
     assert not ALL.novel[:50].any()
