@@ -171,6 +171,44 @@ def figures(name: str, cache: Path) -> Iterator[dict[str, Any]]:
             "cpu_ms": 1000 * spent / len(labels),
         }
     yield {"setting": name, "unsettled": predictor.unsettled / predictor.rows}
+    if exact is not None:
+        yield differing(name, cache, labels, yard)
+
+
+def differing(name: str, cache: Path, ours: np.ndarray, yard: Yardstick) -> dict[str, Any]:
+    """Where we differ from strong majorities: what umap's index found of the neighbours, and who is right.
+
+    Right is a cluster in which the image's own category is the commonest; "other" is neither right nor wrong.
+    """
+    reducer, clusterer, data = fitted(name, cache)
+    k, search = reducer._n_neighbors, reducer._knn_search_index
+
+    def found(row: np.ndarray) -> float:
+        rows = search.query(row[None], k, epsilon=0.12)[0][0]  # as `UMAP.transform` asks
+        return len(np.intersect1d(rows, nearest(row, data.train, k)[0][0])) / k
+
+    recall = np.array([found(row) for row in data.held_out])
+    labels = clusterer.labels_
+    commonest = [np.bincount(data.train_categories[labels == c]).argmax() for c in range(labels.max() + 1)]
+    rows = np.flatnonzero((yard.strength >= STRONG) & (ours != yard.first))
+    tally = {
+        f"{who}_{verdict}": sum(
+            bool(label >= 0 and (commonest[label] == category) == right)
+            for label, category in zip(said[rows], data.held_out_categories[rows], strict=True)
+        )
+        for who, said in (("ours", ours), ("theirs", yard.first))
+        for verdict, right in (("right", True), ("wrong", False))
+    }
+    return {
+        "setting": name,
+        "strong_that_differ": len(rows),
+        "of_these_index_found_no_neighbour": int((recall[rows] == 0).sum()),
+        "all_index_found_no_neighbour": int((recall == 0).sum()),
+        "agreement_strong_where_it_found_some": float(
+            (ours == yard.first)[(yard.strength >= STRONG) & (recall > 0)].mean()
+        ),
+        **tally,
+    }
 
 
 def main() -> None:

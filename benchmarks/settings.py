@@ -20,9 +20,10 @@ HELD_OUT = 500
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Unit-norm rows rounded to float16 values, and what they show (for NMI)."""
+    """Unit-norm rows rounded to float16 values, and what they show."""
 
     train: np.ndarray
+    train_categories: np.ndarray
     held_out: np.ndarray
     held_out_categories: np.ndarray
 
@@ -41,7 +42,7 @@ class Setting:
         vectors, categories = self.load()
         order = np.random.default_rng(7).permutation(len(vectors))
         held, train = order[:HELD_OUT], order[HELD_OUT:]
-        return Data(vectors[train], vectors[held], categories[held])
+        return Data(vectors[train], categories[train], vectors[held], categories[held])
 
 
 def unit_half(vectors: np.ndarray) -> np.ndarray:

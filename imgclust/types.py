@@ -95,7 +95,7 @@ class Prediction:
         novel: bool (n,); farther from every training image than 99.9 % of images are that it was fitted on.
         candidates: int32 (n, 3); likely clusters, best first, also for "other"; padded with -1.
         scores: float32 (n, 3); the candidates' soft memberships, 0..1; padded with 0.
-        similarities: float32 (n,); cosine to the nearest training embedding, one of two on which `novel` is judged.
+        similarities: float32 (n,); cosine to the nearest training embedding; `novel` is judged on it, too.
     """
 
     labels: Ints
