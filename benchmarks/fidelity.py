@@ -125,7 +125,7 @@ def methods(predictor: FrozenPredictor, labels: np.ndarray, rows: np.ndarray) ->
 
 def weighted_mean(predictor: FrozenPredictor, near: Neighbourhood) -> np.ndarray:
     weights = predictor._placing._weights(np.ascontiguousarray(near.distances.T))
-    places = predictor._placing._points[near.rows].transpose(2, 1, 0).astype(np.float64)
+    places = predictor._placing._axes[:, near.rows].swapaxes(1, 2).astype(np.float64)
     means = [ordered_sum(weights * axis) / ordered_sum(weights) for axis in places]
     return np.stack(means, 1).astype(np.float32)
 

@@ -99,68 +99,92 @@ class ClusterTree:
 
     def _nearest(self, queries: Array) -> tuple[Indices, Array]:
         """Row of, and distance to, the nearest training point by mutual reachability."""
-        distance, row = self._neighbours(queries, self.rank + 1)
-        core = np.partition(distance, self.rank, axis=1)[:, self.rank]
-        row, reach = self._best(distance, row, core)
+        near, distance = self.index.home(queries)
+        core = self._core.take(near)
+        # the ball around a training point that holds its own neighbours lies within one around the new point
+        with np.errstate(invalid="ignore"):
+            radius, sure = (core + _GUESS * distance).min(1), (core + distance).min(1) * 1.01
+        rows, reach = np.empty(len(queries), dtype=np.int64), np.empty(len(queries))
+        waiting = np.arange(len(queries))
+        while len(waiting):
+            found = self.index.within(queries.take(waiting, axis=0), radius)
+            counts = np.bincount(found[0], minlength=len(waiting))
+            enough = counts > self.rank
+            done = waiting.compress(enough)
+            if len(done):
+                pairs = _Pairs.of(*found) if len(done) == len(waiting) else _Pairs.of(*found).only(enough)
+                rows[done], reach[done] = self._among(queries.take(done, axis=0), pairs)
+            radius = np.maximum(sure, radius * 1.3 + np.finfo(np.float64).tiny)[~enough]
+            sure = sure[~enough]
+            waiting = waiting[~enough]
+        return rows, reach
+
+    def _among(self, queries: Array, near: _Pairs) -> tuple[Indices, Array]:
+        """The same, given at least the nearest `rank` + 1 points of each query."""
+        core = near.ranked(self.rank)
+        rows, reach = self._best(near, core)
         # a point beyond the core distance can still be the nearest one, if all within are sparser than it
         unsure = np.flatnonzero(reach > core)
         if len(unsure):
-            row[unsure], reach[unsure] = self._wider(queries[unsure], core[unsure], reach[unsure])
-        return row, reach
+            wider = _Pairs.of(*self.index.within(queries.take(unsure, axis=0), reach.take(unsure)))
+            rows[unsure], reach[unsure] = self._best(wider.nearest(self.count), core.take(unsure))
+        return rows, reach
 
-    def _wider(self, queries: Array, core: Array, reach: Array) -> tuple[Indices, Array]:
-        """The same among all points up to `reach` that are among the nearest 2 × min_samples."""
-        found = self.index.within(queries, reach)
-        distance, row = _table(np.bincount(found[0], minlength=len(queries)), *found)
-        if distance.shape[1] > self.count:
-            last = np.partition(distance, self.count - 1, axis=1)[:, self.count - 1]
-            distance = np.where(distance <= last[:, None], distance, np.inf)
-        return self._best(distance, row, core)
-
-    def _best(self, distance: Array, row: Indices, core: Array) -> tuple[Indices, Array]:
-        reach = np.maximum(np.maximum(distance, self._core[row]), core[:, None])
-        lowest = reach.min(1)
-        tied = reach == lowest[:, None]
+    def _best(self, near: _Pairs, core: Array) -> tuple[Indices, Array]:
+        reach = np.maximum(near.distance, self._core.take(near.row))
+        lowest = np.maximum(near.lowest(reach), core)
         # of equals the nearest, of equally near ones the first in the training data
-        distance = np.where(tied, distance, np.inf)
-        tied = distance == distance.min(1)[:, None]
-        return np.where(tied, row, np.iinfo(np.int64).max).min(1), lowest
-
-    def _neighbours(self, queries: Array, count: int) -> tuple[Array, Indices]:
-        """At least the nearest `count` points of each query: distances (padded with infinity) and rows."""
-        row, distance = self.index.home(queries)
-        core = self._core[row]
-        # the ball around a training point that holds its own neighbours lies within one around the new point
-        with np.errstate(invalid="ignore"):
-            guess, sure = (core + _GUESS * distance).min(1), (core + distance).min(1) * 1.01
-        found = self.index.within(queries, guess)
-        counts = np.bincount(found[0], minlength=len(queries))
-        distances, rows = _table(counts, *found)
-        radius, short = sure, np.flatnonzero(counts < count)
-        while len(short):
-            found = self.index.within(queries[short], radius[short])
-            counts = np.bincount(found[0], minlength=len(short))
-            again = _table(counts, *found)
-            wider = ((0, 0), (0, max(0, again[0].shape[1] - distances.shape[1])))
-            distances = np.pad(distances, wider, constant_values=np.inf)
-            rows = np.pad(rows, wider)
-            width = again[0].shape[1]
-            distances[short, :width], rows[short, :width] = again
-            distances[short, width:] = np.inf
-            short = short[counts < count]
-            radius[short] = radius[short] * 1.3 + np.finfo(np.float64).tiny
-        return distances, rows
+        tied = near.where(reach <= lowest.take(near.query))
+        tied = tied.where(tied.distance == tied.lowest(tied.distance).take(tied.query))
+        return tied.lowest(tied.row), lowest
 
 
-def _table(counts: Indices, query: Indices, row: Indices, distance: Array) -> tuple[Array, Indices]:
-    """Pairs ordered by query → one row per query; distances padded with infinity, rows with 0."""
-    m = len(counts)
-    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    distances = np.full((m, int(counts.max(initial=1))), np.inf)
-    rows = np.zeros(distances.shape, dtype=np.int64)
-    distances[query, place] = distance
-    rows[query, place] = row
-    return distances, rows
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Queries and points near them, ordered by query; each query has one at least.
+
+    Attributes:
+        query, row: int64 (pairs,).
+        distance: float64 (pairs,).
+        starts: int64 (m,), where each query's pairs begin.
+    """
+
+    query: Indices
+    row: Indices
+    distance: Array
+    starts: Indices
+
+    @classmethod
+    def of(cls, query: Indices, row: Indices, distance: Array) -> _Pairs:
+        count = int(query[-1]) + 1
+        return cls(query, row, distance, np.searchsorted(query, np.arange(count)))
+
+    def where(self, some: npt.NDArray[np.bool_]) -> _Pairs:
+        return _Pairs.of(self.query.compress(some), self.row.compress(some), self.distance.compress(some))
+
+    def only(self, queries: npt.NDArray[np.bool_]) -> _Pairs:
+        """The pairs of some queries, which are numbered anew."""
+        kept = self.where(queries.take(self.query))
+        number = np.cumsum(queries) - 1
+        return _Pairs.of(number.take(kept.query), kept.row, kept.distance)
+
+    def lowest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Each query's lowest value."""
+        return np.asarray(np.minimum.reduceat(values, self.starts))
+
+    def ranked(self, rank: int) -> Array:
+        """Each query's distance at this rank, counted from 0; infinite where it has fewer points."""
+        counts = np.diff(self.starts, append=len(self.query))
+        width = max(int(counts.max()), rank + 1)
+        table = np.full(len(counts) * width, np.inf)
+        shift = np.arange(len(counts)) * width - self.starts
+        table[np.arange(len(self.query)) + np.repeat(shift, counts)] = self.distance
+        return np.asarray(np.partition(table.reshape(-1, width), rank, axis=1)[:, rank])
+
+    def nearest(self, count: int) -> _Pairs:
+        """Each query's nearest `count` points and those that are as near as the last of them."""
+        last = self.ranked(count - 1)
+        return self.where(self.distance <= last.take(self.query))
 
 
 class Clusters:

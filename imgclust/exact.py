@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 6.93147180369123816490e-01  # 33 bits, so that n * _LN2_HIGH is exact (fdlibm, e_exp.c)
@@ -24,6 +25,8 @@ BINS = 512  # table entries per power of two: the function of the middle is off 
 _SHIFT = 23 - 9  # of float32's 23 mantissa bits the table's index keeps 9
 _LOWEST, _HIGHEST = -30, 17  # powers of two that a table covers; beyond them it answers for its ends
 _BASE = (_LOWEST + 127) * BINS
+
+_SMALL = 4096  # numbers below which the calls cost more than the arithmetic
 
 
 def exp(x: Any, xp: Any = np) -> Any:
@@ -50,13 +53,20 @@ def double(x: Any) -> Any:
 
 
 def clip(x: Any, low: float, high: float) -> Any:
-    """As `clip` of either module; numpy's own takes longer than the arithmetic around it for one image."""
-    return np.minimum(np.maximum(x, low), high) if isinstance(x, np.ndarray) else x.clip(low, high)
+    """As `clip` of either module."""
+    if isinstance(x, np.ndarray) and x.size < _SMALL:  # numpy's own takes longer to begin, and a sixth per number
+        return np.minimum(np.maximum(x, low), high)
+    return x.clip(low, high)
 
 
 def largest(x: Any, axis: int) -> Any:
     """The largest along an axis."""
     return np.maximum.reduce(x, axis) if isinstance(x, np.ndarray) else x.amax(axis)
+
+
+def running_product(x: Any) -> Any:
+    """Products of the first, the first two, … along the first axis; torch's, which lets other threads run."""
+    return torch.cumprod(torch.from_numpy(x), 0).numpy() if isinstance(x, np.ndarray) else x.cumprod(0)
 
 
 def flip(x: Any) -> Any:

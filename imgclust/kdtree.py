@@ -85,6 +85,7 @@ class KDTree:
         low = np.where(self._missing, np.float32(np.inf), self._leaf_points).min(2)
         high = np.where(self._missing, np.float32(-np.inf), self._leaf_points).max(2)
         self._leaf_points[:, self._missing] = np.inf  # far from everything
+        self._leaf_points = self._leaf_points.astype(np.float64)
         self._low, self._high = [low.astype(np.float64)], [high.astype(np.float64)]
         for _ in range(self.depth):
             self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
@@ -104,12 +105,14 @@ class KDTree:
         query, leaf = self._leaves(queries, radius)
         squares = self._squares(queries, query, leaf)
         # roots cost more than what a little too large a square lets in
-        found = np.flatnonzero(squares <= ((radius * radius) * _SLACK)[query][:, None])
-        distance = np.sqrt(squares.ravel()[found])
-        pair = found // squares.shape[1]
-        query, row = query[pair], self.rows[leaf].ravel()[found]
-        near = distance <= radius[query]
-        return query[near], row[near], distance[near]
+        found = np.flatnonzero(squares <= ((radius * radius) * _SLACK).take(query)[:, None])
+        distance = np.sqrt(squares.ravel().take(found))
+        width = squares.shape[1]
+        pair = found // width
+        row = self.rows.ravel().take(leaf.take(pair) * width + (found - pair * width))
+        query = query.take(pair)
+        near = distance <= radius.take(query)
+        return query.compress(near), row.compress(near), distance.compress(near)
 
     def home(self, queries: Array) -> tuple[Indices, Array]:
         """The points of the leaf whose box is nearest: a first guess at what is near.
@@ -140,16 +143,16 @@ class KDTree:
 
     def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Points of leaves, float32 (d, m, width), and their shares of all points, 0 where there is none."""
-        shares = np.where(self._missing[leaf], np.float32(0), np.float32(1 / self.n))
-        return self._leaf_points[:, leaf], shares
+        shares = np.where(self._missing.take(leaf, axis=0), np.float32(0), np.float32(1 / self.n))
+        return self._leaf_points.take(leaf, axis=1).astype(np.float32), shares
 
     def _leaves(self, queries: Array, radius: Array) -> tuple[Indices, Indices]:
         level = min(_START, self.depth)
         query, node = pairs_with_boxes(len(queries), level)
         reach = (radius * radius) * _SLACK
         while True:
-            near = self._gap(level, queries, query, node) <= reach[query]
-            query, node = query[near], node[near]
+            near = self._gap(level, queries, query, node) <= reach.take(query)
+            query, node = query.compress(near), node.compress(near)
             if level == self.depth:
                 return query, node
             level += 1
@@ -159,15 +162,18 @@ class KDTree:
 
     def _gap(self, level: int, queries: Array, query: Indices, node: Indices) -> Array:
         """Squared distances between queries and boxes, float64 (pairs,); 0 inside."""
-        x = queries.T[:, query]
-        outside = np.maximum(self._low[level][:, node] - x, x - self._high[level][:, node])
+        x = queries.T.take(query, axis=1)
+        low, high = self._low[level].take(node, axis=1), self._high[level].take(node, axis=1)
+        outside = np.maximum(low - x, x - high)
         return np.asarray(exact.squared_lengths(np.maximum(outside, 0.0)[None])[0])
 
     def _squares(self, queries: Array, query: Indices, leaf: Indices) -> Array:
         """Squared distances to all points of leaves, float64 (pairs, width); axis by axis, as in hdbscan."""
         total = np.zeros((len(query), self.rows.shape[1]))
-        for axis in range(self.dim):
-            gap = queries[query, axis][:, None] - self._leaf_points[axis, leaf]
+        gap = np.empty_like(total)
+        for places, x in zip(self._leaf_points, queries.T, strict=True):
+            places.take(leaf, axis=0, out=gap, mode="clip")  # without a mode, numpy would copy once more
+            np.subtract(x.take(query)[:, None], gap, out=gap)
             gap *= gap
             total += gap
         return total

@@ -31,7 +31,7 @@ _SETTLED = 0.02  # a last step longer than this has not settled
 _REPLAY, _LONG_REPLAY = 8, 20  # last epochs that are replayed; for points that have not settled
 _MIN_SCALE = 1e-3  # umap's MIN_K_DIST_SCALE: least bandwidth, as a share of the mean distance
 _TINY = 1e-30  # against division by zero where a point lies on a neighbour
-_CHUNK = 64  # points at once: their sources stay in the cache
+_CHUNK = 128  # points at once: their sources stay in the cache
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Placing:
     def __init__(
         self, arrays: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], tree: KDTree
     ) -> None:
-        self._points = arrays["points"]
+        self._axes = np.ascontiguousarray(arrays["points"].T)
         self._attraction = arrays["attraction"]
         self._negatives = float(params["negative_sample_rate"])
         push = self._negatives * float(params["repulsion_strength"])
@@ -116,7 +116,7 @@ class Placing:
         self._local = max(0.0, params["local_connectivity"] - 1.0)
         self._target = float(arrays["knn_target"][0])
         # a little below the logarithm, so that no library's last bit is in it
-        others = max(min(params["n_neighbors"], len(self._points)) - 1, 1)
+        others = max(min(params["n_neighbors"], len(arrays["points"])) - 1, 1)
         self._first = max(0.0, math.floor(1000 * math.log(others / self._target)) / 1000)
 
     def place(self, near: Neighbourhood) -> Placed:
@@ -128,7 +128,7 @@ class Placing:
         return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
-        places = np.ascontiguousarray(self._points[rows].transpose(1, 2, 0))
+        places = self._axes.take(rows.T, axis=1).swapaxes(0, 1)
         points, settled = self._move(places, np.ascontiguousarray(distances.T))
         return np.ascontiguousarray(points.T), settled
 
@@ -231,7 +231,7 @@ class Placing:
             largest = exact.clip(exact.largest(abs(differences), 1), _TINY, math.inf)
             share = rate * xp.minimum(self._strengths(differences), CLIP / largest) * due
             # each pull goes the share's part of the way from where the one before it ended
-            kept = exact.single(xp.cumprod(exact.double(exact.flip(1.0 - share)), 0))
+            kept = exact.single(exact.running_product(exact.double(exact.flip(1.0 - share))))
             later = exact.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]))
             pulled = share[:, None] * pull.places + due[:, None] * push
             points = kept[-1] * points + exact.ordered_sum(pulled * later[:, None])

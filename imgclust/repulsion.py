@@ -34,7 +34,7 @@ class Sources:
     """What pushes each of m points: columns of places and weights, padded with weight 0.
 
     Attributes:
-        places: float32 (entries, d, m); `entries` is a multiple of `_GROUP`.
+        places: float32 (entries, d, m), laid out axis by axis; `entries` is a multiple of `_GROUP`.
         softening: float32 (entries, m), added to squared distances.
         weights: float32 (entries, m); the shares of the training points that each stands for.
     """
@@ -77,12 +77,12 @@ class Repulsion:
         found: list[tuple[Indices, Singles]] = []
         while True:
             means, variances, shares, entries = self._levels[level]
-            gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
-            spread = variances[node]
+            gap = exact.squared_lengths((points.T.take(query, axis=1) - means.take(node, axis=1))[None])[0]
+            spread = variances.take(node)
             far = spread <= gap * opening
-            far |= shares[node] * spread <= negligible * (gap + spread)
-            found.append((query[far], entries[:, node[far]]))
-            query, node = query[~far], node[~far]
+            far |= shares.take(node) * spread <= negligible * (gap + spread)
+            found.append((query.compress(far), entries.take(node.compress(far), axis=1)))
+            query, node = query.compress(~far), node.compress(~far)
             if level == self._tree.depth:
                 break
             level += 1
@@ -115,6 +115,11 @@ def _entries(means: Array, variances: Array, shares: Array) -> Singles:
 
 def _grouped_sum(x: Any) -> Any:
     """Sum over the first axis, a multiple of `_GROUP`: group upon group, then within; empty groups add 0."""
+    if isinstance(x, np.ndarray):
+        groups = x.swapaxes(0, 1).reshape(x.shape[1], -1, _GROUP * x.shape[2])
+        # one after the other, as the axis that is summed is never the innermost
+        total = np.add.reduce(groups, axis=1).reshape(x.shape[1], _GROUP, x.shape[2])
+        return exact.ordered_sum(total.swapaxes(0, 1))
     total = x[:_GROUP]
     for start in range(_GROUP, len(x), _GROUP):
         total += x[start : start + _GROUP]
@@ -125,13 +130,14 @@ def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
     query = np.concatenate([part for part, _ in found])
     entries = np.concatenate([part for _, part in found], axis=1)
     real = np.flatnonzero(entries[-1] > 0)
-    order = real[np.argsort(query[real], kind="stable")]
-    query, entries = query[order], entries[:, order]
+    order = real.take(np.argsort(query.take(real), kind="stable"))
+    query, entries = query.take(order), entries.take(order, axis=1)
     counts = np.bincount(query, minlength=m)
     height = -(-int(counts.max()) // _GROUP) * _GROUP
     row = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    places = np.zeros((height, len(entries) - 2, m), dtype=np.float32)
-    places[row, :, query] = entries[:-2].T
-    rest = np.zeros((2, height, m), dtype=np.float32)
-    rest[:, row, query] = entries[-2:]
-    return Sources(places, rest[0], rest[1])
+    table = np.zeros((len(entries), height * m), dtype=np.float32)
+    cell = row * m + query
+    for column, values in zip(table, entries, strict=True):
+        column[cell] = values
+    table = table.reshape(-1, height, m)
+    return Sources(table[:-2].swapaxes(0, 1), table[-2], table[-1])
