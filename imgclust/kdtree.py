@@ -112,6 +112,8 @@ class KDTree:
         row = self.rows.ravel().take(leaf.take(pair) * width + (found - pair * width))
         query = query.take(pair)
         near = distance <= radius.take(query)
+        if near.all():
+            return query, row, distance
         return query.compress(near), row.compress(near), distance.compress(near)
 
     def home(self, queries: Array) -> tuple[Indices, Array]:

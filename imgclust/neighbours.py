@@ -22,7 +22,9 @@ from imgclust.cells import BLOCK, shortlist_length
 
 _PIECE = 4096  # rows of a cell that are compared at once, at most
 _HELD = 1 << 22  # scores held at once: 16 MB
-_LEAST_PART = 16  # queries for which a second thread searches: with fewer it costs more than it saves
+LEAST_PART = (
+    48  # queries of a thread: with fewer, threads wait for the interpreter's lock more than they work
+)
 
 Indices = npt.NDArray[np.int64]
 
@@ -33,6 +35,7 @@ _PLACES = (1 << _PLACE) - 1
 _RANK = (1 << _PLACE + _SCORE) - 1  # all but the query; all ones where there is no candidate
 _MIDDLE = 1 << _SCORE - 1  # scores lie on both sides of 0
 _NONE = -_MIDDLE  # below any score
+_FEW = 4096  # blocks that are sorted as they are
 _CLASS_BITS = 8  # of a score, by which blocks are told apart before they are sorted
 
 
@@ -113,7 +116,7 @@ class Neighbours:
 
     def parts(self, count: int, queries: int) -> list[slice]:
         """The pieces of cells in at most `count` parts of about equal work, for so many queries."""
-        count = max(1, min(count, queries // _LEAST_PART))
+        count = max(1, min(count, queries // LEAST_PART))
         edges = [len(self._pieces) * i // count for i in range(count + 1)]
         return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
@@ -237,8 +240,10 @@ def _ranges(start: Indices | int, counts: Indices) -> Indices:
 def _promising(query: Indices, best: Indices, m: int, width: int) -> Indices:
     """Where blocks are that can be among the first `width` of their query: by counting scores in classes.
 
-    Sorting all of them takes three times as long.
+    Sorting all of them takes three times as long, unless they are few.
     """
+    if len(best) < _FEW:
+        return np.arange(len(best))
     highest = int(best.max())
     shift = max(0, int(highest - best.min()).bit_length() - _CLASS_BITS)
     score_class = (highest - best) >> shift  # 0: the best

@@ -118,8 +118,8 @@ def _grouped_sum(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         groups = x.swapaxes(0, 1).reshape(x.shape[1], -1, _GROUP * x.shape[2])
         # one after the other, as the axis that is summed is never the innermost
-        total = np.add.reduce(groups, axis=1).reshape(x.shape[1], _GROUP, x.shape[2])
-        return exact.ordered_sum(total.swapaxes(0, 1))
+        within = np.add.reduce(groups, axis=1).reshape(x.shape[1], _GROUP, x.shape[2])
+        return exact.ordered_sum(within.swapaxes(0, 1))
     total = x[:_GROUP]
     for start in range(_GROUP, len(x), _GROUP):
         total += x[start : start + _GROUP]
@@ -135,9 +135,9 @@ def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
     counts = np.bincount(query, minlength=m)
     height = -(-int(counts.max()) // _GROUP) * _GROUP
     row = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table = np.zeros((len(entries), height * m), dtype=np.float32)
     cell = row * m + query
-    for column, values in zip(table, entries, strict=True):
-        column[cell] = values
-    table = table.reshape(-1, height, m)
+    cells = np.zeros((len(entries), height * m), dtype=np.float32)
+    for axis, values in zip(cells, entries, strict=True):
+        axis[cell] = values
+    table = cells.reshape(-1, height, m)
     return Sources(table[:-2].swapaxes(0, 1), table[-2], table[-1])
