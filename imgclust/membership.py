@@ -22,7 +22,7 @@ from imgclust.types import MAX_CANDIDATES, Floats, Ints
 _LEAST = 1e-8  # hdbscan's stand-in for a denominator that is not positive
 # exemplars of a cluster that are compared with: min_samples = 1000 makes a thousand of equal density
 MOST_EXEMPLARS = 64
-_CHUNK = 256
+_CHUNK = 64
 
 
 class SoftMembership:

@@ -112,7 +112,7 @@ class Neighbours:
         read = (near >= near.amax(1, keepdim=True) - self._margin).numpy()
         cell, query = np.nonzero(read.T)
         bounds = np.searchsorted(cell, np.arange(read.shape[1] + 1))
-        return Reading(query, rounded[torch.from_numpy(query)], bounds, len(queries))
+        return Reading(query, rounded.index_select(0, torch.from_numpy(query)), bounds, len(queries))
 
     def parts(self, count: int, queries: int) -> list[slice]:
         """The pieces of cells in at most `count` parts of about equal work, for so many queries."""
