@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import json
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,6 +110,11 @@ def parse_time(value: object) -> int:
     if not MIN_TIME_MS <= ms <= MAX_TIME_MS:
         raise bad_event(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
     return ms
+
+
+def wall_ms() -> int:
+    """Now, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def format_time(ms: int) -> str:

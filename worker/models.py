@@ -32,7 +32,7 @@ from worker.health import Health
 from worker.inference import Inference
 from worker.metrics import Metrics
 from worker.model_records import REPORT, Book, Named, Report, Role, Wish, write_report
-from worker.records import client_log
+from worker.records import client_log, some_of
 from worker.scan import Scanner
 from worker.settings import Settings
 
@@ -361,9 +361,7 @@ class ModelsWatch:
     def _read(self) -> bool:
         """What is new; whether the end was reached."""
         reached = False
-        first = self._consumer.poll(WAIT)
-        messages = [] if first is None else [first, *self._consumer.consume(1000, 0)]
-        for message in messages:
+        for message in some_of(self._consumer, WAIT, 1000):
             error, offset = message.error(), message.offset()
             if error is not None:
                 reached = error.code() == KafkaError._PARTITION_EOF

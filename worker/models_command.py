@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from imgclust.errors import ModelError
+from imgclust.layout import MANIFEST, read_json
 from imgclust.model import ClusterModel
+from imgclust.types import EncoderIdentity
 from worker import topics
 from worker.errors import SettingsError, WorkerError
-from worker.messages import format_time, printable
+from worker.messages import format_time, printable, wall_ms
 from worker.model_records import FOLDER, ROLES, Book, Named, Report, Role, Wish, write_wish
 from worker.models import (
     REPORT_EVERY,
@@ -38,10 +40,6 @@ from worker.settings import Settings
 GONE = 3 * REPORT_EVERY  # seconds without a report
 POLL = 1.0
 SEND_TIMEOUT = 15.0
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def alive(book: Book, now: int) -> dict[str, Report]:
@@ -274,13 +272,18 @@ def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel,
     live = book.wishes.get("live")
     encoder = None
     if live is not None:
-        try:
-            encoder = load_named(root, live.model, None).encoder
-        except (WorkerError, ModelError):
-            encoder = None  # then the workers will tell
+        encoder = _encoder_of(root / live.model.folder)
     check_encoder(model, named, encoder)
     warm(model)
     return model, named
+
+
+def _encoder_of(folder: Path) -> EncoderIdentity | None:
+    """A model's encoder, by its manifest alone; None where it cannot be told: then the workers will."""
+    try:
+        return EncoderIdentity.from_dict(read_json(folder, MANIFEST)["encoder"])
+    except (ModelError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _without(book: Book, live: Named) -> dict[Role, Wish | None]:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import re
 
-from confluent_kafka import Message
+from confluent_kafka import Consumer, Message
 
 client_log = logging.getLogger("worker.kafka")
 
@@ -31,6 +31,13 @@ class Record:
     value: bytes | None
     timestamp: int
     traceparent: bytes | None = None
+
+
+def some_of(consumer: Consumer, wait: float, most: int) -> list[Message]:
+    """What is there, at most `most` and one more; waits `wait` seconds for the first only, where `consume`
+    alone would wait until it has all."""
+    first = consumer.poll(wait)
+    return [] if first is None else [first, *consumer.consume(most, 0)]
 
 
 def headers_of(message: Message) -> dict[str, bytes]:

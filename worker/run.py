@@ -25,6 +25,7 @@ from worker.errors import StartError
 from worker.fetchers import Decoded, Failed, FetcherPool
 from worker.health import Health, HealthServer
 from worker.inference import Inference, Ready
+from worker.messages import wall_ms
 from worker.metrics import Metrics
 from worker.models import describe, first_model, follow
 from worker.pipeline import Leaving, Pipeline, Policy
@@ -45,10 +46,6 @@ log = logs.get(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_SETTINGS, EXIT_START = 0, 1, 2, 3
 TELL_EVERY = 1.0  # seconds
 EXIT_HURRIED = 130  # a second SIGTERM or SIGINT: left at once
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Signals:

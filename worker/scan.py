@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from worker.errors import StartError, WorkerError
 from worker.formats import Formats
 from worker.messages import printable
-from worker.records import client_log
+from worker.records import client_log, some_of
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 QUIET = 30.0  # a broker that sends nothing for so long is away
@@ -216,7 +216,7 @@ class Scanner:
         heard = time.monotonic()
         try:
             while left:
-                messages = self._some()
+                messages = some_of(self._consumer, 0.5, CHUNK)
                 if messages:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > QUIET:
@@ -229,11 +229,6 @@ class Scanner:
                     progress(sum(min(reached[p], ends[p][1]) - begin[p] for p in begin), total)
         finally:
             self._consumer.unassign()
-
-    def _some(self) -> list[Message]:
-        """What is there; waits for the first only (`consume` alone would wait until it has all)."""
-        first = self._consumer.poll(0.5)
-        return [] if first is None else [first, *self._consumer.consume(CHUNK, 0)]
 
     def _accept(
         self,
