@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imgclust import codes, exact, neighbours, placing
+from imgclust import codes, exact, neighbours, placing, repulsion
 from imgclust.cells import BLOCK, build_cells, shortlist_length, shuffled
 from imgclust.kdtree import KDTree, build_order
 from imgclust.neighbours import Neighbours
@@ -35,6 +35,50 @@ def test_a_column_is_added_up_alike_beside_others(length: int, width: int, seed:
     for column in range(width):
         assert exact.ordered_sum(x[:, [column]].copy())[0] == sums[column]
         assert exact.ordered_sum(np.asfortranarray(x)[:, column : column + 1])[0] == sums[column]
+
+
+@given(st.integers(1, 20), st.integers(1, 7), st.integers(1, 40), st.integers(0, 1000))
+def test_groups_are_added_up_alike_by_both_modules(groups: int, d: int, m: int, seed: int) -> None:
+    """numpy's one call, for any layout and a column alone, gives the bits of torch's group upon group."""
+    x = np.random.default_rng(seed).normal(size=(d, repulsion._GROUP * groups, m)).astype(np.float32)
+    by_axis = x.swapaxes(0, 1)
+    expected = repulsion._grouped_sum(torch.from_numpy(by_axis.copy(order="C"))).numpy()
+    assert repulsion._grouped_sum(by_axis).tobytes() == expected.tobytes()
+    assert repulsion._grouped_sum(np.ascontiguousarray(by_axis)).tobytes() == expected.tobytes()
+    alone = repulsion._grouped_sum(np.ascontiguousarray(by_axis[:, :, :1]))
+    assert alone.tobytes() == np.ascontiguousarray(expected[:, :1]).tobytes()
+
+
+@given(st.integers(1, 12_000), st.integers(0, 1000))
+def test_clipping_is_the_same_for_few_and_for_many(length: int, seed: int) -> None:
+    """Numbers beyond, on and within the bounds, zeros of both signs: one result whatever the call."""
+    x = np.random.default_rng(seed).choice(np.array([-9, -4, -0.0, 0.0, 1.5, 4, 9], np.float32), length)
+    expected = [min(max(v, -4.0), 4.0) for v in x.tolist()]
+    found = exact.clip(x, -4.0, 4.0)
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+    assert (np.signbit(found) == np.signbit(x)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), m=st.integers(1, 40), blocks=st.integers(1, 30_000),
+    width=st.integers(1, 200), spread=st.sampled_from([1, 7, 300, 10**6]),
+)  # fmt: skip
+def test_the_best_blocks_of_each_query_are_kept(
+    seed: int, m: int, blocks: int, width: int, spread: int
+) -> None:
+    """However scores are spread and blocks are divided, the first `width` of each query are promising."""
+    rng = np.random.default_rng(seed)
+    query = np.minimum(rng.integers(m, size=blocks), rng.integers(m, size=blocks))
+    best = rng.integers(-spread, spread + 1, size=blocks)
+    kept = np.zeros(blocks, dtype=bool)
+    kept[neighbours._promising(query, best, m, width)] = True
+    order = np.lexsort((np.arange(blocks), -best, query))
+    starts = np.searchsorted(query[order], np.arange(m))
+    rank = np.arange(blocks) - starts[query[order]]
+    assert kept[order[rank < width]].all()
+    if spread > 300 and blocks > 50 * m * width and blocks >= neighbours._FEW:
+        assert kept.mean() < 0.5, "and few others"
 
 
 @given(st.floats(2.0**-26, 2.0**13, width=32))
