@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from frozen_pair import UMAP, embeddings, frozen_pair
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -97,15 +97,25 @@ def test_shuffling_loses_nothing(n: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
+@example(
+    seed=8, n=385, dim=16, k=2, metric="euclidean", least=1
+)  # a neighbour lies in a cell that is not read
 @given(
     seed=st.integers(0, 10**6), n=st.integers(2, 700), dim=st.integers(16, 80), k=st.integers(1, 30),
     metric=st.sampled_from(["euclidean", "cosine"]), least=st.sampled_from([1, 512]),
 )  # fmt: skip
 def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric: str, least: int) -> None:
-    """The neighbours are the true ones, but for one in fifty at most; their distances are the true ones."""
+    """Of the cells that are read, the nearest rows are found, and their distances are the true ones."""
     rows = embeddings(n + 9, dim, 4, seed)[0]
     train, asked = rows[:n].astype(np.float16), rows[n:]
-    found = Neighbours({"embeddings": train, **build_cells(train, k, least=least)}, k, metric).search(asked)
+    cells = build_cells(train, k, least=least)
+    search = Neighbours({"embeddings": train, **cells}, k, metric)
+    found, reading = search.search(asked), search.reading(asked)
+    read = np.zeros((len(asked), n), dtype=bool)
+    for cell, (start, stop) in enumerate(itertools.pairwise(cells["cell_starts"])):
+        inside = cells["code_rows"][start:stop]
+        queries = reading.queries[reading.bounds[cell] : reading.bounds[cell + 1]]
+        read[np.ix_(queries, inside[inside >= 0])] = True
     wide = train.astype(np.float64)
     if metric == "euclidean":
         distances = np.sqrt(((asked[:, None].astype(np.float64) - wide) ** 2).sum(2))
@@ -113,7 +123,8 @@ def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric:
         lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(asked.astype(np.float64), axis=1)[:, None]
         distances = 1 - asked.astype(np.float64) @ wide.T / lengths
     k = min(k, n)
-    assert (found.distances <= np.sort(distances, axis=1)[:, [k - 1]] + 2e-7).mean() >= 0.98
+    nearest = np.sort(np.where(read, distances, np.inf), axis=1)[:, :k]
+    np.testing.assert_allclose(found.distances, nearest, atol=2e-7)
     np.testing.assert_allclose(np.take_along_axis(distances, found.rows, 1), found.distances, atol=2e-7)
     assert (np.diff(found.distances, axis=1) >= 0).all()
 
