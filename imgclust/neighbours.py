@@ -22,9 +22,8 @@ from imgclust.cells import BLOCK, shortlist_length
 
 _PIECE = 4096  # rows of a cell that are compared at once, at most
 _HELD = 1 << 22  # scores held at once: 16 MB
-LEAST_PART = (
-    48  # queries of a thread: with fewer, threads wait for the interpreter's lock more than they work
-)
+LEAST_PART = 48  # rows of a thread: with fewer, threads wait for the interpreter's lock too long
+TWO_PARTS = 8  # queries from which on two threads search: the products of codes hold no lock
 
 Indices = npt.NDArray[np.int64]
 
@@ -116,7 +115,9 @@ class Neighbours:
 
     def parts(self, count: int, queries: int) -> list[slice]:
         """The pieces of cells in at most `count` parts of about equal work, for so many queries."""
-        count = max(1, min(count, queries // LEAST_PART))
+        if queries < TWO_PARTS:
+            return [slice(0, len(self._pieces))]
+        count = min(count, max(2, queries // LEAST_PART))
         edges = [len(self._pieces) * i // count for i in range(count + 1)]
         return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 

@@ -25,7 +25,7 @@ from imgclust.device import DeviceLocator, Located
 from imgclust.errors import ModelError
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours
+from imgclust.neighbours import LEAST_PART, TWO_PARTS, Indices, Neighbourhood, Neighbours
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -127,13 +127,13 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(embeddings, self._locator.locate(embeddings))
-        if len(embeddings) < 2 * LEAST_PART:
+        if len(embeddings) < TWO_PARTS:
             return self._pool.submit(self._alone, embeddings).result()
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
         reading = self._neighbours.reading(embeddings)
         pieces = self._neighbours.parts(self._threads, len(embeddings))
         found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
-        parts = min(self._threads, len(embeddings) // LEAST_PART)
+        parts = max(1, min(self._threads, len(embeddings) // LEAST_PART))
         edges = [len(embeddings) * i // parts for i in range(parts + 1)]
         slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         split = [[candidates[part] for candidates in found] for part in slices]
