@@ -333,11 +333,10 @@ def novelty(cache: Path, own: Path | None = None) -> Iterator[Line]:
     Five splits, each without another fifth of the categories; a quarter of the others is held out, of which
     one half calibrates and the other is judged. Strange pictures go through the same encoder.
     """
-    rows, categories = SETTINGS["clipart"].load()
-    yield from _novelty("clip-art", rows, categories, _strange_pictures())
+    strange = _strange_pictures()
+    yield from _novelty("clip-art", *SETTINGS["clipart"].load(), strange)
     if own:
-        rows, categories = _own(own)
-        yield from _novelty(own.name, rows, categories, _strange_pictures())
+        yield from _novelty(own.name, *_own(own), strange)
     rows, categories = SETTINGS["digits"].load()
     noise = unit_half(np.random.default_rng(5).integers(0, 17, size=(64, rows.shape[1])).astype(np.float64))
     yield from _novelty("digits", rows, categories, {"white noise": noise})
@@ -407,9 +406,10 @@ def _own(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     from imgclust.embeddings import read_embeddings
 
     given = read_embeddings(folder)
-    kept = find_duplicates(given.vectors.astype(np.float32), given.sha256).kept
+    rows = given.vectors.astype(np.float32)
+    kept = find_duplicates(rows, given.sha256).kept
     categories = np.array(["/".join(id_.split("/")[:-1][:2]) for id_ in given.ids])
-    return given.vectors[kept].astype(np.float32), categories[kept]
+    return rows[kept], categories[kept]
 
 
 def flips(cache: Path) -> Iterator[Line]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.kdtree import Array, Indices, KDTree
+from imgclust.neighbours import ranges
 
 _CHUNK = 64  # queries at once: their candidates stay in the cache
 _GUESS = 0.7  # share of a distance by which a ball is widened at first: enough for 24 of 25 points
@@ -99,8 +100,8 @@ class ClusterTree:
 
     def _nearest(self, queries: Array) -> tuple[Indices, Array]:
         """Row of, and distance to, the nearest training point by mutual reachability."""
-        near, distance = self.index.home(queries)
-        core = self._core.take(near)
+        row, distance = self.index.home(queries)
+        core = self._core.take(row)
         # the ball around a training point that holds its own neighbours lies within one around the new point
         with np.errstate(invalid="ignore"):
             radius, sure = (core + _GUESS * distance).min(1), (core + distance).min(1) * 1.01
@@ -108,12 +109,11 @@ class ClusterTree:
         waiting = np.arange(len(queries))
         while len(waiting):
             found = self.index.within(queries.take(waiting, axis=0), radius)
-            counts = np.bincount(found[0], minlength=len(waiting))
-            enough = counts > self.rank
+            enough = np.bincount(found[0], minlength=len(waiting)) > self.rank
             done = waiting.compress(enough)
             if len(done):
-                pairs = _Pairs.of(*found) if len(done) == len(waiting) else _Pairs.of(*found).only(enough)
-                rows[done], reach[done] = self._among(queries.take(done, axis=0), pairs)
+                near = _Pairs.of(*found).only(enough)
+                rows[done], reach[done] = self._among(queries.take(done, axis=0), near)
             radius = np.maximum(sure, radius * 1.3 + np.finfo(np.float64).tiny)[~enough]
             sure = sure[~enough]
             waiting = waiting[~enough]
@@ -141,7 +141,7 @@ class ClusterTree:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Queries and points near them, ordered by query; each query has one at least.
+    """Queries and points near them, ordered by query; each query has one at least, except before `only`.
 
     Attributes:
         query, row: int64 (pairs,).
@@ -164,6 +164,8 @@ class _Pairs:
 
     def only(self, queries: npt.NDArray[np.bool_]) -> _Pairs:
         """The pairs of some queries, which are numbered anew."""
+        if queries.all():
+            return self
         kept = self.where(queries.take(self.query))
         number = np.cumsum(queries) - 1
         return _Pairs.of(number.take(kept.query), kept.row, kept.distance)
@@ -177,8 +179,7 @@ class _Pairs:
         counts = np.diff(self.starts, append=len(self.query))
         width = max(int(counts.max()), rank + 1)
         table = np.full(len(counts) * width, np.inf)
-        shift = np.arange(len(counts)) * width - self.starts
-        table[np.arange(len(self.query)) + np.repeat(shift, counts)] = self.distance
+        table[ranges(np.arange(len(counts)) * width, counts)] = self.distance
         return np.asarray(np.partition(table.reshape(-1, width), rank, axis=1)[:, rank])
 
     def nearest(self, count: int) -> _Pairs:

@@ -15,7 +15,7 @@ from imgclust.drift import Reference
 from imgclust.errors import FitError
 from imgclust.layout import Array
 from imgclust.model import UNIT, ClusterModel
-from imgclust.parameters import MIN_IMAGES, Parameters, available_memory, estimate
+from imgclust.parameters import MIN_IMAGES, NOVEL_RATE, Parameters, available_memory, estimate
 from imgclust.progress import Listener, Stages
 from imgclust.taxonomy import OTHER, Continuation
 from imgclust.training import fit_pair
@@ -89,7 +89,7 @@ def fit(
     max_train: int = MAX_TRAIN,
     previous: ClusterModel | None = None,
     near: float = NEAR,
-    novel_rate: float = novelty.RATE,
+    novel_rate: float = NOVEL_RATE,
     progress: Listener | None = None,
     announce: Callable[[Parameters, Split], None] | None = None,
 ) -> FitResult:

@@ -81,12 +81,11 @@ class KDTree:
         self._sorted = points[order].T
         self._missing = place >= edges[1:, None]
         self.rows = order[np.minimum(place, self.n - 1)].astype(np.int64)  # (leaves, width)
-        self._leaf_points = np.ascontiguousarray(points[self.rows].transpose(2, 0, 1))  # (d, leaves, width)
-        low = np.where(self._missing, np.float32(np.inf), self._leaf_points).min(2)
-        high = np.where(self._missing, np.float32(-np.inf), self._leaf_points).max(2)
+        # (d, leaves, width)
+        self._leaf_points = np.ascontiguousarray(points[self.rows].transpose(2, 0, 1), dtype=np.float64)
+        self._low = [np.where(self._missing, np.inf, self._leaf_points).min(2)]
+        self._high = [np.where(self._missing, -np.inf, self._leaf_points).max(2)]
         self._leaf_points[:, self._missing] = np.inf  # far from everything
-        self._leaf_points = self._leaf_points.astype(np.float64)
-        self._low, self._high = [low.astype(np.float64)], [high.astype(np.float64)]
         for _ in range(self.depth):
             self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
             self._high.insert(0, np.maximum(self._high[0][:, 0::2], self._high[0][:, 1::2]))

@@ -19,6 +19,7 @@ from imgclust import layout
 from imgclust.drift import Reference
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.layout import Array
+from imgclust.parameters import NOVEL_RATE
 from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class ClusterModel:
         ids: Sequence[str] | None = None,
         names: Sequence[str | None] | None = None,
         novelty: float | None = None,
-        novel_rate: float = 0.001,
+        novel_rate: float = NOVEL_RATE,
     ) -> ClusterModel:
         """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
 

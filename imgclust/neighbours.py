@@ -23,7 +23,6 @@ from imgclust.cells import BLOCK, shortlist_length
 _PIECE = 4096  # rows of a cell that are compared at once, at most
 _HELD = 1 << 22  # scores held at once: 16 MB
 LEAST_PART = 48  # rows of a thread: with fewer, threads wait for the interpreter's lock too long
-TWO_PARTS = 8  # queries from which on two threads search: the products of codes hold no lock
 
 Indices = npt.NDArray[np.int64]
 
@@ -115,11 +114,7 @@ class Neighbours:
 
     def parts(self, count: int, queries: int) -> list[slice]:
         """The pieces of cells in at most `count` parts of about equal work, for so many queries."""
-        if queries < TWO_PARTS:
-            return [slice(0, len(self._pieces))]
-        count = min(count, max(2, queries // LEAST_PART))
-        edges = [len(self._pieces) * i // count for i in range(count + 1)]
-        return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        return divided(len(self._pieces), min(count, max(2, queries // LEAST_PART)))
 
     def candidates(self, reading: Reading, part: slice) -> Indices:
         """The largest products of codes within some pieces, as integers that sort by rank; int64 (m, short).
@@ -157,9 +152,9 @@ class Neighbours:
             return np.empty(0, dtype=np.int64)
         first, last, start, stop = np.array(held).T
         pairs, blocks = last - first, (stop - start) // BLOCK
-        query = reading.queries[_ranges(first, pairs)]
+        query = reading.queries[ranges(first, pairs)]
         blocks = np.repeat(blocks, pairs)  # of each piece and pair
-        place = np.repeat(np.repeat(start, pairs), blocks) + BLOCK * _ranges(0, blocks)
+        place = np.repeat(np.repeat(start, pairs), blocks) + BLOCK * ranges(0, blocks)
         by_block = scores.view(-1, BLOCK)
         best = by_block.amax(1).numpy().astype(np.int64)
         query = np.repeat(query, blocks)
@@ -233,7 +228,13 @@ def _pieces(starts: npt.NDArray[np.int32]) -> list[tuple[int, int, int]]:
     ]
 
 
-def _ranges(start: Indices | int, counts: Indices) -> Indices:
+def divided(length: int, count: int) -> list[slice]:
+    """`count` slices of about equal length."""
+    edges = [length * i // count for i in range(count + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def ranges(start: Indices | int, counts: Indices) -> Indices:
     """`start[i]`, `start[i] + 1`, … for each i, `counts[i]` of them, on end."""
     return np.arange(int(counts.sum())) + np.repeat(start - np.cumsum(counts) + counts, counts)
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from imgclust import gallery
 from imgclust.cells import shuffled
-from imgclust.errors import FitError
+from imgclust.errors import FitError, ModelError
+from imgclust.parameters import NOVEL_RATE
 from imgclust.types import Floats
 
-RATE = 0.001  # of images like the training ones that may be called novel
-HIGHEST_RATE = 0.2
+HIGHEST_RATE = 0.2  # of images like the training ones that may be called novel
 CALIBRATING = 20_000  # images that thresholds are taken from, at most: of the default rate 10 lie beyond each
 BLOCK = 8192
 
@@ -50,13 +50,26 @@ def middle_of(embeddings: npt.NDArray[Any]) -> Middle:
     return (total / length if length else total).astype(np.float16)
 
 
+def middle_in(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, float]) -> Middle | None:
+    """The middle by which a model judges; None: a folder from before it was, or a threshold given by hand.
+
+    Raises:
+        ModelError: it is missing.
+    """
+    if "middle" not in table:
+        return None
+    if "middle" not in arrays:
+        raise ModelError("the array 'middle' of the model is missing: copy the model folder, or fit again")
+    return arrays["middle"]
+
+
 def cosines_to(middle: Middle, embeddings: Floats) -> npt.NDArray[np.float64]:
     """float64 (m,): exact products of embeddings of float16 values, (m, D), with the middle."""
     return embeddings.astype(np.float64) @ middle.astype(np.float64)
 
 
 def calibrate(
-    training: Floats, middle: Middle, held_out: Floats, nearest: Floats, rate: float = RATE
+    training: Floats, middle: Middle, held_out: Floats, nearest: Floats, rate: float = NOVEL_RATE
 ) -> dict[str, float]:
     """The table "novelty" of a model's parameters: cosines below which an image is novel.
 
@@ -88,11 +101,11 @@ def judge(
     """bool (m,): which of the embeddings, (m, D), are novel.
 
     Args:
-        table: of `calibrate`; models from before the middle was judged have no "middle".
-        middle: None where the table has none.
+        table: of `calibrate`.
+        middle: as `middle_in` gives it.
         nearest: (m,) cosines to the nearest training embedding.
     """
     far: npt.NDArray[np.bool_] = nearest < table["threshold"]
-    if middle is None or "middle" not in table:
+    if middle is None:
         return far
     return far | (cosines_to(middle, embeddings) < table["middle"])

@@ -13,6 +13,7 @@ from imgclust.errors import FitError
 MIN_IMAGES = 50
 LARGE = 100_000  # images from which on the published recipe's parameters hold
 SEED = 35  # the published recipe's
+NOVEL_RATE = 0.001  # of images like the training ones that may be called novel
 LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
 
 

@@ -25,7 +25,7 @@ from imgclust.device import DeviceLocator, Located
 from imgclust.errors import ModelError
 from imgclust.kdtree import build_order
 from imgclust.membership import SoftMembership
-from imgclust.neighbours import LEAST_PART, TWO_PARTS, Indices, Neighbourhood, Neighbours
+from imgclust.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
 from imgclust.placing import Placing, build_tables
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -35,6 +35,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 METRICS = ("euclidean", "cosine")
 _AT_ONCE = 256  # rows: bounds the memory of one call
+_TWO_PARTS = 8  # rows from which on two threads search: the products of codes hold no lock
 _LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
 
 
@@ -96,7 +97,7 @@ class FrozenPredictor:
         _check_prepared(arrays, umap["n_neighbors"])
         self._dim = arrays["embeddings"].shape[1]
         self._novelty = {name: float(value) for name, value in params["novelty"].items()}
-        self._middle = _middle(arrays, self._novelty)
+        self._middle = novelty.middle_in(arrays, self._novelty)
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
             None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
@@ -127,15 +128,14 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(embeddings, self._locator.locate(embeddings))
-        if len(embeddings) < TWO_PARTS:
+        if len(embeddings) < _TWO_PARTS:
             return self._pool.submit(self._alone, embeddings).result()
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
         reading = self._neighbours.reading(embeddings)
         pieces = self._neighbours.parts(self._threads, len(embeddings))
         found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
         parts = max(1, min(self._threads, len(embeddings) // LEAST_PART))
-        edges = [len(embeddings) * i // parts for i in range(parts + 1)]
-        slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        slices = divided(len(embeddings), parts)
         split = [[candidates[part] for candidates in found] for part in slices]
         return Prediction.concat(
             list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
@@ -206,14 +206,6 @@ class FrozenPredictor:
             raise ValueError(
                 f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
             )
-
-
-def _middle(arrays: Arrays, table: Mapping[str, float]) -> novelty.Middle | None:
-    if "middle" not in table:  # a folder from before it was judged, or a threshold given by hand
-        return None
-    if "middle" not in arrays:
-        raise ModelError("the array 'middle' of the model is missing: copy the model folder, or fit again")
-    return arrays["middle"]
 
 
 def _check_prepared(arrays: Arrays, neighbours: int) -> None:

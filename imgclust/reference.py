@@ -43,7 +43,8 @@ class ReferencePredictor:
         self, arrays: Mapping[str, Array], params: Mapping[str, Any], *, transform_seed: int = 42
     ) -> None:
         self._embeddings = np.asarray(arrays["embeddings"], np.float32)
-        self._novelty, self._middle = params["novelty"], arrays.get("middle")
+        self._novelty = params["novelty"]
+        self._middle = novelty.middle_in(arrays, self._novelty)
         self.umap = rebuild_umap(arrays, params["umap"], transform_seed=transform_seed)
         self.hdbscan = rebuild_hdbscan(arrays, params["hdbscan"])
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from imgclust import exact
 from imgclust.kdtree import Array, Indices, KDTree, pairs_with_boxes
+from imgclust.neighbours import ranges
 
 CLIP = 4.0  # UMAP's bound on each coordinate of a force
 _OPENING = 0.35  # a box counts as one point when its spread is below this share of its distance,
@@ -134,8 +135,7 @@ def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
     query, entries = query.take(order), entries.take(order, axis=1)
     counts = np.bincount(query, minlength=m)
     height = -(-int(counts.max()) // _GROUP) * _GROUP
-    row = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    cell = row * m + query
+    cell = ranges(0, counts) * m + query
     cells = np.zeros((len(entries), height * m), dtype=np.float32)
     for axis, values in zip(cells, entries, strict=True):
         axis[cell] = values

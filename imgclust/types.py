@@ -92,7 +92,7 @@ class Prediction:
         labels: int32 (n,); -1 is "other".
         probabilities: float32 (n,), 0..1; strength of the membership in the label's cluster (0 for "other").
         points: float32 (n, d); the place in the UMAP space.
-        novel: bool (n,); farther from every training image than 99.9 % of images are that it was fitted on.
+        novel: bool (n,); unlike all that it was fitted on; of images like those one in a thousand is, too.
         candidates: int32 (n, 3); likely clusters, best first, also for "other"; padded with -1.
         scores: float32 (n, 3); the candidates' soft memberships, 0..1; padded with 0.
         similarities: float32 (n,); cosine to the nearest training embedding; `novel` is judged on it, too.

@@ -272,16 +272,20 @@ def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel,
     live = book.wishes.get("live")
     encoder = None
     if live is not None:
-        encoder = _encoder_of(root / live.model.folder)
+        encoder = _encoder_of(root, live.model)
     check_encoder(model, named, encoder)
     warm(model)
     return model, named
 
 
-def _encoder_of(folder: Path) -> EncoderIdentity | None:
-    """A model's encoder, by its manifest alone; None where it cannot be told: then the workers will."""
+def _encoder_of(root: Path, named: Named) -> EncoderIdentity | None:
+    """A model's encoder, by its manifest alone; None where it cannot be told, as where its folder holds
+    another model by now: then the workers will."""
     try:
-        return EncoderIdentity.from_dict(read_json(folder, MANIFEST)["encoder"])
+        manifest = read_json(root / named.folder, MANIFEST)
+        return (
+            EncoderIdentity.from_dict(manifest["encoder"]) if manifest["version"] == named.version else None
+        )
     except (ModelError, KeyError, TypeError, ValueError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from worker import models_command
 from worker.__main__ import parser
-from worker.errors import SettingsError
+from worker.errors import SettingsError, StartError
 from worker.model_records import Book, Named, Report, Role, Wish
 from worker.settings import Settings, load
 
@@ -143,6 +144,23 @@ def test_set_waits_for_the_workers(
     assert "host-a refuses: " in capsys.readouterr().err
     with pytest.raises(SettingsError, match="as its own shadow it says nothing"):
         models_command.set_shadow(settings, "second")
+
+
+def test_the_encoder_of_the_live_model_decides(
+    settings: Settings, book: Book, written: list[dict[Role, Wish | None]], tmp_path: Path
+) -> None:
+    """A model of another encoder than the live one's is refused before it is named; a folder that no longer
+    holds the live model says nothing about its encoder, and the workers will."""
+    model = fitted.fitted().model
+    other = dataclasses.replace(model, encoder=dataclasses.replace(fitted.ENCODER, weights="1" * 64))
+    other.save(tmp_path / "live")
+    book.wishes["live"] = Wish(Named(other.version, other.taxonomy, "live"), NOW)
+    with pytest.raises(StartError, match="a new encoder takes new workers"):
+        models_command.set_live(settings, "second", wait=0)
+    assert not written
+    book.wishes["live"] = Wish(Named("c" * 12, "c" * 12, "live"), NOW)
+    models_command.set_live(settings, "second", wait=0)
+    assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
 
 
 def test_what_the_commands_take() -> None:

@@ -8,17 +8,15 @@ import fitted
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from frozen_pair import unit_half
 from hypothesis import given
 
 from imgclust import novelty
 from imgclust.errors import FitError, ModelError
 from imgclust.fit import fit
 from imgclust.model import ClusterModel
+from imgclust.parameters import NOVEL_RATE
 from imgclust.predict import FrozenPredictor
-
-
-def unit_half(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
 
 
 def cone(n: int, seed: int, dim: int = 32) -> np.ndarray:
@@ -33,7 +31,7 @@ def nearest(rows: np.ndarray, training: np.ndarray) -> np.ndarray:
     return (rows @ training.T).max(1).astype(np.float32)
 
 
-def calibrated(training: np.ndarray, held_out: np.ndarray, rate: float = novelty.RATE) -> dict[str, float]:
+def calibrated(training: np.ndarray, held_out: np.ndarray, rate: float = NOVEL_RATE) -> dict[str, float]:
     middle = novelty.middle_of(training)
     return novelty.calibrate(training, middle, held_out, nearest(held_out, training), rate)
 

@@ -97,9 +97,8 @@ def test_shuffling_loses_nothing(n: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@example(
-    seed=8, n=385, dim=16, k=2, metric="euclidean", least=1
-)  # a neighbour lies in a cell that is not read
+# a neighbour lies in a cell that is not read
+@example(seed=8, n=385, dim=16, k=2, metric="euclidean", least=1)
 @given(
     seed=st.integers(0, 10**6), n=st.integers(2, 700), dim=st.integers(16, 80), k=st.integers(1, 30),
     metric=st.sampled_from(["euclidean", "cosine"]), least=st.sampled_from([1, 512]),
