@@ -24,8 +24,8 @@ import numpy as np
 from fixed_encoder import FixedTimeEncoder, Unpredicted
 
 from imgclust.types import Pixels, Preprocessing
-from worker.fetch_jobs import Decoded, Job
-from worker.slots import SlotRing
+from worker.fetching.protocol import Decoded, Job
+from worker.fetching.shared_slots import SlotRing
 
 SLOW_SECONDS = 5.0
 SLOW = "http://slow-"
@@ -33,7 +33,7 @@ PICTURES = 16  # different ones, in memory
 
 
 class MemoryPool:
-    """Stands where `worker.fetchers.FetcherPool` stands: fills slots from memory and answers at once.
+    """Stands where `worker.fetching.pool.FetcherPool` stands: fills slots from memory and answers at once.
 
     Its thread is called "bypass" in the system's list of threads, so that its time can be told apart.
     """
@@ -137,10 +137,10 @@ def main() -> int:
     parser.add_argument("--predict", action="store_true", help='with the model, and not "other" for all')
     arguments = parser.parse_args()
 
-    from imgclust.model import ClusterModel
-    from worker import log as logs
+    from imgclust.model.model import ClusterModel
     from worker import run
-    from worker import settings as all_settings
+    from worker.settings import load as all_settings
+    from worker.telemetry import log as logs
 
     logs.configure("text")
     settings = all_settings.load()

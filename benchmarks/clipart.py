@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score
 
-from imgclust.embeddings import read_embeddings
-from imgclust.fit import fit
+from imgclust.embedding.store import read_embeddings
+from imgclust.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
@@ -41,8 +41,8 @@ class Data:
 
 def clipart(cache: Path = CACHE) -> Data:
     """The example's pictures through the `mini` encoder; embedded once."""
-    from imgclust.embed import embed
-    from imgclust.encoder import load_encoder
+    from imgclust.embedding.embed import embed
+    from imgclust.embedding.encoder import load_encoder
 
     images, folder = ROOT / "examples" / "clipart", cache / "clipart-mini"
     embed([images], folder, load_encoder("mini"), progress=False)
@@ -87,7 +87,7 @@ def judge(labels: np.ndarray, categories: np.ndarray) -> dict[str, float]:
 
 
 def with_defaults(data: Data, split: int) -> Outcome:
-    """`imgclust.fit` as it is."""
+    """`imgclust.training.fit` as it is."""
     start = time.perf_counter()
     result = fit(data.rows, seed=split)
     seconds = time.perf_counter() - start
@@ -107,8 +107,8 @@ def with_bertopic_defaults(data: Data, split: int) -> Outcome:
     import hdbscan
     import umap
 
-    from imgclust.dedupe import find_duplicates
-    from imgclust.fit import split_rows
+    from imgclust.training.dedupe import find_duplicates
+    from imgclust.training.fit import split_rows
 
     parts = split_rows(find_duplicates(data.rows).kept, test_fraction=0.2, max_train=10**9, seed=split)
     start = time.perf_counter()

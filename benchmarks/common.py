@@ -145,12 +145,12 @@ def redis_url() -> Iterator[str]:
     """A `redis-server` of its own that keeps nothing; where there is none, the wheel's Valkey."""
     program = shutil.which("redis-server")
     if program is None:
-        from worker.embedded import valkey_url
+        from worker.demo.backends import valkey_url
 
         with valkey_url() as url:
             yield url
         return
-    from worker.embedded import free_ports
+    from worker.demo.backends import free_ports
 
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="imgclust-bench-") as folder:
@@ -191,7 +191,10 @@ def model_folder() -> Path:
         ):
             print(f"imgclust {' '.join(arguments)}", file=sys.stderr)
             subprocess.run(
-                [sys.executable, "-m", "imgclust.cli", *arguments], check=True, stdout=sys.stderr, cwd=ROOT
+                [sys.executable, "-m", "imgclust.cli.arguments", *arguments],
+                check=True,
+                stdout=sys.stderr,
+                cwd=ROOT,
             )
     return model
 

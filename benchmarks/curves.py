@@ -109,7 +109,7 @@ def write_embeddings(folder: Path, n: int) -> None:
     import pyarrow.parquet as pq
     from settings import synthetic
 
-    from imgclust.embeddings import schema
+    from imgclust.embedding.store import schema
     from imgclust.types import EncoderIdentity, Preprocessing
 
     rows = synthetic(n, DIM)[0]
@@ -186,7 +186,7 @@ def embed_with_stand_in(pictures: Path, folder: Path) -> None:
     """Run in a process of its own: `embed` with an encoder whose embeddings are picked by a few pixels."""
     import numpy as np
 
-    from imgclust.embed import embed
+    from imgclust.embedding.embed import embed
     from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
 
     class StandIn:

@@ -185,13 +185,13 @@ def worker_environment(bench: Bench, run: str, delivery: str) -> dict[str, str]:
 
 
 def _worker_settings() -> set[str]:
-    from worker.settings import Settings
+    from worker.settings.load import Settings
 
     return {field.name for field in dataclasses.fields(Settings)}
 
 
 def _free_port() -> int:
-    from worker.embedded import free_ports
+    from worker.demo.backends import free_ports
 
     return free_ports(1)[0]
 
@@ -221,10 +221,10 @@ def started(side: str, bench: Bench, run: str, cores: str | None = None) -> Iter
 
 
 def make_topics(bench: Bench, run: str) -> None:
-    from worker import embedded
+    from worker.demo import backends
 
     names = [f"{topic}-{run}" for topic in ("uploads", "tags", "retry", "dlq")]
-    embedded.make_topics(bench.bootstrap, names, PARTITIONS)
+    backends.make_topics(bench.bootstrap, names, PARTITIONS)
 
 
 def spent(process: subprocess.Popen[bytes]) -> float:
@@ -466,7 +466,7 @@ def memory(side: str, bench: Bench, rate: float, seconds: float) -> Iterator[Fig
 @contextlib.contextmanager
 def surroundings(call_ms: float) -> Iterator[Bench]:
     """The broker, on its core, with all that this process does besides."""
-    from worker.embedded import JavaKafka
+    from worker.demo.backends import JavaKafka
 
     home = os.environ.get("KAFKA_HOME")
     if not home:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from clipart import Data, clipart
 
-from imgclust.drift import PARTS, Reference, SlidingTally
-from imgclust.fit import fit
+from imgclust.model.drift import PARTS, Reference, SlidingTally
+from imgclust.training.fit import fit
 
 UNSEEN, FAVOURITE, SHARE = "smileys", "flags", 1 / 3
 PHASES = (("as held out", 14_000), ("a third are flags", 14_000), ("as held out", 14_000),

@@ -61,7 +61,7 @@ def uploaded(bootstrap: str, topic: str, urls: Sequence[str], count: int) -> Non
     """Make the topic, with `count` upload events in it."""
     from confluent_kafka import Producer
 
-    from worker.embedded import make_topics
+    from worker.demo.backends import make_topics
 
     make_topics(bootstrap, [topic], PARTITIONS)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50})
@@ -77,7 +77,7 @@ def one_run(setup: Setup, case: Case, urls: Sequence[str], run: str, naive: Proc
     sides = [(f"{run}-worker", case.worker), (f"{run}-naive", case.naive)]
     for name, counts in sides:
         uploaded(setup.bootstrap, f"uploads-{name}", urls, sum(counts))
-    from worker.embedded import make_topics
+    from worker.demo.backends import make_topics
 
     make_topics(setup.bootstrap, [f"tags-{run}-naive"], PARTITIONS)
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
@@ -118,7 +118,7 @@ def measured(
 @contextlib.contextmanager
 def surroundings(images: str, view: bool, fetchers: int) -> Iterator[tuple[Setup, list[str]]]:
     """Kafka, Redis and the web server, and what both sides are told of them."""
-    from worker.embedded import JavaKafka
+    from worker.demo.backends import JavaKafka
 
     home = os.environ.get("KAFKA_HOME")
     if not home:

@@ -1,7 +1,7 @@
 """What safety and processes cost: the fetcher beside plain aiohttp, and the pool of fetcher processes.
 
     python benchmarks/fetch.py                          both, five runs of each side in turns
-    python benchmarks/fetch.py --only fetcher           images/s of `imgclust.fetch` and of plain aiohttp
+    python benchmarks/fetch.py --only fetcher           images/s of `imgclust.fetching.fetcher` and of plain aiohttp
     python benchmarks/fetch.py --only pool              images/s from URL to pixels, CPU of all sides
 
 One event loop, 64 connections, JPEGs of about 16 KB from a server in another process on loopback. "Plain" is
@@ -28,10 +28,11 @@ from common import Figure, machine, process_seconds, summed_up, table, thread_na
 from image_server import serving
 from PIL import Image
 
-from imgclust.fetch import Fetcher
+from imgclust.fetching.fetcher import Fetcher
+from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Preprocessing
-from imgclust.urls import FetchPolicy
-from worker.fetchers import Decoded, FetcherPool, Job, Outcome
+from worker.fetching.pool import FetcherPool
+from worker.fetching.protocol import Decoded, Job, Outcome
 
 CONNECTIONS = 64
 BYTES = 16 * 1024

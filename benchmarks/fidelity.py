@@ -25,10 +25,10 @@ import umap.umap_
 from settings import SETTINGS, fitted, frozen
 from sklearn.metrics import normalized_mutual_info_score
 
-from imgclust import placing
-from imgclust.exact import ordered_sum
-from imgclust.neighbours import Neighbourhood
-from imgclust.predict import FrozenPredictor
+from imgclust.predictor import umap_transform
+from imgclust.predictor.exact import ordered_sum
+from imgclust.predictor.neighbours import Neighbourhood
+from imgclust.predictor.predictor import FrozenPredictor
 
 COMPARE = umap.umap_.pairwise_distances  # umap's own, before `remember_neighbours` stands in for it
 SEEDS = 50  # two halves: yardstick and ceiling
@@ -131,12 +131,12 @@ def weighted_mean(predictor: FrozenPredictor, near: Neighbourhood) -> np.ndarray
 
 
 def settled_only(predictor: FrozenPredictor, near: Neighbourhood) -> np.ndarray:
-    before = placing._REPLAY, placing._LONG_REPLAY
-    placing._REPLAY = placing._LONG_REPLAY = 0
+    before = umap_transform._REPLAY, umap_transform._LONG_REPLAY
+    umap_transform._REPLAY = umap_transform._LONG_REPLAY = 0
     try:
         return predictor.tree.predict(predictor._placing.place(near).points).labels
     finally:
-        placing._REPLAY, placing._LONG_REPLAY = before
+        umap_transform._REPLAY, umap_transform._LONG_REPLAY = before
 
 
 def figures(name: str, cache: Path) -> Iterator[dict[str, Any]]:

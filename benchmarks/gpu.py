@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 
-from imgclust.predict import FrozenPredictor, prepare
+from imgclust.predictor.predictor import FrozenPredictor, prepare
 
 NEIGHBOURS, MIN_SAMPLES, CLUSTERS = 70, 1000, 33  # of the article's model
 BATCHES = (1, 64, 256, 1024)

@@ -52,13 +52,13 @@ class Measured:
 
 def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[str], good: int) -> Measured:
     """Tag the uploads of `warm`, then those of `urls`, until `good` of these are tagged."""
-    from imgclust.malloc import keep_freed_memory
-    from worker import log as logs
-    from worker import settings as all_settings
-    from worker import topics
-    from worker.health import Health
-    from worker.metrics import Metrics
+    from imgclust.support.malloc import keep_freed_memory
+    from worker.kafka import topics
     from worker.run import Tagger, spare_collector
+    from worker.settings import load as all_settings
+    from worker.telemetry import log as logs
+    from worker.telemetry.health import Health
+    from worker.telemetry.metrics import Metrics
 
     keep_freed_memory()
     logs.configure("text", level=40)
@@ -118,7 +118,7 @@ def surroundings() -> Iterator[tuple[Setup, str, list[str], list[str]]]:
     from images import seeds
     from origin import Origin, drip, silence
 
-    from worker.embedded import JavaKafka
+    from worker.demo.backends import JavaKafka
 
     home = os.environ.get("KAFKA_HOME")
     if not home:

@@ -29,9 +29,9 @@ from delivery import Bench, new_run, open_loop, percentile, say, surroundings
 from settings import SETTINGS, frozen
 
 from imgclust.types import EncoderIdentity, Preprocessing
-from worker import models_command
-from worker.model_records import Named, Wish
-from worker.settings import load
+from worker.commands import models
+from worker.messages.models import Named, Wish
+from worker.settings.load import load
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 FOLDERS = ("even", "odd")
@@ -65,7 +65,7 @@ def changing(
         if stop.wait(FIRST):
             return
         for number, name in enumerate(itertools.islice(itertools.cycle(reversed(FOLDERS)), changes)):
-            models_command._write(settings, {"live": Wish(named[name], number)})
+            models._write(settings, {"live": Wish(named[name], number)})
             if stop.wait(every):
                 return
 
@@ -80,7 +80,7 @@ def changing(
 
 
 def figures(arguments: argparse.Namespace, bench: Bench, root: Path) -> Iterator[Figure]:
-    from worker.embedded import make_topics
+    from worker.demo.backends import make_topics
 
     named = save_models(root, arguments.setting, arguments.cache)
     seconds = 2 * FIRST + arguments.changes * arguments.every
@@ -95,7 +95,7 @@ def figures(arguments: argparse.Namespace, bench: Bench, root: Path) -> Iterator
         changes = arguments.changes if "changes" in how else 0
         if how == "a shadow model":
             settings = load({"WORKER_BOOTSTRAP_SERVERS": bench.bootstrap, **own})
-            models_command._write(settings, {"shadow": Wish(named[FOLDERS[1]], 0)})
+            models._write(settings, {"shadow": Wish(named[FOLDERS[1]], 0)})
         with changing(here, named, changes, arguments.every) as begun:
             found = open_loop("exactly-once", here, run, arguments.rate, seconds, slow=False, begun=begun)
         log = (bench.logs / f"{run}.log").read_text()

@@ -35,7 +35,7 @@ class Predicts:
     """`UMAP.transform` and `approximate_predict` on the objects that the model was frozen from."""
 
     def __init__(self, model: Any) -> None:
-        from imgclust.reference import ReferencePredictor
+        from imgclust.predictor.reference import ReferencePredictor
 
         reference = ReferencePredictor(model.arrays, model.parameters)
         self._umap, self._hdbscan = reference.umap, reference.hdbscan

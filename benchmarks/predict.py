@@ -28,11 +28,12 @@ import numpy as np
 import torch
 from settings import SETTINGS, fitted, frozen, unit_half
 
-from imgclust import ClusterModel, codes
-from imgclust.cells import build_cells
-from imgclust.membership import SoftMembership
-from imgclust.neighbours import Neighbourhood, Neighbours
-from imgclust.predict import FrozenPredictor, prepare
+from imgclust import ClusterModel
+from imgclust.predictor import int8
+from imgclust.predictor.ivf import build_cells
+from imgclust.predictor.neighbours import Neighbourhood, Neighbours
+from imgclust.predictor.predictor import FrozenPredictor, prepare
+from imgclust.predictor.soft_membership import SoftMembership
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 LARGE = "synthetic-150k"
@@ -164,7 +165,7 @@ def ways(
     index = fitted(LARGE, cache)[0]._knn_search_index
     yield "pynndescent", lambda rows: index.query(rows, k, epsilon=0.12)[0].astype(np.int64), None
     scale, short = float(arrays["code_scale"][0]), k + k // 2
-    coded = codes.encode(arrays["embeddings"], scale)
+    coded = int8.encode(arrays["embeddings"], scale)
     if importlib.util.find_spec("faiss"):
         import faiss
 
@@ -180,7 +181,7 @@ def ways(
 
             def by_ivf(rows: np.ndarray, probed: int = probed) -> np.ndarray:
                 ivf.nprobe = probed
-                return ivf.search(codes.encode(rows, scale).astype(np.float32), short)[1]
+                return ivf.search(int8.encode(rows, scale).astype(np.float32), short)[1]
 
             yield f"faiss IVF256 of int8, {probed} probed, true distances", by_ivf, size
     if importlib.util.find_spec("usearch"):
@@ -192,7 +193,7 @@ def ways(
 
             def by_graph(rows: np.ndarray, expansion: int = expansion) -> np.ndarray:
                 graph.expansion_search = expansion
-                keys = graph.search(codes.encode(rows, scale), short, threads=1).keys
+                keys = graph.search(int8.encode(rows, scale), short, threads=1).keys
                 return keys.reshape(len(rows), -1).astype(np.int64)
 
             yield f"usearch HNSW of int8, expansion {expansion}, true distances", by_graph, graph.memory_usage
@@ -257,7 +258,9 @@ def start(cache: Path) -> Iterator[Line]:
     yield {"figure": "MB that the loaded model and its first answers take", "value": memory}
     yield {"figure": "umap, hdbscan, pynndescent and numba imported", "value": heavy}
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "imgclust.cli", "--help"], capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-m", "imgclust.cli.arguments", "--help"], capture_output=True, check=False
+    )
     yield {"figure": "s for imgclust --help", "value": time.perf_counter() - began}
 
 
@@ -346,7 +349,7 @@ def novelty(cache: Path, own: Path | None = None) -> Iterator[Line]:
 def _novelty(
     name: str, rows: np.ndarray, categories: np.ndarray, strange: Mapping[str, np.ndarray]
 ) -> Iterator[Line]:
-    from imgclust.novelty import calibrate, judge, middle_of
+    from imgclust.predictor.novelty import calibrate, judge, middle_of
 
     found: dict[tuple[str, float], list[float]] = {}
     names = np.unique(categories)
@@ -379,7 +382,7 @@ def _strange_pictures() -> dict[str, np.ndarray]:
     """Embeddings of pictures that nobody uploads on purpose, and of crops of photographs, by `mini`."""
     from sklearn.datasets import load_sample_images
 
-    from imgclust.encoder import load_encoder
+    from imgclust.embedding.encoder import load_encoder
 
     encoder, rng = load_encoder("mini"), np.random.default_rng(5)
     size = encoder.identity.preprocessing.size
@@ -402,8 +405,8 @@ def _strange_pictures() -> dict[str, np.ndarray]:
 
 def _own(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings that `imgclust embed` made of a folder; near copies left out, folders as categories."""
-    from imgclust.dedupe import find_duplicates
-    from imgclust.embeddings import read_embeddings
+    from imgclust.embedding.store import read_embeddings
+    from imgclust.training.dedupe import find_duplicates
 
     given = read_embeddings(folder)
     rows = given.vectors.astype(np.float32)
@@ -414,8 +417,8 @@ def _own(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def flips(cache: Path) -> Iterator[Line]:
     """Labels that change when the encoder is given other batch shapes."""
-    from imgclust.decode import decode
-    from imgclust.encoder import load_encoder
+    from imgclust.embedding.encoder import load_encoder
+    from imgclust.images.decode import decode
 
     encoder = load_encoder("mini")
     images = sorted((Path(__file__).resolve().parents[1] / "examples" / "clipart").glob("*/*.*"))[::8]

@@ -20,9 +20,9 @@ import orjson
 from common import Figure
 from confluent_kafka import Producer
 
-from worker.embedded import JavaKafka
-from worker.restore import Pending, RetriesReader, restore_config
-from worker.retries import PendingRetries
+from worker.demo.backends import JavaKafka
+from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.retry_changelog import Pending, RetriesReader, restore_config
 
 
 def write(bootstrap: str, topic: str, count: int) -> None:

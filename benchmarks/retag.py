@@ -23,11 +23,11 @@ from confluent_kafka import Producer
 from settings import SETTINGS, frozen
 
 from imgclust.types import EncoderIdentity, Preprocessing
-from worker.embedded import JavaKafka
-from worker.embedding_records import EmbeddingWriter, halves
-from worker.messages import Upload
-from worker.retag import BATCH, retag
-from worker.settings import load
+from worker.commands.retag import BATCH, retag
+from worker.demo.backends import JavaKafka
+from worker.messages.embedding import EmbeddingWriter, halves
+from worker.messages.upload import Upload
+from worker.settings.load import load
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 PARTITIONS = 4

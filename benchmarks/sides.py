@@ -92,8 +92,8 @@ class Clocked:
 
 def parts(setup: Setup) -> tuple[Any, Any]:
     """The model and the encoder, as both sides use them."""
-    from imgclust.encoder import load_encoder
-    from imgclust.model import ClusterModel
+    from imgclust.embedding.encoder import load_encoder
+    from imgclust.model.model import ClusterModel
 
     model = ClusterModel.load(setup.model)
     if model.encoder is None or model.encoder.name != "mini":
@@ -113,13 +113,13 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
 
     The end is when all tags are acknowledged and, with the view, all are in Redis.
     """
-    from imgclust.malloc import keep_freed_memory
-    from worker import log as logs
-    from worker import settings as all_settings
-    from worker import topics
-    from worker.health import Health
-    from worker.metrics import Metrics
+    from imgclust.support.malloc import keep_freed_memory
+    from worker.kafka import topics
     from worker.run import Tagger, beside, spare_collector
+    from worker.settings import load as all_settings
+    from worker.telemetry import log as logs
+    from worker.telemetry.health import Health
+    from worker.telemetry.metrics import Metrics
 
     keep_freed_memory()  # as worker.run does, before any thread
     logs.configure("text")
@@ -233,7 +233,7 @@ def fetcher_processes() -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"worker.fetcher_process" in (folder / "cmdline").read_bytes():
+            if parent == os.getpid() and b"worker.fetching.process" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 

@@ -19,8 +19,8 @@ import numpy as np
 from common import Figure, clipart_jpegs, machine, model_folder, summed_up, table
 from sides import Setup, parts
 
-from imgclust.decode import decode
-from imgclust.encoder import MAX_BATCH
+from imgclust.embedding.encoder import MAX_BATCH
+from imgclust.images.decode import decode
 
 
 def per_second(work: Callable[[Any], Any], batch: Any, least: float = 1.0) -> float:

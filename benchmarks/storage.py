@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import Figure, machine, redis_url, table
 
-from worker.messages import Candidate, Tag
+from worker.messages.upload import Candidate, Tag
 
 CLUSTERS, PARTITIONS, NAMES = (
     40,
@@ -59,8 +59,8 @@ def tags(count: int) -> Iterator[Tag]:
 def in_redis(count: int) -> list[Figure]:
     import redis
 
-    from worker.view_records import read_record
-    from worker.view_store import TagsView
+    from worker.view.records import read_record
+    from worker.view.store import TagsView
 
     with redis_url() as url:
         client = redis.Redis.from_url(url)
@@ -90,10 +90,10 @@ def in_kafka(home: Path, count: int) -> list[Figure]:
     import orjson
     from confluent_kafka import Producer
 
-    from worker.embedded import JavaKafka
-    from worker.publish import Result, wire_headers
-    from worker.records import Record
-    from worker.transactions import transaction_config
+    from worker.demo.backends import JavaKafka
+    from worker.kafka.delivery import Result, wire_headers
+    from worker.kafka.exactly_once import transaction_config
+    from worker.kafka.reading import Record
 
     figures = []
     with JavaKafka(home) as kafka:

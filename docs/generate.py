@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.metrics import metrics_table
-from worker.settings import settings_table
+from worker.settings.load import settings_table
+from worker.telemetry.metrics import metrics_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "metrics": metrics_table}

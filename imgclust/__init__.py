@@ -7,14 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgclust.encoder import load_encoder
-    from imgclust.model import ClusterModel
+    from imgclust.embedding.encoder import load_encoder
+    from imgclust.model.model import ClusterModel
     from imgclust.types import Prediction
 
 __all__ = ["ClusterModel", "Prediction", "__version__", "load_encoder"]
 __version__ = "0.1.0"
 
-_HOME = {"ClusterModel": "imgclust.model", "load_encoder": "imgclust.encoder", "Prediction": "imgclust.types"}
+_HOME = {
+    "ClusterModel": "imgclust.model.model",
+    "load_encoder": "imgclust.embedding.encoder",
+    "Prediction": "imgclust.types",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,6 @@
 
 import sys
 
-from imgclust.cli import main
+from imgclust.cli.arguments import main
 
 sys.exit(main())

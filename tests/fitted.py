@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from imgclust.fit import FitResult, fit
-from imgclust.parameters import Parameters
+from imgclust.training.fit import FitResult, fit
+from imgclust.training.parameters import Parameters
 from imgclust.types import EncoderIdentity, Preprocessing
 
 GROUPS, EACH, DIM = 6, 50, 24
@@ -42,8 +42,8 @@ def fitted() -> FitResult:
 @cache
 def fitted_pair() -> tuple[object, object, Parameters]:
     """umap-learn's and hdbscan's own fitted objects, for the same rows."""
-    from imgclust.progress import Stages
-    from imgclust.training import fit_pair
+    from imgclust.support.progress import Stages
+    from imgclust.training.umap_hdbscan import fit_pair
 
     rows, _ = grouped()
     parameters = Parameters.for_size(len(rows)).replaced(SMALL)

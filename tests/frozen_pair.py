@@ -7,8 +7,8 @@ from typing import Any
 import hdbscan
 import numpy as np
 
-from imgclust.cells import build_cells
-from imgclust.predict import prepare
+from imgclust.predictor.ivf import build_cells
+from imgclust.predictor.predictor import prepare
 
 UMAP = {
     "n_neighbors": 10,

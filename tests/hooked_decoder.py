@@ -1,4 +1,4 @@
-"""Stands in for `imgclust.decode.decode` inside a fetcher: bodies that begin with b"do:" are orders.
+"""Stands in for `imgclust.images.decode.decode` inside a fetcher: bodies that begin with b"do:" are orders.
 
 Only a test can reach it: the pool's `decode` argument is set by no setting.
 """
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from imgclust import decode as real
+from imgclust.images import decode as real
 from imgclust.types import Preprocessing
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from worker.embedded import JavaKafka, Kafka, MockKafka, RunningKafka, find_java
+from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java
 
 _quiet = logging.getLogger("tests.kafka")
 _quiet.addHandler(logging.NullHandler())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from worker.embedded import free_ports
+from worker.demo.backends import free_ports
 
 
 class PrometheusServer:

@@ -11,7 +11,7 @@ from types import ModuleType
 import promql_parser
 from promql_parser import MatchOp
 
-from worker.metrics import TABLE, Row
+from worker.telemetry.metrics import TABLE, Row
 
 ROOT = Path(__file__).parents[1]
 SAMPLES: dict[str, Row] = {row.name: row for row in TABLE} | {

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from imgclust.report_data import ReportCluster, ReportData
-from imgclust.report_notes import Note
+from imgclust.report.annotations import Note
+from imgclust.report.data import ReportCluster, ReportData
 
 ATTACKS = (
     "</script><script>window.pwned=1</script>",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kafka_cluster import Topics
 
-from worker.embedded import free_ports
+from worker.demo.backends import free_ports
 
 PATIENCE = 90.0  # seconds that anything may take on a slow machine; tests do not depend on it
 

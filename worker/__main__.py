@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import operators
+from worker.commands import arguments as operators
 
 DESCRIPTION = """\
 Tags uploads from Kafka with the cluster that their image shows.
@@ -141,12 +141,12 @@ def _dispatch(args: argparse.Namespace) -> int:
 
     try:
         if args.command == "settings":
-            from worker.settings import settings_text
+            from worker.settings.load import settings_text
 
             print(settings_text())
             return 0
         if args.command == "demo":
-            from worker.demo import demo
+            from worker.demo.demo import demo
 
             return demo(
                 args.images, kafka=args.kafka, out=args.out, encoder=args.encoder, uploads=args.uploads
@@ -163,27 +163,27 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 
 def _service(args: argparse.Namespace) -> int:
-    from worker import log as logs
-    from worker import settings as all_settings
+    from worker.settings import load as all_settings
+    from worker.telemetry import log as logs
 
     settings = all_settings.load(config=args.config)
     logs.configure(None if settings.log == "auto" else settings.log)
     if settings.kafka:
-        from worker.topics import check_properties
+        from worker.kafka.topics import check_properties
 
         check_properties(settings)
     if args.command == "check":
-        from worker.check import check
+        from worker.commands.check import check
 
         return check(settings)
     if args.command == "topics":
-        from worker.topics import command
+        from worker.kafka.topics import command
 
         return command(settings, create=args.create, replicas=args.replication)
     if args.command in ("dlq", "explain", "embeddings", "retag", "models"):
         return operators.run(args, settings)
     if args.command == "wall":
-        from worker.wall import wall
+        from worker.wall.app import wall
 
         return wall(settings)
     from worker.run import run, run_view

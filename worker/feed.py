@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 import redis
 
-from worker.messages import MAX_ID_CHARS, Tag, printable
-from worker.redis_client import Client
-from worker.redis_keys import TAXONOMY, Keys
+from worker.messages.upload import MAX_ID_CHARS, Tag, printable
+from worker.view.client import Client
+from worker.view.keys import TAXONOMY, Keys
 
 MAX_LIMIT = 1000
 MAX_CURSOR_CHARS = 4096

@@ -16,30 +16,35 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from imgclust.malloc import keep_freed_memory
-from worker import formats, topics, tracing
-from worker import log as logs
-from worker.consume import Begun, UploadsConsumer, consumer_config, group_protocol
-from worker.embedding_records import EmbeddingWriter
+from imgclust.support.malloc import keep_freed_memory
 from worker.errors import StartError
-from worker.fetchers import Decoded, Failed, FetcherPool
-from worker.health import Health, HealthServer
-from worker.inference import Inference, Ready
-from worker.messages import wall_ms
-from worker.metrics import Metrics
-from worker.models import describe, first_model, follow
-from worker.pipeline import Leaving, Pipeline, Policy
-from worker.publish import AtLeastOnce, Delivery, producer_config
-from worker.restore import RetriesReader, restore_config
-from worker.settings import Settings
-from worker.transactions import ExactlyOnce, transaction_config, transactional_id
-from worker.view import TagsView, ViewConsumer, connect
-from worker.watchdog import LEAVE_TIMEOUT, Watchdog, end_within
+from worker.fetching.pool import FetcherPool
+from worker.fetching.protocol import Decoded, Failed
+from worker.kafka import topics
+from worker.kafka.consumer import Begun, UploadsConsumer, consumer_config, group_protocol
+from worker.kafka.delivery import AtLeastOnce, Delivery, producer_config
+from worker.kafka.exactly_once import ExactlyOnce, transaction_config, transactional_id
+from worker.kafka.retry_changelog import RetriesReader, restore_config
+from worker.messages import formats
+from worker.messages.embedding import EmbeddingWriter
+from worker.messages.upload import wall_ms
+from worker.settings.load import Settings
+from worker.tagger.inference import Inference, Ready
+from worker.tagger.model_switch import describe, first_model, follow
+from worker.tagger.pipeline import Leaving, Pipeline, Policy
+from worker.telemetry import log as logs
+from worker.telemetry import tracing
+from worker.telemetry.health import Health, HealthServer
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.watchdog import LEAVE_TIMEOUT, Watchdog, end_within
+from worker.view.client import connect
+from worker.view.consumer import ViewConsumer
+from worker.view.store import TagsView
 
 if TYPE_CHECKING:
-    from imgclust.model import ClusterModel
+    from imgclust.fetching.urls import FetchPolicy
+    from imgclust.model.model import ClusterModel
     from imgclust.types import Encoder
-    from imgclust.urls import FetchPolicy
 
 log = logs.get(__name__)
 
@@ -101,7 +106,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         StartError: no model is named, or the encoder that loads is not the one the model was fitted with.
         ImgclustError: the folder or the weights cannot be loaded.
     """
-    from imgclust.encoder import load_encoder
+    from imgclust.embedding.encoder import load_encoder
 
     started = time.monotonic()
     model = first_model(settings)
@@ -138,8 +143,8 @@ def fetch_policy(settings: Settings) -> FetchPolicy:
     Raises:
         StartError: buckets are allowed, but what reads them is not installed.
     """
-    from imgclust.object_store import S3_HINT
-    from imgclust.urls import FetchPolicy
+    from imgclust.fetching.object_store import S3_HINT
+    from imgclust.fetching.urls import FetchPolicy
 
     if settings.fetch_allow_buckets and importlib.util.find_spec("obstore") is None:
         raise StartError(f"WORKER_FETCH_ALLOW_BUCKETS needs the package obstore: {S3_HINT}")

@@ -1,6 +1,6 @@
 """Writes `deploy/grafana/dashboards/*.json`: `make docs`. A test fails when one of them is stale.
 
-Every query is made from a row of the table in `worker/metrics.py`, and a panel's description is what the rows
+Every query is made from a row of the table in `worker/telemetry/metrics.py`, and a panel's description is what the rows
 that it shows say of themselves, so a metric cannot be renamed without its panels.
 """
 
@@ -37,8 +37,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from worker import metrics as m
-from worker.metrics import Row
+from worker.telemetry import metrics as m
+from worker.telemetry.metrics import Row
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from faults.surroundings import SESSION, Surroundings, Worker
 
-# Of worker/failpoints.py: those that only a partition that comes or goes leads to need a rebalance.
+# Of worker/kafka/failpoints.py: those that only a partition that comes or goes leads to need a rebalance.
 FAILPOINTS = (
     "before-send-offsets",
     "after-send-offsets",

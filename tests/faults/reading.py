@@ -6,9 +6,9 @@ from typing import Any
 
 from faults.checker import History, Result, Shown
 from faults.surroundings import PARTITIONS, Surroundings
-from worker.offsets import lives_of
-from worker.redis_client import parse_pair
-from worker.scan import Entry, Scanner, source_of
+from worker.kafka.offsets import lives_of
+from worker.kafka.scanner import Entry, Scanner, source_of
+from worker.view.client import parse_pair
 
 ALL = dict.fromkeys(range(PARTITIONS), 0)
 

@@ -211,7 +211,7 @@ def _hung(worker: Worker) -> bool:
     if worker.expected is not None or worker.code != EXIT_STALLED:
         return False
     loop = worker.log.read_text(errors="replace").rpartition("(most recent call first):")[2]
-    return "worker/transactions.py" in loop.splitlines()[1]
+    return "worker/kafka/exactly_once.py" in loop.splitlines()[1]
 
 
 def _trouble(worker: Worker) -> str:

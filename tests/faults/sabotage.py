@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def ignored_metadata() -> None:
     """What is done beyond the committed offset is forgotten at every start."""
-    import worker.consume as consume
+    import worker.kafka.consumer as consume
 
     class Forgetful(consume.PartitionOffsets):  # type: ignore[name-defined, misc]
         def __init__(self, position: int, metadata: str | None = None, **known: Any) -> None:
@@ -26,7 +26,7 @@ def ignored_metadata() -> None:
 
 def no_superseding() -> None:
     """Every event of an id is published, in whatever order they get done."""
-    from worker.pipeline import Pipeline
+    from worker.tagger.pipeline import Pipeline
 
     class Latest(dict[str, Any]):
         def __delitem__(self, key: str) -> None:
@@ -49,7 +49,7 @@ def no_superseding() -> None:
 
 def foreign_offsets() -> None:
     """Offsets of partitions that are somebody else's by now are committed under a fresh membership."""
-    from worker.consume import UploadsConsumer
+    from worker.kafka.consumer import UploadsConsumer
 
     leave, snapshot = UploadsConsumer._leave, UploadsConsumer.snapshot
     gone: dict[int, tuple[int, str]] = {}

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from worker_process import WorkerProcess
 
-from worker.embedded import JavaKafka, free_ports
+from worker.demo.backends import JavaKafka, free_ports
 
 PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourth one takes some from each
 SESSION = 5.0  # seconds after which the group gives a silent member's partitions away

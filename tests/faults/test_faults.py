@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.embedded import find_java
+from worker.demo.backends import find_java
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]

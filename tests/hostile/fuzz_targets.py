@@ -14,16 +14,16 @@ from pathlib import Path
 
 from images import MAX_PIXELS
 
-from imgclust.addresses import may_connect
-from imgclust.decode import Limits, decode
 from imgclust.errors import FetchError, ImageError, UrlForbidden
-from imgclust.fetch import inflate, retry_after
-from imgclust.object_store import split
+from imgclust.fetching.addresses import may_connect
+from imgclust.fetching.fetcher import inflate, retry_after
+from imgclust.fetching.object_store import split
+from imgclust.fetching.urls import FetchPolicy, UrlChecker, check_url, file_path
+from imgclust.images.decode import Limits, decode
 from imgclust.types import Preprocessing
-from imgclust.urls import FetchPolicy, UrlChecker, check_url, file_path
 from worker.errors import Rejected
-from worker.fetch_jobs import ProtocolError, read_report
-from worker.messages import format_time, parse_upload
+from worker.fetching.protocol import ProtocolError, read_report
+from worker.messages.upload import format_time, parse_upload
 
 PREPROCESSING = Preprocessing(size=32, resize=32)
 PUBLIC = FetchPolicy()

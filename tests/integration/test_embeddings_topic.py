@@ -11,18 +11,18 @@ import pytest
 from confluent_kafka import Producer
 from kafka_cluster import PARTITIONS, Topics
 
-from imgclust.embeddings import read_embeddings
+from imgclust.embedding.store import read_embeddings
 from imgclust.errors import ImgclustError
 from imgclust.types import EncoderIdentity
-from worker import retag as retagging
-from worker.embedded import Kafka
-from worker.embedding_records import EmbeddingWriter, halves
-from worker.embeddings_export import export
+from worker.commands import retag as retagging
+from worker.commands.export import export
+from worker.commands.retag import retag
+from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
-from worker.inference import Maker, rows
-from worker.messages import Tag, Upload
-from worker.retag import retag
-from worker.settings import Settings, load
+from worker.messages.embedding import EmbeddingWriter, halves
+from worker.messages.upload import Tag, Upload
+from worker.settings.load import Settings, load
+from worker.tagger.inference import Maker, rows
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -1,4 +1,4 @@
-"""`imgclust.fetch` against a real server on loopback that misbehaves byte by byte."""
+"""`imgclust.fetching.fetcher` against a real server on loopback that misbehaves byte by byte."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 from origin import Handler, Origin, Request, drip, response, silence, then_close
 
-from imgclust.breaker import THRESHOLD
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
-from imgclust.fetch import Fetched, Fetcher
-from imgclust.urls import FetchPolicy
+from imgclust.fetching.breaker import THRESHOLD
+from imgclust.fetching.fetcher import Fetched, Fetcher
+from imgclust.fetching.urls import FetchPolicy
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 BODY = bytes(range(256)) * 64

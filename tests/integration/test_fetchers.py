@@ -1,4 +1,4 @@
-"""`worker.fetchers`: real processes, a real server, and everything that may go wrong between them."""
+"""`worker.fetching.pool`: real processes, a real server, and everything that may go wrong between them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ import pytest
 from origin import Origin, Request, response, silence
 from PIL import Image
 
-from imgclust.decode import decode
+from imgclust.fetching.urls import FetchPolicy
+from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
-from imgclust.urls import FetchPolicy
 from worker.errors import WorkerError
-from worker.fetchers import Decoded, Failed, FetcherPool, Job, Outcome, memory_needed
+from worker.fetching.pool import FetcherPool, memory_needed
+from worker.fetching.protocol import Decoded, Failed, Job, Outcome
 
 SIZE = Preprocessing(size=32, resize=36)
 HOOK = "hooked_decoder:decode"
@@ -482,8 +483,8 @@ def test_a_broken_pool_refuses_work(origin: Origin, monkeypatch: pytest.MonkeyPa
 ORPHANS = """
 import sys, time
 from imgclust.types import Preprocessing
-from imgclust.urls import FetchPolicy
-from worker.fetchers import FetcherPool
+from imgclust.fetching.urls import FetchPolicy
+from worker.fetching.pool import FetcherPool
 size = Preprocessing(32, 36)
 pool = FetcherPool(processes=2, slots=2, preprocessing=size, policy=FetchPolicy(), on_outcomes=print)
 pool.start()
@@ -508,7 +509,7 @@ SPINNING = """
 import sys, time
 from pathlib import Path
 from imgclust.types import Preprocessing
-from imgclust.urls import FetchPolicy
+from imgclust.fetching.urls import FetchPolicy
 from worker import fetchers
 fetchers.HEARTBEAT_TIMEOUT = 1.0  # the one that fetchers are told
 folder = Path(sys.argv[1])

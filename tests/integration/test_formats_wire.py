@@ -15,11 +15,11 @@ from redis_server import RedisServer
 from schema_registry import SchemaRegistry
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from worker import settings
-from worker.embedded import Kafka
-from worker.explain import explain
+from worker.commands.explain import explain
+from worker.demo.backends import Kafka
 from worker.feed import Feed
-from worker.formats import formats, registry
+from worker.messages.formats import formats, registry
+from worker.settings import load
 
 pytest.importorskip("confluent_kafka.schema_registry", reason="needs the extra schema-registry")
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
@@ -70,7 +70,7 @@ def test_change_events_in_avro_become_tags_in_protobuf(
             "WORKER_SCHEMA_REGISTRY_URL": server.url,
             "WORKER_SCHEMA_REGISTRY_AUTH_FILE": str(secret),
         }
-        ours = settings.load(env)
+        ours = load.load(env)
         client = registry(ours)
         serialise, context = AvroSerializer(client, CHANGE), SerializationContext("x", MessageField.VALUE)
 

@@ -24,10 +24,10 @@ from redis_server import RedisServer
 from url_vectors import EVERYTHING, NAMED
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from worker.embedded import Kafka
+from worker.demo.backends import Kafka
 from worker.feed import Feed
-from worker.fetchers import memory_needed
-from worker.messages import Tag
+from worker.fetching.pool import memory_needed
+from worker.messages.upload import Tag
 
 pytestmark = [
     pytest.mark.slow,

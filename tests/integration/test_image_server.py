@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from imgclust.decode import decode
 from imgclust.errors import DecodeFailed, TooManyPixels, UnsupportedFormat
+from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
-from worker.image_server import HUGE_SIDE, ImageServer
+from worker.demo.image_server import HUGE_SIDE, ImageServer
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from origin import Origin
 from redis_server import RedisServer
 from worker_process import PATIENCE, settings_for, wait_for
 
-from worker.embedded import Kafka, free_ports
-from worker.messages import parse_upload
+from worker.demo.backends import Kafka, free_ports
+from worker.messages.upload import parse_upload
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

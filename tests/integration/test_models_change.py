@@ -20,17 +20,17 @@ from origin import Origin
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from imgclust.fit import fit
-from imgclust.model import ClusterModel
-from worker import models_command
-from worker.embedded import Kafka
+from imgclust.model.model import ClusterModel
+from imgclust.training.fit import fit
+from worker.commands import models as models_command
+from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.feed import Feed
-from worker.messages import Tag
-from worker.model_records import Named, Wish, write_wish
-from worker.models import first_model, read_book
-from worker.settings import Settings, load
-from worker.topics import look
+from worker.kafka.topics import look
+from worker.messages.models import Named, Wish, write_wish
+from worker.messages.upload import Tag
+from worker.settings.load import Settings, load
+from worker.tagger.model_switch import first_model, read_book
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

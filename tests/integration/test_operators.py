@@ -15,10 +15,10 @@ from redis_server import RedisServer
 from worker_process import settings_for
 
 from worker.__main__ import main
-from worker.messages import Tag
-from worker.offsets import encode_done
-from worker.view_records import read_record
-from worker.view_store import Reached, Span, TagsView
+from worker.kafka.offsets import encode_done
+from worker.messages.upload import Tag
+from worker.view.records import read_record
+from worker.view.store import Reached, Span, TagsView
 
 Command = Callable[..., tuple[int, str, str]]
 EVIL = "x\x1b[31m\u202e\n"  # colours a terminal, turns text round, starts a new line

@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer, running
 
-from worker import view_sweep
-from worker.embedded import free_ports
+from worker.demo.backends import free_ports
 from worker.feed import Cluster, Feed
-from worker.messages import Candidate, Tag
-from worker.redis_client import RedisTrouble, connect
-from worker.redis_keys import Keys
-from worker.view_records import FUTURE_MS, TagRecord, read_record
-from worker.view_store import DAY_MS, DELETED_DAYS, TAG_DAYS, Reached, Span, TagsView
-from worker.view_sweep import FORGET, ghosts, strays
+from worker.messages.upload import Candidate, Tag
+from worker.view import sweep
+from worker.view.client import RedisTrouble, connect
+from worker.view.keys import Keys
+from worker.view.records import FUTURE_MS, TagRecord, read_record
+from worker.view.store import DAY_MS, DELETED_DAYS, TAG_DAYS, Reached, Span, TagsView
+from worker.view.sweep import FORGET, ghosts, strays
 
 pytestmark = pytest.mark.redis
 NOW = 1_795_000_000_000  # ms; Redis expires by its own clock, so tests of expiry use that
@@ -534,7 +534,7 @@ def test_a_stray_that_comes_home_meanwhile_stays(client: Any, now: int) -> None:
     view, other = TagsView(client), TagsView(client)
     apply(view, record("a", 1, now, 2))
     client.zadd(KEYS.cluster("t1", 1), {"a": now})
-    zrem = view_sweep._pipeline
+    zrem = sweep._pipeline
 
     def between(client: Any, commands: Sequence[tuple[object, ...]]) -> list[object]:
         if commands and commands[0][0] == "ZREM":
@@ -542,7 +542,7 @@ def test_a_stray_that_comes_home_meanwhile_stays(client: Any, now: int) -> None:
         return zrem(client, commands)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view_sweep, "_pipeline", between)
+        patch.setattr(sweep, "_pipeline", between)
         assert sum(strays(client, KEYS)) == 0
     assert members(client, 1) == ["a"]
     assert members(client, 2) == []

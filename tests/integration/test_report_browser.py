@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from report_sample import ATTACKS, hostile_report
 
-from imgclust.report import write_page
+from imgclust.report.page import write_page
 
 BINARY = chromium.executable()
 pytestmark = pytest.mark.skipif(

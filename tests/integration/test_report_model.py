@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgclust.embeddings import EmbeddingsWriter, read_embeddings
-from imgclust.fit import fit
-from imgclust.model import ClusterModel
-from imgclust.prediction_files import write_rows
-from imgclust.predictions import predict_embeddings
-from imgclust.report import write_report
+from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
+from imgclust.model.model import ClusterModel
+from imgclust.report.page import write_report
+from imgclust.tagging.files import write_rows
+from imgclust.tagging.rows import predict_embeddings
+from imgclust.training.fit import fit
 from imgclust.types import EncoderIdentity, Preprocessing
 
 GROUPS, EACH, DIM = 5, 60, 32

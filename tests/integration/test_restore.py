@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import Producer
 from kafka_cluster import Topics
 
-from worker.embedded import Kafka
-from worker.restore import RetriesReader, restore_config
+from worker.demo.backends import Kafka
+from worker.kafka.retry_changelog import RetriesReader, restore_config
 
 pytestmark = pytest.mark.kafka
 

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import generate_latest
 from worker_process import wait_for
 
-from worker.health import Health, HealthServer
-from worker.metrics import Metrics
+from worker.telemetry.health import Health, HealthServer
+from worker.telemetry.metrics import Metrics
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ from origin import Origin
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from worker.embedded import JavaKafka, find_java, free_ports
+from worker.demo.backends import JavaKafka, find_java, free_ports
 from worker.errors import SettingsError
-from worker.redis_client import connect
+from worker.kafka.topics import check_properties
 from worker.run import fetch_policy
-from worker.settings import load
-from worker.topics import check_properties
+from worker.settings.load import load
+from worker.view.client import connect
 
 USER, PASSWORD = "imgclust-user", "k@fka:p/a?s#s%s"  # what no URL, property or format may stumble over
 REDIS_USER, REDIS_PASSWORD = "view", "r3dis-s@cret/%40"

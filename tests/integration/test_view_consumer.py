@@ -23,13 +23,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from redis_server import RedisServer, running
 
-from worker.embedded import Kafka, MockKafka
+from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
-from worker.health import Health
-from worker.messages import Candidate, Tag
-from worker.metrics import Metrics
-from worker.redis_keys import Keys
-from worker.view import TagsView, ViewConsumer, connect
+from worker.messages.upload import Candidate, Tag
+from worker.telemetry.health import Health
+from worker.telemetry.metrics import Metrics
+from worker.view.client import connect
+from worker.view.consumer import ViewConsumer
+from worker.view.keys import Keys
+from worker.view.store import TagsView
 
 pytestmark = pytest.mark.redis
 PARTITIONS = 4  # the mock cluster's default

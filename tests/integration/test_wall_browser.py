@@ -17,9 +17,9 @@ import redis_server
 from origin import Origin, response
 from report_sample import ATTACKS, webp
 
-from worker.messages import Candidate, Tag
-from worker.view_records import read_record
-from worker.view_store import TagsView
+from worker.messages.upload import Candidate, Tag
+from worker.view.records import read_record
+from worker.view.store import TagsView
 
 BINARY = chromium.executable()
 pytestmark = [

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from worker.embedded import Kafka
+from worker.demo.backends import Kafka
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
 

@@ -17,7 +17,7 @@ from origin import Origin
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from worker.embedded import Kafka, free_ports
+from worker.demo.backends import Kafka, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
 

@@ -18,11 +18,11 @@ from PIL import Image
 from redis_server import RedisServer
 from worker_process import WorkerProcess, settings_for, wait_for
 
-from imgclust.model import ClusterModel
-from worker.embedding_records import read_embedding
+from imgclust.model.model import ClusterModel
 from worker.feed import Feed
-from worker.inference import Maker, rows
-from worker.messages import Tag
+from worker.messages.embedding import read_embedding
+from worker.messages.upload import Tag
+from worker.tagger.inference import Maker, rows
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from kafka_cluster import Topics
 from redis_server import RedisServer
 from worker_process import wait_for
 
-from worker.embedded import Kafka, free_ports
+from worker.demo.backends import Kafka, free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -127,8 +127,9 @@ def test_missing_topics_are_made_and_looked_at(
 ) -> None:
     """`topics --create` and WORKER_CREATE_TOPICS=true make all of them alike, configured as planned, once;
     what contradicts the order of events or exactly-once delivery is told, and changes no exit code."""
-    from worker import settings, topics
-    from worker.topic_rules import PLANS
+    from worker.kafka import topics
+    from worker.kafka.topic_rules import PLANS
+    from worker.settings import load as settings
 
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{role.upper()}_TOPIC": f"{run_id}-{role}" for role in PLANS}
@@ -162,8 +163,9 @@ def test_missing_topics_are_made_and_looked_at(
 @pytest.mark.kafka
 def test_topics_that_do_not_fit_are_refused(apache_kafka: Kafka) -> None:
     """Different numbers of partitions: the start is refused with the numbers, because results keep theirs."""
-    from worker import settings, topics
     from worker.errors import StartError
+    from worker.kafka import topics
+    from worker.settings import load as settings
 
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}

@@ -1,4 +1,4 @@
-"""`imgclust.addresses`: which addresses may be connected to."""
+"""`imgclust.fetching.addresses`: which addresses may be connected to."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgclust.addresses import check_nat64_prefix, may_connect, reached
+from imgclust.fetching.addresses import check_nat64_prefix, may_connect, reached
 
 FORBIDDEN = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16

@@ -1,10 +1,10 @@
-"""worker.batch: items → batches, by size or age."""
+"""worker.tagger.batcher: items → batches, by size or age."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.batch import Batcher
+from worker.tagger.batcher import Batcher
 
 
 @given(st.integers(1, 8), st.floats(0, 5), st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=60))

@@ -1,6 +1,6 @@
-"""`imgclust.breaker`: a dead host costs the others nothing."""
+"""`imgclust.fetching.breaker`: a dead host costs the others nothing."""
 
-from imgclust.breaker import FIRST_PAUSE, MAX_HOSTS, MAX_PAUSE, THRESHOLD, Breaker
+from imgclust.fetching.breaker import FIRST_PAUSE, MAX_HOSTS, MAX_PAUSE, THRESHOLD, Breaker
 
 
 class Clock:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclust import cli, commands
-from imgclust.embeddings import EmbeddingsWriter, read_embeddings
-from imgclust.encoder import TorchEncoder
+from imgclust.cli import arguments, commands
+from imgclust.embedding.encoder import TorchEncoder
+from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
 from imgclust.errors import EncoderError, ImgclustError
-from imgclust.model import ClusterModel
+from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 
 COMMANDS = ("embed", "fit", "predict", "report", "names")
@@ -48,9 +48,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loaded(mini: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> TorchEncoder:
     """The session's encoder in place of loading it for every command."""
-    import imgclust.encoder
+    import imgclust.embedding.encoder
 
-    monkeypatch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
+    monkeypatch.setattr(imgclust.embedding.encoder, "load_encoder", lambda *_, **__: mini)
     return mini
 
 
@@ -67,10 +67,10 @@ def model(images: Path, mini: TorchEncoder, tmp_path_factory: pytest.TempPathFac
             row = row / np.linalg.norm(row)
             writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=f"{i:064x}")
     with pytest.MonkeyPatch.context() as patch:
-        import imgclust.encoder
+        import imgclust.embedding.encoder
 
-        patch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
-        done = cli.main(
+        patch.setattr(imgclust.embedding.encoder, "load_encoder", lambda *_, **__: mini)
+        done = arguments.main(
             ["fit", str(folder / "embeddings"), "-o", str(folder / "model"), "--quiet", "--near", "1.1"]
         )
     assert done == 0
@@ -81,20 +81,20 @@ def model(images: Path, mini: TorchEncoder, tmp_path_factory: pytest.TempPathFac
 def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Every command explains itself, with examples that its own parser understands."""
     with pytest.raises(SystemExit) as left:
-        cli.main([*command, "--help"])
+        arguments.main([*command, "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
     examples = re.findall(r"^  (?:find .*\| )?imgclust (.*?)(?: > .*)?$", text, re.MULTILINE)
     assert examples
     for example in examples:
         words = re.findall(r"'[^']*'|\S+", example)
-        assert cli.parser().parse_args(words).command in COMMANDS
+        assert arguments.parser().parse_args(words).command in COMMANDS
 
 
 def test_starts_at_once() -> None:
     """`--help` and `--version` load nothing that is slow to load."""
     code = (
-        "import sys\nfrom imgclust import cli\n"
+        "import sys\nfrom imgclust.cli import arguments as cli\n"
         "try:\n    cli.main(['--help'])\nexcept SystemExit: pass\n"
         "slow = {'torch', 'numpy', 'PIL', 'pyarrow', 'umap', 'hdbscan', 'aiohttp', 'rich'}\n"
         "heavy = slow & set(sys.modules)\n"
@@ -112,9 +112,9 @@ def test_runs_as_a_module() -> None:
 
 def test_defaults_agree() -> None:
     """The help names the encoder that the library loads (its module is too slow to import for that)."""
-    from imgclust import encoder
+    from imgclust.embedding import encoder
 
-    assert cli.DEFAULT_ENCODER == encoder.DEFAULT
+    assert arguments.DEFAULT_ENCODER == encoder.DEFAULT
 
 
 def loaded_by(code: str, *argv: str) -> set[str]:
@@ -127,13 +127,18 @@ def loaded_by(code: str, *argv: str) -> set[str]:
 
 def test_reading_loads_no_torch() -> None:
     """Only an encoder needs torch: sources, decoding and embeddings folders do without."""
-    assert loaded_by("from imgclust import commands, embed, embeddings, reading, sources") == set()
+    assert (
+        loaded_by(
+            "from imgclust.cli import commands; from imgclust.embedding import embed, store; from imgclust.images import reader, sources"
+        )
+        == set()
+    )
 
 
 def test_predicting_compiles_nothing(model: Path, tmp_path: Path) -> None:
     """`predict` loads neither umap nor hdbscan nor numba, which take many seconds when cold."""
     argv = ("predict", str(model), str(model.parent / "embeddings"), "-o", str(tmp_path / "t.csv"))
-    loaded = loaded_by("from imgclust import cli\nassert cli.main(sys.argv[1:]) == 0", *argv)
+    loaded = loaded_by("from imgclust.cli import arguments as cli\nassert cli.main(sys.argv[1:]) == 0", *argv)
     assert loaded <= {"torch"}
 
 
@@ -141,7 +146,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """argparse's exit code for them is 2."""
     for argv in ([], ["embed"], ["embed", "x", "-o", "y", "--batch", "0"], ["fly"]):
         with pytest.raises(SystemExit) as left:
-            cli.main(argv)
+            arguments.main(argv)
         assert left.value.code == 2
     assert "must be at least 1" in capsys.readouterr().err
 
@@ -150,15 +155,15 @@ def test_errors_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong is one line on stderr and exit code 1; a traceback only on request."""
-    monkeypatch.delenv(cli.DEBUG, raising=False)
+    monkeypatch.delenv(arguments.DEBUG, raising=False)
     argv = ["fit", str(tmp_path / "none"), "-o", str(tmp_path / "model")]
-    assert cli.main(argv) == 1
+    assert arguments.main(argv) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.fullmatch(r"imgclust: there are no embeddings in .*\n", printed.err)
-    monkeypatch.setenv(cli.DEBUG, "1")
+    monkeypatch.setenv(arguments.DEBUG, "1")
     with pytest.raises(ImgclustError):
-        cli.main(argv)
+        arguments.main(argv)
 
 
 def test_unexpected_errors_are_one_line_too(
@@ -172,12 +177,12 @@ def test_unexpected_errors_are_one_line_too(
 
         return {"report": run}
 
-    monkeypatch.delenv(cli.DEBUG, raising=False)
+    monkeypatch.delenv(arguments.DEBUG, raising=False)
     monkeypatch.setattr(commands, "COMMANDS", failing(RuntimeError("a\nb")))
-    assert cli.main(["report", "m", "-o", "r"]) == 1
-    assert capsys.readouterr().err == f"imgclust: RuntimeError: a b (set {cli.DEBUG}=1 to see where)\n"
+    assert arguments.main(["report", "m", "-o", "r"]) == 1
+    assert capsys.readouterr().err == f"imgclust: RuntimeError: a b (set {arguments.DEBUG}=1 to see where)\n"
     monkeypatch.setattr(commands, "COMMANDS", failing(KeyboardInterrupt()))
-    assert cli.main(["report", "m", "-o", "r"]) == 130
+    assert arguments.main(["report", "m", "-o", "r"]) == 130
 
 
 def test_embed(
@@ -185,13 +190,13 @@ def test_embed(
 ) -> None:
     """`embed` says what it did, and what it skipped; run again, it has nothing to do."""
     argv = ["embed", str(images), "-o", str(tmp_path / "e"), "--encoder", "mini", "--quiet"]
-    assert cli.main(argv) == 0
+    assert arguments.main(argv) == 0
     assert re.match(r"embedded 12 images in .* images/s\)", capsys.readouterr().out)
     assert len(read_embeddings(tmp_path / "e")) == 12
-    assert cli.main(argv) == 0
+    assert arguments.main(argv) == 0
     assert "12 were there before" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
-    assert cli.main(["embed", str(tmp_path / "empty"), "-o", str(tmp_path / "f"), "--quiet"]) == 1
+    assert arguments.main(["embed", str(tmp_path / "empty"), "-o", str(tmp_path / "f"), "--quiet"]) == 1
 
 
 def test_private_networks_have_to_be_named(images: Path, tmp_path: Path, loaded: TorchEncoder) -> None:
@@ -210,9 +215,9 @@ def test_private_networks_have_to_be_named(images: Path, tmp_path: Path, loaded:
         port = str(server.server_port)
         (tmp_path / "list.csv").write_text(f"url,id\nhttp://127.0.0.1:{port}/kind0/0.png,a\n")
         argv = ["embed", str(tmp_path / "list.csv"), "-o", str(tmp_path / "e"), "--quiet"]
-        assert cli.main(argv) == 1
-        assert cli.main([*argv, "--allow-network", "127.0.0.0/33"]) == 1
-        assert cli.main([*argv, "--allow-network", "127.0.0.0/8", "--allow-port", port]) == 0
+        assert arguments.main(argv) == 1
+        assert arguments.main([*argv, "--allow-network", "127.0.0.0/33"]) == 1
+        assert arguments.main([*argv, "--allow-network", "127.0.0.0/8", "--allow-port", port]) == 0
         server.shutdown()
         thread.join()
     assert read_embeddings(tmp_path / "e").ids == ["a"]
@@ -222,7 +227,7 @@ def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]
     """The parameters, the clusters and the figures are printed, and that no picture could be read."""
     again = model.parent / "again"
     argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1"]
-    assert cli.main([*argv, "--min-cluster-size", "8"]) == 0
+    assert arguments.main([*argv, "--min-cluster-size", "8"]) == 0
     printed = capsys.readouterr()
     assert "min_cluster_size = 8" in printed.out
     assert "3 clusters" in printed.out
@@ -235,22 +240,22 @@ def test_predict(
 ) -> None:
     """Into a pipe: a JSON line per picture; into a file by its ending; broken pictures told on stderr."""
     source = images / "kind0"
-    assert cli.main(["predict", str(model), str(source)]) == 0
+    assert arguments.main(["predict", str(model), str(source)]) == 0
     rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert [row["id"] for row in rows] == [f"{i}.png" for i in range(4)]
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
     out = tmp_path / "tags.csv"
     argv = ["predict", str(model), str(source / "0.png"), str(tmp_path / "bad.png"), "-o", str(out)]
-    assert cli.main(argv) == 0
+    assert arguments.main(argv) == 0
     assert len(out.read_text().splitlines()) == 2
     assert b"decode-failed" in capfdbinary.readouterr().err
-    assert cli.main(["predict", str(model), str(source), "-o", str(tmp_path / "tags.xls")]) == 1
+    assert arguments.main(["predict", str(model), str(source), "-o", str(tmp_path / "tags.xls")]) == 1
 
 
 def test_predict_embeddings(model: Path, tmp_path: Path) -> None:
     """An embeddings folder is predicted as it is: no encoder is loaded, and clusters come out."""
     out = tmp_path / "tags.jsonl"
-    assert cli.main(["predict", str(model), str(model.parent / "embeddings"), "-o", str(out)]) == 0
+    assert arguments.main(["predict", str(model), str(model.parent / "embeddings"), "-o", str(out)]) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 120
     assert len({row["cluster"] for row in rows} - {-1}) == 3
@@ -262,7 +267,7 @@ def test_predict_lines(
     """`-` reads paths from stdin, as `find` writes them."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images}/kind1/0.png\n\n{images}/kind1/1.png\n"))
     out = tmp_path / "tags.jsonl"
-    assert cli.main(["predict", str(model), "-", "-o", str(out)]) == 0
+    assert arguments.main(["predict", str(model), "-", "-o", str(out)]) == 0
     assert len(out.read_text().splitlines()) == 2
 
 
@@ -272,31 +277,31 @@ def test_predict_sorts(
 ) -> None:
     """Pictures are sorted into folders; into the folder that is being read they are not."""
     argv = ["predict", str(model), str(images / "kind2"), "-o", str(tmp_path / "t.csv"), option]
-    assert cli.main([*argv, str(tmp_path / "sorted")]) == 0
+    assert arguments.main([*argv, str(tmp_path / "sorted")]) == 0
     found = [p for p in (tmp_path / "sorted").glob("*/*") if p.is_file()]
     assert len(found) == 4
     assert all(p.is_symlink() == is_link for p in found)
-    assert cli.main([*argv, str(images / "kind2" / "sorted")]) == 1
+    assert arguments.main([*argv, str(images / "kind2" / "sorted")]) == 1
 
 
 def test_report(model: Path, tmp_path: Path) -> None:
     """`report` writes the page."""
-    assert cli.main(["report", str(model), "-o", str(tmp_path / "r.html"), "--title", "Mine"]) == 0
+    assert arguments.main(["report", str(model), "-o", str(tmp_path / "r.html"), "--title", "Mine"]) == 0
     assert "<title>Mine" in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_names(model: Path, tmp_path: Path, loaded: TorchEncoder, capsys: pytest.CaptureFixture[str]) -> None:
     """`names` names again; words of one's own need an encoder with a text tower."""
-    from imgclust.model import ClusterModel
+    from imgclust.model.model import ClusterModel
 
-    assert cli.main(["names", str(model), "-o", str(tmp_path / "named")]) == 0
+    assert arguments.main(["names", str(model), "-o", str(tmp_path / "named")]) == 0
     assert ClusterModel.load(tmp_path / "named").taxonomy == ClusterModel.load(model).taxonomy
     (tmp_path / "words.txt").write_text("# mine\nfood\n\nfood\n")
     assert commands._words(tmp_path / "words.txt") == ["food"]
-    assert cli.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
+    assert arguments.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
     assert "text tower" in capsys.readouterr().err
     (tmp_path / "words.txt").write_text("\n")
-    assert cli.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
+    assert arguments.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
     assert "no words" in capsys.readouterr().err
 
 
@@ -315,7 +320,7 @@ def test_another_encoder_is_refused(
 IN_THE_MIDDLE = """
 import sys, time, types
 import numpy as np
-from imgclust import cli
+from imgclust.cli import arguments as cli
 from imgclust.types import EncoderIdentity, Preprocessing
 
 class Encoder:
@@ -328,7 +333,7 @@ class Encoder:
         time.sleep(0.02)
         return np.ones((len(pixels), 2), np.float32)
 
-sys.modules["imgclust.encoder"] = types.SimpleNamespace(load_encoder=lambda *_, **__: Encoder())
+sys.modules["imgclust.embedding.encoder"] = types.SimpleNamespace(load_encoder=lambda *_, **__: Encoder())
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -380,12 +385,12 @@ def test_duplicates_are_listed(
             row /= np.linalg.norm(row)
             for name, digest in ((f"{i}", i), *([(f"copy of {i}", i)] if i < 2 else [])):
                 writer.append(id=name, source="", embedding=row, width=1, height=1, sha256=f"{digest:064x}")
-    import imgclust.encoder
+    import imgclust.embedding.encoder
 
-    monkeypatch.setattr(imgclust.encoder, "load_encoder", lambda *_, **__: mini)
+    monkeypatch.setattr(imgclust.embedding.encoder, "load_encoder", lambda *_, **__: mini)
     listed = tmp_path / "duplicates.csv"
     argv = ["fit", str(tmp_path / "embeddings"), "-o", str(tmp_path / "model"), "--quiet", "--no-names"]
-    assert cli.main([*argv, "--duplicates", str(listed)]) == 0, capsys.readouterr().err
+    assert arguments.main([*argv, "--duplicates", str(listed)]) == 0, capsys.readouterr().err
     lines = listed.read_text().splitlines()
     assert lines == ["duplicate,kept,cosine,exact", "copy of 0,0,1.0000,1", "copy of 1,1,1.0000,1"]
 
@@ -409,7 +414,7 @@ def test_fit_continues_a_taxonomy(
 
     folder, out = embeddings(tmp_path / "embeddings", mini.identity), tmp_path / "next"
     argv = ["fit", str(folder), "-o", str(out), "--quiet", "--near", "1.1", "--no-names", "--no-thumbnails"]
-    assert cli.main([*argv, "--previous", str(model)]) == 0
+    assert arguments.main([*argv, "--previous", str(model)]) == 0
     first, second = ClusterModel.load(model), ClusterModel.load(out)
     printed = capsys.readouterr().out
     assert (
@@ -422,15 +427,15 @@ def test_fit_continues_a_taxonomy(
     assert "taxonomy:" not in printed  # the figures do not say it again
     assert second.taxonomy == first.taxonomy
     tags = tmp_path / "tags.jsonl"
-    assert cli.main(["predict", str(out), str(folder), "-o", str(tags)]) == 0
+    assert arguments.main(["predict", str(out), str(folder), "-o", str(tags)]) == 0
     rows = [json.loads(line) for line in tags.read_text().splitlines()]
     assert {row["cluster"] for row in rows} - {-1} == set(second.numbers.tolist())
     assert {row["taxonomy"] for row in rows} == {first.taxonomy}
-    assert cli.main(["report", str(out), "-o", str(tmp_path / "r.html"), "--tags", str(tags)]) == 0
+    assert arguments.main(["report", str(out), "-o", str(tmp_path / "r.html"), "--tags", str(tags)]) == 0
     capsys.readouterr()
-    assert cli.main([*argv, "--previous", str(tmp_path)]) == 1
+    assert arguments.main([*argv, "--previous", str(tmp_path)]) == 1
     assert re.fullmatch(r"imgclust: .* is not a model folder: .*\n", capsys.readouterr().err)
     other = dataclasses.replace(mini.identity, name="another", weights="1" * 64)
     argv[1] = str(embeddings(tmp_path / "others", other))
-    assert cli.main([*argv, "--previous", str(model)]) == 1
+    assert arguments.main([*argv, "--previous", str(model)]) == 1
     assert re.fullmatch(r"imgclust: .* from another .*fitted on mini .*\n", capsys.readouterr().err)

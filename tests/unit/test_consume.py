@@ -1,4 +1,4 @@
-"""worker.consume on a stand-in for the Kafka client: whose metadata is sent, and partitions that fall silent.
+"""worker.kafka.consumer on a stand-in for the Kafka client: whose metadata is sent, and partitions that fall silent.
 What a real client and broker do is tested in tests/integration and tests/faults."""
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.consume import Begun, UploadsConsumer, is_member
-from worker.metrics import Metrics
-from worker.restore import Pending
-from worker.retries import PendingRetries
+from worker.kafka.consumer import Begun, UploadsConsumer, is_member
+from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.retry_changelog import Pending
+from worker.telemetry.metrics import Metrics
 
 
 class FakeClient:
@@ -88,7 +88,7 @@ class FakeRetries:
 
 class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.consume.Consumer", FakeClient)
+        monkeypatch.setattr("worker.kafka.consumer.Consumer", FakeClient)
         self.now = 100.0
         self.begun: list[Begun] = []
         self.left: list[tuple[set[int], bool]] = []

@@ -15,23 +15,24 @@ import hdbscan
 import numpy as np
 import pytest
 
-from imgclust import continuing, layout
-from imgclust.drift import Reference, compare
 from imgclust.errors import FitError, ModelError
-from imgclust.fit import FitResult, fit
-from imgclust.model import ClusterModel
-from imgclust.palette import colours
-from imgclust.prediction_files import write_rows
-from imgclust.predictions import predict_rows
-from imgclust.reference import ReferencePredictor
-from imgclust.report import page
-from imgclust.report_data import from_model
-from imgclust.report_drift import read_drift, sheets
-from imgclust.report_payload import payload
-from worker.drift_watch import DriftWatch
-from worker.inference import Maker
-from worker.inference import rows as outcomes
-from worker.metrics import Metrics
+from imgclust.model import folder as layout
+from imgclust.model.drift import Reference, compare
+from imgclust.model.model import ClusterModel
+from imgclust.predictor.reference import ReferencePredictor
+from imgclust.report.data import from_model
+from imgclust.report.drift import read_drift, sheets
+from imgclust.report.page import page
+from imgclust.report.palette import colours
+from imgclust.report.payload import payload
+from imgclust.tagging.files import write_rows
+from imgclust.tagging.rows import predict_rows
+from imgclust.training import continuation
+from imgclust.training.fit import FitResult, fit
+from worker.tagger.drift_gauges import DriftWatch
+from worker.tagger.inference import Maker
+from worker.tagger.inference import rows as outcomes
+from worker.telemetry.metrics import Metrics
 
 KINDS = 8  # 0 to 5 are those of `fitted`
 FIRST, SECOND, THIRD = {0, 1, 2, 3, 4, 5}, {1, 2, 3, 4, 5, 6}, {0, 1, 2, 4, 5, 6, 7}
@@ -169,14 +170,14 @@ def test_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models say of each other what the fit said, whatever numbers they have; of many images a sample is
     asked about, the same each time, and the clusters are found all the same."""
     told: list[float] = []
-    assert continuing.compare(first(), second().model, told.append) == second().continuation
+    assert continuation.compare(first(), second().model, told.append) == second().continuation
     assert told == sorted(told)
     assert told[-1] == 1
-    monkeypatch.setattr(continuing, "COMPARED", 120)
-    sampled = continuing.compare(first(), second().model)
+    monkeypatch.setattr(continuation, "COMPARED", 120)
+    sampled = continuation.compare(first(), second().model)
     assert sampled.images == 240
     assert sampled.numbers == second().model.numbers.tolist()
-    assert sampled == continuing.compare(first(), second().model)
+    assert sampled == continuation.compare(first(), second().model)
 
 
 # ── the predictor ────────────────────────────────────────────────────────────────────────────────────────

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from imgclust import decode as module
-from imgclust import formats
-from imgclust.decode import Limits, decode, thumbnail
 from imgclust.errors import DecodeError, DecodeFailed, TooManyPixels, UnsupportedFormat
+from imgclust.images import containers
+from imgclust.images import decode as module
+from imgclust.images.decode import Limits, decode, thumbnail
 from imgclust.types import Preprocessing
 
 P = Preprocessing(size=32, resize=32)
@@ -295,7 +295,7 @@ def test_metadata_is_cut_away() -> None:
     for format, options in {"JPEG": {"comment": b"x" * 60_000}, "PNG": {}}.items():
         bare = encoded(image, format)
         data = encoded(image, format, icc_profile=bytes(200_000), exif=exif(1), **options)
-        prepared = formats.prepare(data, format)
+        prepared = containers.prepare(data, format)
         assert len(prepared.data) < len(bare) + 50
         assert np.array_equal(decode(data, P).pixels, decode(bare, P).pixels)
 
@@ -339,7 +339,7 @@ def test_exif_of_avif_is_not_parsed() -> None:
     tags[0x010E] = "a description"
     data = encoded(quadrants(), "AVIF", exif=tags, quality=95)
     assert b"a description" in AvifImageFile(io.BytesIO(data)).info["exif"]
-    prepared = formats.prepare(data, "AVIF")
+    prepared = containers.prepare(data, "AVIF")
     assert b"a description" not in AvifImageFile(io.BytesIO(prepared.data)).info.get("exif", b"")
     decoded = decode(data, SQUASH)
     assert (decoded.width, decoded.height) == (48, 64)
@@ -427,7 +427,7 @@ def test_error_texts_are_one_printable_line() -> None:
 def test_exif_of_any_bytes(data: bytes) -> None:
     """Damaged EXIF means upright, as in browsers; it never costs the picture."""
     for head in (b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"):
-        assert formats.exif_orientation(head + data) in range(1, 9)
+        assert containers.exif_orientation(head + data) in range(1, 9)
 
 
 def test_thumbnail() -> None:
@@ -445,7 +445,7 @@ def test_thumbnail() -> None:
 def test_stays_small() -> None:
     """Decoding loads no torch, and a process that decodes stays below 80 MB."""
     code = (
-        "import io, re, sys\nfrom PIL import Image\nfrom imgclust.decode import decode\n"
+        "import io, re, sys\nfrom PIL import Image\nfrom imgclust.images.decode import decode\n"
         "from imgclust.types import Preprocessing\n"
         "f = io.BytesIO(); Image.new('RGB', (640, 480)).save(f, 'JPEG')\n"
         "decode(f.getvalue(), Preprocessing(224, 224))\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgclust import dedupe
-from imgclust.dedupe import Duplicates, find_duplicates
+from imgclust.training import dedupe
+from imgclust.training.dedupe import Duplicates, find_duplicates
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from imgclust.sources import Item
+from imgclust.images.sources import Item
 from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
-from worker import demo_images
-from worker.demo_checks import check_metrics, check_view
-from worker.demo_images import Chosen, choose
-from worker.demo_screen import (
+from worker.demo import training
+from worker.demo.checks import check_metrics, check_view
+from worker.demo.screen import (
     Moment,
     Ticker,
     agreement,
@@ -33,20 +32,12 @@ from worker.demo_screen import (
     moment_picture,
     outcome_line,
 )
-from worker.demo_services import Samples, topic_names, worker_environment
-from worker.demo_uploads import (
-    DELETED,
-    SUPERSEDED,
-    TAGGED,
-    Event,
-    Ledger,
-    Result,
-    percentile,
-    plan,
-)
+from worker.demo.services import Samples, topic_names, worker_environment
+from worker.demo.training import Chosen, choose
+from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, Result, percentile, plan
 from worker.feed import Feed, Page
-from worker.messages import ERROR_CODES, Tag, parse_upload
-from worker.metrics import Metrics
+from worker.messages.upload import ERROR_CODES, Tag, parse_upload
+from worker.telemetry.metrics import Metrics
 
 
 def planned(images: int = 7, uploads: int = 200) -> list[Event]:
@@ -400,7 +391,7 @@ def test_a_large_folder_is_sampled_the_same_way_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo's time is bounded, and a second run finds the embeddings of the first."""
-    monkeypatch.setattr(demo_images, "MAX_IMAGES", 5)
+    monkeypatch.setattr(training, "MAX_IMAGES", 5)
     folder = folder_of(tmp_path / "pictures", 40)
     first, second = choose([folder]), choose([folder])
     assert (len(first.items), first.found) == (5, 40)
@@ -437,7 +428,7 @@ def test_embeddings_are_kept_only_for_the_same_pictures_and_encoder(tmp_path: Pa
     other = folder_of(tmp_path / "others", 2)
 
     def stamp(path: Path = folder, weights: str = "aa") -> str:
-        return demo_images._stamp(choose([path]), FakeEncoder(weights))
+        return training._stamp(choose([path]), FakeEncoder(weights))
 
     first = stamp()
     assert first == stamp()
@@ -454,7 +445,7 @@ def test_a_second_run_embeds_nothing_and_another_folder_everything(tmp_path: Pat
             Image.new("RGB", (20, 20), (number * 80, 0, 0)).save(tmp_path / name / f"{name}{number}.png")
     encoder, out = FakeEncoder("aa"), tmp_path / "run"
     for folder, encoded in (("one", 3), ("one", 3), ("two", 6)):
-        embeddings, _ = demo_images.embed_images(choose([tmp_path / folder]), out, encoder)
+        embeddings, _ = training.embed_images(choose([tmp_path / folder]), out, encoder)
         assert embeddings.ids == [f"{folder}{number}.png" for number in range(3)]
         assert encoder.encoded == encoded
 
@@ -467,17 +458,17 @@ def test_embeddings_that_no_demo_made_are_left_alone(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "embeddings-000000.parquet").write_bytes(b"precious")
     with pytest.raises(ImgclustError, match="was not made by the demo"):
-        demo_images._forget_others(mine, "stamp")
+        training._forget_others(mine, "stamp")
     assert (mine / "embeddings-000000.parquet").read_bytes() == b"precious"
 
 
 def test_the_list_of_pictures_is_one_that_embed_reads(tmp_path: Path) -> None:
     """Ids with commas, quotes and line ends survive the way through images.csv."""
-    from imgclust.sources import items
+    from imgclust.images.sources import items
 
     names = ['a,"b".png', "two\nlines.png", " space.png"]
     given_items = [Item(name, str(tmp_path / name), attributes={"category": "c"}) for name in names]
-    demo_images._write_list(Chosen(given_items, 3, 0), tmp_path / "images.csv")
+    training._write_list(Chosen(given_items, 3, 0), tmp_path / "images.csv")
     assert [(i.id, dict(i.attributes)["category"]) for i in items([tmp_path / "images.csv"])] == [
         (name, "c") for name in names
     ]

@@ -17,10 +17,10 @@ import kustomize
 import pytest
 import yaml
 
-from imgclust import addresses
-from worker import settings
-from worker.settings import SETTINGS, Settings
-from worker.watchdog import LEAVE_TIMEOUT
+from imgclust.fetching import addresses
+from worker.settings import load
+from worker.settings.load import SETTINGS, Settings
+from worker.telemetry.watchdog import LEAVE_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -42,7 +42,7 @@ def parsed(env: dict[str, str], folder: Path) -> Settings:
         if name.startswith("WORKER_"):
             is_file = name.endswith("_FILE")
             given[name] = str(folder) if name in paths else str(secret) if is_file else value
-    return settings.load(given)
+    return load.load(given)
 
 
 def seconds(text: str) -> float:
@@ -278,7 +278,7 @@ def test_its_pods_may_do_nothing_more_than_they_need(overlay: list[dict[str, Any
 def test_its_ports_and_paths_are_served(overlay: list[dict[str, Any]]) -> None:
     """Probes, Service, ServiceMonitor and NetworkPolicy name the one port and the paths that the worker
     has."""
-    from worker import health
+    from worker.telemetry import health
 
     source = Path(health.__file__).read_text()
     for deployment in of_kind(overlay, "Deployment"):
@@ -335,7 +335,7 @@ def test_the_network_policy_is_the_workers_own_table(overlay: list[dict[str, Any
     assert (v4["cidr"], v6["cidr"]) == ("0.0.0.0/0", str(addresses._IPV6_PUBLIC))
     assert set(map(ipaddress.ip_network, v4["except"])) == set(addresses._IPV4_RESERVED)
     assert set(map(ipaddress.ip_network, v6["except"])) == set(addresses._IPV6_RESERVED)
-    assert tuple(p["port"] for p in rule["ports"]) == settings.load({}).fetch_allow_ports
+    assert tuple(p["port"] for p in rule["ports"]) == load.load({}).fetch_allow_ports
     for other in of_kind(overlay, "NetworkPolicy"):
         if other is not policy:
             assert not [t for r in other["spec"]["egress"] for t in r["to"] if "ipBlock" in t]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgclust.drift import (
+from imgclust.errors import ModelError
+from imgclust.model.drift import (
     BINS,
     PARTS,
     Reference,
@@ -26,11 +27,10 @@ from imgclust.drift import (
     merged,
     stability_index,
 )
-from imgclust.errors import ModelError
-from imgclust.model import ClusterModel
+from imgclust.model.model import ClusterModel
 from imgclust.types import MAX_CANDIDATES, Prediction
-from worker.drift_watch import DriftWatch
-from worker.metrics import Metrics
+from worker.tagger.drift_gauges import DriftWatch
+from worker.telemetry.metrics import Metrics
 
 histograms = st.integers(2, 12).flatmap(
     lambda bins: st.tuples(*[st.lists(st.integers(0, 1000), min_size=bins, max_size=bins)] * 2)

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclust.bar import bar_for, stage_lines
-from imgclust.embed import FAILED, Embedded, Failed, embed, stream
-from imgclust.embeddings import read_embeddings, shards
+from imgclust.embedding.embed import FAILED, Embedded, Failed, embed, stream
+from imgclust.embedding.store import read_embeddings, shards
 from imgclust.errors import EncoderError, ImgclustError
-from imgclust.prediction_files import unguard
-from imgclust.progress import Progress
-from imgclust.reading import Reader
-from imgclust.sources import Item, items
+from imgclust.fetching.urls import FetchPolicy
+from imgclust.images.reader import Reader
+from imgclust.images.sources import Item, items
+from imgclust.support.bar import bar_for, stage_lines
+from imgclust.support.progress import Progress
+from imgclust.tagging.files import unguard
 from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
-from imgclust.urls import FetchPolicy
 
 
 class Brightness:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.embedding_records import EmbeddingWriter, halves, read_embedding
-from worker.messages import Upload
+from worker.messages.embedding import EmbeddingWriter, halves, read_embedding
+from worker.messages.upload import Upload
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 VECTOR = np.random.default_rng(0).normal(size=(1, fitted.DIM)).astype(np.float16).astype(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgclust.embeddings import (
+from imgclust.embedding.store import (
     IDENTITY_KEY,
     EmbeddingsWriter,
     concat,

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imgclust import openclip
-from imgclust.decode import decode
-from imgclust.encoder import TorchEncoder, hash_weights, load_encoder, padded_length, resolve_device
+from imgclust.embedding import openclip
+from imgclust.embedding.encoder import TorchEncoder, hash_weights, load_encoder, padded_length, resolve_device
 from imgclust.errors import EncoderError
+from imgclust.images.decode import decode
 from imgclust.types import EncoderIdentity, Floats
 
 TINY: dict[str, Any] = {

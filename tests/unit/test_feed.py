@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.feed import Feed, _Cursor, _Place
-from worker.redis_keys import TAXONOMY
+from worker.view.keys import TAXONOMY
 
 
 @given(

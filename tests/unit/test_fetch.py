@@ -1,4 +1,4 @@
-"""`imgclust.fetch` without a server: foreign errors, headers, compression, files, names."""
+"""`imgclust.fetching.fetcher` without a server: foreign errors, headers, compression, files, names."""
 
 import asyncio
 import gzip
@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
-from imgclust.fetch import MAX_RETRY_AFTER, Fetcher, inflate, retry_after
-from imgclust.foreign_errors import TRANSLATIONS, translate
-from imgclust.local_files import read_file
-from imgclust.resolver import KEEP, KEEP_FAILED, PER_DOMAIN, CheckedResolver
-from imgclust.urls import FetchPolicy
+from imgclust.fetching.fetcher import MAX_RETRY_AFTER, Fetcher, inflate, retry_after
+from imgclust.fetching.local_files import read_file
+from imgclust.fetching.resolver import KEEP, KEEP_FAILED, PER_DOMAIN, CheckedResolver
+from imgclust.fetching.translate import TRANSLATIONS, translate
+from imgclust.fetching.urls import FetchPolicy
 
 # ── foreign errors ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,10 +87,10 @@ def test_our_own_errors_pass() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("imgclust.fetch", ("torch", "umap", "numba", "numpy", "PIL", "pyarrow")),
-        ("worker.fetchers", ("torch", "umap", "numba", "aiohttp", "PIL", "pyarrow")),
+        ("imgclust.fetching.fetcher", ("torch", "umap", "numba", "numpy", "PIL", "pyarrow")),
+        ("worker.fetching.pool", ("torch", "umap", "numba", "aiohttp", "PIL", "pyarrow")),
         (
-            "worker.fetcher_process",
+            "worker.fetching.process",
             ("torch", "umap", "numba", "hdbscan", "scipy", "pyarrow", "confluent_kafka"),
         ),
     ],

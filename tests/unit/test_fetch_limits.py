@@ -1,4 +1,4 @@
-"""`imgclust.deadlines`, and the origins that `imgclust.urls` keeps: what is fast decides as what is slow."""
+"""`imgclust.fetching.deadlines`, and the origins that `imgclust.fetching.urls` keeps: what is fast decides as what is slow."""
 
 import asyncio
 import math
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgclust.deadlines import Watch
 from imgclust.errors import UrlForbidden
-from imgclust.urls import FetchPolicy, UrlChecker, check_url
+from imgclust.fetching.deadlines import Watch
+from imgclust.fetching.urls import FetchPolicy, UrlChecker, check_url
 
 POLICY = FetchPolicy(
     connect_timeout=3,

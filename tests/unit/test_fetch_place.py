@@ -1,4 +1,4 @@
-"""`worker.fetcher_place` and `worker.fetch_jobs`: the book that the parent keeps of each fetcher."""
+"""`worker.fetching.fetcher_state` and `worker.fetching.protocol`: the book that the parent keeps of each fetcher."""
 
 from collections import Counter
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.fetch_jobs import Decoded, Failed, Job, ProtocolError, Report, read_report
-from worker.fetcher_place import FIRST_BACKOFF, HEARTBEAT_TIMEOUT, MAX_BACKOFF, Place
-from worker.suspects import Suspects
+from worker.fetching.fetcher_state import FIRST_BACKOFF, HEARTBEAT_TIMEOUT, MAX_BACKOFF, Place
+from worker.fetching.protocol import Decoded, Failed, Job, ProtocolError, Report, read_report
+from worker.fetching.quarantine import Suspects
 
 
 def place(slots: int = 4) -> Place:

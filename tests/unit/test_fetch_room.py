@@ -1,9 +1,9 @@
-"""`worker.fetcher_process.Room`: how many bytes of bodies a fetcher holds at once."""
+"""`worker.fetching.process.Room`: how many bytes of bodies a fetcher holds at once."""
 
 import asyncio
 from collections.abc import Coroutine
 
-from worker.fetcher_process import Item, Room
+from worker.fetching.process import Item, Room
 
 
 def run(coroutine: Coroutine[object, object, None]) -> None:

@@ -1,4 +1,4 @@
-"""`imgclust.urls`: what a URL may name, and what arrives of it at the server."""
+"""`imgclust.fetching.urls`: what a URL may name, and what arrives of it at the server."""
 
 import ipaddress
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from imgclust.errors import UrlForbidden
-from imgclust.urls import FetchPolicy, check_url, file_path, shown
+from imgclust.fetching.urls import FetchPolicy, check_url, file_path, shown
 
 PUBLIC = FetchPolicy()
 

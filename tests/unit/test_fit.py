@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
-from imgclust import fit as fit_module
-from imgclust import parameters, progress
 from imgclust.errors import FitError
-from imgclust.fit import fit, split_rows
-from imgclust.parameters import LARGE, Parameters, estimate
-from imgclust.progress import Progress, Stages
+from imgclust.support import progress
+from imgclust.support.progress import Progress, Stages
+from imgclust.training import fit as fit_module
+from imgclust.training import parameters
+from imgclust.training.fit import fit, split_rows
+from imgclust.training.parameters import LARGE, Parameters, estimate
 
 
 def test_groups_are_found_and_held_out_rows_join_them() -> None:

@@ -1,4 +1,4 @@
-"""worker.formats: uploads and tags in Avro and Protobuf mean what their JSON means."""
+"""worker.messages.formats: uploads and tags in Avro and Protobuf mean what their JSON means."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from strategies import TAGS
 
-from worker.embedded import free_ports
+from worker.demo.backends import free_ports
 from worker.errors import RegistryError, Rejected, StartError
-from worker.formats import Formats, TagFormat, formats, reach_registry, registry
-from worker.messages import Tag, Upload
-from worker.settings import Settings, load
-from worker.view_records import read_record
+from worker.messages.formats import Formats, TagFormat, formats, reach_registry, registry
+from worker.messages.upload import Tag, Upload
+from worker.settings.load import Settings, load
+from worker.view.records import read_record
 
 pytest.importorskip("confluent_kafka.schema_registry", reason="needs the extra schema-registry")
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-DATA = Path(str(resources.files("worker"))) / "data"
+DATA = Path(str(resources.files("worker.messages"))) / "schemas"
 WHEN = 1_800_000_000_000
 UPLOADS = SerializationContext("uploads", MessageField.VALUE)
 
@@ -162,7 +162,7 @@ def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
 
 def test_check_asks_the_registry_where_a_format_needs_it() -> None:
     """`imgclust-worker check`: silent with JSON, `ok` when it answers, a remedy when nobody listens there."""
-    from worker.check import _registry
+    from worker.commands.check import _registry
 
     assert list(_registry(settings())) == []
     (there,) = _registry(settings(TAGS_FORMAT="avro"))
@@ -176,7 +176,7 @@ def test_check_asks_the_registry_where_a_format_needs_it() -> None:
 
 def test_uploads_in_protobuf(tmp_path: Path) -> None:
     """Our own message, and anybody's by a set of descriptors; a wrong name is refused at the start."""
-    from worker.formats import message_class
+    from worker.messages.formats import message_class
 
     wanted = settings(UPLOADS_FORMAT="protobuf")
     message = message_class(wanted)

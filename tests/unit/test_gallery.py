@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imgclust import gallery
+from imgclust.model import gallery
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

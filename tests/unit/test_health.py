@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.errors import StartError
-from worker.health import MAX_REQUESTS, MAX_SILENCE, REQUEST_BYTES, Health, HealthServer
-from worker.metrics import Metrics
+from worker.telemetry.health import MAX_REQUESTS, MAX_SILENCE, REQUEST_BYTES, Health, HealthServer
+from worker.telemetry.metrics import Metrics
 
 
 class Clock:

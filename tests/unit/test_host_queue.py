@@ -1,11 +1,11 @@
-"""`worker.host_queue`: no host keeps the others waiting."""
+"""`worker.fetching.fair_queue`: no host keeps the others waiting."""
 
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.host_queue import HostQueue, host_of
+from worker.fetching.fair_queue import HostQueue, host_of
 
 
 def test_hosts_take_turns() -> None:

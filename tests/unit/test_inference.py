@@ -1,4 +1,4 @@
-"""worker.inference: batches through the encoder and the predictor, and what happens when they fail."""
+"""worker.tagger.inference: batches through the encoder and the predictor, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
-from worker.inference import Inference, Maker, Outcome, Predicted, Ready, Unencodable, rows
-from worker.metrics import Metrics
-from worker.watchdog import EXIT_STALLED, Watchdog, end_within
+from worker.tagger.inference import Inference, Maker, Outcome, Predicted, Ready, Unencodable, rows
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 
 SIDE = 4
 IDENTITY = EncoderIdentity("test", "test", "0" * 64, Preprocessing(SIDE, SIDE), "float32", 2)

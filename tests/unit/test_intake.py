@@ -1,4 +1,4 @@
-"""worker.intake: fields of an upload from anywhere in an event, and nothing where it must not be."""
+"""worker.messages.mapping: fields of an upload from anywhere in an event, and nothing where it must not be."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import Rejected
-from worker.intake import MapError, MappedIntake, parse_map, plain_json
-from worker.messages import Upload, parse_time, parse_upload
+from worker.messages.mapping import MapError, MappedIntake, parse_map, plain_json
+from worker.messages.upload import Upload, parse_time, parse_upload
 
 WHEN = 1_800_000_000_000
 JSON = st.recursive(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.letters import (
+from worker.commands.arguments import duration
+from worker.commands.dead_letters import (
     Filter,
     LaterEvents,
     Letter,
@@ -17,8 +18,7 @@ from worker.letters import (
     reason_to_skip,
     value_to_send,
 )
-from worker.operators import duration
-from worker.scan import Entry, Source, source_of
+from worker.kafka.scanner import Entry, Source, source_of
 
 NOW = 1_790_000_000_000
 

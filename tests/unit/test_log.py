@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import log as logs
-from worker.log import MAX_EXCEPTION_CHARS, MAX_FIELDS, MAX_VALUE_CHARS, Form, RateLimit
+from worker.telemetry import log as logs
+from worker.telemetry.log import MAX_EXCEPTION_CHARS, MAX_FIELDS, MAX_VALUE_CHARS, Form, RateLimit
 
 
 class Clock:

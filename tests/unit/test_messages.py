@@ -1,4 +1,4 @@
-"""worker.messages: the wire."""
+"""worker.messages.upload: the wire."""
 
 import datetime as dt
 import json
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import Rejected
-from worker.messages import (
+from worker.messages.upload import (
     MAX_EVENT_BYTES,
     Candidate,
     Tag,

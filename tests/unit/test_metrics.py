@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.drift_watch import DriftWatch
-from worker.metrics import (
+from worker.tagger.drift_gauges import DriftWatch
+from worker.tagger.shadow import Shadow
+from worker.telemetry.metrics import (
     LAG_RECORDS,
     OTHER_WINDOW,
     POLL_WINDOW,
@@ -25,8 +26,7 @@ from worker.metrics import (
     Row,
     metrics_table,
 )
-from worker.shadow import Shadow
-from worker.window import Lateness
+from worker.telemetry.window import Lateness
 
 
 class Clock:

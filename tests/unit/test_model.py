@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from imgclust import layout
 from imgclust.errors import EmbeddingsError, ModelError
-from imgclust.model import ClusterModel
+from imgclust.model import folder as layout
+from imgclust.model.model import ClusterModel
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""worker.model_records, worker.models, worker.shadow: what the models topic says, and what becomes of it."""
+"""worker.messages.models, worker.tagger.model_switch, worker.tagger.shadow: what the models topic says, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import ModelError
-from imgclust.model import ClusterModel
+from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker.errors import StartError
-from worker.health import Health
-from worker.metrics import Metrics
-from worker.model_records import (
-    Book,
-    Named,
-    Report,
-    Wish,
-    read_report,
-    read_wish,
-    write_report,
-    write_wish,
-)
-from worker.models import TRY_AGAIN, ModelChanger, load_named, warm, worker_name
-from worker.shadow import agreement
+from worker.messages.models import Book, Named, Report, Wish, read_report, read_wish, write_report, write_wish
+from worker.tagger.model_switch import TRY_AGAIN, ModelChanger, load_named, warm, worker_name
+from worker.tagger.shadow import agreement
+from worker.telemetry.health import Health
+from worker.telemetry.metrics import Metrics
 
 STRANGER = EncoderIdentity.from_dict({**fitted.ENCODER.to_dict(), "weights": "1" * 64})
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import fitted
 import pytest
 
-from worker import models_command
 from worker.__main__ import parser
+from worker.commands import models
 from worker.errors import SettingsError, StartError
-from worker.model_records import Book, Named, Report, Role, Wish
-from worker.settings import Settings, load
+from worker.messages.models import Book, Named, Report, Role, Wish
+from worker.settings.load import Settings, load
 
 NOW = 1_795_000_000_000
 OLD, NEW = Named("a" * 12, "a" * 12, "old"), Named("b" * 12, "a" * 12, "new")
@@ -29,10 +29,10 @@ class Terminal(io.StringIO):
 def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     """The topic as it stands."""
     made = Book()
-    monkeypatch.setattr(models_command, "read_book", lambda _: made)
-    monkeypatch.setattr(models_command, "wall_ms", lambda: NOW)
+    monkeypatch.setattr(models, "read_book", lambda _: made)
+    monkeypatch.setattr(models, "wall_ms", lambda: NOW)
     monkeypatch.setattr(
-        models_command, "_feeds", lambda _: {"taxonomy": "a" * 12, "reads": f"read taxonomy {'a' * 12}"}
+        models, "_feeds", lambda _: {"taxonomy": "a" * 12, "reads": f"read taxonomy {'a' * 12}"}
     )
     return made
 
@@ -50,7 +50,7 @@ def written(monkeypatch: pytest.MonkeyPatch, book: Book) -> list[dict[Role, Wish
             else:
                 book.wishes[role] = wish
 
-    monkeypatch.setattr(models_command, "_write", write)
+    monkeypatch.setattr(models, "_write", write)
     return found
 
 
@@ -68,7 +68,7 @@ def test_people_see_a_table(book: Book, monkeypatch: pytest.MonkeyPatch) -> None
     book.reports["host-c"] = report(OLD, at=NOW - 91_000)
     out = Terminal()
     monkeypatch.setenv("COLUMNS", "200")
-    assert models_command.show(load({}), out=out) == 0
+    assert models.show(load({}), out=out) == 0
     lines = out.getvalue().splitlines()
     told = f"{'b' * 12} in new, taxonomy {'a' * 12}, named 2 min ago; before it {'a' * 12} (old)"
     assert lines[0] == f"live    {told}"
@@ -87,7 +87,7 @@ def test_programs_get_json(book: Book) -> None:
     book.wishes["live"] = Wish(NEW, NOW, OLD)
     book.reports["host-a"] = report(NEW)
     out = io.StringIO()
-    assert models_command.show(load({}), out=out) == 0
+    assert models.show(load({}), out=out) == 0
     told = json.loads(out.getvalue())
     assert (told["live"]["version"], told["live"]["before"]["folder"]) == (NEW.version, "old")
     assert (told["shadow"], told["feeds"]) == (None, "a" * 12)
@@ -124,14 +124,14 @@ def test_set_waits_for_the_workers(
         model = book.wishes["live"].model
         book.reports["host-a"] = report(model)
 
-    monkeypatch.setattr(models_command.time, "sleep", obeying)
-    assert models_command.set_live(settings, "second", wait=60) == 0
+    monkeypatch.setattr(models.time, "sleep", obeying)
+    assert models.set_live(settings, "second", wait=60) == 0
     assert written[-1]["live"].before.version == first.version  # type: ignore[union-attr]
     assert "1 of 1 workers run " + second_version() in capsys.readouterr().out
-    assert models_command.set_live(settings, "second", wait=60) == 0
+    assert models.set_live(settings, "second", wait=60) == 0
     assert "is live already" in capsys.readouterr().out
     book.wishes["shadow"] = Wish(book.wishes["live"].before, 0)  # type: ignore[arg-type]
-    assert models_command.roll_back(settings, wait=60) == 0
+    assert models.roll_back(settings, wait=60) == 0
     assert set(written[-1]) == {"live", "shadow"}
     assert second_version() == first.version
 
@@ -139,11 +139,11 @@ def test_set_waits_for_the_workers(
         wanted = book.wishes["live"].model.version
         book.reports["host-a"] = report(OLD, refused={"live": f"{wanted}: its folder is missing"})
 
-    monkeypatch.setattr(models_command.time, "sleep", refusing)
-    assert models_command.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
+    monkeypatch.setattr(models.time, "sleep", refusing)
+    assert models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
     assert "host-a refuses: " in capsys.readouterr().err
     with pytest.raises(SettingsError, match="as its own shadow it says nothing"):
-        models_command.set_shadow(settings, "second")
+        models.set_shadow(settings, "second")
 
 
 def test_the_encoder_of_the_live_model_decides(
@@ -156,10 +156,10 @@ def test_the_encoder_of_the_live_model_decides(
     other.save(tmp_path / "live")
     book.wishes["live"] = Wish(Named(other.version, other.taxonomy, "live"), NOW)
     with pytest.raises(StartError, match="a new encoder takes new workers"):
-        models_command.set_live(settings, "second", wait=0)
+        models.set_live(settings, "second", wait=0)
     assert not written
     book.wishes["live"] = Wish(Named("c" * 12, "c" * 12, "live"), NOW)
-    models_command.set_live(settings, "second", wait=0)
+    models.set_live(settings, "second", wait=0)
     assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
 
 

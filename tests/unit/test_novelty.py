@@ -11,12 +11,12 @@ import pytest
 from frozen_pair import unit_half
 from hypothesis import given
 
-from imgclust import novelty
 from imgclust.errors import FitError, ModelError
-from imgclust.fit import fit
-from imgclust.model import ClusterModel
-from imgclust.parameters import NOVEL_RATE
-from imgclust.predict import FrozenPredictor
+from imgclust.model.model import ClusterModel
+from imgclust.predictor import novelty
+from imgclust.predictor.predictor import FrozenPredictor
+from imgclust.training.fit import fit
+from imgclust.training.parameters import NOVEL_RATE
 
 
 def cone(n: int, seed: int, dim: int = 32) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""worker.offsets: what is done → what may be committed."""
+"""worker.kafka.offsets: what is done → what may be committed."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.offsets import (
+from worker.kafka.offsets import (
     MAX_MARK,
     MAX_METADATA_BYTES,
     SPAN,

@@ -1,4 +1,4 @@
-"""worker.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the last
+"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the last
 event of an id wins. The same promises are tested on real brokers in tests/integration and tests/faults."""
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.consume import Begun
-from worker.embedding_records import EmbeddingWriter, read_embedding
-from worker.fetchers import Failed, Job
-from worker.inference import Maker, Predicted, Ready, Unencodable
-from worker.messages import Tag
-from worker.metrics import Metrics
-from worker.offsets import PartitionOffsets, decode_done, lives_of
-from worker.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
-from worker.publish import Result
-from worker.records import Record
-from worker.restore import Pending
-from worker.retries import PendingRetries, RetryLimits
-from worker.tracing import Tracing
+from worker.fetching.protocol import Failed, Job
+from worker.kafka.consumer import Begun
+from worker.kafka.delivery import Result
+from worker.kafka.offsets import PartitionOffsets, decode_done, lives_of
+from worker.kafka.pending_retries import PendingRetries, RetryLimits
+from worker.kafka.reading import Record
+from worker.kafka.retry_changelog import Pending
+from worker.messages.embedding import EmbeddingWriter, read_embedding
+from worker.messages.upload import Tag
+from worker.tagger.inference import Maker, Predicted, Ready, Unencodable
+from worker.tagger.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.tracing import Tracing
 
 POLICY = Policy(
     tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.errors import ModelError
-from imgclust.predict import FrozenPredictor, prepare
+from imgclust.predictor.predictor import FrozenPredictor, prepare
 from imgclust.types import Prediction
 
 ARRAYS, PARAMS = frozen_pair()
@@ -66,7 +66,7 @@ def test_a_new_process_answers_the_same(tmp_path: Path) -> None:
     safetensors.numpy.save_file({**ARRAYS, "rows": ROWS}, tmp_path / "arrays.safetensors")
     script = f"""
         import numpy as np, safetensors.numpy, sys
-        from imgclust.predict import FrozenPredictor
+        from imgclust.predictor.predictor import FrozenPredictor
         arrays = safetensors.numpy.load_file({str(tmp_path / "arrays.safetensors")!r})
         found = FrozenPredictor(arrays, {PARAMS!r}).predict(arrays.pop("rows"))
         np.savez({str(tmp_path / "found.npz")!r}, **{{n: getattr(found, n) for n in found.__slots__}})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from frozen_pair import embeddings, frozen_pair
 
-from imgclust.predict import FrozenPredictor
+from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.types import Prediction
 
 

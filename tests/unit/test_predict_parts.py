@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imgclust import codes, exact, neighbours, placing, repulsion
-from imgclust.cells import BLOCK, build_cells, shortlist_length, shuffled
-from imgclust.kdtree import KDTree, build_order
-from imgclust.neighbours import Neighbours
-from imgclust.repulsion import Repulsion
+from imgclust.predictor import exact, int8, neighbours, repulsion, umap_transform
+from imgclust.predictor.ivf import BLOCK, build_cells, shortlist_length, shuffled
+from imgclust.predictor.kdtree import KDTree, build_order
+from imgclust.predictor.neighbours import Neighbours
+from imgclust.predictor.repulsion import Repulsion
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-690, 0)))
@@ -84,7 +84,7 @@ def test_the_best_blocks_of_each_query_are_kept(
 @given(st.floats(2.0**-26, 2.0**13, width=32))
 def test_tables_follow_their_function(square: float) -> None:
     """UMAP's two forces are tabulated to three digits."""
-    curves = placing.Curves(1.82, 0.82, 1.0)
+    curves = umap_transform.Curves(1.82, 0.82, 1.0)
     x = np.array([square], dtype=np.float32)
     for function in (curves.attraction, curves.repulsion):
         assert exact.lookup(exact.table(function), x)[0] == pytest.approx(function(float(x[0])), rel=3e-3)
@@ -143,9 +143,9 @@ def test_processors_without_exact_int8_products_find_the_same(monkeypatch: pytes
     arrays, _ = frozen_pair()
     asked = embeddings(40, 24, 5, seed=0)[0]
     expected = Neighbours(arrays, 10, "euclidean").search(asked)
-    monkeypatch.setattr(codes, "product", lambda dim: codes.float_product)
+    monkeypatch.setattr(int8, "product", lambda dim: int8.float_product)
     other = Neighbours(arrays, 10, "euclidean")
-    assert other._product is codes.float_product
+    assert other._product is int8.float_product
     got = other.search(asked)
     assert got.rows.tobytes() == expected.rows.tobytes()
     assert got.distances.tobytes() == expected.distances.tobytes()
@@ -211,7 +211,7 @@ def test_the_push_is_the_mean_over_all_points(n: int) -> None:
     points = (rng.normal(size=(5, 3))[rng.integers(5, size=n)] * 4 + rng.normal(size=(n, 3))).astype(
         np.float32
     )
-    curves = placing.Curves(UMAP["a"], UMAP["b"], 1.0)
+    curves = umap_transform.Curves(UMAP["a"], UMAP["b"], 1.0)
     repulsion = Repulsion(KDTree(points, build_order(points)), exact.table(curves.repulsion), push=5.0)
     asked = points[:20].astype(np.float64) + 0.1
     gaps = asked[:, None] - points
@@ -222,7 +222,7 @@ def test_the_push_is_the_mean_over_all_points(n: int) -> None:
 
 def test_restless_points_are_counted_and_placed() -> None:
     """Points that do not settle are counted, get a finite place, and the same one alone as among others."""
-    from imgclust.predict import FrozenPredictor
+    from imgclust.predictor.predictor import FrozenPredictor
 
     arrays, params = frozen_pair(n=400, repulsion_strength=8.0, negative_sample_rate=40)
     rows = embeddings(200, 24, 5, seed=0)[0]

@@ -12,9 +12,9 @@ from frozen_pair import tree_arrays
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from imgclust.clustertree import ClusterTree
-from imgclust.kdtree import KDTree, build_order
-from imgclust.membership import MOST_EXEMPLARS, SoftMembership
+from imgclust.predictor.condensed_tree import ClusterTree
+from imgclust.predictor.kdtree import KDTree, build_order
+from imgclust.predictor.soft_membership import MOST_EXEMPLARS, SoftMembership
 
 warnings.filterwarnings("ignore", module="hdbscan")
 

@@ -22,22 +22,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from imgclust.embed import Failed
-from imgclust.embeddings import EmbeddingsWriter
+from imgclust.embedding.embed import Failed
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError, ImgclustError
-from imgclust.prediction_files import COLUMNS, guard, unguard, write_rows
-from imgclust.predictions import (
-    Guess,
-    Row,
-    Tally,
-    plain,
-    predict_embeddings,
-    predict_lines,
-    predict_paths,
-    print_table,
-)
-from imgclust.report_notes import read_notes
-from imgclust.sorting import Sorted, check_outside, copy_to, folder_name, link_to
+from imgclust.report.annotations import read_notes
+from imgclust.tagging.files import COLUMNS, guard, unguard, write_rows
+from imgclust.tagging.folders import Sorted, check_outside, copy_to, folder_name, link_to
+from imgclust.tagging.rows import Guess, Row, predict_embeddings, predict_lines, predict_paths
+from imgclust.tagging.table import Tally, plain, print_table
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 
 

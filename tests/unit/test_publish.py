@@ -1,4 +1,4 @@
-"""worker.publish: at-least-once delivery; rounds, and what an acknowledgement or a refusal does."""
+"""worker.kafka.delivery: at-least-once delivery; rounds, and what an acknowledgement or a refusal does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import StartError
-from worker.metrics import Metrics
-from worker.publish import ROUND_PATIENCE, VALUE_OMITTED, AtLeastOnce, Result, producer_config, text_header
-from worker.records import Record
+from worker.kafka.delivery import (
+    ROUND_PATIENCE,
+    VALUE_OMITTED,
+    AtLeastOnce,
+    Result,
+    producer_config,
+    text_header,
+)
+from worker.kafka.reading import Record
+from worker.telemetry.metrics import Metrics
 
 
 class FakeProducer:
@@ -58,7 +65,7 @@ class FakeConsumer:
 
 class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.publish.Producer", FakeProducer)
+        monkeypatch.setattr("worker.kafka.delivery.Producer", FakeProducer)
         self.now = 0.0
         self.consumer = FakeConsumer()
         self.safe = self.consumer.safe

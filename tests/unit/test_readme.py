@@ -27,7 +27,7 @@ def test_its_links_lead_somewhere() -> None:
 
 def test_its_commands_exist() -> None:
     """Each `imgclust …` and `imgclust-worker …` command that it shows is one that the programs know."""
-    from imgclust.cli import parser as library
+    from imgclust.cli.arguments import parser as library
     from worker.__main__ import parser as worker
 
     for program, parser in (("imgclust", library()), ("imgclust-worker", worker())):

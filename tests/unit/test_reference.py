@@ -7,8 +7,8 @@ import hdbscan
 import numpy as np
 import pytest
 
-from imgclust.freeze import freeze, selected_nodes
-from imgclust.reference import TREE, ReferencePredictor, best_candidates
+from imgclust.model.freeze import freeze, selected_nodes
+from imgclust.predictor.reference import TREE, ReferencePredictor, best_candidates
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from report_sample import ATTACKS, hostile_report, webp
 
 from imgclust.errors import ImgclustError
-from imgclust.palette import colours, differences
-from imgclust.report import page, script_json, write_page
-from imgclust.report_data import Facet, facets, folder_of
-from imgclust.report_figures import label, shown
-from imgclust.report_notes import Note, read_notes
-from imgclust.report_payload import MAX_THUMBNAIL_BYTES
+from imgclust.report.annotations import Note, read_notes
+from imgclust.report.data import Facet, facets, folder_of
+from imgclust.report.figures import label, shown
+from imgclust.report.page import page, script_json, write_page
+from imgclust.report.palette import colours, differences
+from imgclust.report.payload import MAX_THUMBNAIL_BYTES
 
 
 class Elements(HTMLParser):

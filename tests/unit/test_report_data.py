@@ -14,13 +14,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from imgclust.embeddings import EmbeddingsWriter
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError
-from imgclust.model import ClusterModel
-from imgclust.report import write_report
-from imgclust.report_data import from_model
-from imgclust.report_notes import Note
-from imgclust.report_tiles import SIDE, embedded_from, tiles
+from imgclust.model.model import ClusterModel
+from imgclust.report.annotations import Note
+from imgclust.report.data import from_model
+from imgclust.report.page import write_report
+from imgclust.report.tiles import SIDE, embedded_from, tiles
 from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
 
 DIM = 4

@@ -10,13 +10,13 @@ import fitted
 import numpy as np
 import pytest
 
-from imgclust.drift import PARTS, Reference, compare
 from imgclust.errors import ImgclustError
-from imgclust.prediction_files import write_rows
-from imgclust.predictions import predict_rows
-from imgclust.report import page
-from imgclust.report_data import from_model
-from imgclust.report_drift import read_drift, sheets, tile
+from imgclust.model.drift import PARTS, Reference, compare
+from imgclust.report.data import from_model
+from imgclust.report.drift import read_drift, sheets, tile
+from imgclust.report.page import page
+from imgclust.tagging.files import write_rows
+from imgclust.tagging.rows import predict_rows
 
 MODEL = fitted.fitted().model
 

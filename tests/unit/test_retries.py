@@ -1,9 +1,9 @@
-"""worker.retries: pending retries and their due times."""
+"""worker.kafka.pending_retries: pending retries and their due times."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.retries import PendingRetries, RetryLimits, delay
+from worker.kafka.pending_retries import PendingRetries, RetryLimits, delay
 
 
 @given(

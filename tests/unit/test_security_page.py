@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imgclust.formats import FORMATS
-from worker.settings import SETTINGS
+from imgclust.images.containers import FORMATS
+from worker.settings.load import SETTINGS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 ROWS = [
@@ -33,7 +33,9 @@ def default_of(place: str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@pytest.mark.parametrize(("place", "shown"), [row for row in ROWS if row[0] != "imgclust.formats.FORMATS"])
+@pytest.mark.parametrize(
+    ("place", "shown"), [row for row in ROWS if row[0] != "imgclust.images.containers.FORMATS"]
+)
 def test_each_default_is_the_codes(place: str, shown: str) -> None:
     """A setting without a default is shown as "none", every other one by its value."""
     default = default_of(place)
@@ -54,5 +56,5 @@ def test_every_setting_that_guards_is_on_the_page() -> None:
 
 def test_the_formats_are_those_that_are_decoded() -> None:
     """No format is decoded that the page does not name."""
-    names = {name.upper() for name in re.findall(r"\w+", dict(ROWS)["imgclust.formats.FORMATS"])}
+    names = {name.upper() for name in re.findall(r"\w+", dict(ROWS)["imgclust.images.containers.FORMATS"])}
     assert set(FORMATS) <= names

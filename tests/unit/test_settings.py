@@ -1,11 +1,11 @@
-"""worker.settings: every setting is checked, and a wrong one is named."""
+"""worker.settings.load: every setting is checked, and a wrong one is named."""
 
 from pathlib import Path
 
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import SETTINGS, Settings, load, settings_table, settings_text
+from worker.settings.load import SETTINGS, Settings, load, settings_table, settings_text
 
 
 def refused(**env: str) -> str:

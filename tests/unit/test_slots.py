@@ -1,4 +1,4 @@
-"""`worker.slots`: the ring of shared memory."""
+"""`worker.fetching.shared_slots`: the ring of shared memory."""
 
 import os
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import StartError
-from worker.slots import SlotRing, share
+from worker.fetching.shared_slots import SlotRing, share
 
 
 @given(st.integers(1, 64), st.integers(0, 1000))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgclust.errors import ImgclustError
-from imgclust.sources import Item, from_lines, items
+from imgclust.images.sources import Item, from_lines, items
 
 
 def make(folder: Path, *names: str) -> None:

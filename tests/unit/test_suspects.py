@@ -1,12 +1,12 @@
-"""`worker.suspects`: the one that kills is found, and nobody else is given up."""
+"""`worker.fetching.quarantine`: the one that kills is found, and nobody else is given up."""
 
 from collections import Counter, deque
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.fetch_jobs import Job
-from worker.suspects import INNOCENT_TIMES, Suspects
+from worker.fetching.protocol import Job
+from worker.fetching.quarantine import INNOCENT_TIMES, Suspects
 
 
 def job(token: int) -> Job:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from imgclust.errors import ModelError
-from imgclust.model import Cluster
-from imgclust.taxonomy import OTHER, Continuation, contingency, continued, match, overlaps
-from imgclust.taxonomy_words import hint, sheets, table
+from imgclust.model.model import Cluster
+from imgclust.model.taxonomy import OTHER, Continuation, contingency, continued, match, overlaps
+from imgclust.report.taxonomy import hint, sheets, table
 
 
 @dataclasses.dataclass(frozen=True)

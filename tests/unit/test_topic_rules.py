@@ -1,11 +1,11 @@
-"""worker.topic_rules: of what it makes there is nothing to warn, and each danger has its sentence."""
+"""worker.kafka.topic_rules: of what it makes there is nothing to warn, and each danger has its sentence."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
 
-from worker.topic_rules import (
+from worker.kafka.topic_rules import (
     PLANS,
     Cluster,
     Role,

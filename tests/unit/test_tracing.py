@@ -1,4 +1,4 @@
-"""worker.tracing: a traceparent is continued through the pipeline, and costs nothing where there is none."""
+"""worker.telemetry.tracing: a traceparent is continued through the pipeline, and costs nothing where there is none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from test_pipeline import World, upload
 
-from worker.fetchers import Decoded, Failed
-from worker.records import Record, traceparent_of
-from worker.tracing import Tracing, connect
+from worker.fetching.protocol import Decoded, Failed
+from worker.kafka.reading import Record, traceparent_of
+from worker.telemetry.tracing import Tracing, connect
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01".encode(), f"00-{TRACE}-{PARENT}-00".encode()

@@ -1,4 +1,4 @@
-"""worker.transactions: one reaction for each kind of error, and every result exactly once whatever fails.
+"""worker.kafka.exactly_once: one reaction for each kind of error, and every result exactly once whatever fails.
 
 The broker here is a model: it keeps what was committed and nothing else. The same promises are tested on
 Apache Kafka in tests/integration and tests/faults.
@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import StartError
-from worker.metrics import Metrics
-from worker.publish import Result
-from worker.records import Record
-from worker.transactions import AGAIN_MAX, ExactlyOnce, State, transaction_config
+from worker.kafka.delivery import Result
+from worker.kafka.exactly_once import AGAIN_MAX, ExactlyOnce, State, transaction_config
+from worker.kafka.reading import Record
+from worker.telemetry.metrics import Metrics
 
 Error = dict[str, Any]
 ABORTABLE: Error = {"error": KafkaError.ILLEGAL_GENERATION, "txn_requires_abort": True}
@@ -173,8 +173,8 @@ class Bench:
         self.now = 0.0
         producer = type("P", (FakeProducer,), {"broker": self.broker})
         patch = pytest.MonkeyPatch()
-        patch.setattr("worker.transactions.Producer", producer)
-        patch.setattr("worker.transactions.time.sleep", self.sleep)
+        patch.setattr("worker.kafka.exactly_once.Producer", producer)
+        patch.setattr("worker.kafka.exactly_once.time.sleep", self.sleep)
         self.undo = patch.undo
         self.delivery = ExactlyOnce(
             transaction_config("b:1", {}, "id"), "uploads", self.consumer, interval=0.05,  # type: ignore[arg-type]

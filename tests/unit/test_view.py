@@ -9,12 +9,12 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.messages import Candidate, Tag, format_time
-from worker.metrics import REDIS_ERRORS
-from worker.redis_client import trouble
-from worker.redis_keys import TAXONOMY, Keys
-from worker.view_records import FUTURE_MS, read_record
-from worker.view_sweep import Offsets
+from worker.messages.upload import Candidate, Tag, format_time
+from worker.telemetry.metrics import REDIS_ERRORS
+from worker.view.client import trouble
+from worker.view.keys import TAXONOMY, Keys
+from worker.view.records import FUTURE_MS, read_record
+from worker.view.sweep import Offsets
 
 NOW = 1_795_000_000_000
 

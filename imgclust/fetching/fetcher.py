@@ -1,0 +1,291 @@
+"""URL → bytes: http and https from public addresses, files from one folder, objects of named buckets.
+
+The URL and the server are both hostile. What keeps them in bounds:
+
+1. What the URL says is checked before anything else (`imgclust.fetching.urls`), again for every redirect.
+2. The address that is connected to is checked where the socket is made, so neither a name that resolves to
+   something else by then nor a literal address gets round it. Names are resolved once, by us.
+3. Bytes are counted while they arrive, against limits of size, time and rate; no header is believed when it
+   says "less", `Content-Type` not at all.
+4. Whatever aiohttp raises is translated at one border (`imgclust.fetching.translate`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import email.utils
+import math
+import re
+import socket
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from imgclust.errors import FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.fetching.breaker import Breaker
+from imgclust.fetching.deadlines import Deadlines, Watch
+from imgclust.fetching.local_files import read_file
+from imgclust.fetching.object_store import SCHEME as S3
+from imgclust.fetching.object_store import Buckets, split
+from imgclust.fetching.resolver import CheckedResolver, Lookup, system_lookup
+from imgclust.fetching.translate import translate
+from imgclust.fetching.urls import FetchPolicy, UrlChecker, shown
+
+__all__ = ["FetchPolicy", "Fetched", "Fetcher"]
+
+HEADERS = {
+    "User-Agent": "imgclust (+https://pypi.org/project/imgclust/)",
+    # what `imgclust.images.decode` reads everywhere; a CDN that negotiates must not send something newer
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
+    "Accept-Encoding": "identity",
+}
+KEEPALIVE = 15.0  # seconds; shorter than the usual 60–75 of servers, so they rarely close under a request
+MAX_RETRY_AFTER = 24 * 3600.0
+
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_GONE = frozenset((404, 410))
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
+_INFLATES = frozenset(("gzip", "x-gzip", "deflate"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes behind a URL; `redirects` is how many hops led there."""
+
+    data: bytes = dataclasses.field(repr=False)
+    redirects: int = 0
+
+
+Room = Callable[[int], Awaitable[None]]
+
+
+async def _plenty(size: int) -> None:
+    """There is always room."""
+
+
+class Fetcher:
+    """Fetches images; an async context manager that holds the connections.
+
+    Args:
+        policy: what may be fetched.
+        connections: at once, over all hosts.
+        lookup: host name → addresses, blocking; the system's by default.
+        clock: monotonic seconds.
+        wall: seconds since the epoch, for `Retry-After` dates.
+    """
+
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        *,
+        connections: int = 64,
+        lookup: Lookup = system_lookup,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.policy = policy
+        self._connections = connections
+        self._lookup = lookup
+        self._clock = clock
+        self._wall = wall
+        self._urls = UrlChecker(policy)
+        self._breaker = Breaker(clock)
+        self._deadlines = Deadlines(policy, clock)
+        # a proxy is the only place that is connected to, and the operator named it
+        self._permits = (lambda address: True) if policy.proxy else policy.permits_address
+        self._buckets: Buckets | None = None
+        self._session: aiohttp.ClientSession
+        self._resolver: CheckedResolver
+
+    async def __aenter__(self) -> Fetcher:
+        policy = self.policy
+        if policy.allow_buckets:
+            self._buckets = Buckets(policy)
+        self._resolver = CheckedResolver(self._permits, lookup=self._lookup, clock=self._clock)
+        connector = aiohttp.TCPConnector(
+            limit=self._connections,
+            limit_per_host=policy.host_share(self._connections),
+            resolver=self._resolver,
+            use_dns_cache=False,  # the resolver has its own, which remembers failures too
+            keepalive_timeout=KEEPALIVE,
+            socket_factory=self._open_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_timeout),
+            auto_decompress=False,
+            trust_env=False,  # neither proxies nor .netrc
+            proxy=policy.proxy,
+        )
+        self._deadlines.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadlines.stop()
+        await self._session.close()
+        await self._resolver.close()
+
+    def _open_socket(self, info: Any) -> socket.socket:
+        """The last word on where a connection goes: the kernel is given exactly this address."""
+        family, kind, protocol, _, address = info
+        if not self._permits(address[0]):
+            raise UrlForbidden(f"the address {address[0]!a} is not public")
+        return socket.socket(family, kind, protocol)
+
+    async def fetch(self, url: str, *, room: Room = _plenty) -> Fetched:
+        """Fetch one image's bytes.
+
+        Args:
+            url: http, https, or `file:` and `s3:` where the policy allows a folder or a bucket.
+            room: is awaited with the most bytes that will be held, before a body is read.
+
+        Raises:
+            FetchError: the one subclass of it that says why; nothing else.
+        """
+        watch = Watch(asyncio.timeout(None), self._clock())
+        self._deadlines.add(watch)
+        try:
+            async with watch.timeout:
+                if url[:5].lower() == "file:":
+                    return Fetched(await asyncio.to_thread(read_file, url, self.policy))
+                if url[: len(S3)].lower() == S3:
+                    return Fetched(await self._object(url, room, watch))
+                return await self._download(url, room, watch)
+        except Exception as error:
+            if watch.overdue and isinstance(error, TimeoutError):
+                raise FetchTimeout(f"{watch.overdue}: {shown(url)}") from None
+            raise translate(error, url) from None
+        finally:
+            self._deadlines.remove(watch)
+
+    async def _object(self, url: str, room: Room, watch: Watch) -> bytes:
+        if self._buckets is None:
+            split(url, self.policy)  # says why not
+            raise AssertionError("buckets are allowed, but were not opened")
+        watch.heard = self._clock()
+        size, pieces = await self._buckets.open(url)
+        watch.heard = math.inf
+        await room(size)
+        return await self._read(pieces, self.policy.max_bytes, watch)
+
+    async def _download(self, url: str, room: Room, watch: Watch) -> Fetched:
+        target = self._urls.check(url)
+        for hop in range(self.policy.max_redirects + 1):
+            async with await self._ask(target, watch) as response:
+                if response.status not in _REDIRECTS:
+                    self._check_status(response)
+                    return Fetched(await self._body(response, room, watch), hop)
+                target = self._next_hop(target, response)
+        raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
+
+    async def _ask(self, url: URL, watch: Watch) -> aiohttp.ClientResponse:
+        """The answer's head; a host that has not given one for many times in a row is not asked."""
+        host = url.raw_authority
+        if wait := self._breaker.wait(host):
+            raise FetchFailed(f"the host {shown(host)} has not answered lately", retry_after=wait)
+        watch.heard = self._clock()
+        try:
+            response = await self._session.get(url, allow_redirects=False)
+        except UrlForbidden:
+            raise
+        except asyncio.CancelledError:
+            if watch.overdue:  # else somebody does not want the image any more
+                self._breaker.failed(host)
+            raise
+        except Exception:
+            self._breaker.failed(host)
+            raise
+        self._breaker.answered(host)
+        return response
+
+    def _next_hop(self, base: URL, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers.get("Location")
+        if not location:
+            raise FetchFailed(
+                f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
+            )
+        if _ABSOLUTE.match(location):
+            return self._urls.check(location)
+        try:
+            joined = base.join(URL(location))
+        except (ValueError, IndexError):  # as in `imgclust.fetching.urls.check_url`
+            raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
+        return self._urls.check(str(joined))
+
+    def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        """Only a complete answer will do; see docs/decisions/0041 for what becomes of the others."""
+        status = response.status
+        if status == 200:
+            return
+        if status in _GONE:
+            raise NotFound(f"the server says that there is no such image (HTTP {status})")
+        wait = retry_after(response.headers.get("Retry-After"), self._wall())
+        raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
+
+    async def _body(self, response: aiohttp.ClientResponse, room: Room, watch: Watch) -> bytes:
+        limit = self.policy.max_bytes
+        announced = response.content_length
+        if announced is not None and announced > limit:
+            raise TooLarge(f"the server announces {announced} bytes, at most {limit} are taken")
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity" and encoding not in _INFLATES:
+            raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
+        watch.heard = math.inf
+        await room(limit if announced is None or encoding != "identity" else announced)
+        data = await self._read(response.content.iter_any(), limit, watch)
+        return data if encoding == "identity" else inflate(data, limit)
+
+    async def _read(self, content: AsyncIterator[Any], limit: int, watch: Watch) -> bytes:
+        chunks: list[bytes] = []
+        watch.body_since = watch.heard = self._clock()
+        async for chunk in content:
+            watch.heard = self._clock()
+            watch.size += len(chunk)
+            if watch.size > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Undo gzip or deflate, which the server was asked not to use, up to `limit` bytes.
+
+    Raises:
+        TooLarge: there would be more.
+        FetchFailed: the stream is damaged or ends early.
+    """
+    bits = zlib.MAX_WBITS | 32 if data[:2] == b"\x1f\x8b" or data[:1] == b"\x78" else -zlib.MAX_WBITS
+    stream = zlib.decompressobj(bits)
+    try:
+        plain = stream.decompress(data, limit + 1)
+    except zlib.error:
+        raise FetchFailed("the body is not the gzip or deflate stream that its header promises") from None
+    if len(plain) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes once it is unpacked")
+    if not stream.eof:
+        raise FetchFailed("the compressed body ends early")
+    return plain
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """A `Retry-After` header (RFC 9110 10.2.3) as seconds from `now`, at most a day; None for none."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), MAX_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return min(max(0.0, moment - now), MAX_RETRY_AFTER)

@@ -1,0 +1,280 @@
+"""A fitted UMAP and HDBSCAN → the arrays and numbers that prediction needs, and nothing else of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.errors import ModelError
+from imgclust.model import gallery
+from imgclust.model.folder import Array
+from imgclust.model.model import UNIT, Cluster, ClusterModel
+from imgclust.model.naming import name_clusters
+from imgclust.predictor import novelty
+from imgclust.predictor.predictor import METRICS, prepare
+from imgclust.types import EncoderIdentity, Floats
+
+LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
+
+
+def freeze(umap_model: Any, hdbscan_model: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays (`imgclust.model.folder.SPECS`) and parameter tables of a fitted pair.
+
+    Raises:
+        ModelError: the pair is not one that can be frozen; the text says why.
+    """
+    _check_umap(umap_model)
+    _check_hdbscan(umap_model, hdbscan_model)
+    parameters = {
+        "umap": umap_parameters(umap_model),
+        "hdbscan": hdbscan_parameters(hdbscan_model),
+        "novelty": {"threshold": -1.0},  # nothing is novel
+    }
+    tree = hdbscan_model._condensed_tree
+    labels = np.asarray(hdbscan_model.labels_, np.int32)
+    arrays = {
+        "embeddings": np.asarray(umap_model._raw_data).astype(np.float16),
+        "points": np.ascontiguousarray(umap_model.embedding_, np.float32),
+        "core_distances": np.asarray(hdbscan_model.prediction_data_.core_distances, np.float64),
+        "labels": labels,
+        "probabilities": np.asarray(hdbscan_model.probabilities_, np.float32),
+        "tree_parent": tree["parent"].astype(np.int64),
+        "tree_child": tree["child"].astype(np.int64),
+        "tree_lambda": tree["lambda_val"].astype(np.float64),
+        "tree_size": tree["child_size"].astype(np.int64),
+        "cluster_nodes": selected_nodes(tree, labels),
+    }
+    return arrays, parameters
+
+
+def selected_nodes(tree: Array, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The node of the condensed tree that each cluster is: the lowest one above all of its points.
+
+    hdbscan (0.8.44, `CondensedTree._select_clusters`) takes the smallest parent among a cluster's points
+    instead, which is one of the node's descendants when no point leaves the node itself; it then calls
+    points of the other descendants "other".
+    """
+    inner = tree[tree["child_size"] > 1]
+    above = dict(zip(inner["child"].tolist(), inner["parent"].tolist(), strict=True))
+    leaves = tree[tree["child_size"] == 1]
+    label = labels[leaves["child"]]
+    nodes = []
+    for cluster in range(int(labels.max(initial=-1)) + 1):
+        open_nodes = set(leaves["parent"][label == cluster].tolist())
+        while len(open_nodes) > 1:  # parents have smaller numbers than their children
+            lowest = max(open_nodes)
+            open_nodes.remove(lowest)
+            open_nodes.add(above[lowest])
+        nodes.append(open_nodes.pop())
+    return np.asarray(nodes, np.int64)
+
+
+def umap_parameters(model: Any) -> dict[str, Any]:
+    """What `UMAP.transform` depends on."""
+    state = model.random_state
+    return {
+        "n_neighbors": int(model._n_neighbors),
+        "n_components": int(model.n_components),
+        "metric": str(model.metric),
+        "a": float(model._a),
+        "b": float(model._b),
+        "min_dist": float(model.min_dist),
+        "spread": float(model.spread),
+        "local_connectivity": float(model.local_connectivity),
+        "set_op_mix_ratio": float(model.set_op_mix_ratio),
+        "negative_sample_rate": int(model.negative_sample_rate),
+        "repulsion_strength": float(model.repulsion_strength),
+        "n_epochs": None if model.n_epochs is None else int(np.max(model.n_epochs)),
+        "learning_rate": float(model.learning_rate),
+        "random_state": int(state) if isinstance(state, int | np.integer) else None,
+    }
+
+
+def hdbscan_parameters(model: Any) -> dict[str, Any]:
+    """What the clustering depended on; `min_samples` is the one in effect."""
+    return {
+        "min_cluster_size": int(model.min_cluster_size),
+        "min_samples": effective_min_samples(model),
+        "alpha": float(model.alpha),
+        "cluster_selection_method": str(model.cluster_selection_method),
+        "cluster_selection_epsilon": float(model.cluster_selection_epsilon),
+        "cluster_selection_persistence": float(getattr(model, "cluster_selection_persistence", 0.0)),
+        "max_cluster_size": int(model.max_cluster_size or 0),
+        "allow_single_cluster": bool(model.allow_single_cluster),
+        "metric": str(model.metric),
+    }
+
+
+def effective_min_samples(model: Any) -> int:
+    """hdbscan's default is `min_cluster_size`."""
+    return int(model.min_samples or model.min_cluster_size)
+
+
+def library_versions() -> dict[str, str]:
+    """Of all that a fit's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+            found[name] = "unknown"
+    return found
+
+
+def _check_umap(model: Any) -> None:
+    if not hasattr(model, "embedding_"):
+        raise ModelError("the UMAP is not fitted: call fit() before freezing it")
+    if model.metric not in METRICS or model.output_metric != "euclidean" or model.densmap:
+        raise ModelError(
+            f"only UMAPs of metric {' or '.join(METRICS)}, euclidean output and without densmap can be "
+            f"frozen; this one has metric={model.metric!r}, output_metric={model.output_metric!r}, "
+            f"densmap={model.densmap}"
+        )
+    if model._sparse_data or model.unique:
+        raise ModelError(
+            "a UMAP of sparse data or with unique=True cannot be frozen: fit dense rows without it"
+        )
+    data = np.asarray(model._raw_data)
+    lengths = np.linalg.norm(data, axis=1)
+    if not (np.abs(lengths - 1) < UNIT).all():
+        raise ModelError(
+            f"the UMAP was fitted on rows of length {lengths.min():.3g} to {lengths.max():.3g}: divide each "
+            "row by its length before UMAP.fit (predictions are made for unit-norm embeddings)"
+        )
+
+
+def _check_hdbscan(umap_model: Any, model: Any) -> None:
+    if getattr(model, "_prediction_data", None) is None:
+        raise ModelError("the HDBSCAN has no prediction data: fit it with prediction_data=True")
+    if model.metric != "euclidean":
+        raise ModelError(
+            f"only an HDBSCAN of metric 'euclidean' can be frozen; this one has {model.metric!r}"
+        )
+    points = np.asarray(umap_model.embedding_)
+    data = np.asarray(model._raw_data)
+    if data.shape != points.shape or not np.array_equal(data.astype(np.float32), points):
+        raise ModelError(
+            "the HDBSCAN was not fitted on this UMAP's embedding_: "
+            f"its data is {data.shape}, that is {points.shape}"
+        )
+    n, k = len(points), int(np.max(model.labels_, initial=-1)) + 1
+    if k == 0:
+        raise ModelError(
+            f"the HDBSCAN found no cluster among {n} rows: lower min_cluster_size or min_samples"
+        )
+    if 2 * effective_min_samples(model) > n:
+        raise ModelError(
+            f"min_samples {effective_min_samples(model)} needs at least {2 * effective_min_samples(model)} "
+            f"training rows to predict, there are {n}"
+        )
+
+
+def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | None = None) -> ClusterModel:
+    """A model that can predict, without all that people see of it, and that finds nothing novel yet."""
+    arrays, parameters = freeze(umap_model, hdbscan_model)
+    labels = arrays["labels"]
+    clusters = tuple(Cluster(c, None, int(size)) for c, size in enumerate(np.bincount(labels[labels >= 0])))
+    return ClusterModel(
+        encoder=encoder,
+        parameters=parameters,
+        clusters=clusters,
+        figures={"train": basic_figures(labels)},
+        arrays={**arrays, **prepare(arrays, parameters)},
+        map_data=b"",
+        libraries=library_versions(),
+    )
+
+
+def with_novelty(model: ClusterModel, table: Mapping[str, float]) -> ClusterModel:
+    """The model with thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
+    return dataclasses.replace(model, parameters={**model.parameters, "novelty": dict(table)})
+
+
+def finish_model(
+    model: ClusterModel,
+    *,
+    ids: Sequence[str],
+    points: Floats | None = None,
+    labels: npt.NDArray[np.int32] | None = None,
+    figures: Mapping[str, Any] | None = None,
+    phrases: tuple[Sequence[str], Floats] | None = None,
+    thumbnail: Callable[[int], bytes | None] | None = None,
+) -> ClusterModel:
+    """Add what people see: names, typical images with their thumbnails, the map, figures.
+
+    Args:
+        ids: of the rows of `points`, the training rows first.
+        points, labels: of all images that the map may show, by default the training rows.
+        phrases: a vocabulary and its vectors.
+        thumbnail: row → WebP, or None.
+    """
+    arrays = model.arrays
+    points = arrays["points"] if points is None else points
+    labels = model.labels_ if labels is None else labels
+    typical = gallery.exemplars(arrays["embeddings"], arrays["labels"], arrays["probabilities"])
+    names = [cluster.name for cluster in model.clusters]
+    if phrases is not None:
+        names = name_clusters(gallery.centres(arrays["embeddings"], arrays["labels"]), *phrases, known=names)
+    clusters = tuple(
+        dataclasses.replace(cluster, name=name, exemplars=tuple(ids[row] for row in rows))
+        for cluster, name, rows in zip(model.clusters, names, typical, strict=True)
+    )
+    pictures = {ids[row]: thumbnail(int(row)) for rows in typical for row in rows} if thumbnail else {}
+    seed = model.parameters["umap"]["random_state"]
+    return dataclasses.replace(
+        model,
+        clusters=clusters,
+        figures=dict(figures) if figures else model.figures,
+        map_data=gallery.draw_map(points, labels, ids, seed=seed),
+        thumbnails={id_: picture for id_, picture in pictures.items() if picture},
+    )
+
+
+def freeze_pair(
+    umap_model: Any,
+    hdbscan_model: Any,
+    *,
+    encoder: EncoderIdentity | None,
+    ids: Sequence[str] | None,
+    names: Sequence[str | None] | None,
+    threshold: float | None,
+    novel_rate: float,
+) -> ClusterModel:
+    """See `ClusterModel.from_fitted`; `threshold` is its `novelty`."""
+    novelty.check_rate(novel_rate)
+    model = start_model(umap_model, hdbscan_model, encoder)
+    if threshold is None:
+        rows, none = model.arrays["embeddings"].astype(np.float32), np.empty(0, np.float32)
+        table = novelty.calibrate(rows, model.arrays["middle"], rows[:0], none, novel_rate)
+    else:
+        table = {"threshold": float(threshold)}
+    model = with_novelty(model, table)
+    n, k = len(model.labels_), len(model.clusters)
+    ids = [str(i) for i in (ids if ids is not None else range(n))]
+    if len(ids) != n:
+        raise ModelError(f"{len(ids)} ids for {n} training rows")
+    if names is not None and len(names) != k:
+        raise ModelError(f"{len(names)} names for {k} clusters")
+    model = finish_model(model, ids=ids)
+    clusters = zip(model.clusters, names or [None] * k, strict=True)
+    return dataclasses.replace(
+        model, clusters=tuple(dataclasses.replace(cluster, name=name) for cluster, name in clusters)
+    )
+
+
+def basic_figures(labels: npt.NDArray[np.int32]) -> dict[str, Any]:
+    """Figures of a labelling: clusters, their sizes, the share of "other"."""
+    sizes = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.empty(0, int)
+    return {
+        "images": len(labels),
+        "clusters": len(sizes),
+        "smallest": int(sizes.min(initial=len(labels))),
+        "largest": int(sizes.max(initial=0)),
+        "other": round(float((labels < 0).mean()), 4) if len(labels) else 0.0,
+    }

@@ -1,0 +1,116 @@
+"""What people see of a model: each cluster's typical images, their thumbnails, and the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.errors import ImageError
+from imgclust.model.folder import EXEMPLARS, MAP_ROWS, Array
+from imgclust.types import Floats
+
+Rows = npt.NDArray[np.int64]
+BLOCK = 1024
+
+
+def centres(embeddings: Array, labels: npt.NDArray[np.int32]) -> Floats:
+    """float32 (k, d): the mean direction of each cluster, unit-norm."""
+    k = int(labels.max(initial=-1)) + 1
+    sums = np.zeros((k, embeddings.shape[1]), np.float64)
+    for cluster in range(k):
+        sums[cluster] = embeddings[labels == cluster].astype(np.float32).sum(axis=0, dtype=np.float64)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.asarray(sums / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
+
+
+def exemplars(
+    embeddings: Array, labels: npt.NDArray[np.int32], probabilities: Floats, count: int = EXEMPLARS
+) -> list[Rows]:
+    """For each cluster the rows of its most typical images, the most typical first.
+
+    Typical is what lies in the middle of the cluster's pictures: the largest cosine to its centre, among the
+    half of the members that HDBSCAN is surest of.
+    """
+    found = []
+    for cluster, centre in enumerate(centres(embeddings, labels)):
+        members = np.flatnonzero(labels == cluster)
+        sure = probabilities[members] >= np.median(probabilities[members])
+        members = np.concatenate([members[sure], members[~sure]])
+        cosine = embeddings[members].astype(np.float32) @ centre
+        order = np.lexsort((-cosine, np.arange(len(members)) >= sure.sum()))
+        found.append(members[order[:count]])
+    return found
+
+
+def nearest_other(rows: Floats, asked: Rows | None = None) -> Floats:
+    """float32: the cosine of each row, or of the rows numbered `asked`, to the nearest of the others."""
+    asked = np.arange(len(rows)) if asked is None else asked
+    found = np.empty(len(asked), np.float32)
+    lengths = np.linalg.norm(rows, axis=1)
+    for start in range(0, len(asked), BLOCK):
+        part = asked[start : start + BLOCK]
+        products = (rows[part] @ rows.T) / lengths / lengths[part, None]
+        products[np.arange(len(part)), part] = -1
+        found[start : start + BLOCK] = products.max(axis=1)
+    return found
+
+
+def nearest_cosine(rows: Floats, training: Floats, *, block: int = 1024) -> Floats:
+    """float32 (n,): the cosine of each row to the nearest training row, by comparison with all of them."""
+    norms = np.linalg.norm(training, axis=1)
+    parts = []
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        lengths = np.maximum(np.linalg.norm(part, axis=1), np.finfo(np.float32).tiny)
+        parts.append((part @ training.T / norms).max(axis=1) / lengths)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def thumbnail_of(source: str) -> bytes | None:
+    """WebP of a picture in a local file, at most 128 px; None where there is none to be had."""
+    from imgclust.images import decode
+
+    path = Path(source)
+    try:
+        if not path.is_file() or path.stat().st_size > decode.DEFAULT_LIMITS.max_bytes:
+            return None
+        return decode.thumbnail(path.read_bytes())
+    except (OSError, ValueError, ImageError):  # ValueError: a NUL in the name
+        return None
+
+
+def draw_map(
+    points: Floats, labels: npt.NDArray[np.int32], ids: Sequence[str], *, seed: int | None = None
+) -> bytes:
+    """A Parquet file (id, x, y, cluster): the points laid out on a plane, at most 20,000 of them.
+
+    A second UMAP from the clustered space to two dimensions: it keeps together what was clustered together,
+    where the first two principal axes draw most clusters on top of each other.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import umap
+    from threadpoolctl import threadpool_limits
+
+    chosen = np.arange(len(points))
+    if len(chosen) > MAP_ROWS:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
+    reducer = umap.UMAP(
+        n_neighbors=min(30, len(chosen) - 1), min_dist=0.6, n_epochs=200, random_state=seed or 0, n_jobs=1
+    )
+    with threadpool_limits(1, "blas"):  # as in `imgclust.training.umap_hdbscan`
+        plane = reducer.fit_transform(points[chosen])
+    table = pa.table(
+        {
+            "id": pa.array([ids[int(row)] for row in chosen], pa.string()),
+            "x": pa.array(plane[:, 0].astype(np.float32)),
+            "y": pa.array(plane[:, 1].astype(np.float32)),
+            "cluster": pa.array(labels[chosen]),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,405 @@
+"""The frozen model: what a fit found, in a folder that loads in a moment and cannot run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from imgclust.errors import EmbeddingsError, ModelError
+from imgclust.model import folder as layout
+from imgclust.model.drift import Reference
+from imgclust.model.folder import Array
+from imgclust.training.parameters import NOVEL_RATE
+from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PIECE = 1 << 20  # numbers that are read at once
+UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
+PARAMETERS = ("umap", "hdbscan", "novelty")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster: its number in the taxonomy, its name (None: no name is good enough), its training images.
+
+    Attributes:
+        size: training images in it.
+        exemplars: ids of its most typical training images, the most typical first.
+    """
+
+    id: int
+    name: str | None
+    size: int
+    exemplars: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterModel:
+    """A frozen encoder space, UMAP and HDBSCAN: embeddings → clusters, always the same for the same numbers.
+
+    Made by `imgclust.training.fit.fit`, by `from_fitted` or by `load`; never changed afterwards.
+
+    Attributes:
+        encoder: whose embeddings it takes; None: not recorded.
+        parameters: "umap", "hdbscan" and "novelty" with all that prediction needs.
+        clusters: without "other". Those of a model that starts a taxonomy are 0..k-1; those of one that
+            continues it may have any numbers, in any order (`arrays` count them 0..k-1, in this order).
+        figures: of the training.
+        arrays: see `imgclust.model.folder.SPECS`.
+        map_data: `map`, as the Parquet file that is stored.
+        thumbnails: image id → WebP, at most 128 px.
+        libraries: library → version that the fit used.
+        created: RFC 3339.
+        continues: the taxonomy whose cluster numbers it uses; None: it starts its own.
+        used: how many numbers its taxonomy has used so far, those of clusters that are gone included; None:
+            no others than its own.
+        reference: what it said of held-out images, as `imgclust.model.drift.Reference.to_dict` gives it, for
+            noticing drift; None: not kept.
+    """
+
+    encoder: EncoderIdentity | None
+    parameters: Mapping[str, Mapping[str, Any]]
+    clusters: tuple[Cluster, ...]
+    figures: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+    map_data: bytes = dataclasses.field(repr=False)
+    thumbnails: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    created: str = dataclasses.field(default_factory=lambda: _now())
+    continues: str | None = None
+    used: int | None = None
+    reference: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
+    known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
+
+    @property
+    def labels_(self) -> Ints:
+        """int32 (n,): the clusters of the training images, in the order of `arrays["embeddings"]`."""
+        labels: Ints = self.arrays["labels"]
+        return labels if self._numbers is None else self._numbers[labels]
+
+    @cached_property
+    def version(self) -> str:
+        """12 hex digits that name the model's content: equal content, equal version."""
+        return self.known_version or str(self._freeze()[0]["version"])
+
+    @cached_property
+    def map(self) -> pa.Table:
+        """pyarrow table (id, x, y, cluster) of at most 20,000 images, for pictures of the whole."""
+        return _read_map(self.map_data)
+
+    @property
+    def taxonomy(self) -> str:
+        """What the cluster numbers mean: the version of the first model that used them so."""
+        return self.continues or self.version
+
+    @property
+    def numbers(self) -> Ints:
+        """int32 (k,): the numbers of `clusters`."""
+        return np.array([cluster.id for cluster in self.clusters], np.int32)
+
+    @property
+    def next_number(self) -> int:
+        """The first number that no cluster of this taxonomy has had so far."""
+        return max(self.used or 0, 1 + max((cluster.id for cluster in self.clusters), default=-1))
+
+    @cached_property
+    def _numbers(self) -> Ints | None:
+        """int32 (k + 1,): a cluster's number in the arrays → its own, "other" being last; None: the same."""
+        numbers = self.numbers
+        return None if layout.in_order(numbers) else np.append(numbers, np.int32(-1))
+
+    @property
+    def dim(self) -> int:
+        """Numbers per embedding."""
+        return int(self.arrays["embeddings"].shape[1])
+
+    def name(self, cluster: int) -> str | None:
+        """A cluster's name; None for "other" and for a cluster without a name."""
+        return self._names.get(int(cluster))
+
+    @cached_property
+    def _names(self) -> dict[int, str | None]:
+        return {cluster.id: cluster.name for cluster in self.clusters}
+
+    def predict(
+        self,
+        embeddings: Array,
+        *,
+        encoder: EncoderIdentity | None = None,
+        batch: int = 256,
+        progress: Callable[[int], None] | None = None,
+    ) -> Prediction:
+        """Predict clusters; each row's result depends on that row alone.
+
+        Args:
+            embeddings: (n, dim) of any float type, unit-norm rows; they are rounded to float16 values, as
+                they are stored and were fitted.
+            encoder: who made them; checked against `self.encoder` where both are known.
+            batch: rows at a time; of no influence on the result.
+            progress: called with the number of rows that are done.
+
+        Raises:
+            EmbeddingsError: another encoder's embeddings, another width, not finite, or not of unit length.
+        """
+        self.check_encoder(encoder)
+        rows = np.asarray(embeddings)
+        self._check_rows(rows)
+        parts = []
+        for start in range(0, max(len(rows), 1), batch):
+            part = rows[start : start + batch].astype(np.float16).astype(np.float32)
+            parts.append(self.predictor.predict(part))
+            if progress:
+                progress(min(start + batch, len(rows)))
+        found = Prediction.concat(parts)
+        return found if self._numbers is None else found.numbered(self._numbers)
+
+    def check_encoder(self, encoder: EncoderIdentity | None) -> None:
+        """Refuse embeddings of another encoder.
+
+        Raises:
+            EmbeddingsError: naming both encoders.
+        """
+        if encoder is None or self.encoder is None or encoder.same_space(self.encoder):
+            return
+        raise EmbeddingsError(
+            f"the embeddings are from {_describe(encoder)}, this model was fitted on "
+            f"{_describe(self.encoder)}: embed the images again with --encoder {self.encoder.name}"
+        )
+
+    def _check_rows(self, rows: Array) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise EmbeddingsError(f"embeddings must be (n, {self.dim}) for this model, are {rows.shape}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
+        if len(wrong):
+            raise EmbeddingsError(
+                f"embeddings must be finite and of length 1: row {wrong[0]} has length "
+                f"{lengths[wrong[0]]:.4g}; divide each row by its length"
+            )
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What predicts, in the numbers of `arrays`; built on first use."""
+        from imgclust.predictor.predictor import FrozenPredictor
+
+        return FrozenPredictor(self.arrays, self.parameters)
+
+    def renamed(self, names: Sequence[str | None]) -> ClusterModel:
+        """The same model with other cluster names: another version, the same taxonomy.
+
+        Args:
+            names: one for each of `clusters`, in their order.
+        """
+        clusters = tuple(dataclasses.replace(c, name=n) for c, n in zip(self.clusters, names, strict=True))
+        return dataclasses.replace(
+            self, clusters=clusters, continues=self.taxonomy, created=_now(), known_version=None
+        )
+
+    def _freeze(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The manifest and the bytes of every other file."""
+        files = self._files()
+        manifest: dict[str, Any] = {
+            "format": layout.FORMAT,
+            "created": self.created,
+            "encoder": self.encoder.to_dict() if self.encoder else None,
+            **{table: dict(self.parameters[table]) for table in PARAMETERS},
+            "figures": dict(self.figures),
+            "libraries": dict(self.libraries),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        if self.reference:  # not in folders from before it was kept, which are of the same format
+            manifest["reference"] = dict(self.reference)
+        if self.next_number > 1 + int(self.numbers.max(initial=-1)):  # likewise
+            manifest["numbers_used"] = self.next_number
+        if self.continues:
+            manifest["taxonomy"] = self.continues
+        manifest["version"] = layout.version_of(manifest, starts_taxonomy=not self.continues)
+        manifest.setdefault("taxonomy", manifest["version"])
+        return manifest, files
+
+    def _files(self) -> dict[str, bytes]:
+        names = {id_: f"{layout.THUMBNAILS}/{i:05d}.webp" for i, id_ in enumerate(sorted(self.thumbnails))}
+        clusters = {
+            "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters],
+            "thumbnails": names,
+        }
+        arrays = {name: np.ascontiguousarray(array) for name, array in sorted(self.arrays.items())}
+        return {
+            layout.ARRAYS: safetensors.numpy.save(arrays),
+            layout.CLUSTERS: layout.canonical(clusters),
+            layout.MAP: self.map_data,
+            **{names[id_]: data for id_, data in self.thumbnails.items()},
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write the model folder; one that is there is replaced as a whole, anything else is left alone.
+
+        Raises:
+            ModelError: `path` holds something else, or cannot be written.
+        """
+        layout.write_folder(Path(path), *self._freeze())
+
+    @classmethod
+    def load(cls, path: Path | str) -> ClusterModel:
+        """Read a model folder.
+
+        Raises:
+            ModelError: something is missing, damaged, of an unknown format or unsafe; the text names it.
+        """
+        folder = Path(path)
+        manifest = layout.read_manifest(folder)
+        try:
+            return _from_folder(folder, manifest)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise ModelError(
+                f"{str(folder)!a} is not a model that this imgclust can read "
+                f"({type(error).__name__}: {str(error)!a})"
+            ) from error
+
+    @classmethod
+    def from_fitted(
+        cls,
+        umap_model: Any,
+        hdbscan_model: Any,
+        *,
+        encoder: EncoderIdentity | None = None,
+        ids: Sequence[str] | None = None,
+        names: Sequence[str | None] | None = None,
+        novelty: float | None = None,
+        novel_rate: float = NOVEL_RATE,
+    ) -> ClusterModel:
+        """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
+
+        ```python
+        reducer = umap.UMAP(metric="cosine", random_state=42).fit(unit_norm_rows)
+        clusterer = hdbscan.HDBSCAN(min_cluster_size=10, prediction_data=True).fit(reducer.embedding_)
+        ClusterModel.from_fitted(reducer, clusterer, ids=file_names).save("model")
+        ```
+
+        Args:
+            umap_model: a fitted `umap.UMAP`, of metric "cosine" or "euclidean", on unit-norm embeddings.
+            hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`.
+            encoder: who made the embeddings.
+            ids: of the training images, in their order; by default their row numbers.
+            names: of the clusters, by number.
+            novelty: cosine to the nearest training embedding below which an image is novel; by default it
+                follows from `novel_rate`.
+            novel_rate: share of images like the training ones that may be called novel, 0..0.2.
+
+        Raises:
+            ModelError: the pair is not one that can be frozen; the text says why.
+            FitError: a rate outside 0..0.2.
+        """
+        from imgclust.model.freeze import freeze_pair
+
+        return freeze_pair(
+            umap_model,
+            hdbscan_model,
+            encoder=encoder,
+            ids=ids,
+            names=names,
+            threshold=novelty,
+            novel_rate=novel_rate,
+        )
+
+
+def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
+    described = layout.read_json(folder, layout.CLUSTERS)
+    arrays = _read_arrays(folder / layout.ARRAYS)
+    encoder = manifest["encoder"]
+    clusters = tuple(
+        Cluster(int(c["id"]), c["name"], int(c["size"]), tuple(map(str, c["exemplars"])))
+        for c in described["clusters"]
+    )
+    thumbnails = {
+        str(id_): (folder / name).read_bytes()
+        for id_, name in described["thumbnails"].items()
+        if name in manifest["files"]
+    }
+    numbers, used = [cluster.id for cluster in clusters], manifest.get("numbers_used")
+    layout.check_numbers(numbers, used, len(arrays["cluster_nodes"]))
+    reference = manifest.get("reference")
+    if reference is not None:
+        Reference.from_dict(reference, numbers)
+    return ClusterModel(
+        encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
+        parameters={table: manifest[table] for table in PARAMETERS},
+        clusters=clusters,
+        figures=manifest["figures"],
+        arrays=arrays,
+        map_data=(folder / layout.MAP).read_bytes(),
+        thumbnails=thumbnails,
+        libraries=manifest["libraries"],
+        created=manifest["created"],
+        continues=None if manifest["taxonomy"] == manifest["version"] else manifest["taxonomy"],
+        used=used,
+        reference=reference,
+        known_version=manifest["version"],
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            arrays = {name: _read_array(file, name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{str(path)!a} is damaged: {str(error)!a}") from error
+    layout.check_arrays(arrays)
+    return arrays
+
+
+def _read_array(file: Any, name: str) -> Array:
+    """An array, read in pieces: each holds the interpreter's lock, and a worker that changes its model while
+    it runs would stand still for all of a large one (0.13 s for 150,000 images)."""
+    part = file.get_slice(name)
+    shape = part.get_shape()
+    step = max(1, PIECE // max(1, math.prod(shape[1:])))
+    if not shape or shape[0] <= step:
+        array: Array = file.get_tensor(name)
+        return array
+    first = part[0:step]
+    array = np.empty(shape, first.dtype)
+    array[:step] = first
+    for start in range(step, shape[0], step):
+        end = min(start + step, shape[0])
+        array[start:end] = part[start:end]
+    return array
+
+
+def _read_map(data: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # without threads: pyarrow's pool, started late in a process that uses torch, can abort its exit
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        if file.metadata.num_rows > layout.MAP_ROWS:
+            raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if size > layout.MAX_JSON:
+            raise ModelError(f"{layout.MAP} unpacks to {size} bytes, at most {layout.MAX_JSON} are read")
+        return file.read(columns=["id", "x", "y", "cluster"], use_threads=False)
+    except pa.ArrowException as error:
+        raise ModelError(f"{layout.MAP} is damaged: {str(error)!a}") from error
+
+
+def _describe(encoder: EncoderIdentity) -> str:
+    return f"{encoder.name} ({encoder.precision}, weights {encoder.weights[:12]})"
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,271 @@
+"""Embedding → point → cluster, from frozen arrays: the same answer for the same embedding, always.
+
+    embeddings ─► neighbours ─► placing ─► clustertree ─► membership
+                  CLIP space     UMAP        HDBSCAN       candidates
+
+Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from imgclust.errors import ModelError
+from imgclust.predictor import int8, novelty
+from imgclust.predictor.condensed_tree import ClusterTree
+from imgclust.predictor.gpu import DeviceLocator, Located
+from imgclust.predictor.ivf import BLOCK, build_cells, shortlist_length
+from imgclust.predictor.kdtree import build_order
+from imgclust.predictor.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
+from imgclust.predictor.soft_membership import SoftMembership
+from imgclust.predictor.umap_transform import Placing, build_tables
+from imgclust.types import MAX_CANDIDATES, Floats, Prediction
+
+__all__ = ["ClusterTree", "FrozenPredictor", "prepare"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+METRICS = ("euclidean", "cosine")
+_AT_ONCE = 256  # rows: bounds the memory of one call
+_TWO_PARTS = 8  # rows from which on two threads search: the products of codes hold no lock
+_LARGEST = 1.001  # in a unit vector after rounding; sums of products of such rows are exact
+
+
+def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays that a prediction needs beside the fitted ones; a pure function, computed once for a model.
+
+    Args:
+        arrays: `embeddings` float16 (n, D), `points` float32 (n, d).
+        params: with the tables "umap" and "hdbscan".
+
+    Returns:
+        `kd_order` int32 (n,); the cells of `cells.build_cells`; `attraction` and `repulsion` float32,
+        `knn_target` float64 (1,); `middle` float16 (D,).
+    """
+    return {
+        "kd_order": build_order(arrays["points"]),
+        **build_cells(arrays["embeddings"], params["umap"]["n_neighbors"]),
+        **build_tables(params["umap"]),
+        "middle": novelty.middle_of(arrays["embeddings"]),
+    }
+
+
+class FrozenPredictor:
+    """A frozen model's predictions. Calls from several threads share it.
+
+    Attributes:
+        rows: how many embeddings were predicted.
+        unsettled: of these, how many did not settle and were placed by a longer replay instead.
+
+    Args:
+        arrays: the frozen arrays and what `prepare` added to them.
+        params: the tables "umap", "hdbscan" and "novelty".
+        device: where neighbours are searched and points are placed: "cpu", "cuda" or "cuda:1"; "torch-cpu"
+            runs the code for GPUs on the processor. "mps" means "cpu": it has no float64.
+        threads: that a call is divided among; None: as many as torch uses.
+
+    Raises:
+        ValueError: a metric that is not supported.
+        ModelError: a prepared array is damaged.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        params: Mapping[str, Mapping[str, Any]],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        umap = params["umap"]
+        for name, metric, known in (
+            ("UMAP", umap["metric"], METRICS),
+            ("HDBSCAN", params["hdbscan"]["metric"], METRICS[:1]),
+        ):
+            if metric not in known:
+                raise ValueError(f"{name} metric {metric!r} is not supported: only {', '.join(known)}")
+        if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
+            arrays = {**arrays, **prepare(arrays, params)}
+        _check_prepared(arrays, umap["n_neighbors"])
+        self._dim = arrays["embeddings"].shape[1]
+        self._novelty = {name: float(value) for name, value in params["novelty"].items()}
+        self._middle = novelty.middle_in(arrays, self._novelty)
+        self.tree = ClusterTree(arrays, params["hdbscan"])
+        self._locator = (
+            None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
+        )
+        if self._locator is None:
+            self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
+            self._placing = Placing(arrays, umap, self.tree.index)
+        self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
+        self._threads = threads or torch.get_num_threads()
+        self._pool = _pool(self._threads)
+        self._lock = threading.Lock()
+        self.rows = self.unsettled = 0
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        """Predict clusters; each row's answer is a function of that row alone.
+
+        Args:
+            embeddings: float32 (m, D), unit-norm rows rounded to float16 values.
+
+        Raises:
+            ValueError: another dtype or shape; a row with NaN, infinity, only zeros, or values that float16
+                cannot hold, named by its number.
+        """
+        self._check(embeddings)
+        parts = [self._predict(embeddings[i : i + _AT_ONCE]) for i in range(0, len(embeddings), _AT_ONCE)]
+        return Prediction.concat(parts) if parts else self._nothing()
+
+    def _predict(self, embeddings: Floats) -> Prediction:
+        if self._locator:
+            return self._answer(embeddings, self._locator.locate(embeddings))
+        if len(embeddings) < _TWO_PARTS:
+            return self._pool.submit(self._alone, embeddings).result()
+        # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
+        reading = self._neighbours.reading(embeddings)
+        pieces = self._neighbours.parts(self._threads, len(embeddings))
+        found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
+        parts = max(1, min(self._threads, len(embeddings) // LEAST_PART))
+        slices = divided(len(embeddings), parts)
+        split = [[candidates[part] for candidates in found] for part in slices]
+        return Prediction.concat(
+            list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
+        )
+
+    def _alone(self, embeddings: Floats) -> Prediction:
+        return self._place(embeddings, self._neighbours.search(embeddings))
+
+    def _finish(self, embeddings: Floats, candidates: list[Indices]) -> Prediction:
+        return self._place(embeddings, self._neighbours.ranked(embeddings, candidates))
+
+    def _place(self, embeddings: Floats, near: Neighbourhood) -> Prediction:
+        placed = self._placing.place(near)
+        rows, reach = self.tree.nearest(placed.points)
+        located = Located(placed.points, placed.settled, near.similarities, rows, reach)
+        return self._answer(embeddings, located)
+
+    def _answer(self, embeddings: Floats, located: Located) -> Prediction:
+        membership = self.tree.join(located.rows, located.reach)
+        candidates, scores = self._soft.best(located.points, membership)
+        with self._lock:
+            self.rows += len(located.points)
+            self.unsettled += int(np.count_nonzero(~located.settled))
+        return Prediction(
+            labels=membership.labels,
+            probabilities=membership.probabilities.astype(np.float32),
+            points=located.points,
+            novel=novelty.judge(self._novelty, self._middle, embeddings, located.similarities),
+            candidates=candidates,
+            scores=scores,
+            similarities=located.similarities.astype(np.float32),
+        )
+
+    def _nothing(self) -> Prediction:
+        floats, integers = np.empty(0, np.float32), np.empty((0, MAX_CANDIDATES), np.int32)
+        return Prediction(
+            labels=np.empty(0, np.int32),
+            probabilities=floats,
+            points=np.empty((0, self.tree.index.dim), np.float32),
+            novel=np.empty(0, bool),
+            candidates=integers,
+            scores=integers.astype(np.float32),
+            similarities=floats,
+        )
+
+    def _check(self, embeddings: Floats) -> None:
+        if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.float32:
+            kind = getattr(embeddings, "dtype", type(embeddings).__name__)
+            raise ValueError(
+                f"embeddings must be a float32 array, not {kind}: convert with astype(np.float32)"
+            )
+        if embeddings.ndim != 2 or embeddings.shape[1] != self._dim:
+            raise ValueError(f"embeddings must be of shape (m, {self._dim}), not {embeddings.shape}")
+        for wrong, what in (
+            (~np.isfinite(embeddings).all(1), "holds NaN or infinity"),
+            (~embeddings.any(1), "is all zeros"),
+            (
+                np.abs(embeddings).max(1, initial=0.0) > _LARGEST,
+                f"is not of unit length: a value exceeds {_LARGEST}",
+            ),
+        ):
+            if wrong.any():
+                raise ValueError(f"embedding {int(np.argmax(wrong))} {what}: no cluster can be told from it")
+        with np.errstate(over="ignore"):
+            half = embeddings.astype(np.float16).astype(np.float32)
+        if (half != embeddings).any():
+            row = int(np.argmax((half != embeddings).any(1)))
+            raise ValueError(
+                f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
+            )
+
+
+def _check_prepared(arrays: Arrays, neighbours: int) -> None:
+    """Refuse prepared arrays that would send a search out of bounds: a folder can come from anywhere."""
+    n, dim = arrays["embeddings"].shape
+    order, rows, starts = arrays["kd_order"], arrays["code_rows"], arrays["cell_starts"]
+    width = int8.width(dim)
+    for name, holds in {
+        "kd_order": order.dtype == np.int32 and np.array_equal(np.sort(order), np.arange(n)),
+        "code_rows": rows.dtype == np.int32 and np.array_equal(np.sort(rows[rows >= 0]), np.arange(n)),
+        "codes": arrays["codes"].dtype == np.int8 and arrays["codes"].shape == (len(rows), width),
+        "cell_starts": starts.dtype == np.int32
+        and len(starts) > 1
+        and starts[0] == 0
+        and starts[-1] == len(rows)
+        and not (starts % BLOCK).any()
+        and _least_rows(rows, starts) >= shortlist_length(n, neighbours),
+        "cell_centres": arrays["cell_centres"].dtype == np.int8
+        and arrays["cell_centres"].shape == (len(starts) - 1, width),
+        "cell_margin": arrays["cell_margin"].shape == (1,) and arrays["cell_margin"][0] >= 0,
+        "code_scale": arrays["code_scale"].shape == (1,) and 0.0 < arrays["code_scale"][0] <= int8.FINEST,
+        "squares": arrays["squares"].dtype == np.float64 and arrays["squares"].shape == (n,),
+        "attraction": arrays["attraction"].dtype == np.float32 and arrays["attraction"].ndim == 1,
+        "repulsion": arrays["repulsion"].dtype == np.float32 and arrays["repulsion"].ndim == 1,
+        "knn_target": arrays["knn_target"].shape == (1,),
+        "middle": "middle" not in arrays or _direction(arrays["middle"], dim),
+    }.items():
+        if not holds:
+            raise ModelError(
+                f"the array {name!r} of the model is damaged: copy the model folder again, or fit again"
+            )
+
+
+def _direction(array: npt.NDArray[Any], dim: int) -> bool:
+    return array.dtype == np.float16 and array.shape == (dim,) and bool((np.abs(array) <= _LARGEST).all())
+
+
+def _least_rows(rows: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> int:
+    """Training rows in the smallest cell; 0 where cells overlap or run backwards."""
+    if (np.diff(starts) <= 0).any():
+        return 0
+    return int(np.add.reduceat(rows >= 0, starts[:-1], dtype=np.int64).min())
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch starts no threads of its own.
+
+    Torch divides each small operation among OpenMP threads that spin while they wait for each other: on a
+    busy machine that multiplies the time. Here each thread has its own rows instead. The number of OpenMP
+    threads is a property of the calling thread; what new threads of others get is put back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "imgclust-predict", initializer=torch.set_num_threads, initargs=(1,))
+    started = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(before)
+    return pool
+
+
+def _device(name: str) -> torch.device:
+    return torch.device("cpu" if name == "torch-cpu" else name)

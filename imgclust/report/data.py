@@ -1,0 +1,203 @@
+"""What a report shows: read once from a model and a file of predictions, before any page is made.
+
+The page never sees a model: `ReportData` is all that it knows, so both can change on their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Set
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.model.taxonomy import Continuation
+from imgclust.report.annotations import Note, read_notes
+from imgclust.report.drift import TagsDrift, read_drift
+from imgclust.report.tiles import embedded_from, tiles
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
+
+OTHER = -1
+MAX_FACETS = 4
+MAX_FACET_VALUES = 60
+TYPICAL = 24
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReportCluster:
+    """A cluster as the page shows it; `exemplars` are image ids, the most typical first."""
+
+    id: int
+    name: str | None
+    size: int
+    exemplars: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything on the page.
+
+    Attributes:
+        version, taxonomy, created: as in the model's manifest.
+        images: training images, those in no cluster too.
+        encoder: the encoder's identity as a dictionary.
+        figures: of the training, in any nesting of dictionaries; lists are not shown.
+        parameters: title → parameters: UMAP's, HDBSCAN's.
+        libraries: library → version.
+        clusters: without "other".
+        ids, x, y, labels: the map, row by row; float (n,) coordinates, int (n,) labels.
+        thumbnails: image id → WebP bytes, of typical pictures.
+        tiles: image id → WebP bytes, smaller ones, of any other images.
+        notes: image id → what predictions say of it.
+        drift: of the tags that were given, against the model's held-out images.
+        continuation: what became of the clusters of the model before; None: it starts its taxonomy.
+    """
+
+    version: str
+    taxonomy: str
+    created: str
+    images: int
+    encoder: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    parameters: Mapping[str, Mapping[str, Any]]
+    libraries: Mapping[str, str]
+    clusters: tuple[ReportCluster, ...]
+    ids: list[str]
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int32]
+    thumbnails: Mapping[str, bytes]
+    tiles: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
+    drift: TagsDrift | None = None
+    continuation: Continuation | None = None
+
+
+# ---- facets: what the pictures can be filtered by -------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facet:
+    """One filter: a few values, and which of them each image has (`len(values)`: none)."""
+
+    name: str
+    values: list[str]
+    codes: npt.NDArray[np.uint16]
+
+
+def _facet(name: str, of_image: list[str | None]) -> Facet | None:
+    values = sorted({v for v in of_image if v}, key=lambda v: (v.casefold(), v))
+    if not 2 <= len(values) <= MAX_FACET_VALUES:
+        return None
+    code = {value: i for i, value in enumerate(values)}
+    codes = np.array([code.get(v or "", len(values)) for v in of_image], np.uint16)
+    return Facet(name, values, codes)
+
+
+def folder_of(image_id: str) -> str | None:
+    """The first folder of a relative path; None for a name alone, a URL or an absolute path."""
+    if "://" in image_id:
+        return None
+    parts = PurePosixPath(image_id).parts
+    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..", ".") else None
+
+
+def facets(ids: list[str], notes: Mapping[str, Note]) -> list[Facet]:
+    """Up to four filters with 2 to 60 values each: attributes first, else the folders that images lie in."""
+    nothing = Note()
+    of_image = [notes.get(i, nothing).attributes for i in ids]
+    names = sorted({name for attributes in of_image for name in attributes})
+    names.sort(key=lambda name: name != "category")  # the one that people mean by default comes first
+    found = [_facet(name, [a.get(name) for a in of_image]) for name in names]
+    usable = [f for f in found if f][:MAX_FACETS]
+    by_folder = None if usable else _facet("folder", [folder_of(i) for i in ids])
+    return [by_folder] if by_folder else usable
+
+
+# ---- the model ------------------------------------------------------------------------------------------
+
+
+def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | None = None) -> ReportData:
+    """What a report shows of a model; arguments and errors as `imgclust.report.page.write_report`."""
+    ids = [str(i) for i in model.map.column("id").to_pylist()]
+    labels = np.asarray(model.map.column("cluster"), np.int32)
+    notes = _training_notes(model, ids, labels)
+    small: dict[str, bytes] = {}
+    if images:
+        notes = _merged(notes, _predicted(model, images, set(ids) - notes.keys()))
+        notes = _merged(notes, read_notes(images))
+        small = dict(tiles(embedded_from(images), set(ids) - model.thumbnails.keys()))
+    drift = None
+    if tags:
+        typical = {image for cluster in model.clusters for image in cluster.exemplars}
+        notes = _merged(notes, read_notes(tags, typical.union(ids)))
+        drift = read_drift(model, tags)
+    return ReportData(
+        version=model.version,
+        taxonomy=model.taxonomy,
+        created=model.created,
+        images=len(model.labels_),
+        encoder=model.encoder.to_dict() if model.encoder else {},
+        figures={name: value for name, value in model.figures.items() if name != "taxonomy"},
+        parameters={_TITLES.get(k, k): v for k, v in model.parameters.items()},
+        libraries=model.libraries,
+        clusters=tuple(ReportCluster(c.id, c.name, c.size, c.exemplars) for c in model.clusters),
+        ids=ids,
+        x=np.asarray(model.map.column("x"), np.float64),
+        y=np.asarray(model.map.column("y"), np.float64),
+        labels=labels,
+        thumbnails=model.thumbnails,
+        tiles=small,
+        notes=notes,
+        drift=drift,
+        continuation=Continuation.from_dict(model.figures["taxonomy"])
+        if "taxonomy" in model.figures
+        else None,
+    )
+
+
+_TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
+
+
+def _merged(known: Mapping[str, Note], told: Mapping[str, Note]) -> dict[str, Note]:
+    """What was told counts, also in part: attributes alone leave what was predicted as it was."""
+    merged = {**known, **told}
+    for image in known.keys() & told.keys():
+        before, now = known[image], told[image]
+        attributes = {**before.attributes, **now.attributes}
+        said = before if now.probability is None else now
+        merged[image] = dataclasses.replace(said, attributes=attributes)
+    return merged
+
+
+def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
+    """The probabilities of the fit, where the map shows all training images: they are its first rows.
+
+    A sampled map does not say which rows it shows; then only predictions can tell.
+    """
+    n = len(model.labels_)
+    if len(ids) < n or not np.array_equal(labels[:n], model.labels_):
+        return {}
+    return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=False)}
+
+
+def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str, Note]:
+    """What the model says of images that the fit did not tell of, from their embeddings."""
+    from imgclust.embedding.store import iter_embeddings
+
+    notes = {}
+    for shard in iter_embeddings(folder):
+        rows = [row for row, image in enumerate(shard.ids) if image in wanted]
+        said = model.predict(shard.vectors[rows], encoder=shard.identity)
+        for i, row in enumerate(rows):
+            likely = zip(said.candidates[i].tolist(), said.scores[i].tolist(), strict=True)
+            notes[shard.ids[row]] = Note(
+                probability=float(said.probabilities[i]),
+                novel=bool(said.novel[i]),
+                candidates=tuple((c, s) for c, s in likely if c != OTHER),
+            )
+    return notes

@@ -1,0 +1,124 @@
+"""A file of tags against what the model said of its held-out images: the report's sheets on drift."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgclust.errors import ImgclustError
+from imgclust.model.drift import OTHER, PARTS, Drift, Reference, compare
+from imgclust.report.annotations import records
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
+
+COLUMNS = ("cluster", "probability", "novel", "taxonomy", "similarity")
+CHUNK = 10_000
+MOVED = 8  # clusters that are listed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TagsDrift:
+    """What a file of tags shows.
+
+    Attributes:
+        file: its name.
+        foreign: tags that were left out, as their clusters are another taxonomy's.
+    """
+
+    file: str
+    drift: Drift
+    foreign: int
+
+
+def read_drift(model: ClusterModel, path: Path) -> TagsDrift | None:
+    """Count a file of tags and compare it with the model's held-out images.
+
+    Args:
+        path: as `imgclust.report.annotations.read_notes` reads it; without a column "similarity", which tags of the
+            topic do not have, nothing is said of similarities.
+
+    Returns:
+        None for a model that keeps no held-out images.
+
+    Raises:
+        ImgclustError: the file cannot be read, or does not hold tags of this model.
+    """
+    reference = Reference.of_model(model)
+    if reference is None:
+        return None
+    tally, foreign, rows = reference.nothing, 0, records(path, COLUMNS)
+    try:
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            own = [row for row in chunk if row.get("taxonomy") in (None, "", model.taxonomy)]
+            foreign += len(chunk) - len(own)
+            tally += _count(reference, own)
+    except OSError as error:
+        raise ImgclustError(f"tags cannot be read from {str(path)!a}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ImgclustError(
+            f"{str(path)!a} does not hold tags of this model: each row needs a cluster and a probability "
+            f"({type(error).__name__}: {str(error)!a})"
+        ) from None
+    return TagsDrift(path.name, compare(reference, tally), foreign)
+
+
+def _count(reference: Reference, rows: list[Mapping[str, Any]]) -> Any:
+    near = [row.get("similarity") for row in rows]
+    known = None if any(value in (None, "") for value in near) else np.asarray(near, np.float32)
+    return reference.count_tags(
+        np.asarray([int(row["cluster"]) for row in rows], np.int32),
+        np.asarray([float(row["probability"]) for row in rows], np.float32),
+        sum(str(row.get("novel")).lower() == "true" for row in rows),
+        known,
+    )
+
+
+def sheets(found: TagsDrift, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:
+    """Titles and rows, as `imgclust.report.figures.words` has them."""
+    drift = found.drift
+    left_out = f" ({found.foreign:,} of another taxonomy left out)" if found.foreign else ""
+    rows = [["Tags", f"{drift.tally.images:,}{left_out}"], ["Held-out images", f"{drift.reference.images:,}"]]
+    rows += [[part.capitalize(), _index(drift, part)] for part in PARTS]
+    rows.append(["Other", _change(drift.reference.other, drift.tally.other)])
+    rows.append(["Novel", _change(drift.reference.novelty, drift.tally.novelty)])
+    yield {"title": f"Drift: {found.file} against held-out images", "rows": rows}
+    moved = [
+        ["Other" if cluster == OTHER else names.get(cluster, f"Cluster {cluster}"), _change(before, now)]
+        for cluster, before, now in drift.moved()[:MOVED]
+        if before != now
+    ]
+    yield {"title": "What moved most", "rows": moved if drift.tally.images else []}
+
+
+def tile(found: TagsDrift) -> tuple[str, str, str | None]:
+    """Label, value and note for the top of the page."""
+    verdict = found.drift.verdict("clusters")
+    return "Drift", verdict.capitalize(), f"stability index {_number(found.drift.index['clusters'])}"
+
+
+def _index(drift: Drift, part: str) -> str:
+    index, chance = drift.index[part], drift.chance[part]
+    if math.isnan(index):
+        return "not in these tags"
+    verdict = drift.verdict(part)
+    doubt = f", chance alone makes {_number(chance)}" if verdict == "steady" and index > 0.1 else ""
+    return f"{_number(index)}, {verdict}{doubt}"
+
+
+def _number(index: float) -> str:
+    return "–" if math.isnan(index) else f"{index:.2f}"
+
+
+def _change(before: float, now: float) -> str:
+    return f"{_share(before)} → {_share(now)}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"

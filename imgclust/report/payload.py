@@ -1,0 +1,142 @@
+"""What a report shows → the values that its script reads, packed so that 20,000 images stay light."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from imgclust.report.annotations import Note
+from imgclust.report.data import OTHER, TYPICAL, Facet, ReportData, facets
+from imgclust.report.figures import in_no_cluster, words
+from imgclust.report.palette import colours
+
+# Base64 makes 4 of 3: (9 MB + 1,500 × 1,250 bytes) × 4/3 = 14.5 MB, and all else of 1,500 images is 0.3 MB.
+MAX_THUMBNAIL_BYTES = 9_000_000
+MAX_TILE_BYTES = 1_250  # for each image, on average; clip-art of 48 px has 400
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 8, 200  # of an image, beyond those that are filters
+_STEPS = 65535  # places on the map are 16-bit
+_UNKNOWN = 255  # a probability that nobody told us; known ones are 0..254
+
+
+def payload(data: ReportData) -> dict[str, Any]:
+    """What the page's script reads (`1-data.js`), as values that JSON knows.
+
+    Images are numbered: first those on the map, in its order, then typical ones that the map left out.
+    """
+    placed = set(data.ids)
+    typical = {c.id: list(dict.fromkeys(c.exemplars))[:TYPICAL] for c in data.clusters}
+    only_shown = {i: c for c, ids in typical.items() for i in ids if i not in placed}
+    ids = [*data.ids, *only_shown]
+    known = np.where(np.isin(data.labels, [c.id for c in data.clusters]), data.labels, OTHER)
+    labels = np.concatenate([known, np.array(list(only_shown.values()), np.int32)]).astype("<i4")
+    number = {image: i for i, image in enumerate(ids)}
+    x, y, extent = _places(data)
+    light_dark = _colours(data)
+    found = facets(ids, data.notes)
+    clusters = [
+        {
+            "id": c.id,
+            "name": c.name,
+            "size": c.size,
+            "pictures": [number[i] for i in typical[c.id]],
+            "light": light_dark[c.id][0],
+            "dark": light_dark[c.id][1],
+        }
+        for c in data.clusters
+    ]
+    return {
+        "clusters": clusters,
+        "other": in_no_cluster(data),
+        "total": data.images,
+        "extent": extent,
+        "images": {
+            "ids": ids,
+            "placed": len(data.ids),
+            "x": _packed(x),
+            "y": _packed(y),
+            "cluster": _packed(labels),
+            "probability": _packed(_probabilities(ids, data.notes)),
+            "thumbs": [[number[i], t] for i, t in _thumbnails(data, typical).items()],
+            "notes": _notes(ids, data.notes, found),
+        },
+        "facets": [_facet_json(f) for f in found],
+        **words(data),
+    }
+
+
+def _packed(array: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def _places(data: ReportData) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], dict[str, int]]:
+    """Coordinates as 16-bit steps of the longer side, y downwards as a canvas has it."""
+    if not len(data.ids):
+        return np.zeros(0, "<u2"), np.zeros(0, "<u2"), {"width": _STEPS, "height": _STEPS}
+    across, up = (np.nan_to_num(c, nan=0.0, posinf=0.0, neginf=0.0) for c in (data.x, data.y))
+    span = max(float(np.ptp(across)), float(np.ptp(up))) or 1.0
+    x = np.rint((across - across.min()) / span * _STEPS).astype("<u2")
+    y = np.rint((up.max() - up) / span * _STEPS).astype("<u2")
+    return x, y, {"width": max(int(x.max()), 1), "height": max(int(y.max()), 1)}
+
+
+def _colours(data: ReportData) -> dict[int, tuple[str, str]]:
+    by_size = sorted(data.clusters, key=lambda c: (-c.size, c.id))
+    centres = np.zeros((len(by_size), 2))
+    for row, cluster in enumerate(by_size):
+        of_cluster = data.labels == cluster.id
+        if of_cluster.any():
+            centres[row] = np.median(data.x[of_cluster]), np.median(data.y[of_cluster])
+    return {c.id: pair for c, pair in zip(by_size, colours(centres), strict=True)}
+
+
+def _thumbnails(data: ReportData, typical: Mapping[int, list[str]]) -> dict[str, str]:
+    """The most typical picture of each cluster, then the second of each, and so on; then the small ones."""
+    by_rank = [ids[rank] for rank in range(TYPICAL) for ids in typical.values() if rank < len(ids)]
+    chosen = _within(data.thumbnails, by_rank, MAX_THUMBNAIL_BYTES)
+    others = [image for image in data.ids if image not in chosen]
+    chosen |= _within(data.tiles, others, MAX_TILE_BYTES * len(data.ids))
+    return {image: base64.b64encode(content).decode() for image, content in chosen.items()}
+
+
+def _within(pictures: Mapping[str, bytes], order: Iterable[str], room: int) -> dict[str, bytes]:
+    """The first pictures in an order that together have at most `room` bytes."""
+    chosen: dict[str, bytes] = {}
+    for image in order:
+        content = pictures.get(image, b"")
+        if image in chosen or not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
+            continue
+        room -= len(content)
+        if room < 0:
+            break
+        chosen[image] = content
+    return chosen
+
+
+def _probabilities(ids: list[str], notes: Mapping[str, Note]) -> np.ndarray[Any, Any]:
+    known = [note.probability if (note := notes.get(i)) else None for i in ids]
+    return np.array([_UNKNOWN if p is None else round(p * 254) for p in known], np.uint8)
+
+
+def _notes(ids: list[str], notes: Mapping[str, Note], found: list[Facet]) -> list[list[Any]]:
+    """[number, what is known beyond the probability] of each image of which something is."""
+    filters = {facet.name for facet in found}
+    rows: list[list[Any]] = []
+    for i, image in enumerate(ids):
+        if not (note := notes.get(image)):
+            continue
+        others = [[k, v[:MAX_ATTRIBUTE_CHARS]] for k, v in note.attributes.items() if k not in filters]
+        known = {
+            "novel": note.novel,
+            "candidates": [[c, round(s, 3)] for c, s in note.candidates],
+            "attributes": others[:MAX_ATTRIBUTES],
+        }
+        if any(known.values()):
+            rows.append([i, {k: v for k, v in known.items() if v}])
+    return rows
+
+
+def _facet_json(facet: Facet) -> dict[str, Any]:
+    return {"name": facet.name, "values": facet.values, "codes": _packed(facet.codes.astype("<u2"))}

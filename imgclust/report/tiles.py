@@ -1,0 +1,68 @@
+"""Small pictures of the images on a report's map, made from where the images were embedded from.
+
+A model keeps its most typical pictures only. Where the others are still at hand, as files on this machine,
+a report can show them too, in the size of a fingertip. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from imgclust.errors import ImageError
+from imgclust.images.decode import DEFAULT_LIMITS, decode
+from imgclust.images.reader import Reader
+from imgclust.images.sources import Item
+from imgclust.types import Preprocessing
+
+SIDE = 48  # pixels; on the map and in lists they are shown at 34 to 84
+QUALITY = 60
+CHUNK = 256
+
+_WHOLE = Preprocessing(size=SIDE, resize=SIDE)  # shorter side to 48 px, the middle of the longer one
+
+
+def tiles(sources: Iterable[tuple[str, str]], wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
+    """Make small pictures of the images whose files can still be read; the others are passed over.
+
+    Args:
+        sources: (image id, path or URL) pairs.
+        wanted: the ids that are needed.
+
+    Yields:
+        (image id, WebP of 48 × 48 pixels), in the order of `sources`.
+    """
+    named = (Item(image, source) for image, source in sources if image in wanted)
+    files = (item for item in named if not item.is_url)
+    with Reader() as reader, ThreadPoolExecutor(os.cpu_count() or 1, "imgclust-tiles") as pool:
+        while chunk := list(itertools.islice(files, CHUNK)):
+            for item, tile in zip(chunk, pool.map(lambda i: _tile(i, reader), chunk), strict=True):
+                if tile is not None:
+                    yield item.id, tile
+
+
+def _tile(item: Item, reader: Reader) -> bytes | None:
+    try:
+        pixels = decode(reader.read(item, DEFAULT_LIMITS.max_bytes), _WHOLE).pixels
+    except ImageError:
+        return None
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+def embedded_from(folder: Path) -> Iterator[tuple[str, str]]:
+    """(image id, source) of every row of an embeddings folder; the vectors are not read."""
+    import pyarrow.parquet as pq
+
+    from imgclust.embedding.store import shards
+
+    for shard in shards(folder):
+        for batch in pq.ParquetFile(shard).iter_batches(columns=["id", "source"]):
+            yield from zip(batch.column("id").to_pylist(), batch.column("source").to_pylist(), strict=True)

@@ -1,0 +1,184 @@
+"""Predictions → a file: CSV, JSON lines or Parquet, by the file's ending. Rows stream; memory is constant.
+
+**CSV and spreadsheets.** Excel and LibreOffice run a cell that begins with `=`, `+`, `-` or `@` as a
+formula, and file names come from strangers. A text cell that begins so (after white space, and the
+full-width forms likewise) is written with an apostrophe before it, which spreadsheets show as text; a
+cell that already has such apostrophes gets one more, so `unguard` gives back exactly what was there.
+Numbers are not touched. JSON lines and Parquet hold every text as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.tagging.rows import Row
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+COLUMNS = (
+    "id",
+    "source",
+    "cluster",
+    "name",
+    "probability",
+    "novel",
+    "candidates",
+    "model",
+    "taxonomy",
+    "attributes",
+    "similarity",
+)
+PARQUET_ROWS = 10_000  # held at once
+
+
+def _risky(text: str) -> bool:
+    bare = text.lstrip("'")
+    return bare.startswith(("\t", "\r", "\n")) or bare.lstrip().startswith(FORMULA_STARTS)
+
+
+def guard(text: str) -> str:
+    """Make a text safe to open in a spreadsheet."""
+    return f"'{text}" if _risky(text) else text
+
+
+def unguard(text: str) -> str:
+    """What `guard` was given."""
+    return text[1:] if text.startswith("'") and _risky(text) else text
+
+
+def _sound(text: str) -> str:
+    """File names may hold bytes that are not UTF-8 (as lone surrogates); what is written is UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as JSON lines have it; the fields mean what they mean in a tag."""
+    return {
+        "id": _sound(row.id),
+        "source": _sound(row.source),
+        "cluster": row.cluster,
+        "name": row.name,
+        "probability": row.probability,
+        "novel": row.novel,
+        "candidates": [{"cluster": c.cluster, "name": c.name, "score": c.score} for c in row.candidates],
+        "model": row.model,
+        "taxonomy": row.taxonomy,
+        "attributes": dict(row.attributes),
+        "similarity": row.similarity,
+    }
+
+
+def write_rows(rows: Iterable[Row], path: Path | str) -> int:
+    """Write predictions to a file; it appears under its name once it is complete, replacing an older one.
+
+    Args:
+        rows: the predictions, read once, in their order.
+        path: `.csv`, `.jsonl` or `.ndjson`, or `.parquet`.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ImgclustError: another ending, or a file that cannot be written.
+    """
+    path = Path(path)
+    write = writer_for(path)
+    with _appearing(path) as file:
+        return write(rows, file)
+
+
+def writer_for(path: Path) -> Callable[[Iterable[Row], BinaryIO], int]:
+    """The writer that a file's ending asks for, so that a wrong one is known before any work is done.
+
+    Raises:
+        ImgclustError: there is none.
+    """
+    try:
+        return _WRITERS[path.suffix.lower()]
+    except KeyError:
+        raise ImgclustError(
+            f"predictions are written as {', '.join(_WRITERS)}, by the file's ending; got {path.name!a}"
+        ) from None
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[BinaryIO]:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+        unfinished.replace(path)
+    except OSError as error:
+        raise ImgclustError(
+            f"predictions cannot be written to {str(path)!a}: {error.strerror or error}; "
+            "give a file in a folder that exists and may be written"
+        ) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _json_lines(rows: Iterable[Row], file: BinaryIO) -> int:
+    n = 0
+    for row in rows:
+        file.write(orjson.dumps(as_json(row), option=orjson.OPT_APPEND_NEWLINE))
+        n += 1
+    return n
+
+
+def _csv(rows: Iterable[Row], file: BinaryIO) -> int:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(COLUMNS)
+    n = 0
+    for row in rows:
+        record = as_json(row)
+        record["candidates"] = orjson.dumps(record["candidates"]).decode()
+        record["attributes"] = orjson.dumps(record["attributes"]).decode()
+        record["novel"] = "true" if row.novel else "false"
+        out.writerow([guard(v) if isinstance(v, str) else v for v in map(record.get, COLUMNS)])
+        n += 1
+    text.detach()  # flushes; the file itself is closed by whoever opened it
+    return n
+
+
+def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    candidate = pa.struct([("cluster", pa.int32()), ("name", pa.string()), ("score", pa.float32())])
+    kinds = {
+        "cluster": pa.int32(),
+        "probability": pa.float32(),
+        "similarity": pa.float32(),
+        "novel": pa.bool_(),
+        "candidates": pa.list_(candidate),
+    }
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    n = 0
+    stream = iter(rows)
+    with pq.ParquetWriter(file, schema) as out:
+        while chunk := [as_json(row) for row in itertools.islice(stream, PARQUET_ROWS)]:
+            for record in chunk:  # a map of any types has no column type: text, as embeddings folders have it
+                record["attributes"] = orjson.dumps(record["attributes"]).decode()
+            out.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            n += len(chunk)
+    return n
+
+
+_WRITERS: Mapping[str, Callable[[Iterable[Row], BinaryIO], int]] = {
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}

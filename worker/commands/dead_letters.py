@@ -1,0 +1,141 @@
+"""Dead letters: what a record of their topic says, which of them are meant, what may be sent back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import orjson
+
+from worker.errors import Rejected
+from worker.kafka.scanner import Entry, Source, source_of
+from worker.messages.upload import Upload, format_time
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter.
+
+    Attributes:
+        id: of the upload; None where the event has none that can be read.
+        source: where the upload was read; None for a record that the worker did not write.
+        omitted: the upload was too large to be copied; its place is `source`.
+    """
+
+    entry: Entry
+    id: str | None
+    source: Source | None
+    code: str
+    stage: str
+    message: str
+    attempts: str
+    model: str
+    omitted: bool
+
+
+def upload_of(entry: Entry) -> Upload | None:
+    """The upload event that a record of uploads, or of the dead letters, holds; None if it is none."""
+    # a letter's key is the id, unless the event was bad from the start: then it has none, and its own key
+    known = None
+    if entry.value is not None and entry.key and entry.headers.get("error-code", "bad-event") != "bad-event":
+        known = entry.key.decode(errors="replace")
+    try:
+        return entry.formats.intake(entry.value, entry.key, entry.timestamp, known)
+    except Rejected:
+        return None
+
+
+def read_letter(entry: Entry) -> Letter:
+    """A record of the dead-letter topic; it may have been written by anybody."""
+    headers, upload = entry.headers, upload_of(entry)
+    return Letter(
+        entry,
+        None if upload is None else upload.id,
+        source_of(entry),
+        headers.get("error-code", "?"),
+        headers.get("error-stage", "?"),
+        headers.get("error-message", ""),
+        headers.get("attempts", "?"),
+        headers.get("model", "?"),
+        "value-omitted" in headers,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filter:
+    """Which letters are meant; an empty field means all. Ages are in seconds, since it was written."""
+
+    codes: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
+    partitions: frozenset[int] = frozenset()
+    older_than: float | None = None
+    newer_than: float | None = None
+
+    def takes(self, letter: Letter, now_ms: int) -> bool:
+        age = (now_ms - letter.entry.timestamp) / 1000
+        return (
+            (not self.codes or letter.code in self.codes)
+            and (not self.ids or letter.id in self.ids)
+            and (not self.partitions or letter.entry.partition in self.partitions)
+            and (self.older_than is None or age >= self.older_than)
+            and (self.newer_than is None or age <= self.newer_than)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Later:
+    """A later event of an id, and where it was seen, for people."""
+
+    source: Source
+    where: str
+
+
+class LaterEvents:
+    """The latest known event of each id that matters."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._latest: dict[str, Later | None] = dict.fromkeys(ids)
+
+    def __contains__(self, upload_id: object) -> bool:
+        return upload_id in self._latest
+
+    def saw(self, upload_id: str, source: Source, where: str) -> None:
+        """An event of `upload_id` was read at `source`; what became of it is said in `where`."""
+        known = self._latest[upload_id]
+        if known is None or known.source.earlier_than(source):
+            self._latest[upload_id] = Later(source, where)
+
+    def after(self, upload_id: str, source: Source) -> Later | None:
+        """The latest event of the id, if it is later than `source`."""
+        known = self._latest.get(upload_id)
+        return known if known is not None and source.earlier_than(known.source) else None
+
+
+def reason_to_skip(letter: Letter, later: LaterEvents, *, without_id: bool) -> str | None:
+    """Why sending this letter again would be wrong or useless; None when it would not.
+
+    Args:
+        without_id: whether letters whose event has no readable id are wanted.
+    """
+    if letter.source is None:
+        return "it does not say where it came from: the worker did not write it"
+    if letter.omitted:
+        return (
+            f"its upload was too large to be copied; it is in the uploads topic at {letter.source.position}"
+        )
+    if letter.id is None:
+        return None if without_id else "its event has no id, and would be rejected again"
+    found = later.after(letter.id, letter.source)
+    return None if found is None else f"{found.where} (upload at {found.source.position})"
+
+
+def value_to_send(letter: Letter) -> bytes | None:
+    """The upload as it was; one without `uploaded_at` gets the time at which it was first sent, which the new
+    record would not tell any more."""
+    value = letter.entry.value
+    if letter.id is None or value is None or letter.source is None:
+        return value
+    event: Mapping[str, object] = orjson.loads(value)
+    if event.get("uploaded_at") is not None or event.get("deleted"):
+        return value
+    return orjson.dumps({**event, "uploaded_at": format_time(letter.source.timestamp)})

@@ -1,0 +1,413 @@
+"""The pool of fetcher processes: URLs in, decoded pictures in shared memory out.
+
+    submit ─► queue ─► the least loaded fetcher ─► fetch ─► decode ─► slot ─► on_outcomes ─► … ─► release
+                            └─ dies or hangs: replaced; what it held is tried again (worker.fetching.quarantine)
+
+One thread owns every socket and process; the methods that others call leave a note and wake it. A fetcher is
+not trusted: an outcome counts only for a job that it holds and a slot that is its own and free, and neither a
+silent nor a flooding fetcher can make this thread wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import selectors
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from imgclust.fetching.urls import (
+    FetchPolicy,  # not from imgclust.fetching.fetcher: the parent needs no HTTP client
+)
+from imgclust.types import Pixels, Preprocessing
+from worker.errors import WorkerError
+from worker.fetching.connection import FetcherLink, LinkLostError
+from worker.fetching.fair_queue import HostQueue, host_of
+from worker.fetching.fetcher_state import HEARTBEAT_TIMEOUT, Place
+from worker.fetching.protocol import (
+    BODIES,
+    Decoded,
+    Failed,
+    Job,
+    Outcome,
+    ProtocolError,
+    is_text,
+    read_report,
+)
+from worker.fetching.quarantine import Suspects
+from worker.fetching.shared_slots import SlotRing, share
+from worker.telemetry import log as logs
+
+__all__ = ["Decoded", "Failed", "FetcherPool", "Job", "Outcome"]
+
+log = logs.get(__name__)
+
+TICK = 0.25  # seconds between two looks at marks, heartbeats and dead processes
+# A fetcher is given twice what it can fetch at once: it never waits for the next message, and one that dies
+# holds little.
+WINDOW = 2
+# Messages cost more than what is in them: jobs go out when a quarter of the window is free.
+REFILL = 1 / 4
+# Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and
+# what the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million; PNG 14, JPEG 8).
+BASE_MEMORY = 256 * 1024 * 1024
+PIXEL_MEMORY = 24
+DECODE = "imgclust.images.decode:decode"
+
+_GIVEN_UP = "the process that had this image died or hung, and did so again with nothing else in it"
+_NO_TEXT = "the URL contains a lone surrogate, which no URL can"
+
+
+def memory_needed(max_pixels: int, max_bytes: int) -> int:
+    """Bytes of private memory that a fetcher may take."""
+    return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
+
+
+def _both_ends(text: str, limit: int = 400) -> str:
+    """A crash names itself at the start of what it writes, an exception at the end."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+class FetcherPool:
+    """Fetches and decodes in `processes` processes.
+
+    Args:
+        processes: at least 1.
+        slots: decoded pictures held at once, at least one per process.
+        preprocessing: of the encoder.
+        policy: what may be fetched.
+        on_outcomes: is called from the pool's thread with many outcomes at a time; must not wait.
+        connections: downloads at once in each process.
+        max_pixels: width × height of an image at most.
+        decode_timeout: seconds for one image, after which its process is replaced.
+        memory_limit: bytes of private memory of each process; by default what `max_pixels` and the policy's
+            `max_bytes` need, 1.5 GiB for 50 million pixels.
+        clock: monotonic seconds.
+        decode: dotted name of the decoder; tests put a crashing one here.
+
+    Raises:
+        StartError: there is no memory for the slots.
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: int,
+        slots: int,
+        preprocessing: Preprocessing,
+        policy: FetchPolicy,
+        on_outcomes: Callable[[list[Outcome]], None],
+        connections: int = 64,
+        max_pixels: int = 50_000_000,
+        decode_timeout: float = 30.0,
+        memory_limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        decode: str = DECODE,
+    ) -> None:
+        if not 1 <= processes <= slots:
+            raise ValueError(f"need 1 or more processes and a slot for each, got {processes} and {slots}")
+        self._on_outcomes, self._clock, self._decode_timeout = on_outcomes, clock, decode_timeout
+        self._config: dict[str, Any] = {
+            "processes": processes,
+            "slots": slots,
+            "connections": connections,
+            "max_pixels": max_pixels,
+            "memory_limit": memory_limit or memory_needed(max_pixels, policy.max_bytes),
+            "orphan_timeout": HEARTBEAT_TIMEOUT + 2 * decode_timeout,
+            "decode": decode,
+            "preprocessing": dataclasses.asdict(preprocessing),
+            "policy": policy.to_json(),
+        }
+        # credentials of the object store, only where one may be read
+        self._environment = "AWS_" if policy.allow_buckets else ""
+        self._window = WINDOW * connections
+        self._ring = SlotRing.create(slots, preprocessing.size, processes)
+        self._beside: Counter[int] = Counter()
+        self._places = [
+            Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
+        ]
+        self._owner = [place for place in self._places for _ in place.slots]
+        # A host may hold what it can use (its share of downloads in each fetcher) and two thirds more, which
+        # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
+        self._queue: HostQueue[Job] = HostQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
+        self._outcomes: list[Outcome] = []
+        self._dying: list[subprocess.Popen[bytes]] = []
+        self._tick_at = clock()
+        self._broken: Exception | None = None
+        self._stopping: float | None = None  # seconds that the fetchers have to end
+        # notes of other threads
+        self._submitted: deque[list[Job]] = deque()
+        self._released: deque[list[int]] = deque()
+        self._unwanted: deque[set[int]] = deque()
+        self._woken = threading.Event()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._run, name="fetchers", daemon=True)
+        self.restarts = 0
+
+    # ── for every thread ─────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Start the processes; returns at once, jobs wait until one is ready."""
+        self._thread.start()
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Fetch these; each ends in one outcome, unless it is forgotten or the pool is stopped.
+
+        Raises:
+            WorkerError: the pool's thread broke, and there will be no outcomes any more.
+        """
+        if self._broken is not None:
+            raise WorkerError(f"the pool of fetchers broke: {self._broken!r}")
+        self._submitted.append(jobs)
+        self._wake()
+
+    def release(self, slots: list[int]) -> None:
+        """These pictures have been read; their slots may be filled again."""
+        self._released.append(slots)
+        self._wake()
+
+    def forget(self, tokens: Iterable[int]) -> None:
+        """Nobody wants these any more; outcomes that are not on their way yet will not come."""
+        self._unwanted.append(set(tokens))
+        self._wake()
+
+    def pixels(self, slot: int) -> Pixels:
+        """The picture in a slot: uint8 (size, size, 3), a view that is valid until the slot is released."""
+        return self._ring.pixels(slot)
+
+    @property
+    def alive(self) -> int:
+        """Processes that are ready to work."""
+        return sum(place.ready for place in self._places)
+
+    @property
+    def slots_used(self) -> int:
+        """Slots with a decoded picture that was not released yet."""
+        return sum(len(place.lent) for place in self._places)
+
+    @property
+    def pids(self) -> list[int]:
+        """The fetcher processes that run, ready or not."""
+        return [place.link.process.pid for place in self._places if place.link is not None]
+
+    def stop(self, timeout: float) -> None:
+        """End the processes; what they hold is dropped.
+
+        Args:
+            timeout: seconds, after which they are killed.
+        """
+        if self._stopping is None:
+            self._stopping = timeout
+            if self._thread.ident is None:
+                self._close()
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout + 5)
+
+    def _wake(self) -> None:
+        if not self._woken.is_set() and threading.get_ident() != self._thread.ident:
+            self._woken.set()
+            with contextlib.suppress(OSError):  # full: it is awake; closed: it has stopped
+                self._wake_in.send(b"\0")
+
+    # ── the pool's thread ────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            while self._stopping is None:
+                self._turn()
+        except Exception as error:
+            log.exception("the pool of fetchers broke")
+            self._broken = error
+        finally:
+            self._end_all(self._stopping or 0.0)
+            self._close()
+
+    def _turn(self) -> None:
+        now = self._clock()
+        if now >= self._tick_at:
+            self._tick_at = now + TICK
+            self._tick(now)
+        noted = self._submitted or self._released or self._unwanted
+        for key, events in self._selector.select(0.0 if noted else max(0.0, self._tick_at - now)):
+            if key.data is None:
+                self._wake_out.recv(4096)
+                self._woken.clear()
+            else:
+                self._converse(key.data, events)
+        self._take_notes()
+        self._dispatch()
+        self._tell()
+        self._deliver()
+
+    def _take_notes(self) -> None:
+        while self._submitted:
+            for job in self._submitted.popleft():
+                if job.url.isascii() or is_text(job.url):
+                    self._queue.put(host_of(job.url), job)
+                else:
+                    self._outcomes.append(Failed(job.token, "url-forbidden", "fetch", _NO_TEXT, False, None))
+        while self._released:
+            for slot in self._released.popleft():
+                self._owner[slot].give_back(slot)
+        while self._unwanted:
+            self._drop(self._unwanted.popleft())
+
+    def _drop(self, tokens: set[int]) -> None:
+        self._queue.drop(lambda job: job.token in tokens)
+        for place in self._places:
+            place.forget(tokens)
+        for token in tokens if self._beside else ():
+            self._beside.pop(token, None)
+
+    def _dispatch(self) -> None:
+        for place in self._places:
+            if place.ready and not place.held:
+                for job in place.suspects.next_group():
+                    self._queue.claim(host_of(job.url))
+                    place.give(job)
+        if not self._queue:
+            return
+        low = min(self._window - 1, int(self._window * (1 - REFILL)))
+        free = [p for p in self._places if p.ready and not p.suspects.trying and len(p.held) <= low]
+        while free and (taken := self._queue.take()) is not None:
+            place = min(free, key=lambda place: len(place.held))
+            place.give(taken[1])
+            if len(place.held) >= self._window:
+                free.remove(place)
+
+    def _tell(self) -> None:
+        for place in self._places:
+            if place.link is not None and place.ready and (news := place.news()) is not None:
+                place.link.put(news)
+                self._converse(place, selectors.EVENT_WRITE)
+
+    def _deliver(self) -> None:
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            self._on_outcomes(outcomes)
+
+    # ── what a fetcher says ──────────────────────────────────────────────────────────────────────────────
+
+    def _converse(self, place: Place, events: int) -> None:
+        """Listen and speak, as far as either is possible without waiting."""
+        link = place.link
+        if link is None:
+            return
+        try:
+            if events & selectors.EVENT_READ:
+                for line in link.receive():
+                    self._book(*place.hear(read_report(line)))
+            if events & selectors.EVENT_WRITE:
+                link.send()
+        except LinkLostError as error:
+            self._lose(place, str(error))
+            return
+        except ProtocolError as error:
+            self._lose(place, f"it talks nonsense ({error})")
+            return
+        if link.waiting != place.blocked:
+            place.blocked = link.waiting
+            write = selectors.EVENT_WRITE if place.blocked else 0
+            self._selector.modify(link.channel, selectors.EVENT_READ | write, place)
+
+    def _book(self, ended: list[Job], outcomes: list[Outcome]) -> None:
+        for job in ended:
+            self._queue.done(host_of(job.url))
+            if self._beside:
+                self._beside.pop(job.token, None)
+        self._outcomes += outcomes
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self, now: float) -> None:
+        for place in self._places:
+            if place.link is not None:
+                self._look_after(place, now)
+            elif now >= place.start_at:
+                self._start(place, now)
+        self._dying = [process for process in self._dying if process.poll() is None]
+
+    def _look_after(self, place: Place, now: float) -> None:
+        if place.link is not None and (text := place.link.overhear()):
+            log.info("a fetcher process writes", fetcher=place.index, text=text)
+        mark, beats = self._ring.marked(place.index), self._ring.beats(place.index)
+        if why := place.overdue(now, mark, beats, self._decode_timeout):
+            self._lose(place, why)
+
+    def _start(self, place: Place, now: float) -> None:
+        self._ring.mark(place.index, 0)
+        free = place.begins(now, self._ring.beats(place.index))
+        try:
+            config = {**self._config, "index": place.index, "free": free}
+            place.link = FetcherLink(config, self._ring.file, also=self._environment)
+        except OSError as error:
+            self._replace(place, f"it cannot be started: {error.strerror}")
+            return
+        self._selector.register(place.link.channel, selectors.EVENT_READ, place)
+        self._converse(place, selectors.EVENT_WRITE)
+
+    def _lose(self, place: Place, why: str) -> None:
+        """A process is gone, or has to be: what it held is tried again, and it is replaced."""
+        assert place.link is not None
+        self._selector.unregister(place.link.channel)
+        last_words = place.link.last_words()
+        place.link.kill()
+        self._dying.append(place.link.process)
+        place.link = None
+        self.restarts += 1
+        held, again, given_up = place.lost(self._ring.marked(place.index))
+        for job in held:
+            self._queue.done(host_of(job.url))
+        for job in reversed(again):
+            self._queue.put_first(host_of(job.url), job)
+        for job in given_up:
+            self._outcomes.append(Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None))
+            self._beside.pop(job.token, None)
+        self._replace(place, why, last_words)
+
+    def _replace(self, place: Place, why: str, last_words: str = "") -> None:
+        started = place.ready
+        wait = place.back_off(self._clock())
+        self._tick_at = min(self._tick_at, place.start_at)
+        say = log.warning if started and place.deaths <= 2 else log.error
+        say(
+            "a fetcher process is replaced" if started else "a fetcher process does not start",
+            fetcher=place.index, why=why, deaths_in_a_row=place.deaths, starts_in=wait,
+            suspects=len(place.suspects), stderr=_both_ends(last_words),
+        )  # fmt: skip
+
+    def _end_all(self, timeout: float) -> None:
+        """Hang up, which ends an honest fetcher; kill the others."""
+        processes = self._dying
+        for place in self._places:
+            place.ready = False
+            if place.link is not None:
+                place.link.close()
+                processes.append(place.link.process)
+        deadline = time.monotonic() + timeout
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for process in processes:
+            try:
+                process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                log.error("a fetcher process does not end, although it was killed", pid=process.pid)
+
+    def _close(self) -> None:
+        self._selector.close()
+        self._wake_out.close()
+        self._wake_in.close()
+        self._ring.close()

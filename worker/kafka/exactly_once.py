@@ -1,0 +1,379 @@
+"""Results and offsets → one Kafka transaction: each upload's result is published exactly once.
+
+    begin → tags, deletions, retries, dead letters → offsets of all that is done by them → commit
+
+A transaction begins when its results are there and runs to its end at once. Results are kept until it is
+committed, so whatever goes wrong, the same results are published again and nothing is fetched or encoded
+twice. Each kind of failure has one reaction (docs/delivery.md):
+
+    abortable (the membership changed, a request failed)   abort; publish the same again
+    timed out, broker away                                 the same call again, in the next turn
+    fatal (fenced, the transaction timed out)              a new producer; ask what became of the transaction
+    no use to try again (no permission)                    raised: the worker ends
+
+The broker fences a member, not a partition: which offsets may be committed is decided here, by the table of
+owned partitions, see `UploadsConsumer.snapshot`.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import time
+import uuid
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from worker.kafka.consumer import Snapshot, UploadsConsumer
+from worker.kafka.delivery import (
+    REVOKE_COMMIT,
+    UNMENDABLE,
+    Result,
+    is_too_large,
+    refused,
+    size_of,
+    wire_headers,
+    without_value,
+)
+from worker.kafka.failpoints import enter, reach
+from worker.kafka.reading import client_log
+from worker.telemetry import log as logs
+from worker.telemetry.metrics import Metrics
+
+log = logs.get(__name__)
+
+# A call to the broker waits at most so long in one turn; polls go on between two turns. Not all of them keep
+# to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
+STEP = 1.0  # seconds
+# A killed worker's open transaction hides every later tag of its partitions from readers, and holds back
+# whoever owns them next, until the broker ends it. One takes 5 to 50 ms; 10 s outlast a broker's restart.
+TRANSACTION_TIMEOUT_MS = 10_000
+# A transaction that follows another waits until the broker has ended the last one; librdkafka asks again
+# after this. With its default of 100 each transaction takes 106 ms, with 2 about 5.
+RETRY_BACKOFF_MS = 2
+# `send_offsets_to_transaction` never returns, whatever its timeout, when the group's coordinator is not there
+# yet (a broker that was just restarted): librdkafka 2.16 asks for it three times, and then waits for any
+# connection to change (rdkafka_coord.c). One that is closed for idling is such a change.
+MAX_IDLE_MS = 10_000
+AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
+
+
+def transaction_config(bootstrap: str, extra: Mapping[str, str], transactional_id: str) -> dict[str, Any]:
+    """librdkafka's configuration for publishing results in transactions."""
+    return {
+        "compression.type": "lz4",
+        "client.id": "imgclust-worker",
+        "queue.buffering.max.kbytes": 262144,
+        "retry.backoff.ms": RETRY_BACKOFF_MS,
+        "connections.max.idle.ms": MAX_IDLE_MS,
+        **extra,
+        "bootstrap.servers": bootstrap,
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        "delivery.report.only.error": True,  # the commit vouches for the rest
+    }
+
+
+def transactional_id(group: str) -> str:
+    """A name for this process alone. Never a host's: two processes of one name would fence each other."""
+    return f"{group}-{uuid.uuid4()}"
+
+
+# What becomes of records when their transaction fails: the call that fails with it tells.
+_OF_THE_TRANSACTION = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._MSG_TIMED_OUT)
+_NO_ANSWER = (KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
+
+
+class State(enum.Enum):
+    NEW = "no producer that the broker knows"
+    ASKING = "what became of the last transaction is not known"
+    READY = "no transaction is open"
+    COMMITTING = "a transaction is complete, its commit is not answered"
+    ABORTING = "a transaction failed, its abort is not answered"
+
+
+class ExactlyOnce:
+    """Publishes results in transactions with their offsets; see `publish.Delivery`."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        uploads_topic: str,
+        consumer: UploadsConsumer,
+        *,
+        interval: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            config: see `transaction_config`.
+            interval: seconds that a result waits for its transaction at most, while the broker keeps up.
+        """
+        self._config = config
+        self._source_topic = ("source-topic", uploads_topic.encode())
+        self._consumer = consumer
+        self._interval = interval
+        self._metrics = metrics
+        self._stage = metrics.stages["publish"]
+        self._clock = clock
+        self._gathered: list[Result] = []
+        self._bytes = 0
+        self._state = State.NEW
+        self._producer: Producer | None = None
+        # of the transaction that is open, or whose end is not known
+        self._batch: list[Result] = []
+        self._snapshot: Snapshot | None = None
+        self._mark = ""
+        self._doubt = False
+        self._began = 0.0
+        self._leaving: Set[int] = frozenset()  # partitions that the next transaction gives up in order
+        self._left: Set[int] = frozenset()  # those that the last one does
+        self._run = uuid.uuid4().hex[:8]
+        self._number = 0
+        self._due_at = self._again_at = clock()
+        self._again = AGAIN
+
+    @property
+    def waiting(self) -> int:
+        return len(self._gathered) + len(self._batch)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes
+
+    def publish(self, *results: Result) -> None:
+        self._stage.enter(len(results))
+        self._bytes += sum(map(size_of, results))
+        self._gathered += results
+
+    # ── the turn ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def turn(self) -> None:
+        now = self._clock()
+        if now >= self._again_at and (self._state is not State.READY or now >= self._due_at):
+            self._step(STEP)
+
+    def _step(self, patience: float) -> bool:
+        """Go one step on: from whatever state to READY, or from READY through a whole transaction.
+
+        Returns:
+            False when only a poll of the consumer can help.
+        """
+        step = {
+            State.NEW: self._connect,
+            State.ASKING: self._ask,
+            State.READY: self._transact,
+            State.COMMITTING: self._commit,
+            State.ABORTING: self._abort,
+        }[self._state]
+        try:
+            going = step(patience)
+        except KafkaException as error:
+            self._again_at = self._clock() + self._again
+            self._again = min(2 * self._again, AGAIN_MAX)
+            self._react(error.args[0])
+            return True
+        self._again = AGAIN
+        return going
+
+    def _react(self, error: KafkaError) -> None:
+        """One reaction for each kind of error."""
+        if error.fatal() or error.code() == KafkaError._FENCED:
+            log.warning("the producer is fenced; going on with a new one", error=error.str())
+            self._metrics.commits["fenced"].inc()
+            old, self._producer, self._state = self._producer, None, State.NEW
+            if old is not None:
+                old.purge()
+        elif error.code() in UNMENDABLE:
+            raise refused(error)
+        elif error.txn_requires_abort() or self._state is State.ABORTING:
+            log.warning("transaction failed; its results are published again", error=error.str())
+            # an earlier try of the commit may have reached the broker
+            self._doubt = self._doubt or self._state is State.COMMITTING
+            self._state = State.ABORTING
+        elif error.retriable() or error.code() in _NO_ANSWER or self._state is State.ASKING:
+            log.warning("no answer from the broker yet", state=self._state.value, error=error.str())
+        else:
+            raise refused(error)
+
+    # ── a transaction ────────────────────────────────────────────────────────────────────────────────────
+
+    def _transact(self, patience: float) -> bool:
+        if not (self._batch or self._gathered or self._leaving or self._consumer.uncommitted):
+            return True
+        assert self._producer is not None
+        batch = self._owned(self._batch) + self._owned(self._gathered)
+        self._batch, self._gathered = batch, []
+        for result in batch:
+            self._consumer.done(result.source)
+        self._number += 1
+        self._mark = f"{self._run}-{self._number}"
+        # No poll from here to `send_offsets_to_transaction`: table and membership are of one moment.
+        with_results = {result.source.partition for result in batch}
+        snapshot = self._consumer.snapshot(self._mark, with_results, self._leaving)
+        if snapshot is None:
+            return False
+        if not snapshot.states:
+            self._leaving = frozenset()
+            return True
+        self._snapshot, self._left, self._doubt = snapshot, self._leaving, False
+        self._began = self._clock()
+        self._due_at = self._began + self._interval
+        self._producer.begin_transaction()
+        # until the commit is on its way, whatever fails needs an abort
+        self._state = State.ABORTING
+        for index in range(len(batch)):
+            self._produce(index)
+        reach("before-send-offsets")
+        self._producer.send_offsets_to_transaction(snapshot.offsets, snapshot.member, patience)
+        reach("after-send-offsets")
+        self._state = State.COMMITTING
+        reach("before-commit")
+        return self._commit(patience)
+
+    def _owned(self, results: list[Result]) -> list[Result]:
+        """Those whose assignment goes on; the others are their next owner's to publish."""
+        owns = self._consumer.owns
+        kept = [r for r in results if owns(r.source.partition, r.source.epoch)]
+        if len(kept) < len(results):
+            self._forget([r for r in results if not owns(r.source.partition, r.source.epoch)], "dropped")
+        return kept
+
+    def _forget(self, results: list[Result], outcome: str = "ok") -> None:
+        self._bytes -= sum(map(size_of, results))
+        self._stage.leave(len(results), outcome)
+        for result in results:
+            result.ended(None if outcome == "ok" else outcome)
+
+    def _produce(self, index: int) -> None:
+        assert self._producer is not None
+        result = self._batch[index]
+        while True:
+            try:
+                self._producer.produce(
+                    result.topic,
+                    key=result.key,
+                    value=result.value,
+                    partition=result.source.partition,
+                    headers=wire_headers(result, self._source_topic),
+                    on_delivery=functools.partial(self._refused, index, result),
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                if not is_too_large(error.args[0], result):
+                    raise
+                result = self._shrink(index, result)  # it is too large for this client already
+            else:
+                return
+
+    def _refused(self, index: int, result: Result, error: KafkaError | None, _: object) -> None:
+        """The broker did not take a record; the transaction fails with it."""
+        if error is None or error.code() in _OF_THE_TRANSACTION:
+            return
+        self._metrics.produce_errors.inc()
+        log.error(
+            "publishing failed", topic=result.topic, partition=result.source.partition, error=error.str()
+        )
+        if is_too_large(error, result) and index < len(self._batch) and self._batch[index] is result:
+            self._shrink(index, result)
+
+    def _shrink(self, index: int, result: Result) -> Result:
+        small = without_value(result)
+        self._batch[index] = small
+        self._bytes += size_of(small) - size_of(result)
+        return small
+
+    def _commit(self, patience: float) -> bool:
+        assert self._producer is not None
+        enter("during-commit")
+        self._producer.commit_transaction(patience)
+        reach("after-commit")
+        self._committed()
+        return True
+
+    def _committed(self) -> None:
+        if self._snapshot is not None:
+            self._consumer.committed(self._snapshot)
+        self._forget(self._batch)
+        self._batch, self._snapshot = [], None
+        self._leaving = self._leaving - self._left
+        self._state = State.READY
+        self._metrics.commits["committed"].inc()
+        self._metrics.commit_seconds.observe(self._clock() - self._began)
+
+    def _abort(self, patience: float) -> bool:
+        assert self._producer is not None
+        self._producer.abort_transaction(patience)
+        self._metrics.commits["aborted"].inc()
+        if self._doubt:
+            self._state = State.ASKING
+        else:
+            self._not_committed()
+        return True
+
+    def _not_committed(self) -> None:
+        if self._snapshot is not None:
+            self._consumer.not_committed(self._snapshot)
+        self._snapshot = None
+        self._state = State.READY
+        self._due_at = self._clock()  # the same results again
+
+    # ── producers ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self, patience: float) -> bool:
+        """A producer under the same name: the broker ends what an earlier one of that name left open."""
+        if self._producer is None:
+            self._producer = Producer({**self._config, "error_cb": self._on_error}, logger=client_log)
+        self._producer.init_transactions(patience)
+        self._state = State.READY if self._snapshot is None else State.ASKING
+        return True
+
+    def _ask(self, _: float) -> bool:
+        assert self._snapshot is not None
+        wrote = self._consumer.wrote(self._snapshot, self._mark)
+        log.info("what became of the last transaction", committed=wrote, results=len(self._batch))
+        if wrote:
+            self._committed()
+        else:
+            self._not_committed()
+        return True
+
+    def _on_error(self, error: KafkaError) -> None:
+        if not error.fatal():  # those come as the exception of a call, too
+            log.warning("Kafka client", error=error.str())
+
+    # ── leaving ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def leave(self, partitions: set[int], lost: bool) -> None:
+        if not lost:
+            self._settle(REVOKE_COMMIT, partitions)
+        for results in (self._batch, self._gathered):
+            gone = [r for r in results if r.source.partition in partitions]
+            if gone:
+                results[:] = [r for r in results if r.source.partition not in partitions]
+                self._forget(gone, "dropped")
+
+    def finish(self, timeout: float) -> bool:
+        return self._settle(timeout, set(self._consumer.partitions))
+
+    def _settle(self, timeout: float, leaving: Set[int]) -> bool:
+        """Steps until nothing is open and nothing is left to publish, at most `timeout` seconds."""
+        deadline = self._clock() + timeout
+        self._leaving = frozenset(leaving)
+        try:
+            while (left := deadline - self._clock()) > 0:
+                done = not (self.waiting or self._leaving or self._consumer.uncommitted)
+                if self._state is State.READY and done:
+                    return True
+                if not self._step(min(STEP, left)):
+                    return False
+                pause = min(self._again_at, deadline) - self._clock()
+                if pause > 0:
+                    time.sleep(pause)
+            return False
+        finally:
+            self._leaving = frozenset()

@@ -1,0 +1,209 @@
+"""The retry topic → pending retries of a partition, when its uploads are assigned.
+
+`uploads.retry` is a compacted changelog, as a state store of Kafka Streams has one: the last record of an id
+is its pending retry, a null ends it. Whoever owns uploads p reads uploads.retry p up to the end that it had
+at the moment of assignment, before anything of uploads p is processed. It is read with `assign`, outside of
+any group: subscribed to, it would be spread over the members in another way than the uploads are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from worker.kafka.failpoints import reach
+from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.reading import Record, client_log, headers_of, trace_header
+from worker.telemetry import log as logs
+
+log = logs.get(__name__)
+
+# 1,000 records take about 20 ms: the loop turns in between, however much there is to read
+_MAX_FETCH = 1000
+# What is pending is in no cycle. Looking for some among a million took 1.5 s at once.
+_SPARE = 50_000
+_END_TIMEOUT = 1.0
+_END_RETRY = 0.5
+
+
+@dataclasses.dataclass(slots=True)  # not frozen, which would make it four times as slow to make
+class Pending:
+    """An upload that waits for another try.
+
+    Attributes:
+        record: the upload's record, with its id as the key; its offset counts as done since it was handed
+            over to the retry topic.
+        attempts: tries that failed.
+        not_before: milliseconds since the epoch.
+        deaths: how many workers died while it was encoded with nothing beside it.
+    """
+
+    record: Record
+    attempts: int
+    not_before: int
+    deaths: int = 0
+
+    @property
+    def id(self) -> str:
+        return (self.record.key or b"").decode()
+
+
+@dataclasses.dataclass(slots=True)
+class _Restoring:
+    epoch: int
+    end: int | None = None  # the topic's end when it was begun, when known
+    reached: int = -1  # where reading came to an end last
+    ask_at: float = 0.0
+    read: int = 0
+    found: PendingRetries[Pending] = dataclasses.field(default_factory=PendingRetries)
+
+
+def restore_config(bootstrap: str, group: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """librdkafka's configuration for reading pending retries."""
+    return {
+        "client.id": "imgclust-worker",
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 32768,
+        **extra,
+        "bootstrap.servers": bootstrap,
+        "group.id": group,  # the client wants one; nothing is committed and no group is joined
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        # an open transaction of a dead owner makes the end wait until the broker has decided it
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+    }
+
+
+class RetriesReader:
+    """Reads the pending retries of partitions, many records at a time, between turns of the loop.
+
+    Args:
+        config: see `restore_config`.
+        clock: monotonic seconds, of the due times.
+        wall_ms: milliseconds since the epoch, of the records.
+        longest: seconds that a retry waits at most, whatever the clock of its writer said.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topic: str,
+        *,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        longest: float,
+    ) -> None:
+        self._topic = topic
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._longest = longest
+        self._restoring: dict[int, _Restoring] = {}
+        self._consumer = Consumer(dict(config), logger=client_log)
+        # To a `read_committed` client a partition ends before the first open transaction. What a dead owner
+        # left open hides what its successors have committed since: the end must lie behind all of it.
+        self._ends = Consumer({**config, "isolation.level": "read_uncommitted"}, logger=client_log)
+
+    def begin(self, partition: int, epoch: int) -> None:
+        """Start to restore a partition whose last owner has nothing more to commit; returns at once."""
+        self.drop(partition)
+        self._restoring[partition] = _Restoring(epoch)
+        self._consumer.incremental_assign([KafkaPartition(self._topic, partition, OFFSET_BEGINNING)])
+
+    def drop(self, partition: int) -> None:
+        """The partition is somebody else's, or restored."""
+        if self._restoring.pop(partition, None) is not None:
+            self._consumer.incremental_unassign([KafkaPartition(self._topic, partition)])
+
+    def poll(self) -> list[tuple[int, int, PendingRetries[Pending]]]:
+        """Read on, without waiting; (partition, epoch, what is pending) of those that are restored."""
+        if not self._restoring:
+            return []
+        for partition, state in self._restoring.items():
+            if state.end is None and self._clock() >= state.ask_at:
+                self._ask_end(partition, state)
+        for message in self._consumer.consume(_MAX_FETCH, 0):
+            self._take(message)
+        restored = []
+        for partition, state in list(self._restoring.items()):
+            if state.end is not None and state.reached >= state.end:
+                reach("retry-restore")
+                self.drop(partition)
+                restored.append((partition, state.epoch, state.found))
+                log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
+        return restored
+
+    def _ask_end(self, partition: int, state: _Restoring) -> None:
+        try:
+            low, high = self._ends.get_watermark_offsets(
+                KafkaPartition(self._topic, partition), timeout=_END_TIMEOUT
+            )
+        except KafkaException as error:
+            state.ask_at = self._clock() + _END_RETRY
+            log.debug("end of the retries not known yet", partition=partition, error=error.args[0].str())
+            return
+        state.end = high
+        if low >= high:
+            state.reached = high
+
+    def _take(self, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        state = self._restoring.get(partition) if partition is not None else None
+        if state is None or partition is None or offset is None:
+            return
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                state.reached = offset
+            else:
+                log.warning("reading retries failed for now", partition=partition, error=error.str())
+            return
+        state.read += 1
+        if state.read % _SPARE == 0:
+            gc.freeze()
+        key = message.key()
+        try:
+            upload_id = (key or b"").decode()
+            if message.value() is None:
+                state.found.remove(upload_id)
+            else:
+                pending = _pending(message, state.epoch)
+                wait = min(self._longest, (pending.not_before - self._wall_ms()) / 1000)
+                state.found.add(upload_id, pending, self._clock() + wait, pending.record.timestamp)
+        except (ValueError, KeyError) as error_:
+            log.error(
+                "a record of the retry topic is none of this worker's; it is left alone",
+                partition=partition, offset=offset, error=f"{type(error_).__name__}: {str(error_)[:100]!a}",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._ends.close()
+
+
+def _pending(message: Message, epoch: int) -> Pending:
+    """A record of the retry topic as it was published, see `worker.tagger.pipeline`.
+
+    Raises:
+        ValueError, KeyError: a header is missing or says nothing.
+    """
+    headers = headers_of(message)
+    record = Record(
+        partition=int(headers["source-partition"]),
+        epoch=epoch,
+        offset=int(headers["source-offset"]),
+        key=message.key(),
+        value=message.value(),
+        timestamp=int(headers["source-timestamp"]),
+        traceparent=trace_header(headers),
+    )
+    if record.partition != message.partition():
+        raise ValueError(f"source-partition is {record.partition}")
+    deaths = int(headers.get("deaths", b"0"))
+    return Pending(record, int(headers["attempt"]), int(headers["not-before"]), deaths)

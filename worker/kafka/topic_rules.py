@@ -1,0 +1,303 @@
+"""How the four topics should be configured, and what is wrong with those that are not. Pure.
+
+`PLANS` is the one table: `topics --create` makes topics from it, and docs/deploy.md shows it (a test compares
+the two). A rule never refuses what works for somebody; it says what is lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from worker.messages.upload import printable
+
+Role = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
+MINUTE, DAY = 60_000, 86_400_000  # milliseconds
+REPLICAS = 3  # one broker may be taken down for an upgrade while another one fails
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a topic is made with, and why."""
+
+    config: Mapping[str, str]
+    why: str
+
+
+PLANS: Mapping[Role, Plan] = {
+    "uploads": Plan(
+        {"cleanup.policy": "delete", "retention.ms": str(7 * DAY)},
+        "what the workers may be behind at most before uploads are lost",
+    ),
+    "tags": Plan(
+        {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY), "max.compaction.lag.ms": str(DAY)},
+        "the newest tag of each id for ever; a view may stand still for a week and still hear of deletions; "
+        "the old tag of a deleted upload is gone within about a day",
+    ),
+    "retry": Plan(
+        {"cleanup.policy": "compact", "max.compaction.lag.ms": str(10 * MINUTE)},
+        "what is pending, never dropped by age; short, because whoever takes a partition over reads it first",
+    ),
+    "dlq": Plan(
+        {"cleanup.policy": "delete", "retention.ms": str(30 * DAY)},
+        "how long people have to look at a dead letter and replay it",
+    ),
+    "embeddings": Plan(
+        {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
+        "where it is set: the newest embedding of each id for ever; that of a deleted upload is gone within "
+        "about a day",
+    ),
+    "models": Plan(
+        {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
+        "where it is set: which model is live and which its shadow, and what each worker runs; one partition",
+    ),
+}
+ONE_PARTITION: frozenset[Role] = frozenset({"models"})
+"""Topics that hold no results, and so need not have the partitions of uploads."""
+
+
+def min_insync(replicas: int) -> int:
+    """One less than there are replicas: a result survives any one broker, and no one broker stops writing."""
+    return max(1, replicas - 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as the brokers describe it.
+
+    Attributes:
+        partitions: 0 when it is missing.
+        replicas: of the partition that has fewest.
+        config: name → value of the topic; empty when the brokers do not tell.
+    """
+
+    name: str
+    partitions: int
+    replicas: int = 0
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def number(self, name: str) -> int | None:
+        """A numeric property; None when it is not known. −1 means unlimited in most of them."""
+        try:
+            return int(self.config[name])
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def policies(self) -> set[str]:
+        return {policy.strip() for policy in self.config.get("cleanup.policy", "").split(",")} - {""}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """The keys of the last records of one partition of uploads; None is a record without one."""
+
+    partition: int
+    keys: tuple[bytes | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the rules look at.
+
+    Attributes:
+        topics: by role; "embeddings" and "models" only where they are set.
+        internal: `__transaction_state` and `__consumer_offsets`, as far as they exist.
+        broker: configuration of one broker; empty when it does not tell.
+        samples: see `Sample`; empty when not taken.
+    """
+
+    brokers: int
+    topics: Mapping[Role, Topic]
+    internal: Sequence[Topic] = ()
+    broker: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samples: Sequence[Sample] = ()
+
+    @property
+    def all(self) -> tuple[Topic, ...]:
+        return (*self.topics.values(), *self.internal)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that works today and contradicts a promise; `remedy` says what to do."""
+
+    what: str
+    remedy: str
+
+
+Rule = Callable[[Cluster], Iterable[Warn]]
+
+
+def replication(cluster: Cluster) -> Iterator[Warn]:
+    """Exactly once means that what was acknowledged stays."""
+    wanted = min(REPLICAS, cluster.brokers)
+    few = [topic for topic in cluster.all if 0 < topic.replicas < wanted]
+    if few:
+        shown = ", ".join(f"{topic.name} ({topic.replicas})" for topic in few)
+        yield Warn(
+            f"fewer replicas than {wanted}: {shown}; acknowledged results and positions are gone with one "
+            "broker",
+            "raise the replication factor (kafka-reassign-partitions)",
+        )
+    elif cluster.brokers < REPLICAS:
+        yield Warn(
+            f"{cluster.brokers} broker(s): acknowledged results and positions are gone with one disk",
+            f"run at least {REPLICAS} brokers in production",
+        )
+
+
+def in_sync(cluster: Cluster) -> Iterator[Warn]:
+    for topic in cluster.all:
+        least = topic.number("min.insync.replicas")
+        if least is None or topic.replicas < 2:
+            continue
+        if least < 2 < topic.replicas:
+            yield Warn(
+                f"{topic.name}: min.insync.replicas is {least}, so a result counts as safe on one broker "
+                "alone",
+                f"set it to {min_insync(topic.replicas)}",
+            )
+        elif least >= topic.replicas:
+            yield Warn(
+                f"{topic.name}: min.insync.replicas is {least} of {topic.replicas} replicas, so nothing can "
+                "be written while one broker is away",
+                f"set it to {min_insync(topic.replicas)}",
+            )
+
+
+def unclean(cluster: Cluster) -> Iterator[Warn]:
+    for topic in cluster.all:
+        if topic.config.get("unclean.leader.election.enable") == "true":
+            yield Warn(
+                f"{topic.name}: unclean.leader.election.enable is true, so a broker that was behind may take "
+                "over, and committed results disappear",
+                "set it to false",
+            )
+
+
+def compaction(cluster: Cluster) -> Iterator[Warn]:
+    tags, retry, uploads = (cluster.topics[role] for role in ("tags", "retry", "uploads"))
+    kept = cluster.topics.get("embeddings")
+    if kept is not None and kept.policies and "compact" not in kept.policies:
+        yield Warn(
+            f"{kept.name}: cleanup.policy is {','.join(sorted(kept.policies))}, so embeddings end with their "
+            "retention, and what is trained or tagged again lacks them",
+            "set it to compact",
+        )
+    models = cluster.topics.get("models")
+    if models is not None and models.policies and models.policies != {"compact"}:
+        yield Warn(
+            f"{models.name}: cleanup.policy is {','.join(sorted(models.policies))}, so the name of the live "
+            "model ends with its retention",
+            "set it to compact",
+        )
+    if tags.policies and "compact" not in tags.policies:
+        yield Warn(
+            f"{tags.name}: cleanup.policy is {','.join(sorted(tags.policies))}, so tags end with their "
+            "retention, and a view that is rebuilt lacks them",
+            "set it to compact",
+        )
+    if "delete" in retry.policies:
+        yield Warn(
+            f"{retry.name}: cleanup.policy has delete, so an upload that waits for another try can vanish "
+            "without an outcome",
+            "set it to compact",
+        )
+    if "compact" in uploads.policies:
+        yield Warn(
+            f"{uploads.name}: cleanup.policy has compact, so an event may vanish before it is read: it ends "
+            "as nothing, and a deletion may be missed",
+            "set it to delete",
+        )
+
+
+def retention(cluster: Cluster) -> Iterator[Warn]:
+    tags, uploads = cluster.topics["tags"], cluster.topics["uploads"]
+    kept = tags.number("delete.retention.ms")
+    if kept is not None and kept < DAY:
+        yield Warn(
+            f"{tags.name}: delete.retention.ms is {duration(kept)}; a view that stands still for longer "
+            "reads all tags again to find what was deleted",
+            f"set it to {PLANS['tags'].config['delete.retention.ms']}",
+        )
+    reach = uploads.number("retention.ms")
+    if reach is not None and 0 <= reach < DAY:
+        yield Warn(
+            f"{uploads.name}: retention.ms is {duration(reach)}; workers that are away for longer lose "
+            "uploads",
+            "set it to the longest outage that you want to survive",
+        )
+    minutes = cluster.broker.get("offsets.retention.minutes", "")
+    if minutes.isdigit() and reach is not None and (reach < 0 or reach > int(minutes) * MINUTE):
+        kept_for = duration(int(minutes) * MINUTE)
+        yield Warn(
+            f"the brokers forget the positions of a group that has been away for {kept_for} "
+            f"(offsets.retention.minutes), while {uploads.name} keeps its events for {duration(reach)}: "
+            "after such a pause uploads are tagged again, or skipped (WORKER_START)",
+            "raise offsets.retention.minutes above the retention of uploads",
+        )
+
+
+def sizes(cluster: Cluster) -> Iterator[Warn]:
+    uploads = cluster.topics["uploads"]
+    largest = uploads.number("max.message.bytes")
+    for role in ("retry", "dlq"):
+        copy = cluster.topics[role]
+        limit = copy.number("max.message.bytes")
+        if largest is not None and limit is not None and limit < largest:
+            yield Warn(
+                f"{copy.name}: max.message.bytes is {limit}, {uploads.name} takes {largest}: a larger event "
+                "arrives there without its value",
+                f"set it to {largest} or more",
+            )
+
+
+def order(cluster: Cluster) -> Iterator[Warn]:
+    """All events of an id must be in one partition, or the last one cannot be told."""
+    keyless = [sample.partition for sample in cluster.samples if None in sample.keys]
+    if keyless:
+        yield Warn(
+            f"{cluster.topics['uploads'].name}: events without a key in partition(s) "
+            f"{', '.join(map(str, keyless))}; where the key does not choose the partition, events of one id "
+            "can overtake each other",
+            "let the producer send the upload's id as the key",
+        )
+    seen: dict[bytes, int] = {}
+    for sample in cluster.samples:
+        for key in sample.keys:
+            if key is not None and seen.setdefault(key, sample.partition) != sample.partition:
+                yield Warn(
+                    f"{cluster.topics['uploads'].name}: the key {printable(key)} is in partitions "
+                    f"{seen[key]} and {sample.partition}; which of its events is the last one is chance",
+                    "let all producers use the same partitioner, and add partitions only to a drained topic",
+                )
+                return
+
+
+RULES: tuple[Rule, ...] = (replication, in_sync, unclean, compaction, retention, sizes, order)
+
+
+def warnings(cluster: Cluster) -> list[Warn]:
+    """What contradicts exactly-once delivery, or the order of an id's events."""
+    return [warn for rule in RULES for warn in rule(cluster)]
+
+
+def duration(ms: int) -> str:
+    """Milliseconds for a person: the largest unit that leaves no rest, 'ever' for −1."""
+    if ms < 0:
+        return "ever"
+    for unit, size in (("d", DAY), ("h", 60 * MINUTE), ("min", MINUTE), ("s", 1000)):
+        if ms >= size and ms % size == 0:
+            return f"{ms // size} {unit}"
+    return f"{ms} ms"
+
+
+def plan_table() -> str:
+    """The table of docs/deploy.md, in Markdown."""
+    lines = ["| topic | made with | why |", "|---|---|---|"]
+    for role, plan in PLANS.items():
+        config = ", ".join(f"`{name}={value}`" for name, value in plan.config.items())
+        lines.append(f"| `WORKER_{role.upper()}_TOPIC` | {config} | {plan.why} |")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""What the models topic says: which model is live, which is its shadow, and what each worker runs. Pure.
+
+The topic has one partition and is compacted. The keys `live` and `shadow` hold what operators want, the keys
+`worker/<name>` what the workers report. Values are JSON; a null takes a key back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import orjson
+
+from worker.view.keys import TAXONOMY
+
+Role = Literal["live", "shadow"]
+ROLES: tuple[Role, ...] = ("live", "shadow")
+SCHEMA = 1
+REPORT = "worker/"
+
+VERSION = re.compile(r"[0-9a-f]{12}", re.ASCII)
+FOLDER = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}", re.ASCII)
+"""Name of a folder in the folder of models: no path, so that a record of the topic reaches nothing else."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Named:
+    """A model that the topic names: the version that it must have, its taxonomy, and the folder it is in."""
+
+    version: str
+    taxonomy: str
+    folder: str
+
+    @classmethod
+    def read(cls, data: Any) -> Self:
+        """
+        Raises:
+            ValueError: it has not the form.
+        """
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+        fields = []
+        for name, form in (("version", VERSION), ("taxonomy", TAXONOMY), ("folder", FOLDER)):
+            value = data.get(name)
+            if not isinstance(value, str) or not form.fullmatch(value):
+                raise ValueError(f"the {name} has not the form of one")
+            fields.append(value)
+        return cls(*fields)
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.folder})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """What operators want for a role: a model, and the one before it, to go back to.
+
+    Attributes:
+        at: milliseconds since the epoch.
+    """
+
+    model: Named
+    at: int
+    before: Named | None = None
+
+
+def write_wish(wish: Wish) -> bytes:
+    """A value of the key `live` or `shadow`."""
+    before = None if wish.before is None else dataclasses.asdict(wish.before)
+    return orjson.dumps(
+        {"schema": SCHEMA, **dataclasses.asdict(wish.model), "set_at": wish.at, "before": before}
+    )
+
+
+def read_wish(value: bytes) -> Wish:
+    """
+    Raises:
+        ValueError: it is none, or of a schema that this worker does not know.
+    """
+    data = orjson.loads(value)
+    named = Named.read(data)
+    if data.get("schema") != SCHEMA or type(data.get("set_at")) is not int:
+        raise ValueError(f"its schema must be {SCHEMA}, with set_at in ms")
+    before = data.get("before")
+    return Wish(named, data["set_at"], None if before is None else Named.read(before))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """What one worker runs.
+
+    Attributes:
+        since: when its live model was taken into use, in ms since the epoch.
+        shadow: how the shadow model does, see `worker.tagger.shadow.Shadow.report`; None without one.
+        refused: role → why the model that is named for it is not used.
+        at: when it was reported, in ms since the epoch.
+    """
+
+    version: str
+    taxonomy: str
+    since: int
+    shadow: Mapping[str, Any] | None
+    refused: Mapping[str, str]
+    at: int
+
+
+def write_report(report: Report) -> bytes:
+    """A value of a key `worker/<name>`."""
+    return orjson.dumps({"schema": SCHEMA, **dataclasses.asdict(report)})
+
+
+def read_report(value: bytes) -> Report:
+    """
+    Raises:
+        ValueError: it is none, or of a schema that is not known here.
+    """
+    data = orjson.loads(value)
+    if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+        raise ValueError(f"no report of schema {SCHEMA}")
+    try:
+        report = Report(**data)
+    except TypeError:
+        raise ValueError("a report has other fields") from None
+    if not isinstance(report.refused, dict):
+        raise ValueError("a report has fields of other types")
+    texts = (report.version, report.taxonomy, *report.refused, *report.refused.values())
+    numbers = (report.since, report.at)
+    shadow = report.shadow
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and (shadow is None or (isinstance(shadow, dict) and isinstance(shadow.get("version"), str)))
+    ):
+        raise ValueError("a report has fields of other types")
+    return report
+
+
+@dataclasses.dataclass(slots=True)
+class Book:
+    """The topic, record by record: the newest of each key.
+
+    Attributes:
+        wishes: role → what is wanted.
+        reports: worker → what it runs.
+        strange: offsets of records that are none of these; they are left alone.
+    """
+
+    wishes: dict[Role, Wish] = dataclasses.field(default_factory=dict)
+    reports: dict[str, Report] = dataclasses.field(default_factory=dict)
+    strange: list[int] = dataclasses.field(default_factory=list)
+
+    def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
+        """The next record. What cannot be read changes nothing: the last wish goes on."""
+        try:
+            name = (key or b"").decode("ascii")
+            if name in ROLES:
+                role: Role = "live" if name == "live" else "shadow"
+                if value is None:
+                    self.wishes.pop(role, None)
+                else:
+                    self.wishes[role] = read_wish(value)
+            elif name.startswith(REPORT):
+                if value is None:
+                    self.reports.pop(name.removeprefix(REPORT), None)
+                else:
+                    self.reports[name.removeprefix(REPORT)] = read_report(value)
+            else:
+                raise ValueError("an unknown key")
+        except ValueError:
+            self.strange.append(offset)

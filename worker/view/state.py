@@ -1,0 +1,61 @@
+"""What the view remembers of its partitions, and of the records that are on their way to Redis."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+from worker.view.records import TagRecord
+from worker.view.sweep import Rebuild
+
+
+@dataclasses.dataclass(slots=True)
+class Partition:
+    """One owned partition of the tags topic.
+
+    Attributes:
+        next: offset below which everything is in Redis; None until Kafka and Redis were asked.
+        committed: what the group has committed; None for nothing.
+        at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
+            `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
+        paused: None until the client was told.
+        rebuild: set while all of the partition is read again, to find out what is no longer in it.
+    """
+
+    next: int | None = None
+    committed: int | None = None
+    at: int = 0
+    paused: bool | None = None
+    rebuild: Rebuild | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """Records that were read and are not in Redis yet.
+
+    Attributes:
+        records: those that are tags or deletions.
+        malformed: (partition, offset) of those that are not.
+        ends: by partition, the offset after the last one that was read.
+        newest: by partition, the latest time of a record in ms since the epoch.
+    """
+
+    records: list[TagRecord] = dataclasses.field(default_factory=list)
+    malformed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    ends: dict[int, int] = dataclasses.field(default_factory=dict)
+    newest: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def passed(self, partition: int, end: int, timestamp: int = 0) -> None:
+        """The partition was read up to `end`."""
+        self.ends[partition] = end
+        self.newest[partition] = max(timestamp, self.newest.get(partition, 0))
+
+    def drop(self, partitions: Collection[int]) -> int:
+        """Forget these partitions' records; returns how many there were."""
+        before = len(self.records)
+        self.records = [record for record in self.records if record.partition not in partitions]
+        self.malformed = [place for place in self.malformed if place[0] not in partitions]
+        for partition in partitions:
+            self.ends.pop(partition, None)
+            self.newest.pop(partition, None)
+        return before - len(self.records)

@@ -1,0 +1,304 @@
+"""Tag records → Redis: idempotent, in any order, and refusing what is older than what is there.
+
+Everything here may be repeated: the hash of an id is written by a script that compares positions, sorted
+sets are corrected by their readers, and how far a Redis has come is kept in that Redis itself, so that one
+which lost its data, or some of it, is noticed (docs/decisions/0052, 0053).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import redis
+
+from worker.telemetry import log as logs
+from worker.view.client import Client, Script, parse_pair, text_of, trouble
+from worker.view.keys import TAXONOMY, Keys
+from worker.view.records import FUTURE_MS, TagRecord
+
+log = logs.get(__name__)
+
+DAY_MS = 86_400_000
+TAG_DAYS = 30  # a tag is kept so long after uploaded_at, unless told otherwise
+DELETED_DAYS = 7  # the position of a deleted upload is kept so long: longer than any writer sleeps
+SET_SIZE = 10_000
+
+
+# KEYS[1] the hash; ARGV: partition, offset, expiry in ms since the epoch, then tag, taxonomy, cluster, all
+# three empty when only the position is to be kept. Returns 0: what is there is newer; 1: written (or was
+# written before by the same record); {taxonomy, cluster}: written, and the id was a member of that set.
+# HSET comes first for tags, so that a full Redis refuses before anything changed; for deletions HDEL comes
+# first, which a full Redis allows, and after which it allows the rest.
+PUT = Script("""
+local old = redis.call('HMGET', KEYS[1], 'position', 'taxonomy', 'cluster')
+if old[1] then
+  local partition, offset = string.match(old[1], '^(%d+):(%d+)$')
+  if partition == ARGV[1] and tonumber(offset) > tonumber(ARGV[2]) then return 0 end
+end
+local position = ARGV[1] .. ':' .. ARGV[2]
+if ARGV[4] == '' then
+  redis.call('HDEL', KEYS[1], 'tag', 'taxonomy', 'cluster')
+  redis.call('HSET', KEYS[1], 'position', position)
+else
+  redis.call('HSET', KEYS[1], 'tag', ARGV[4], 'position', position, 'taxonomy', ARGV[5], 'cluster', ARGV[6])
+end
+redis.call('PEXPIREAT', KEYS[1], ARGV[3])
+if old[2] and old[3] and (old[2] ~= ARGV[5] or old[3] ~= ARGV[6]) then return {old[2], old[3]} end
+return 1
+""")
+
+# KEYS[1] the view's hash; ARGV: partition, start, end, time in ms. The caller has written all of
+# [start, end): with everything below `start` already here, everything below `end` is. Returns how far this
+# Redis is, -1 when it does not know the partition (it is new, or was emptied).
+ADVANCE = Script("""
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+local offset, at = string.match(old or '', '^(%d+):(%d+)$')
+if not offset then return -1 end
+offset, at = tonumber(offset), tonumber(at)
+local start, stop, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if offset < start or offset > stop then return offset end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f:%.0f', stop, math.max(at, now)))
+return stop
+""")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Span:
+    """Offsets [start, end) of a partition, all of whose records are known; at `at` (ms since the epoch) there
+    was nothing that these did not tell."""
+
+    start: int
+    end: int
+    at: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a Redis has come in a partition: `offset` is -1 when it knows nothing of it."""
+
+    offset: int = -1
+    at: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of some records, and the offset that Redis has reached in each partition (-1: it knows
+    nothing of the partition)."""
+
+    written: int
+    stale: int
+    malformed: int
+    reached: Mapping[int, int]
+
+
+_Name = tuple[int, str | None, str]  # when, name, model
+
+
+@dataclasses.dataclass(slots=True)
+class _Sets:
+    """What the sorted sets are to be told, by key."""
+
+    add: dict[bytes, dict[str, int]] = dataclasses.field(default_factory=dict)
+    remove: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)
+
+    def put(self, key: bytes, upload_id: str, at: int) -> None:
+        self.add.setdefault(key, {})[upload_id] = at
+        self.remove.get(key, set()).discard(upload_id)
+
+    def drop(self, key: bytes, upload_id: str) -> None:
+        self.remove.setdefault(key, set()).add(upload_id)
+        self.add.get(key, {}).pop(upload_id, None)
+
+
+class TagsView:
+    """Writes tag records to one Redis.
+
+    Args:
+        client: see `connect`; a `redis.RedisCluster` will do.
+        prefix: of every key.
+        keep: seconds after `uploaded_at` that a tag is kept.
+        set_size: newest members kept in each cluster's sorted set.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str = "imgclust:",
+        *,
+        keep: float = TAG_DAYS * DAY_MS / 1000,
+        set_size: int = SET_SIZE,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.client = client
+        self.keys = Keys(prefix)
+        self._keep_ms = int(keep * 1000)
+        self._set_size = set_size
+        self._now = now
+        # what `…:clusters` was told: by (taxonomy, cluster)
+        self._named: dict[tuple[str, int], _Name] = {}
+        self._taxonomy_told = False
+
+    def apply(self, records: Sequence[TagRecord], spans: Mapping[int, Span]) -> Applied:
+        """Write records, in two round trips.
+
+        Args:
+            records: in the order in which they were read.
+            spans: what `records` are all of, for each partition.
+
+        Raises:
+            RedisTrouble: some or all of it was not written; to be repeated as a whole.
+        """
+        latest: dict[tuple[str, int], TagRecord] = {}
+        for record in records:
+            before = latest.pop(
+                (record.id, record.partition), record
+            )  # popped: the order is that of the last
+            latest[record.id, record.partition] = max(before, record, key=lambda r: r.offset)
+        chosen = list(latest.values())
+        replies = self._send(lambda pipe: self._queue_tags(pipe, chosen))
+        sets, written, stale, malformed = _Sets(), 0, len(records) - len(chosen), 0
+        fresh: list[TagRecord] = []
+        for record, reply in zip(chosen, replies, strict=True):
+            if isinstance(reply, redis.ResponseError):  # WRONGTYPE: somebody else's key
+                malformed += 1
+                log.error(
+                    "a tag's key is not a hash", key=self.keys.tag(record.id), partition=record.partition
+                )
+            elif reply == 0:
+                stale += 1
+            else:
+                written += 1
+                fresh.append(record)
+                self._plan(sets, record, reply)
+        reached = self._finish(sets, fresh, spans)
+        return Applied(written, stale, malformed, reached)
+
+    def reached(self, partitions: Sequence[int]) -> dict[int, Reached]:
+        """How far this Redis has come in each partition; asks it even if there are none.
+
+        Raises:
+            RedisTrouble
+        """
+        fields = [str(partition) for partition in partitions] or ["-"]
+        try:
+            values: Any = self.client.hmget(self.keys.view, fields)
+        except redis.RedisError as error:
+            raise trouble(error) from error
+        return {p: Reached(*(parse_pair(value) or ())) for p, value in zip(partitions, values, strict=False)}
+
+    def restart(self, starts: Mapping[int, Reached]) -> None:
+        """Note that everything from these offsets on is yet to be written.
+
+        Raises:
+            RedisTrouble
+        """
+        self._named.clear()  # a Redis that lost its data lost the names too
+        self._taxonomy_told = False
+        try:
+            for partition, start in starts.items():
+                self.client.hset(self.keys.view, str(partition), f"{start.offset}:{start.at}")
+        except redis.RedisError as error:
+            raise trouble(error) from error
+
+    def _queue_tags(self, pipe: Any, records: Iterable[TagRecord]) -> None:
+        for record in records:
+            PUT.queue(pipe, self.keys.tag(record.id), *self._put_arguments(record))
+
+    def _put_arguments(self, record: TagRecord) -> tuple[object, ...]:
+        expires = record.at + self._keep_ms
+        if record.tag is None or expires <= self._now() * 1000:
+            # an expired tag is kept as a position too: a writer that slept could bring an older one back
+            return (record.partition, record.offset, record.timestamp + DELETED_DAYS * DAY_MS, "", "", "")
+        tag = record.tag
+        return (record.partition, record.offset, expires, record.value, tag.taxonomy, tag.cluster)
+
+    def _plan(self, sets: _Sets, record: TagRecord, reply: Any) -> None:
+        if isinstance(reply, list):
+            taxonomy, cluster = (text_of(part) for part in reply)
+            if TAXONOMY.fullmatch(taxonomy) and re.fullmatch(r"-?\d{1,10}", cluster):
+                sets.drop(self.keys.cluster(taxonomy, int(cluster)), record.id)
+        if record.tag is not None:
+            sets.put(self.keys.cluster(record.tag.taxonomy, record.tag.cluster), record.id, record.at)
+
+    def _finish(self, sets: _Sets, fresh: Iterable[TagRecord], spans: Mapping[int, Span]) -> dict[int, int]:
+        """Second round trip: sets, names, and how far we are (wrongly so if a set was refused; then all of
+        it is repeated, and whoever dies before that starts again at the offset committed in Kafka)."""
+        names = self._new_names(fresh)
+        replies = self._send(lambda pipe: self._queue(pipe, sets, names, spans))
+        others, reached = replies[: len(replies) - len(spans)], replies[len(replies) - len(spans) :]
+        for reply in others:
+            if isinstance(reply, redis.ResponseError):
+                log.error("a cluster's key has another type; it is left alone", error=str(reply))
+        for reply in reached:
+            if isinstance(reply, redis.ResponseError):
+                raise trouble(reply)
+        self._named.update(names)
+        self._taxonomy_told = self._taxonomy_told or bool(names)
+        return dict(zip(spans, reached, strict=True))
+
+    def _queue(
+        self, pipe: Any, sets: _Sets, names: Mapping[tuple[str, int], _Name], spans: Mapping[int, Span]
+    ) -> None:
+        oldest = int(self._now() * 1000) - self._keep_ms
+        for key, members in sets.remove.items():
+            if members:
+                pipe.zrem(key, *members)
+        for key, scores in sets.add.items():
+            if scores:
+                pipe.zadd(key, scores)
+                pipe.zremrangebyscore(key, "-inf", oldest)
+                pipe.zremrangebyrank(key, 0, -self._set_size - 1)
+                pipe.pexpire(key, self._keep_ms + FUTURE_MS)  # of a taxonomy that nobody writes any more
+        for (taxonomy, cluster), (_, name, model) in names.items():
+            value = orjson.dumps({"name": name, "model": model})
+            pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)
+        if names and not self._taxonomy_told:
+            pipe.set(self.keys.taxonomy, next(iter(names))[0], nx=True)
+        for partition, span in spans.items():
+            ADVANCE.queue(pipe, self.keys.view, partition, span.start, span.end, span.at)
+
+    def _new_names(self, records: Iterable[TagRecord]) -> dict[tuple[str, int], _Name]:
+        """Names of clusters that Redis was not told, each from the tag that was made last."""
+        new: dict[tuple[str, int], _Name] = {}
+        for record in records:
+            if (tag := record.tag) is None:
+                continue
+            cluster, value = (tag.taxonomy, tag.cluster), (tag.tagged_at, tag.name, tag.model)
+            known = new.get(cluster) or self._named.get(cluster)
+            if known is None or (tag.tagged_at >= known[0] and known[1:] != value[1:]):
+                new[cluster] = value
+        return new
+
+    def _send(self, build: Callable[[Any], None]) -> list[Any]:
+        """Send one pipeline; a Redis that lost the scripts is given them again.
+
+        Returns:
+            The replies; of the errors only WRONGTYPE is among them: it concerns one key, now and later.
+
+        Raises:
+            RedisTrouble
+        """
+        try:
+            replies = self._execute(build)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+                for script in (PUT, ADVANCE):
+                    self.client.script_load(script.source)
+                replies = self._execute(build)
+        except redis.RedisError as error:
+            raise trouble(error) from error
+        for reply in replies:
+            if isinstance(reply, redis.RedisError) and "WRONGTYPE" not in str(reply):
+                raise trouble(reply)
+        return replies
+
+    def _execute(self, build: Callable[[Any], None]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        build(pipe)
+        replies: list[Any] = pipe.execute(raise_on_error=False)
+        return replies
