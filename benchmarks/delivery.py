@@ -185,7 +185,7 @@ def worker_environment(bench: Bench, run: str, delivery: str) -> dict[str, str]:
 
 
 def _worker_settings() -> set[str]:
-    from worker.settings.load import Settings
+    from worker.settings.settings import Settings
 
     return {field.name for field in dataclasses.fields(Settings)}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from imgclust.embedding.encoder import unit
+from imgclust.embedding.network import unit
 from imgclust.types import MAX_CANDIDATES, EncoderIdentity, Floats, Pixels, Prediction
 
 CALL_SECONDS, CALL_IMAGES = 0.020, 64

@@ -15,7 +15,8 @@ import time
 import numpy as np
 import torch
 
-from imgclust.predictor.predictor import FrozenPredictor, prepare
+from imgclust.predictor.predictor import FrozenPredictor
+from imgclust.predictor.prepare import prepare
 
 NEIGHBOURS, MIN_SAMPLES, CLUSTERS = 70, 1000, 33  # of the article's model
 BATCHES = (1, 64, 256, 1024)

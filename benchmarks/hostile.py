@@ -52,19 +52,21 @@ class Measured:
 
 def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[str], good: int) -> Measured:
     """Tag the uploads of `warm`, then those of `urls`, until `good` of these are tagged."""
-    from imgclust.support.malloc import keep_freed_memory
+    from imgclust.support.machine import keep_freed_memory
     from worker.kafka import topics
-    from worker.run import Tagger, spare_collector
+    from worker.run import spare_collector
     from worker.settings import load as all_settings
+    from worker.tagger.tagger import Tagger
     from worker.telemetry import log as logs
     from worker.telemetry.health import Health
     from worker.telemetry.metrics import Metrics
+    from worker.wiring import topics_config
 
     keep_freed_memory()
     logs.configure("text", level=40)
     settings = all_settings.load({**environment(setup, run), "WORKER_FETCH_ALLOW_PORTS": ports})
     metrics, health = Metrics(), Health(conditions=("assigned", "model", "encoder"))
-    topics.ensure(settings)
+    topics.ensure(topics_config(settings))
     model, encoder = parts(setup)
     produce(setup.bootstrap, f"uploads-{run}", "warm", warm)
     tagger = Tagger(settings, model, encoder, metrics=metrics, health=health)

@@ -32,7 +32,8 @@ from imgclust import ClusterModel
 from imgclust.predictor import int8
 from imgclust.predictor.ivf import build_cells
 from imgclust.predictor.neighbours import Neighbourhood, Neighbours
-from imgclust.predictor.predictor import FrozenPredictor, prepare
+from imgclust.predictor.predictor import FrozenPredictor
+from imgclust.predictor.prepare import prepare
 from imgclust.predictor.soft_membership import SoftMembership
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"

@@ -21,8 +21,9 @@ from common import Figure
 from confluent_kafka import Producer
 
 from worker.demo.backends import JavaKafka
+from worker.kafka.client_config import restore_config
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.retry_changelog import Pending, RetriesReader, restore_config
+from worker.kafka.retry_changelog import Pending, RetriesReader
 
 
 def write(bootstrap: str, topic: str, count: int) -> None:

@@ -113,19 +113,21 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
 
     The end is when all tags are acknowledged and, with the view, all are in Redis.
     """
-    from imgclust.support.malloc import keep_freed_memory
+    from imgclust.support.machine import keep_freed_memory
     from worker.kafka import topics
-    from worker.run import Tagger, beside, spare_collector
+    from worker.run import beside, spare_collector
     from worker.settings import load as all_settings
+    from worker.tagger.tagger import Tagger
     from worker.telemetry import log as logs
     from worker.telemetry.health import Health
     from worker.telemetry.metrics import Metrics
+    from worker.wiring import topics_config
 
     keep_freed_memory()  # as worker.run does, before any thread
     logs.configure("text")
     settings = all_settings.load(environment(setup, run))
     metrics, health = Metrics(), Health(conditions=("assigned", "model", "encoder"))
-    topics.ensure(settings)
+    topics.ensure(topics_config(settings))
     model, encoder = (Clocked(part) for part in parts(setup))
     used: Any = model if setup.predict else Unpredicted(model)
     with beside(settings, metrics, health) if setup.view else contextlib.nullcontext():

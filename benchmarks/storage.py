@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import Figure, machine, redis_url, table
 
-from worker.messages.upload import Candidate, Tag
+from worker.messages.tag import Candidate, Tag
 
 CLUSTERS, PARTITIONS, NAMES = (
     40,
@@ -91,9 +91,9 @@ def in_kafka(home: Path, count: int) -> list[Figure]:
     from confluent_kafka import Producer
 
     from worker.demo.backends import JavaKafka
+    from worker.kafka.client_config import transaction_config
     from worker.kafka.delivery import Result, wire_headers
-    from worker.kafka.exactly_once import transaction_config
-    from worker.kafka.reading import Record
+    from worker.messages.record import Record
 
     figures = []
     with JavaKafka(home) as kafka:

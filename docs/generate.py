@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.settings.load import settings_table
+from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
 
 ROOT = Path(__file__).resolve().parents[1]

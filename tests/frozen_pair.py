@@ -8,7 +8,7 @@ import hdbscan
 import numpy as np
 
 from imgclust.predictor.ivf import build_cells
-from imgclust.predictor.predictor import prepare
+from imgclust.predictor.prepare import prepare
 
 UMAP = {
     "n_neighbors": 10,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from worker.messages.upload import MAX_TIME_MS, MIN_TIME_MS, Candidate, Tag
+from worker.messages.tag import Candidate, Tag
+from worker.messages.text import MAX_TIME_MS, MIN_TIME_MS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)

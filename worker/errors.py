@@ -7,6 +7,11 @@ WorkerError
 └── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
 """
 
+ERROR_CODES = (
+    "bad-event", "url-forbidden", "not-found", "fetch-failed", "fetch-timeout", "too-large",
+    "unsupported-format", "decode-failed", "too-many-pixels", "encode-failed",
+)  # fmt: skip
+
 
 class WorkerError(Exception):
     """Base of all errors that the worker raises on purpose; the text is written for an operator."""

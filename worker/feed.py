@@ -15,9 +15,11 @@ from typing import Any
 import orjson
 import redis
 
-from worker.messages.upload import MAX_ID_CHARS, Tag, printable
+from worker.messages.tag import TAXONOMY, Tag
+from worker.messages.text import printable
+from worker.messages.upload import MAX_ID_CHARS
 from worker.view.client import Client
-from worker.view.keys import TAXONOMY, Keys
+from worker.view.keys import Keys
 
 MAX_LIMIT = 1000
 MAX_CURSOR_CHARS = 4096

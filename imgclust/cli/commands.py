@@ -73,7 +73,7 @@ def _print_embedded(summary: EmbedSummary) -> None:
 def fit(arguments: argparse.Namespace) -> int:
     from imgclust.embedding.store import read_embeddings
     from imgclust.model.model import ClusterModel
-    from imgclust.support.bar import stage_lines
+    from imgclust.support.progress import stage_lines
     from imgclust.training.fit import fit
 
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
@@ -126,7 +126,7 @@ def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
 
 def _list_duplicates(result: FitResult, ids: Sequence[str], path: Path) -> None:
     """Which image joined which; `exact` is 1 for files that are equal byte for byte."""
-    from imgclust.tagging.files import guard
+    from imgclust.support.spreadsheets import guard
 
     found = result.duplicates
     pairs = zip(found.duplicate, found.original, found.cosine, found.exact, strict=True)

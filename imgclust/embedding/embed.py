@@ -25,9 +25,9 @@ from imgclust.images import containers
 from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item, items
-from imgclust.support.bar import Bar, bar_for
-from imgclust.tagging.files import guard
-from imgclust.training.parameters import available_cores
+from imgclust.support.machine import available_cores
+from imgclust.support.progress import Bar, bar_for
+from imgclust.support.spreadsheets import guard
 from imgclust.types import Encoder, Floats, Pixels, Preprocessing
 
 BATCH = 64

@@ -7,41 +7,21 @@ few fixed shapes here, for the library and the worker alike.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from imgclust.embedding.network import Network, hash_weights
 from imgclust.errors import EncoderError
-from imgclust.support.malloc import keep_freed_memory
-from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
+from imgclust.support.machine import keep_freed_memory
+from imgclust.types import EncoderIdentity, Floats, Pixels
 
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
 MAX_BATCH = 64
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """An image tower on the CPU in float32, with all that is known of it.
-
-    Attributes:
-        visual: normalised pixels (n, 3, size, size) → features (n, dim).
-        vocabulary: phrases, or None for its own → names and unit-norm vectors (m, dim) in the feature space.
-        embed_texts: texts → unit-norm vectors (m, dim); None where there is no text tower.
-    """
-
-    name: str
-    architecture: str
-    visual: torch.nn.Module
-    preprocessing: Preprocessing
-    vocabulary: Callable[[Sequence[str] | None], tuple[list[str], Floats]]
-    embed_texts: Callable[[Sequence[str]], Floats] | None = None
-    licence: str | None = None
 
 
 def load_encoder(
@@ -102,16 +82,6 @@ def resolve_device(device: str) -> torch.device:
     return target
 
 
-def hash_weights(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over (name, dtype, shape, bytes) of the tensors in name order: the weights, not their file."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def padded_length(n: int, max_batch: int) -> int:
     """The shape that a batch of n is padded to: the next of 1, 2, 4, … `max_batch`."""
     return int(min(1 << (n - 1).bit_length(), max_batch))
@@ -124,13 +94,6 @@ def _padded(pixels: Pixels, n: int) -> Pixels:
     batch = np.zeros((n, *pixels.shape[1:]), np.uint8)
     batch[: len(pixels)] = pixels
     return batch
-
-
-def unit(vectors: Floats) -> Floats:
-    """Rows scaled to length 1 (float32)."""
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    scaled: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-    return scaled
 
 
 class TorchEncoder:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from imgclust.embedding.encoder import Network, unit
+from imgclust.embedding.network import Network, unit
 from imgclust.errors import EncoderError
 from imgclust.types import Preprocessing
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgclust.embedding.encoder import Network, unit
+from imgclust.embedding.network import Network, unit
 from imgclust.errors import EncoderError
 from imgclust.types import Floats, Preprocessing
 

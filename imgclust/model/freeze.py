@@ -14,10 +14,11 @@ import numpy.typing as npt
 from imgclust.errors import ModelError
 from imgclust.model import gallery
 from imgclust.model.folder import Array
-from imgclust.model.model import UNIT, Cluster, ClusterModel
+from imgclust.model.model import ClusterModel
 from imgclust.model.naming import name_clusters
+from imgclust.model.parts import UNIT, Cluster
 from imgclust.predictor import novelty
-from imgclust.predictor.predictor import METRICS, prepare
+from imgclust.predictor.prepare import METRICS, prepare
 from imgclust.types import EncoderIdentity, Floats
 
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")

@@ -45,30 +45,6 @@ def exemplars(
     return found
 
 
-def nearest_other(rows: Floats, asked: Rows | None = None) -> Floats:
-    """float32: the cosine of each row, or of the rows numbered `asked`, to the nearest of the others."""
-    asked = np.arange(len(rows)) if asked is None else asked
-    found = np.empty(len(asked), np.float32)
-    lengths = np.linalg.norm(rows, axis=1)
-    for start in range(0, len(asked), BLOCK):
-        part = asked[start : start + BLOCK]
-        products = (rows[part] @ rows.T) / lengths / lengths[part, None]
-        products[np.arange(len(part)), part] = -1
-        found[start : start + BLOCK] = products.max(axis=1)
-    return found
-
-
-def nearest_cosine(rows: Floats, training: Floats, *, block: int = 1024) -> Floats:
-    """float32 (n,): the cosine of each row to the nearest training row, by comparison with all of them."""
-    norms = np.linalg.norm(training, axis=1)
-    parts = []
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        lengths = np.maximum(np.linalg.norm(part, axis=1), np.finfo(np.float32).tiny)
-        parts.append((part @ training.T / norms).max(axis=1) / lengths)
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-
 def thumbnail_of(source: str) -> bytes | None:
     """WebP of a picture in a local file, at most 128 px; None where there is none to be had."""
     from imgclust.images import decode

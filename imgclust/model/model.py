@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,32 +16,17 @@ import safetensors.numpy
 
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
+from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
 from imgclust.model.folder import Array
-from imgclust.training.parameters import NOVEL_RATE
+from imgclust.model.parts import UNIT, Cluster
+from imgclust.predictor.novelty import NOVEL_RATE
 from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PIECE = 1 << 20  # numbers that are read at once
-UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
 PARAMETERS = ("umap", "hdbscan", "novelty")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cluster:
-    """One cluster: its number in the taxonomy, its name (None: no name is good enough), its training images.
-
-    Attributes:
-        size: training images in it.
-        exemplars: ids of its most typical training images, the most typical first.
-    """
-
-    id: int
-    name: str | None
-    size: int
-    exemplars: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +81,7 @@ class ClusterModel:
     @cached_property
     def map(self) -> pa.Table:
         """pyarrow table (id, x, y, cluster) of at most 20,000 images, for pictures of the whole."""
-        return _read_map(self.map_data)
+        return read_map(self.map_data)
 
     @property
     def taxonomy(self) -> str:
@@ -318,7 +302,7 @@ class ClusterModel:
 
 def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
     described = layout.read_json(folder, layout.CLUSTERS)
-    arrays = _read_arrays(folder / layout.ARRAYS)
+    arrays = read_arrays(folder / layout.ARRAYS)
     encoder = manifest["encoder"]
     clusters = tuple(
         Cluster(int(c["id"]), c["name"], int(c["size"]), tuple(map(str, c["exemplars"])))
@@ -349,52 +333,6 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         reference=reference,
         known_version=manifest["version"],
     )
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            arrays = {name: _read_array(file, name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{str(path)!a} is damaged: {str(error)!a}") from error
-    layout.check_arrays(arrays)
-    return arrays
-
-
-def _read_array(file: Any, name: str) -> Array:
-    """An array, read in pieces: each holds the interpreter's lock, and a worker that changes its model while
-    it runs would stand still for all of a large one (0.13 s for 150,000 images)."""
-    part = file.get_slice(name)
-    shape = part.get_shape()
-    step = max(1, PIECE // max(1, math.prod(shape[1:])))
-    if not shape or shape[0] <= step:
-        array: Array = file.get_tensor(name)
-        return array
-    first = part[0:step]
-    array = np.empty(shape, first.dtype)
-    array[:step] = first
-    for start in range(step, shape[0], step):
-        end = min(start + step, shape[0])
-        array[start:end] = part[start:end]
-    return array
-
-
-def _read_map(data: bytes) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # without threads: pyarrow's pool, started late in a process that uses torch, can abort its exit
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        if file.metadata.num_rows > layout.MAP_ROWS:
-            raise ModelError(f"{layout.MAP} has {file.metadata.num_rows} rows, at most {layout.MAP_ROWS}")
-        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-        if size > layout.MAX_JSON:
-            raise ModelError(f"{layout.MAP} unpacks to {size} bytes, at most {layout.MAX_JSON} are read")
-        return file.read(columns=["id", "x", "y", "cluster"], use_threads=False)
-    except pa.ArrowException as error:
-        raise ModelError(f"{layout.MAP} is damaged: {str(error)!a}") from error
 
 
 def _describe(encoder: EncoderIdentity) -> str:

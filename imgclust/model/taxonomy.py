@@ -225,7 +225,7 @@ def continued(
     Args:
         shared: over the images of either.
         sizes: training images of the new clusters.
-        previous: the previous model's clusters (`imgclust.model.model.Cluster`), in the order of `shared`.
+        previous: the previous model's clusters (`imgclust.model.parts.Cluster`), in the order of `shared`.
         following: the first number that its taxonomy has not used.
         version: of the previous model.
     """

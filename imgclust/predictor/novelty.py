@@ -15,16 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import FitError, ModelError
-from imgclust.model import gallery
 from imgclust.predictor.ivf import shuffled
-from imgclust.training.parameters import NOVEL_RATE
 from imgclust.types import Floats
+
+NOVEL_RATE = 0.001  # of images like the training ones that may be called novel
 
 HIGHEST_RATE = 0.2  # of images like the training ones that may be called novel
 CALIBRATING = 20_000  # images that thresholds are taken from, at most: of the default rate 10 lie beyond each
 BLOCK = 8192
+COMPARED = 1024  # rows that are compared with all others at once
 
 Middle = npt.NDArray[np.float16]
+Rows = npt.NDArray[np.int64]
 
 
 def check_rate(rate: float) -> None:
@@ -84,7 +86,7 @@ def calibrate(
         rate: share of images like the training ones that may be called novel, 0..0.2.
     """
     asked = np.sort(shuffled(len(training))[: max(0, CALIBRATING - len(held_out))])
-    near = np.concatenate([nearest, gallery.nearest_other(training, asked)])
+    near = np.concatenate([nearest, nearest_other(training, asked)])
     central = np.concatenate([cosines_to(middle, held_out), cosines_to(middle, training[asked])])
     lowest = np.float32(np.quantile(near, rate / 2, method="lower"))
     return {
@@ -109,3 +111,16 @@ def judge(
     if middle is None:
         return far
     return far | (cosines_to(middle, embeddings) < table["middle"])
+
+
+def nearest_other(rows: Floats, asked: Rows | None = None) -> Floats:
+    """float32: the cosine of each row, or of the rows numbered `asked`, to the nearest of the others."""
+    asked = np.arange(len(rows)) if asked is None else asked
+    found = np.empty(len(asked), np.float32)
+    lengths = np.linalg.norm(rows, axis=1)
+    for start in range(0, len(asked), COMPARED):
+        part = asked[start : start + COMPARED]
+        products = (rows[part] @ rows.T) / lengths / lengths[part, None]
+        products[np.arange(len(part)), part] = -1
+        found[start : start + COMPARED] = products.max(axis=1)
+    return found

@@ -19,7 +19,6 @@ from hdbscan.prediction import PredictionData
 from sklearn.utils import check_random_state
 from umap.umap_ import nearest_neighbors
 
-from imgclust.model.gallery import nearest_cosine
 from imgclust.predictor import novelty
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -177,3 +176,14 @@ def _empty(d: int) -> Prediction:
         scores=np.empty((n, MAX_CANDIDATES), np.float32),
         similarities=np.empty(n, np.float32),
     )
+
+
+def nearest_cosine(rows: Floats, training: Floats, *, block: int = 1024) -> Floats:
+    """float32 (n,): the cosine of each row to the nearest training row, by comparison with all of them."""
+    norms = np.linalg.norm(training, axis=1)
+    parts = []
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        lengths = np.maximum(np.linalg.norm(part, axis=1), np.finfo(np.float32).tiny)
+        parts.append((part @ training.T / norms).max(axis=1) / lengths)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -38,7 +38,7 @@ def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mappin
     elif ending == ".csv":
         import csv
 
-        from imgclust.tagging.files import unguard
+        from imgclust.support.spreadsheets import unguard
 
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from imgclust.errors import ImgclustError
+from imgclust.support.spreadsheets import guard
 
 if TYPE_CHECKING:
     from imgclust.tagging.rows import Row
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 COLUMNS = (
     "id",
     "source",
@@ -40,21 +40,6 @@ COLUMNS = (
     "similarity",
 )
 PARQUET_ROWS = 10_000  # held at once
-
-
-def _risky(text: str) -> bool:
-    bare = text.lstrip("'")
-    return bare.startswith(("\t", "\r", "\n")) or bare.lstrip().startswith(FORMULA_STARTS)
-
-
-def guard(text: str) -> str:
-    """Make a text safe to open in a spreadsheet."""
-    return f"'{text}" if _risky(text) else text
-
-
-def unguard(text: str) -> str:
-    """What `guard` was given."""
-    return text[1:] if text.startswith("'") and _risky(text) else text
 
 
 def _sound(text: str) -> str:

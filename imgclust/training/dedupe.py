@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from imgclust.training.parameters import available_cores
+from imgclust.support.machine import available_cores
 from imgclust.types import Bools, Floats
 
 Rows = npt.NDArray[np.int64]

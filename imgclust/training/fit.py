@@ -13,13 +13,16 @@ from imgclust.errors import FitError
 from imgclust.model import freeze, gallery
 from imgclust.model.drift import Reference
 from imgclust.model.folder import Array
-from imgclust.model.model import UNIT, ClusterModel
+from imgclust.model.model import ClusterModel
+from imgclust.model.parts import UNIT
 from imgclust.model.taxonomy import OTHER, Continuation
 from imgclust.predictor import novelty
+from imgclust.predictor.novelty import NOVEL_RATE
+from imgclust.support.machine import available_memory
 from imgclust.support.progress import Listener, Stages
 from imgclust.training import continuation as continuing
 from imgclust.training.dedupe import NEAR, Duplicates, Rows, find_duplicates
-from imgclust.training.parameters import MIN_IMAGES, NOVEL_RATE, Parameters, available_memory, estimate
+from imgclust.training.parameters import MIN_IMAGES, Parameters, estimate
 from imgclust.training.umap_hdbscan import fit_pair
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from imgclust.errors import FitError
@@ -13,7 +11,6 @@ from imgclust.errors import FitError
 MIN_IMAGES = 50
 LARGE = 100_000  # images from which on the published recipe's parameters hold
 SEED = 35  # the published recipe's
-NOVEL_RATE = 0.001  # of images like the training ones that may be called novel
 LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
 
 
@@ -113,43 +110,3 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     hdbscan = n * p.min_samples * 23 + n * 400
     seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
     return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take; None where the system does not say.
-
-    The smaller of the machine's available memory and what the control group (a container's limit) leaves.
-    """
-    found = [value for value in (_machine(), _control_group()) if value is not None]
-    return min(found) if found else None
-
-
-def _machine() -> int | None:
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:  # macOS tells its size only; half of it is a fair guess at what is free
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (OSError, ValueError):
-        return None
-
-
-def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    try:
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return limit - used + int(stat["inactive_file"])  # cached files make room when it is needed
-    except (OSError, ValueError, KeyError):  # no such group, or no limit: "max"
-        return None

@@ -23,7 +23,8 @@ from imgclust.images.decode import Limits, decode
 from imgclust.types import Preprocessing
 from worker.errors import Rejected
 from worker.fetching.protocol import ProtocolError, read_report
-from worker.messages.upload import format_time, parse_upload
+from worker.messages.text import format_time
+from worker.messages.upload import parse_upload
 
 PREPROCESSING = Preprocessing(size=32, resize=32)
 PUBLIC = FetchPolicy()

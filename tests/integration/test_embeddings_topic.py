@@ -20,9 +20,11 @@ from worker.commands.retag import retag
 from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.messages.embedding import EmbeddingWriter, halves
-from worker.messages.upload import Tag, Upload
-from worker.settings.load import Settings, load
-from worker.tagger.inference import Maker, rows
+from worker.messages.tag import Tag
+from worker.messages.upload import Upload
+from worker.settings.load import load
+from worker.settings.settings import Settings
+from worker.tagger.prediction import Maker, rows
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

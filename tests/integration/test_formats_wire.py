@@ -18,8 +18,9 @@ from worker_process import WorkerProcess, settings_for, wait_for
 from worker.commands.explain import explain
 from worker.demo.backends import Kafka
 from worker.feed import Feed
-from worker.messages.formats import formats, registry
+from worker.messages.registry import registry
 from worker.settings import load
+from worker.wiring import formats
 
 pytest.importorskip("confluent_kafka.schema_registry", reason="needs the extra schema-registry")
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
@@ -71,7 +72,7 @@ def test_change_events_in_avro_become_tags_in_protobuf(
             "WORKER_SCHEMA_REGISTRY_AUTH_FILE": str(secret),
         }
         ours = load.load(env)
-        client = registry(ours)
+        client = registry(ours.schema_registry_url, ours.schema_registry_auth)
         serialise, context = AvroSerializer(client, CHANGE), SerializationContext("x", MessageField.VALUE)
 
         def send(row: int, op: str, path: str | None) -> None:

@@ -27,7 +27,7 @@ from worker_process import WorkerProcess, settings_for, wait_for
 from worker.demo.backends import Kafka
 from worker.feed import Feed
 from worker.fetching.pool import memory_needed
-from worker.messages.upload import Tag
+from worker.messages.tag import Tag
 
 pytestmark = [
     pytest.mark.slow,

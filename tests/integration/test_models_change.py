@@ -28,9 +28,10 @@ from worker.errors import SettingsError, StartError
 from worker.feed import Feed
 from worker.kafka.topics import look
 from worker.messages.models import Named, Wish, write_wish
-from worker.messages.upload import Tag
-from worker.settings.load import Settings, load
-from worker.tagger.model_switch import first_model, read_book
+from worker.messages.tag import Tag
+from worker.settings.load import load
+from worker.settings.settings import Settings
+from worker.tagger.model_loading import first_model, read_book
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -16,7 +16,7 @@ from worker_process import settings_for
 
 from worker.__main__ import main
 from worker.kafka.offsets import encode_done
-from worker.messages.upload import Tag
+from worker.messages.tag import Tag
 from worker.view.records import read_record
 from worker.view.store import Reached, Span, TagsView
 

@@ -19,7 +19,7 @@ from redis_server import RedisServer, running
 
 from worker.demo.backends import free_ports
 from worker.feed import Cluster, Feed
-from worker.messages.upload import Candidate, Tag
+from worker.messages.tag import Candidate, Tag
 from worker.view import sweep
 from worker.view.client import RedisTrouble, connect
 from worker.view.keys import Keys

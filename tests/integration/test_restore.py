@@ -10,7 +10,8 @@ from confluent_kafka import Producer
 from kafka_cluster import Topics
 
 from worker.demo.backends import Kafka
-from worker.kafka.retry_changelog import RetriesReader, restore_config
+from worker.kafka.client_config import restore_config
+from worker.kafka.retry_changelog import RetriesReader
 
 pytestmark = pytest.mark.kafka
 

@@ -28,10 +28,9 @@ from worker_process import WorkerProcess, settings_for, wait_for
 
 from worker.demo.backends import JavaKafka, find_java, free_ports
 from worker.errors import SettingsError
-from worker.kafka.topics import check_properties
-from worker.run import fetch_policy
 from worker.settings.load import load
 from worker.view.client import connect
+from worker.wiring import check_properties, fetch_policy
 
 USER, PASSWORD = "imgclust-user", "k@fka:p/a?s#s%s"  # what no URL, property or format may stumble over
 REDIS_USER, REDIS_PASSWORD = "view", "r3dis-s@cret/%40"

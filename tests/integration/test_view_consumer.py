@@ -25,7 +25,7 @@ from redis_server import RedisServer, running
 
 from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
-from worker.messages.upload import Candidate, Tag
+from worker.messages.tag import Candidate, Tag
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
 from worker.view.client import connect

@@ -17,7 +17,7 @@ import redis_server
 from origin import Origin, response
 from report_sample import ATTACKS, webp
 
-from worker.messages.upload import Candidate, Tag
+from worker.messages.tag import Candidate, Tag
 from worker.view.records import read_record
 from worker.view.store import TagsView
 

@@ -21,8 +21,8 @@ from worker_process import WorkerProcess, settings_for, wait_for
 from imgclust.model.model import ClusterModel
 from worker.feed import Feed
 from worker.messages.embedding import read_embedding
-from worker.messages.upload import Tag
-from worker.tagger.inference import Maker, rows
+from worker.messages.tag import Tag
+from worker.tagger.prediction import Maker, rows
 
 pytestmark = pytest.mark.slow
 

@@ -130,6 +130,7 @@ def test_missing_topics_are_made_and_looked_at(
     from worker.kafka import topics
     from worker.kafka.topic_rules import PLANS
     from worker.settings import load as settings
+    from worker.wiring import topics_config
 
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{role.upper()}_TOPIC": f"{run_id}-{role}" for role in PLANS}
@@ -141,8 +142,11 @@ def test_missing_topics_are_made_and_looked_at(
     assert "missing topics" in capsys.readouterr().out
     assert topics.command(loaded, create=True, replicas=1) == 0
     assert f"{run_id}-tags (3 partitions, 1 replicas, compact)" in capsys.readouterr().out
-    assert topics.ensure(loaded).counts == {**dict.fromkeys(names.values(), 3), f"{run_id}-models": 1}
-    cluster = topics.describe(loaded)
+    assert topics.ensure(topics_config(loaded)).counts == {
+        **dict.fromkeys(names.values(), 3),
+        f"{run_id}-models": 1,
+    }
+    cluster = topics.describe(topics_config(loaded))
     for role, plan in PLANS.items():
         told = cluster.topics[role].config
         assert {name: told[name] for name in plan.config} == plan.config
@@ -166,15 +170,16 @@ def test_topics_that_do_not_fit_are_refused(apache_kafka: Kafka) -> None:
     from worker.errors import StartError
     from worker.kafka import topics
     from worker.settings import load as settings
+    from worker.wiring import topics_config
 
     run_id = uuid.uuid4().hex[:8]
     names = {f"WORKER_{t}_TOPIC": f"{run_id}-{t.lower()}" for t in ("UPLOADS", "TAGS", "RETRY", "DLQ")}
     apache_kafka.create_topics(list(names.values())[:3], 2)
     apache_kafka.create_topics([f"{run_id}-dlq"], 3)
     loaded = settings.load({"WORKER_BOOTSTRAP_SERVERS": apache_kafka.bootstrap, **names})
-    wait_for("the broker knows them", lambda: all(topics.look(loaded).counts.values()))
+    wait_for("the broker knows them", lambda: all(topics.look(topics_config(loaded)).counts.values()))
     with pytest.raises(StartError, match=f"{run_id}-dlq: 3"):
-        topics.ensure(loaded)
+        topics.ensure(topics_config(loaded))
 
 
 def test_help_answers_without_loading_anything_heavy() -> None:

@@ -11,7 +11,7 @@ import promql
 import pytest
 import yaml
 
-from worker.settings.load import settings_table
+from worker.settings.table import settings_table
 
 build = promql.script("deploy/prometheus/build.py")
 PROMETHEUS = promql.ROOT / "deploy" / "prometheus"

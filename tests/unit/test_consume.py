@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.kafka.consumer import Begun, UploadsConsumer, is_member
+from worker.kafka.assignment import Begun, is_member
+from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
 from worker.telemetry.metrics import Metrics

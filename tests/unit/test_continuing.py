@@ -30,8 +30,8 @@ from imgclust.tagging.rows import predict_rows
 from imgclust.training import continuation
 from imgclust.training.fit import FitResult, fit
 from worker.tagger.drift_gauges import DriftWatch
-from worker.tagger.inference import Maker
-from worker.tagger.inference import rows as outcomes
+from worker.tagger.prediction import Maker
+from worker.tagger.prediction import rows as outcomes
 from worker.telemetry.metrics import Metrics
 
 KINDS = 8  # 0 to 5 are those of `fitted`

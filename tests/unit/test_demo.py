@@ -21,6 +21,7 @@ from imgclust.images.sources import Item
 from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
 from worker.demo import training
 from worker.demo.checks import check_metrics, check_view
+from worker.demo.samples import Samples
 from worker.demo.screen import (
     Moment,
     Ticker,
@@ -32,11 +33,13 @@ from worker.demo.screen import (
     moment_picture,
     outcome_line,
 )
-from worker.demo.services import Samples, topic_names, worker_environment
+from worker.demo.services import topic_names, worker_environment
 from worker.demo.training import Chosen, choose
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, Result, percentile, plan
+from worker.errors import ERROR_CODES
 from worker.feed import Feed, Page
-from worker.messages.upload import ERROR_CODES, Tag, parse_upload
+from worker.messages.tag import Tag
+from worker.messages.upload import parse_upload
 from worker.telemetry.metrics import Metrics
 
 

@@ -19,7 +19,8 @@ import yaml
 
 from imgclust.fetching import addresses
 from worker.settings import load
-from worker.settings.load import SETTINGS, Settings
+from worker.settings.settings import Settings
+from worker.settings.table import SETTINGS
 from worker.telemetry.watchdog import LEAVE_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def test_compose_is_of_its_specification(name: str) -> None:
 
 def test_compose_says_what_the_code_knows(tmp_path: Path) -> None:
     """Its settings are valid, its commands exist, what it mounts is there, and it waits for the drain."""
-    from worker.__main__ import parser
+    from worker.commands.arguments import parser
 
     services = compose()["services"]
     built = {name: s for name, s in services.items() if str(s["image"]).startswith("imgclust:")}
@@ -236,7 +237,7 @@ def lacks(given: Any, read: Any, path: str = "") -> list[str]:
 def test_its_settings_are_those_of_the_code(overlay: list[dict[str, Any]], tmp_path: Path) -> None:
     """Every WORKER_ variable is one that the code knows, with a value that it takes; nothing is secret
     there."""
-    from worker.__main__ import parser
+    from worker.commands.arguments import parser
 
     for deployment in of_kind(overlay, "Deployment"):
         (container,) = kustomize.containers(deployment)

@@ -22,9 +22,8 @@ from imgclust.errors import EncoderError, ImgclustError
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item, items
-from imgclust.support.bar import bar_for, stage_lines
-from imgclust.support.progress import Progress
-from imgclust.tagging.files import unguard
+from imgclust.support.progress import Progress, bar_for, stage_lines
+from imgclust.support.spreadsheets import unguard
 from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
 
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from imgclust.embedding import openclip
-from imgclust.embedding.encoder import TorchEncoder, hash_weights, load_encoder, padded_length, resolve_device
+from imgclust.embedding.encoder import TorchEncoder, load_encoder, padded_length, resolve_device
+from imgclust.embedding.network import hash_weights
 from imgclust.errors import EncoderError
 from imgclust.images.decode import decode
 from imgclust.types import EncoderIdentity, Floats

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.feed import Feed, _Cursor, _Place
-from worker.view.keys import TAXONOMY
+from worker.messages.tag import TAXONOMY
 
 
 @given(

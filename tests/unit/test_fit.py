@@ -12,10 +12,9 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust.errors import FitError
-from imgclust.support import progress
+from imgclust.support import machine, progress
 from imgclust.support.progress import Progress, Stages
 from imgclust.training import fit as fit_module
-from imgclust.training import parameters
 from imgclust.training.fit import fit, split_rows
 from imgclust.training.parameters import LARGE, Parameters, estimate
 
@@ -230,13 +229,13 @@ class TestParameters:
         (tmp_path / "memory.max").write_text("1000000\n")
         (tmp_path / "memory.current").write_text("700000\n")
         (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 250000\n")
-        assert parameters._control_group(tmp_path) == 550_000
+        assert machine._control_group(tmp_path) == 550_000
         (tmp_path / "memory.max").write_text("max\n")
-        assert parameters._control_group(tmp_path) is None
-        assert parameters._control_group(tmp_path / "nothing") is None
+        assert machine._control_group(tmp_path) is None
+        assert machine._control_group(tmp_path / "nothing") is None
 
     def test_memory_of_this_machine(self) -> None:
         """A machine that runs this test has more than 50 MB to spare, and less than 100 TB."""
-        there = parameters.available_memory()
+        there = machine.available_memory()
         assert there is not None
         assert 50e6 < there < 1e14

@@ -19,10 +19,14 @@ from strategies import TAGS
 
 from worker.demo.backends import free_ports
 from worker.errors import RegistryError, Rejected, StartError
-from worker.messages.formats import Formats, TagFormat, formats, reach_registry, registry
-from worker.messages.upload import Tag, Upload
-from worker.settings.load import Settings, load
+from worker.messages.formats import Formats, TagFormat
+from worker.messages.registry import reach_registry, registry
+from worker.messages.tag import Tag
+from worker.messages.upload import Upload
+from worker.settings.load import load
+from worker.settings.settings import Settings
 from worker.view.records import read_record
+from worker.wiring import formats
 
 pytest.importorskip("confluent_kafka.schema_registry", reason="needs the extra schema-registry")
 from confluent_kafka.schema_registry.avro import AvroSerializer
@@ -38,10 +42,14 @@ def settings(**env: str) -> Settings:
     return load({"WORKER_SCHEMA_REGISTRY_URL": "mock://", **{f"WORKER_{k}": v for k, v in env.items()}})
 
 
+def registry_of(wanted: Settings) -> Any:
+    return registry(wanted.schema_registry_url, wanted.schema_registry_auth)
+
+
 @pytest.fixture(scope="module", params=["json", "avro", "protobuf"])
 def tags(request: pytest.FixtureRequest) -> TagFormat:
     wanted = settings(TAGS_FORMAT=request.param)
-    return formats(wanted, registry(wanted)).tags
+    return formats(wanted, registry_of(wanted)).tags
 
 
 @given(tag=TAGS)
@@ -71,7 +79,7 @@ def test_a_tag_says_what_it_is_written_in(tags: TagFormat) -> None:
 def avro(schema: str, **env: str) -> tuple[Formats, Callable[[Any], bytes]]:
     """What the worker reads with, and a service's own serialiser, at the same registry."""
     wanted = settings(UPLOADS_FORMAT="avro", **env)
-    client = registry(wanted)
+    client = registry_of(wanted)
     serialise = AvroSerializer(client, schema)
     return formats(wanted, client), lambda event: serialise(event, UPLOADS)
 
@@ -144,7 +152,7 @@ def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
 
     wanted = settings(UPLOADS_FORMAT="avro")
     (port,) = free_ports(1)
-    nobody = registry(settings(SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{port}"))
+    nobody = registry_of(settings(SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{port}"))
     for client in (nobody, Away(OSError("gone")), Away(SchemaRegistryError(503, 50001, "down"))):
         with pytest.raises(RegistryError, match="WORKER_SCHEMA_REGISTRY_URL"):
             formats(wanted, client).intake(b"\0\0\0\0\1\2a", None, WHEN)
@@ -176,11 +184,11 @@ def test_check_asks_the_registry_where_a_format_needs_it() -> None:
 
 def test_uploads_in_protobuf(tmp_path: Path) -> None:
     """Our own message, and anybody's by a set of descriptors; a wrong name is refused at the start."""
-    from worker.messages.formats import message_class
+    from worker.messages.protobuf import message_class
 
     wanted = settings(UPLOADS_FORMAT="protobuf")
-    message = message_class(wanted)
-    serialise = ProtobufSerializer(message, registry(wanted), {"use.deprecated.format": False})
+    message = message_class(wanted.uploads_protobuf)
+    serialise = ProtobufSerializer(message, registry_of(wanted), {"use.deprecated.format": False})
     event = message(id="a", url="https://x/")
     event.uploaded_at.FromMilliseconds(WHEN)
     event.attributes["n"].number_value = 3
@@ -197,8 +205,8 @@ def test_uploads_in_protobuf(tmp_path: Path) -> None:
     theirs = settings(
         UPLOADS_FORMAT="protobuf", UPLOADS_PROTOBUF=f"{copy}:imgclust.Tag", UPLOADS_MAP="url=model"
     )
-    tag = message_class(theirs)(id="b", model="https://y/")
-    write = ProtobufSerializer(type(tag), registry(theirs), {"use.deprecated.format": False})
+    tag = message_class(theirs.uploads_protobuf)(id="b", model="https://y/")
+    write = ProtobufSerializer(type(tag), registry_of(theirs), {"use.deprecated.format": False})
     assert formats(theirs).intake(write(tag, UPLOADS), None, WHEN) == Upload("b", "https://y/", WHEN)
     with pytest.raises(StartError, match=r"no message acme\.Photo"):
         formats(settings(UPLOADS_FORMAT="protobuf", UPLOADS_PROTOBUF=f"{copy}:acme.Photo"))

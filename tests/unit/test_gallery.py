@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from imgclust.model import gallery
+from imgclust.predictor import novelty
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def test_nearest_other_leaves_the_row_itself_out(monkeypatch: pytest.MonkeyPatch
     np.fill_diagonal(products, -1)
     for block in (4, 23, 100):
         monkeypatch.setattr(gallery, "BLOCK", block)
-        np.testing.assert_allclose(gallery.nearest_other(rows), products.max(axis=1), atol=1e-6)
+        np.testing.assert_allclose(novelty.nearest_other(rows), products.max(axis=1), atol=1e-6)
 
 
 def test_a_large_map_is_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

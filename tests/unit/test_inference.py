@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
-from worker.tagger.inference import Inference, Maker, Outcome, Predicted, Ready, Unencodable, rows
+from worker.tagger.inference import Inference
+from worker.tagger.prediction import Maker, Outcome, Predicted, Ready, Unencodable, rows
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 

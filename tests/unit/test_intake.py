@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import Rejected
-from worker.messages.mapping import MapError, MappedIntake, parse_map, plain_json
-from worker.messages.upload import Upload, parse_time, parse_upload
+from worker.messages.mapping import MappedIntake, plain_json
+from worker.messages.mapping_syntax import MapError, parse_map
+from worker.messages.text import parse_time
+from worker.messages.upload import Upload, parse_upload
 
 WHEN = 1_800_000_000_000
 JSON = st.recursive(

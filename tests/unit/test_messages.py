@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import Rejected
-from worker.messages.upload import (
-    MAX_EVENT_BYTES,
-    Candidate,
-    Tag,
-    Upload,
-    format_time,
-    parse_time,
-    parse_upload,
-    printable,
-)
+from worker.messages.tag import Candidate, Tag
+from worker.messages.text import format_time, parse_time, printable
+from worker.messages.upload import MAX_EVENT_BYTES, Upload, parse_upload
 
 NOW = 1_700_000_000_000
 json_values = st.recursive(

@@ -21,7 +21,9 @@ from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker.errors import StartError
 from worker.messages.models import Book, Named, Report, Wish, read_report, read_wish, write_report, write_wish
-from worker.tagger.model_switch import TRY_AGAIN, ModelChanger, load_named, warm, worker_name
+from worker.tagger.model_loading import load_named, warm
+from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
+from worker.tagger.models_topic import worker_name
 from worker.tagger.shadow import agreement
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics

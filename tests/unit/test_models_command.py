@@ -10,11 +10,12 @@ from pathlib import Path
 import fitted
 import pytest
 
-from worker.__main__ import parser
 from worker.commands import models
+from worker.commands.arguments import parser
 from worker.errors import SettingsError, StartError
 from worker.messages.models import Book, Named, Report, Role, Wish
-from worker.settings.load import Settings, load
+from worker.settings.load import load
+from worker.settings.settings import Settings
 
 NOW = 1_795_000_000_000
 OLD, NEW = Named("a" * 12, "a" * 12, "old"), Named("b" * 12, "a" * 12, "new")

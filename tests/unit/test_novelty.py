@@ -14,9 +14,9 @@ from hypothesis import given
 from imgclust.errors import FitError, ModelError
 from imgclust.model.model import ClusterModel
 from imgclust.predictor import novelty
+from imgclust.predictor.novelty import NOVEL_RATE
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.training.fit import fit
-from imgclust.training.parameters import NOVEL_RATE
 
 
 def cone(n: int, seed: int, dim: int = 32) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_calibrated_images_are_novel_at_most_at_the_rate(rate: float, seed: int)
     """Of the images that the thresholds were taken from no greater share than asked for is called novel."""
     training, held_out = cone(400, seed), cone(600, seed + 1000)
     table = calibrated(training, held_out, rate)
-    near = np.concatenate([nearest(held_out, training), novelty.gallery.nearest_other(training)])
+    near = np.concatenate([nearest(held_out, training), novelty.nearest_other(training)])
     told = novelty.judge(table, novelty.middle_of(training), np.concatenate([held_out, training]), near)
     assert told.mean() <= rate
     assert told.mean() >= rate / 4 - 1 / len(told), "and not much less"

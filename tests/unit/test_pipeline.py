@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.fetching.protocol import Failed, Job
-from worker.kafka.consumer import Begun
+from worker.kafka.assignment import Begun
 from worker.kafka.delivery import Result
 from worker.kafka.offsets import PartitionOffsets, decode_done, lives_of
-from worker.kafka.pending_retries import PendingRetries, RetryLimits
-from worker.kafka.reading import Record
+from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
 from worker.messages.embedding import EmbeddingWriter, read_embedding
-from worker.messages.upload import Tag
-from worker.tagger.inference import Maker, Predicted, Ready, Unencodable
+from worker.messages.record import Record
+from worker.messages.tag import Tag
+from worker.settings.values import RetryLimits
 from worker.tagger.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
+from worker.tagger.prediction import Maker, Predicted, Ready, Unencodable
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing
 

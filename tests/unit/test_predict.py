@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.errors import ModelError
-from imgclust.predictor.predictor import FrozenPredictor, prepare
+from imgclust.predictor.predictor import FrozenPredictor
+from imgclust.predictor.prepare import prepare
 from imgclust.types import Prediction
 
 ARRAYS, PARAMS = frozen_pair()

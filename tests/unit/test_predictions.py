@@ -26,7 +26,8 @@ from imgclust.embedding.embed import Failed
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError, ImgclustError
 from imgclust.report.annotations import read_notes
-from imgclust.tagging.files import COLUMNS, guard, unguard, write_rows
+from imgclust.support.spreadsheets import guard, unguard
+from imgclust.tagging.files import COLUMNS, write_rows
 from imgclust.tagging.folders import Sorted, check_outside, copy_to, folder_name, link_to
 from imgclust.tagging.rows import Guess, Row, predict_embeddings, predict_lines, predict_paths
 from imgclust.tagging.table import Tally, plain, print_table

@@ -9,15 +9,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import StartError
-from worker.kafka.delivery import (
-    ROUND_PATIENCE,
-    VALUE_OMITTED,
-    AtLeastOnce,
-    Result,
-    producer_config,
-    text_header,
-)
-from worker.kafka.reading import Record
+from worker.kafka.at_least_once import ROUND_PATIENCE, AtLeastOnce
+from worker.kafka.client_config import producer_config
+from worker.kafka.delivery import Result
+from worker.messages.headers import VALUE_OMITTED, text_header
+from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
 
@@ -65,7 +61,7 @@ class FakeConsumer:
 
 class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.kafka.delivery.Producer", FakeProducer)
+        monkeypatch.setattr("worker.kafka.at_least_once.Producer", FakeProducer)
         self.now = 0.0
         self.consumer = FakeConsumer()
         self.safe = self.consumer.safe

@@ -28,7 +28,7 @@ def test_its_links_lead_somewhere() -> None:
 def test_its_commands_exist() -> None:
     """Each `imgclust …` and `imgclust-worker …` command that it shows is one that the programs know."""
     from imgclust.cli.arguments import parser as library
-    from worker.__main__ import parser as worker
+    from worker.commands.arguments import parser as worker
 
     for program, parser in (("imgclust", library()), ("imgclust-worker", worker())):
         shown = set(re.findall(rf"(?<![\w/-]){program} ([a-z]+)", README)) - {"groups", "import"}

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.kafka.pending_retries import PendingRetries, RetryLimits, delay
+from worker.kafka.pending_retries import PendingRetries, delay
+from worker.settings.values import RetryLimits
 
 
 @given(

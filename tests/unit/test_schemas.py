@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from strategies import ATTRIBUTES, TAGS, TEXT
 
 from worker.errors import Rejected
-from worker.messages.upload import MAX_ID_CHARS, MAX_URL_CHARS, Tag, parse_upload
+from worker.messages.tag import Tag
+from worker.messages.upload import MAX_ID_CHARS, MAX_URL_CHARS, parse_upload
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
 ODD = st.sampled_from([None, True, False, 0, 1, "", "x", [], {}, ["x"], {"a": None}, {"a": {"b": 1}}])

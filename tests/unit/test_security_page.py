@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgclust.images.containers import FORMATS
-from worker.settings.load import SETTINGS
+from worker.settings.table import SETTINGS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 ROWS = [

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings.load import SETTINGS, Settings, load, settings_table, settings_text
+from worker.settings.load import load
+from worker.settings.settings import Settings
+from worker.settings.table import SETTINGS, settings_table, settings_text
 
 
 def refused(**env: str) -> str:
@@ -140,7 +142,7 @@ def test_named_records() -> None:
 
 def test_a_brake_for_one_host() -> None:
     """WORKER_FETCH_PER_HOST bounds the downloads from one host; unset it leaves a quarter to the others."""
-    from worker.run import fetch_policy
+    from worker.wiring import fetch_policy
 
     assert fetch_policy(load({"WORKER_FETCH_PER_HOST": "3"})).host_share(64) == 3
     assert fetch_policy(load({})).host_share(64) == 48

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from imgclust.errors import ModelError
-from imgclust.model.model import Cluster
+from imgclust.model.parts import Cluster
 from imgclust.model.taxonomy import OTHER, Continuation, contingency, continued, match, overlaps
 from imgclust.report.taxonomy import hint, sheets, table
 

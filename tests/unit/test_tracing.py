@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from test_pipeline import World, upload
 
-from worker.fetching.protocol import Decoded, Failed
-from worker.kafka.reading import Record, traceparent_of
+from worker.fetching.protocol import Failed
+from worker.kafka.reading import traceparent_of
+from worker.messages.record import Record
 from worker.telemetry.tracing import Tracing, connect
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -63,7 +64,7 @@ def test_an_upload_is_followed_from_stage_to_stage() -> None:
     world.pipeline.turn()
     (job,) = world.fetchers.jobs
     world.now = START + 10
-    tracing.fetched([Decoded(job.token, 0, 1, 1, 1, 4.0, 2.0)])
+    tracing.decoded(job.token, 4.0, 2.0)
     tracing.stage("encode", [job.token, 999], START + 11, START + 12)
     tracing.stage("predict", [job.token], START + 12, START + 13)
     world.now = START + 14
@@ -125,7 +126,7 @@ def test_each_try_continues_the_one_before() -> None:
     world.pipeline.turn()
     job = world.fetchers.jobs.pop()
     failure = Failed(job.token, "fetch-timeout", "fetch", "no answer", True, None)
-    watched.tracing.fetched([failure])
+    watched.tracing.failed(failure.token, failure.stage, failure.code)
     world.pipeline.on_failed([failure])
     world.pipeline.turn()
     world.delivery.commit()

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import StartError
+from worker.kafka.client_config import transaction_config
 from worker.kafka.delivery import Result
-from worker.kafka.exactly_once import AGAIN_MAX, ExactlyOnce, State, transaction_config
-from worker.kafka.reading import Record
+from worker.kafka.exactly_once import AGAIN_MAX, ExactlyOnce, State
+from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
 Error = dict[str, Any]

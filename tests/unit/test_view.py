@@ -9,10 +9,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.messages.upload import Candidate, Tag, format_time
+from worker.messages.tag import TAXONOMY, Candidate, Tag
+from worker.messages.text import format_time
 from worker.telemetry.metrics import REDIS_ERRORS
 from worker.view.client import trouble
-from worker.view.keys import TAXONOMY, Keys
+from worker.view.keys import Keys
 from worker.view.records import FUTURE_MS, read_record
 from worker.view.sweep import Offsets
 

@@ -19,12 +19,13 @@ from yarl import URL
 from imgclust.fetching.urls import FetchPolicy
 from worker.errors import SettingsError, StartError
 from worker.feed import Cluster, Feed, Latest, Page
-from worker.messages.upload import Candidate, Tag
+from worker.messages.tag import Candidate, Tag
 from worker.settings.load import load
+from worker.settings.values import Source
 from worker.wall import app as walls
 from worker.wall.app import Wall
 from worker.wall.board import Board, Reading, Shown
-from worker.wall.image_sources import Source, image_policy, picture_url
+from worker.wall.image_sources import image_policy, picture_url
 
 HTTPS = (Source("https"),)
 NOW = 1_795_000_000_000

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from imgclust.errors import ImgclustError
+from worker import wiring
+from worker.commands import topics
 from worker.commands.findings import Finding, tell
 from worker.errors import WorkerError
-from worker.kafka import topics
-from worker.messages import formats
-from worker.settings.load import Settings
+from worker.messages import registry
+from worker.settings.settings import Settings
 
 
 def _kafka(settings: Settings) -> Iterator[Finding]:
@@ -48,8 +49,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     import numpy as np
 
-    from worker.run import load
-    from worker.tagger.model_switch import describe
+    from worker.tagger.model_loading import describe, load
 
     try:
         model, encoder = load(settings)
@@ -74,10 +74,12 @@ def _model(settings: Settings) -> Iterator[Finding]:
 
 
 def _registry(settings: Settings) -> Iterator[Finding]:
-    if not formats.needs_registry(settings):
+    if not wiring.needs_registry(settings):
         return
     try:
-        formats.reach_registry(formats.registry(settings))
+        registry.reach_registry(
+            registry.registry(settings.schema_registry_url, settings.schema_registry_auth)
+        )
     except WorkerError as error:
         yield Finding("schema registry", False, str(error))
     else:

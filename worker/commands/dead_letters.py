@@ -9,7 +9,8 @@ import orjson
 
 from worker.errors import Rejected
 from worker.kafka.scanner import Entry, Source, source_of
-from worker.messages.upload import Upload, format_time
+from worker.messages.text import format_time
+from worker.messages.upload import Upload
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,18 +13,18 @@ from typing import Any, TextIO
 import orjson
 import redis
 
+from worker import wiring
 from worker.commands.dead_letters import read_letter, upload_of
-from worker.commands.dlq import watching, when
+from worker.commands.output import watching, when
 from worker.errors import WorkerError
-from worker.kafka import topics
 from worker.kafka.offsets import decode_done
 from worker.kafka.scanner import Entry, Scanner, Source, source_of
-from worker.messages.formats import formats
 from worker.messages.mapping import plain_json
-from worker.messages.upload import printable
-from worker.settings.load import Settings
+from worker.messages.text import printable
+from worker.settings.settings import Settings
 from worker.view.client import connect, parse_pair
 from worker.view.keys import Keys
+from worker.wiring import formats
 
 Fields = dict[str, object]
 
@@ -68,7 +68,7 @@ def explain(
     """
     out = out or sys.stdout
     as_json = not out.isatty() if as_json is None else as_json
-    with Scanner(topics.connection(settings), settings.group_id, formats(settings)) as scanner:
+    with Scanner(wiring.connection(settings), settings.group_id, formats(settings)) as scanner:
         found = look(scanner, settings, upload_id, since)
     now = time.time_ns() // 1_000_000
     story = told(found, now)

@@ -12,12 +12,12 @@ from pathlib import Path
 from imgclust.embedding.store import EmbeddingsWriter, describe, shards
 from imgclust.errors import ImgclustError
 from imgclust.types import EncoderIdentity
-from worker.commands.dlq import watching
+from worker import wiring
+from worker.commands.output import watching
 from worker.errors import SettingsError
-from worker.kafka import topics
 from worker.kafka.scanner import Scanner
 from worker.messages.embedding import EmbeddingRecord, read_embedding
-from worker.settings.load import Settings
+from worker.settings.settings import Settings
 
 OTHER_ENCODER, NOT_EMBEDDINGS = "of another encoder", "not embeddings"
 
@@ -50,7 +50,7 @@ def export(settings: Settings, output: Path, *, newer_than: float | None = None)
     written = 0
     since = None if newer_than is None else int((time.time() - newer_than) * 1000)
     with contextlib.ExitStack() as stack:
-        scanner = stack.enter_context(Scanner(topics.connection(settings)))
+        scanner = stack.enter_context(Scanner(wiring.connection(settings)))
         writer: EmbeddingsWriter | None = None
         identity = _wanted(settings)
         for record in _newest(scanner, topic, since, skipped):

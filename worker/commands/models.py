@@ -19,14 +19,14 @@ from imgclust.errors import ModelError
 from imgclust.model.folder import MANIFEST, read_json
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
+from worker import wiring
 from worker.errors import SettingsError, WorkerError
-from worker.kafka import topics
 from worker.kafka.reading import client_log
 from worker.messages.models import FOLDER, ROLES, Book, Named, Report, Role, Wish, write_wish
-from worker.messages.upload import format_time, printable, wall_ms
-from worker.settings.load import Settings
-from worker.tagger.model_switch import (
-    REPORT_EVERY,
+from worker.messages.tag import TAXONOMY
+from worker.messages.text import format_time, printable, wall_ms
+from worker.settings.settings import Settings
+from worker.tagger.model_loading import (
     check_encoder,
     load_named,
     models_folder,
@@ -34,8 +34,9 @@ from worker.tagger.model_switch import (
     read_book,
     warm,
 )
+from worker.tagger.models_topic import REPORT_EVERY
 from worker.view.client import connect, text_of
-from worker.view.keys import TAXONOMY, Keys
+from worker.view.keys import Keys
 
 GONE = 3 * REPORT_EVERY  # seconds without a report
 POLL = 1.0
@@ -324,7 +325,7 @@ def _write(settings: Settings, wishes: Mapping[Role, Wish | None]) -> None:
         WorkerError: Kafka does not take them.
     """
     failed: list[str] = []
-    connection = {**topics.connection(settings), "enable.idempotence": True}
+    connection = {**wiring.connection(settings), "enable.idempotence": True}
     producer = Producer({"client.id": "imgclust-models", **connection}, logger=client_log)
     topic = models_topic(settings)
     try:

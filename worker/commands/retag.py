@@ -24,20 +24,19 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from imgclust.model.model import ClusterModel
-from imgclust.support.bar import bar_for
+from imgclust.support.progress import bar_for
 from imgclust.types import EncoderIdentity
+from worker import wiring
 from worker.commands.export import NOT_EMBEDDINGS, OTHER_ENCODER, embeddings_topic
 from worker.errors import SettingsError, StartError, WorkerError
-from worker.kafka import topics
 from worker.kafka.reading import client_log
 from worker.kafka.scanner import Entry, Scanner
 from worker.kafka.topic_rules import PLANS, REPLICAS, min_insync
 from worker.messages.embedding import EmbeddingRecord, read_embedding
-from worker.messages.formats import formats
-from worker.settings.load import Settings
-from worker.tagger.inference import Maker, Predicted, rows
-from worker.tagger.model_switch import first_model
-from worker.tagger.tagging import tag_of
+from worker.settings.settings import Settings
+from worker.tagger.model_loading import first_model
+from worker.tagger.prediction import Maker, Predicted, rows, tag_of
+from worker.wiring import formats
 
 BATCH = 1024  # embeddings predicted at once
 COMMIT_IMAGES = 8 * BATCH  # and published in one transaction
@@ -58,12 +57,12 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
         ModelError: the model cannot be loaded.
     """
     source = embeddings_topic(settings)
-    if to in topics.names(settings).values():
+    if to in wiring.topics_config(settings).names.values():
         raise SettingsError(f"--to {to!r} is one of the worker's own topics; name another one")
     if model is None and settings.model is None and settings.models_topic is None:
         raise SettingsError("no model to tag with: give --model, or set WORKER_MODEL")
     loaded = ClusterModel.load(model) if model is not None else first_model(settings)
-    with Scanner(topics.connection(settings), f"{settings.group_id}.retag.{to}.{loaded.version}") as scanner:
+    with Scanner(wiring.connection(settings), f"{settings.group_id}.retag.{to}.{loaded.version}") as scanner:
         partitions = scanner.partitions(source)
         _ensure(settings, to, len(partitions))
         job = _Job(settings, scanner, loaded, source, to, partitions)
@@ -87,7 +86,7 @@ def _ensure(settings: Settings, topic: str, partitions: int) -> None:
     Raises:
         StartError: the topic cannot be made, or has another number of partitions.
     """
-    admin = AdminClient(topics.connection(settings), logger=client_log)
+    admin = AdminClient(wiring.connection(settings), logger=client_log)
     try:
         for _ in range(20):  # a broker may not have heard yet of what another client has just made
             found = admin.list_topics(timeout=WAIT)
@@ -138,7 +137,7 @@ class _Job:
                 "compression.type": "lz4",
                 "client.id": "imgclust-retag",
                 "queue.buffering.max.kbytes": 262144,
-                **topics.connection(settings),
+                **wiring.connection(settings),
                 # one run to a topic at a time: a second one fences the first
                 "transactional.id": f"{settings.group_id}.retag.{to}",
                 "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),

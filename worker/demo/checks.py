@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import redis
 
-from worker.demo.services import Samples
+from worker.demo.samples import Samples
 from worker.demo.uploads import SUPERSEDED, Ledger
 from worker.feed import Feed
-from worker.messages.upload import Tag
+from worker.messages.tag import Tag
 from worker.telemetry.metrics import UPLOADS
 
 VIEW_SECONDS = 30.0  # for the Redis view to have what the topic has

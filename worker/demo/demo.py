@@ -19,12 +19,13 @@ from imgclust.errors import ImgclustError
 from imgclust.images.containers import HEIF_HINT
 from worker.demo import screen as screens
 from worker.demo.checks import check_metrics, check_view
+from worker.demo.samples import Samples
 from worker.demo.screen import Moment, Screen
-from worker.demo.services import ENDING, Samples, Services, Worker, start_backends, start_worker, started
+from worker.demo.services import ENDING, Services, Worker, start_backends, start_worker, started
 from worker.demo.stream import BUSY, Stream
 from worker.demo.training import Trained, choose, embed_images, train
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
-from worker.messages.upload import OTHER, printable
+from worker.messages.text import OTHER, printable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "clipart"
 SILENT_SECONDS = 60.0  # without any result: something is lost, and waiting longer brings nothing

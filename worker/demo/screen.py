@@ -22,10 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from imgclust.support.progress import Listener, Progress
-from worker.demo.services import Samples
+from worker.demo.samples import Samples
 from worker.demo.training import Trained
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Ledger, percentile
-from worker.messages.upload import OTHER, printable
+from worker.messages.text import OTHER, printable
 from worker.telemetry.metrics import (
     STAGE_FINISHED,
     STAGE_OUTCOMES,

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from worker.demo.backends import Kafka, MockKafka, choose_kafka, free_ports, valkey_url
 from worker.demo.image_server import ImageServer
+from worker.demo.samples import Samples
 from worker.demo.training import Trained
 from worker.errors import WorkerError
 from worker.feed import Feed
 from worker.kafka.topics import look
 from worker.settings.load import load
+from worker.wiring import topics_config
 
 if TYPE_CHECKING:
     from worker.demo.screen import Screen
@@ -34,20 +34,6 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 40.0  # WORKER_DRAIN_TIMEOUT is 25
 HURRIES = (4.0, 8.0)  # seconds after each SIGTERM, where nobody waits for results any more
 LOG_LINES = 20
-
-
-class Samples:
-    """What /metrics said at one moment."""
-
-    def __init__(self, text: str = "") -> None:
-        families = text_string_to_metric_families(text)
-        self._values = {
-            (s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        """One sample; 0 if it is not there."""
-        return float(self._values.get((name, frozenset(labels.items())), 0))
 
 
 class Worker:
@@ -195,7 +181,11 @@ def start_backends(screen: Screen, stack: contextlib.ExitStack, address: str | N
     with screen.console.status("they start"):
         kafka = stack.enter_context(choose_kafka(address))
         if address:
-            look(load(worker_environment({"WORKER_BOOTSTRAP_SERVERS": address}, keep_kafka=True)))
+            look(
+                topics_config(
+                    load(worker_environment({"WORKER_BOOTSTRAP_SERVERS": address}, keep_kafka=True))
+                )
+            )
         redis_url = stack.enter_context(valkey_url())
     names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
     if address:

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from worker.demo.uploads import DELETED, TAGGED, Event, Ledger, Result
 from worker.errors import StartError, WorkerError
-from worker.messages.upload import Tag
+from worker.messages.tag import Tag
 
 BUSY = 128  # uploads on their way at once: two batches, so the encoder never waits and latency stays short
 RATE_SECONDS = 5.0

@@ -13,7 +13,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from worker.messages.upload import Tag, printable
+from worker.messages.tag import Tag
+from worker.messages.text import printable
 
 TAGGED, DELETED, SUPERSEDED = "tagged", "deleted", "superseded"
 CALM_SHARE = 0.05  # of the uploads: sent one after another at the end, so that none waits for another

@@ -21,9 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from imgclust.fetching.urls import (
-    FetchPolicy,  # not from imgclust.fetching.fetcher: the parent needs no HTTP client
-)
+from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Pixels, Preprocessing
 from worker.errors import WorkerError
 from worker.fetching.connection import FetcherLink, LinkLostError

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from worker.messages.upload import ERROR_CODES
+from worker.errors import ERROR_CODES
 
 MAX_MESSAGE = 400  # characters of an error
 BODIES = 128 * 1024 * 1024  # bytes of bodies that a fetcher holds, or has promised to downloads, at once

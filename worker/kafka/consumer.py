@@ -8,8 +8,6 @@ with an old epoch is dropped: another member may own the partition by then.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
@@ -23,22 +21,26 @@ from confluent_kafka import (
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from worker.errors import StartError
+from worker.kafka.assignment import (
+    POSITION_TIMEOUT,
+    POSITION_TIMEOUT_MAX,
+    Begun,
+    Owned,
+    Snapshot,
+    is_member,
+)
 from worker.kafka.failpoints import reach
 from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.reading import Record, client_log, traceparent_of
+from worker.kafka.reading import client_log, traceparent_of
 from worker.kafka.retry_changelog import Pending, RetriesReader
+from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.window import Lateness
 
 log = logs.get(__name__)
 
-# A position that could not be read is asked for again after this long; polls go on meanwhile. The answer
-# takes 1 ms, or as long as the open transaction of a dead member (10 s): asking is cut short, a little later
-# each time, so that a busy broker gets its chance and the other partitions do not wait.
-_POSITION_TIMEOUT = 0.1
-_POSITION_TIMEOUT_MAX = 1.6
 _SEEK_RETRY = 0.02
 _POSITION_RETRY = 0.3
 # A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
@@ -49,102 +51,6 @@ _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
 # owns other partitions. Sessions last 6 s or longer (group.min.session.timeout.ms), so a freeze that is
 # shorter than this ends none.
 _FRESH = 3.0
-
-
-@dataclasses.dataclass(slots=True)
-class _Owned:
-    """One assigned partition; `offsets` is None until its position is known."""
-
-    epoch: int
-    lateness: Lateness
-    offsets: PartitionOffsets | None = None
-    committed: KafkaPartition | None = None  # as its last owner left it, when that is known
-    restored: PendingRetries[Pending] | None = None  # its pending retries, between restoration and beginning
-    reset: bool = False  # librdkafka had nowhere to begin
-    ask_at: float = -math.inf
-    patience: float = _POSITION_TIMEOUT
-    held_back: int | None = None  # first offset that waits until commits can describe it
-    heard_at: float = math.inf  # of its records; infinite before it begins
-    silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Begun:
-    """A partition is ours and is read from now on.
-
-    Attributes:
-        position: the first offset that is read.
-        deaths: how many owners in a row had this position and did not leave in order.
-        pending: what waits for another try.
-    """
-
-    partition: int
-    epoch: int
-    position: int
-    deaths: int
-    pending: PendingRetries[Pending]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What is done in owned partitions, and the membership under which they are owned, of one moment.
-
-    Attributes:
-        member: group metadata for `send_offsets_to_transaction`.
-        states: (partition, epoch, (offset, metadata)).
-    """
-
-    topic: str
-    member: Any
-    states: tuple[tuple[int, int, tuple[int, str]], ...]
-
-    @property
-    def offsets(self) -> list[KafkaPartition]:
-        return [KafkaPartition(self.topic, p, offset, text) for p, _, (offset, text) in self.states]
-
-
-def is_member(metadata: Any) -> bool:
-    """Whether group metadata names a member: brokers take offsets without one, and fence nobody then.
-
-    The bytes are librdkafka's: "CGMDv2:", the generation (4 bytes), the group and the member, each ended by
-    a zero byte (rd_kafka_consumer_group_metadata_write).
-    """
-    raw = bytes(metadata)
-    if not raw.startswith(b"CGMDv2:"):
-        raise ValueError(f"group metadata of a form that this program does not know: {raw[:8]!r}")
-    generation = int.from_bytes(raw[7:11], "little", signed=True)
-    _, _, rest = raw[11:].partition(b"\0")
-    return generation >= 0 and not rest.startswith(b"\0") and bool(rest)
-
-
-def consumer_config(bootstrap: str, group: str, protocol: str, extra: Mapping[str, str]) -> dict[str, Any]:
-    """librdkafka's configuration for reading uploads.
-
-    Small queues, because pausing throws away what was prefetched: at 2,500 records/s and 5 pauses a second
-    the defaults fetch 369 MB to use 6.
-    """
-    return {
-        "queued.min.messages": 500,
-        "max.partition.fetch.bytes": 65536,
-        # a broker answers one request of a connection after the other: a long poll would hold up questions
-        "fetch.wait.max.ms": 100,
-        "client.id": "imgclust-worker",
-        **extra,
-        **group_protocol(protocol),
-        "bootstrap.servers": bootstrap,
-        "group.id": group,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "error",  # nothing is ever skipped in silence
-        "isolation.level": "read_committed",
-    }
-
-
-def group_protocol(protocol: str) -> dict[str, str]:
-    """`classic` rebalances cooperatively, so that partitions that stay go on; `consumer` is KIP-848."""
-    if protocol == "consumer":
-        return {"group.protocol": "consumer"}
-    return {"partition.assignment.strategy": "cooperative-sticky"}
 
 
 class UploadsConsumer:
@@ -183,7 +89,7 @@ class UploadsConsumer:
         self._retries = retries
         self._on_begun = on_begun
         self._on_leaving = on_leaving
-        self._owned: dict[int, _Owned] = {}
+        self._owned: dict[int, Owned] = {}
         self._epoch = 0
         self._paused = False
         self._closing = False
@@ -254,7 +160,7 @@ class UploadsConsumer:
             traceparent_of(message),
         )
 
-    def _read_error(self, error: KafkaError, partition: int | None, owned: _Owned | None) -> None:
+    def _read_error(self, error: KafkaError, partition: int | None, owned: Owned | None) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET and owned is not None and partition is not None:
             if owned.offsets is not None:  # retention overtook it while it was read
@@ -270,7 +176,7 @@ class UploadsConsumer:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, partition: int, owned: _Owned) -> None:
+    def _ask(self, partition: int, owned: Owned) -> None:
         """Ask where the last owner ended, and then restore its pending retries.
 
         Asked here and not in on_assign, because the answer waits for open transactions of the last owner: one
@@ -291,20 +197,20 @@ class UploadsConsumer:
         owned.committed = committed
         self._retries.begin(partition, owned.epoch)
 
-    def _ask_later(self, partition: int, owned: _Owned, error: KafkaException) -> None:
-        owned.patience = min(2 * owned.patience, _POSITION_TIMEOUT_MAX)
+    def _ask_later(self, partition: int, owned: Owned, error: KafkaException) -> None:
+        owned.patience = min(2 * owned.patience, POSITION_TIMEOUT_MAX)
         owned.ask_at = self._clock() + _POSITION_RETRY
         log.debug("position not known yet", partition=partition, error=error.args[0].str())
 
     def _begin(
-        self, partition: int, owned: _Owned, committed: KafkaPartition, restored: PendingRetries[Pending]
+        self, partition: int, owned: Owned, committed: KafkaPartition, restored: PendingRetries[Pending]
     ) -> None:
         """Read on from where the last owner ended; tried again when that cannot be done just now."""
         low, high = 0, 0
         if owned.reset or committed.offset < 0:
             here = KafkaPartition(self._topic, partition)
             try:
-                low, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT_MAX)
+                low, high = self._consumer.get_watermark_offsets(here, timeout=POSITION_TIMEOUT_MAX)
             except KafkaException as error:
                 self._ask_later(partition, owned, error)
                 return
@@ -363,7 +269,7 @@ class UploadsConsumer:
         else:
             self._consumer.resume(here)
 
-    def _hold_back(self, partition: int, owned: _Owned, offset: int) -> None:
+    def _hold_back(self, partition: int, owned: Owned, offset: int) -> None:
         owned.held_back = offset
         self._consumer.pause([KafkaPartition(self._topic, partition)])
         log.warning("partition waits: an upload far behind is not done", partition=partition, offset=offset)
@@ -415,7 +321,7 @@ class UploadsConsumer:
             owned.heard_at, owned.silence = now, min(2 * owned.silence, _SILENCE_MAX)
             here = KafkaPartition(self._topic, partition)
             try:
-                _, high = self._consumer.get_watermark_offsets(here, timeout=_POSITION_TIMEOUT)
+                _, high = self._consumer.get_watermark_offsets(here, timeout=POSITION_TIMEOUT)
             except KafkaException:
                 return
             if high > owned.offsets.next and self._clock() - self._looked_at <= _FRESH:
@@ -458,7 +364,7 @@ class UploadsConsumer:
     def _own(self, partition: int) -> None:
         """A new epoch; nothing is read before its position is known and its retries are restored."""
         self._epoch += 1
-        self._owned[partition] = _Owned(self._epoch, Lateness(self._wall_ms()))
+        self._owned[partition] = Owned(self._epoch, Lateness(self._wall_ms()))
         self._set_paused(partition, True)
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
@@ -575,7 +481,7 @@ class UploadsConsumer:
         for partition, epoch, _ in snapshot.states:
             if self.owns(partition, epoch):
                 here = KafkaPartition(self._topic, partition)
-                found = self._consumer.committed([here], timeout=_POSITION_TIMEOUT_MAX)[0]
+                found = self._consumer.committed([here], timeout=POSITION_TIMEOUT_MAX)[0]
                 if found.error is not None:
                     raise KafkaException(found.error)
                 return mark_of(found.metadata) == mark

@@ -26,7 +26,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from worker.kafka.consumer import Snapshot, UploadsConsumer
+from worker.kafka.assignment import Snapshot
+from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
     REVOKE_COMMIT,
     UNMENDABLE,
@@ -47,38 +48,7 @@ log = logs.get(__name__)
 # A call to the broker waits at most so long in one turn; polls go on between two turns. Not all of them keep
 # to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
 STEP = 1.0  # seconds
-# A killed worker's open transaction hides every later tag of its partitions from readers, and holds back
-# whoever owns them next, until the broker ends it. One takes 5 to 50 ms; 10 s outlast a broker's restart.
-TRANSACTION_TIMEOUT_MS = 10_000
-# A transaction that follows another waits until the broker has ended the last one; librdkafka asks again
-# after this. With its default of 100 each transaction takes 106 ms, with 2 about 5.
-RETRY_BACKOFF_MS = 2
-# `send_offsets_to_transaction` never returns, whatever its timeout, when the group's coordinator is not there
-# yet (a broker that was just restarted): librdkafka 2.16 asks for it three times, and then waits for any
-# connection to change (rdkafka_coord.c). One that is closed for idling is such a change.
-MAX_IDLE_MS = 10_000
 AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
-
-
-def transaction_config(bootstrap: str, extra: Mapping[str, str], transactional_id: str) -> dict[str, Any]:
-    """librdkafka's configuration for publishing results in transactions."""
-    return {
-        "compression.type": "lz4",
-        "client.id": "imgclust-worker",
-        "queue.buffering.max.kbytes": 262144,
-        "retry.backoff.ms": RETRY_BACKOFF_MS,
-        "connections.max.idle.ms": MAX_IDLE_MS,
-        **extra,
-        "bootstrap.servers": bootstrap,
-        "transactional.id": transactional_id,
-        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        "delivery.report.only.error": True,  # the commit vouches for the rest
-    }
-
-
-def transactional_id(group: str) -> str:
-    """A name for this process alone. Never a host's: two processes of one name would fence each other."""
-    return f"{group}-{uuid.uuid4()}"
 
 
 # What becomes of records when their transaction fails: the call that fails with it tells.

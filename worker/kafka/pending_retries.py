@@ -9,7 +9,6 @@ import dataclasses
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -30,17 +29,6 @@ def delay(
     """
     grown = min(longest, first * GROWTH ** (attempt - 1)) * (0.8 + 0.4 * spread)
     return min(longest, max(grown, retry_after or 0.0))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RetryLimits:
-    """How often an upload is tried, the first try included: `default`, or another number for some codes."""
-
-    default: int
-    by_code: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def of(self, code: str) -> int:
-        return self.by_code.get(code, self.default)
 
 
 @dataclasses.dataclass(slots=True)

@@ -18,7 +18,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from worker.kafka.failpoints import reach
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.reading import Record, client_log, headers_of, trace_header
+from worker.kafka.reading import client_log, headers_of
+from worker.messages.record import Record, trace_header
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)
@@ -61,24 +62,6 @@ class _Restoring:
     ask_at: float = 0.0
     read: int = 0
     found: PendingRetries[Pending] = dataclasses.field(default_factory=PendingRetries)
-
-
-def restore_config(bootstrap: str, group: str, extra: Mapping[str, str]) -> dict[str, Any]:
-    """librdkafka's configuration for reading pending retries."""
-    return {
-        "client.id": "imgclust-worker",
-        "fetch.wait.max.ms": 100,
-        "queued.max.messages.kbytes": 32768,
-        **extra,
-        "bootstrap.servers": bootstrap,
-        "group.id": group,  # the client wants one; nothing is committed and no group is joined
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "earliest",
-        # an open transaction of a dead owner makes the end wait until the broker has decided it
-        "isolation.level": "read_committed",
-        "enable.partition.eof": True,
-    }
 
 
 class RetriesReader:

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from worker.errors import StartError, WorkerError
 from worker.kafka.reading import client_log, some_of
 from worker.messages.formats import Formats
-from worker.messages.upload import printable
+from worker.messages.text import printable
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 QUIET = 30.0  # a broker that sends nothing for so long is away

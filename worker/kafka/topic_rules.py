@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from worker.messages.upload import printable
+from worker.messages.text import printable
 
 Role = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds

@@ -4,8 +4,9 @@ missing."""
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -13,59 +14,43 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
-from worker.commands.findings import Finding, tell
-from worker.errors import SettingsError, StartError
+from worker.errors import StartError
 from worker.kafka.reading import client_log
-from worker.kafka.topic_rules import (
-    ONE_PARTITION,
-    PLANS,
-    REPLICAS,
-    Cluster,
-    Role,
-    Sample,
-    Topic,
-    duration,
-    min_insync,
-    warnings,
-)
-from worker.messages.upload import printable
-from worker.settings.load import Settings
+from worker.kafka.topic_rules import ONE_PARTITION, PLANS, REPLICAS, Cluster, Role, Sample, Topic, min_insync
+from worker.messages.text import printable
+from worker.telemetry import log as logs
+
+log = logs.get(__name__)
+
+DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 INTERNAL = ("__transaction_state", "__consumer_offsets")
 SAMPLE_RECORDS, SAMPLE_PARTITIONS, SAMPLE_SECONDS = 200, 64, 3.0
 
 
-def connection(settings: Settings) -> dict[str, Any]:
-    return {**settings.kafka, "bootstrap.servers": settings.bootstrap_servers}
+@dataclasses.dataclass(frozen=True, slots=True)
+class TopicsConfig:
+    """Which topics a worker uses, and where.
 
-
-def check_properties(settings: Settings) -> None:
-    """Have Kafka's client look at the `WORKER_KAFKA_…` settings; nothing is connected to.
-
-    Raises:
-        SettingsError: it knows a name or a value not, or cannot read a key or a certificate.
+    Attributes:
+        connection: librdkafka properties that every client of the cluster has.
+        names: of each role's topic; `embeddings` and `models` only where they are in use.
+        group_id: the tagger's group; reading a sample of keys borrows its name.
+        create: make those that are missing when the worker starts.
+        partitions: of topics that are made while `uploads` does not exist.
     """
-    try:
-        AdminClient(connection(settings), logger=client_log)
-    except KafkaException as error:
-        raise SettingsError(
-            f"Kafka's client refuses a WORKER_KAFKA_… setting: {printable(error.args[0].str())}"
-        ) from None
 
+    connection: Mapping[str, Any] = dataclasses.field(repr=False)
+    names: Mapping[Role, str]
+    group_id: str
+    create: bool = False
+    partitions: int = 8
 
-def names(settings: Settings) -> dict[Role, str]:
-    found: dict[Role, str] = {
-        "uploads": settings.uploads_topic,
-        "tags": settings.tags_topic,
-        "retry": settings.retry_topic,
-        "dlq": settings.dlq_topic,
-    }
-    if settings.embeddings_topic is not None:
-        found["embeddings"] = settings.embeddings_topic
-    if settings.models_topic is not None:
-        found["models"] = settings.models_topic
-    return found
+    @property
+    def single(self) -> frozenset[str]:
+        """Names of those that must have one partition."""
+        return frozenset(name for role, name in self.names.items() if role in ONE_PARTITION)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,25 +66,21 @@ class Topics:
     single: frozenset[str] = frozenset()
 
 
-def look(settings: Settings) -> Topics:
+def look(config: TopicsConfig) -> Topics:
     """Ask Kafka for the four topics.
 
     Raises:
         StartError: no broker answers.
     """
-    found = _list(settings)
-    counts = {name: _partitions(found, name) for name in names(settings).values()}
-    return Topics(counts, len(found.brokers), _single(settings))
+    found = _list(config)
+    counts = {name: _partitions(found, name) for name in config.names.values()}
+    return Topics(counts, len(found.brokers), config.single)
 
 
-def _single(settings: Settings) -> frozenset[str]:
-    return frozenset(name for role, name in names(settings).items() if role in ONE_PARTITION)
-
-
-def _list(settings: Settings) -> Any:
+def _list(config: TopicsConfig) -> Any:
     heard: list[KafkaError] = []  # what the client meets while it tries: more than that the time was up
-    config: dict[str, Any] = {**connection(settings), "error_cb": heard.append}
-    admin = AdminClient(config, logger=client_log)
+    properties: dict[str, Any] = {**config.connection, "error_cb": heard.append}
+    admin = AdminClient(properties, logger=client_log)
     try:
         return admin.list_topics(timeout=TIMEOUT)
     except KafkaException as error:
@@ -107,7 +88,7 @@ def _list(settings: Settings) -> Any:
         telling = [e for e in heard if e.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)]
         reason = (*telling, *heard, error.args[0])[0].str()
         raise StartError(
-            f"no answer from Kafka at {settings.bootstrap_servers} within {TIMEOUT:g} s "
+            f"no answer from Kafka at {config.connection['bootstrap.servers']} within {TIMEOUT:g} s "
             f"({printable(reason)}); check WORKER_BOOTSTRAP_SERVERS, "
             "and WORKER_KAFKA_SECURITY_PROTOCOL where the brokers want TLS or SASL"
         ) from None
@@ -120,17 +101,17 @@ def _partitions(found: Any, name: str) -> int:
 # ── looking closer ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def describe(settings: Settings) -> Cluster:
+def describe(config: TopicsConfig) -> Cluster:
     """Ask Kafka for all that `topic_rules` looks at. What the brokers do not tell is left empty.
 
     Raises:
         StartError: no broker answers.
     """
-    found = _list(settings)
-    there = [name for name in (*names(settings).values(), *INTERNAL) if _partitions(found, name)]
+    found = _list(config)
+    there = [name for name in (*config.names.values(), *INTERNAL) if _partitions(found, name)]
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
     broker = ConfigResource(ResourceType.BROKER, str(next(iter(found.brokers), 0)))
-    configs = _configs(settings, [*resources, broker])
+    configs = _configs(config, [*resources, broker])
 
     def topic(name: str) -> Topic:
         if name not in there:
@@ -140,18 +121,18 @@ def describe(settings: Settings) -> Cluster:
 
     return Cluster(
         len(found.brokers),
-        {role: topic(name) for role, name in names(settings).items()},
+        {role: topic(name) for role, name in config.names.items()},
         tuple(topic(name) for name in INTERNAL if name in there),
         configs.get((ResourceType.BROKER, broker.name), {}),
-        sample(settings, _partitions(found, settings.uploads_topic)),
+        sample(config, _partitions(found, config.names["uploads"])),
     )
 
 
 def _configs(
-    settings: Settings, resources: Sequence[ConfigResource]
+    config: TopicsConfig, resources: Sequence[ConfigResource]
 ) -> dict[tuple[ResourceType, str], dict[str, str]]:
     """Name → value of each resource that may be described; a right that is missing hides only its own."""
-    admin = AdminClient(connection(settings), logger=client_log)
+    admin = AdminClient(dict(config.connection), logger=client_log)
     configs = {}
     for resource, answer in admin.describe_configs(list(resources), request_timeout=TIMEOUT).items():
         try:
@@ -163,18 +144,18 @@ def _configs(
     return configs
 
 
-def sample(settings: Settings, partitions: int) -> tuple[Sample, ...]:
+def sample(config: TopicsConfig, partitions: int) -> tuple[Sample, ...]:
     """The keys of the last records of uploads, as far as they come within a few seconds."""
-    config = {
-        **connection(settings),
-        "group.id": f"{settings.group_id}.check",  # the client wants one; nothing is joined or committed
+    properties = {
+        **config.connection,
+        "group.id": f"{config.group_id}.check",  # the client wants one; nothing is joined or committed
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "latest",
     }
-    consumer = Consumer(config, logger=client_log)
+    consumer = Consumer(properties, logger=client_log)
     try:
-        return _sample(consumer, settings.uploads_topic, range(min(partitions, SAMPLE_PARTITIONS)))
+        return _sample(consumer, config.names["uploads"], range(min(partitions, SAMPLE_PARTITIONS)))
     except KafkaException:
         return ()
     finally:
@@ -211,7 +192,7 @@ def _sample(consumer: Consumer, topic: str, partitions: range) -> tuple[Sample, 
 # ── making them ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def create_missing(settings: Settings, topics: Topics, replicas: int | None = None) -> list[str]:
+def create_missing(config: TopicsConfig, topics: Topics, replicas: int | None = None) -> list[str]:
     """Make the topics that are missing as `topic_rules.PLANS` says, with as many partitions as `uploads` has.
 
     Args:
@@ -220,10 +201,10 @@ def create_missing(settings: Settings, topics: Topics, replicas: int | None = No
     Raises:
         StartError: Kafka refuses.
     """
-    missing = {role: name for role, name in names(settings).items() if not topics.counts[name]}
+    missing = {role: name for role, name in config.names.items() if not topics.counts[name]}
     if not missing:
         return []
-    partitions = topics.counts[settings.uploads_topic] or settings.partitions
+    partitions = topics.counts[config.names["uploads"]] or config.partitions
     copies = replicas or min(REPLICAS, topics.brokers)
     least = {"min.insync.replicas": str(min_insync(copies))}
     wanted = [
@@ -235,7 +216,7 @@ def create_missing(settings: Settings, topics: Topics, replicas: int | None = No
         )
         for role, name in missing.items()
     ]
-    admin = AdminClient(connection(settings), logger=client_log)
+    admin = AdminClient(dict(config.connection), logger=client_log)
     for name, future in admin.create_topics(wanted, operation_timeout=TIMEOUT).items():
         try:
             future.result(timeout=TIMEOUT)
@@ -247,18 +228,18 @@ def create_missing(settings: Settings, topics: Topics, replicas: int | None = No
     return list(missing.values())
 
 
-def _made(settings: Settings) -> Topics:
+def await_made(config: TopicsConfig) -> Topics:
     """The topics after some were made: a broker may answer before it has heard of what the controller "
     "made."""
     for _ in range(20):
-        topics = look(settings)
+        topics = look(config)
         if all(topics.counts.values()):
             break
         time.sleep(0.25)
     return topics
 
 
-def problems(settings: Settings, topics: Topics) -> list[str]:
+def problems(topics: Topics) -> list[str]:
     """What stands in the way of a start, one sentence each."""
     missing = [name for name, count in topics.counts.items() if not count]
     if missing:
@@ -279,16 +260,16 @@ def problems(settings: Settings, topics: Topics) -> list[str]:
     return []
 
 
-def ensure(settings: Settings) -> Topics:
+def ensure(config: TopicsConfig) -> Topics:
     """The topics as a worker needs them.
 
     Raises:
         StartError: Kafka is away, or the topics are missing or do not fit each other.
     """
-    topics = look(settings)
-    if settings.create_topics and create_missing(settings, topics):
-        topics = _made(settings)
-    found = problems(settings, topics)
+    topics = look(config)
+    if config.create and create_missing(config, topics):
+        topics = await_made(config)
+    found = problems(topics)
     if found:
         raise StartError("\n".join(found))
     return topics
@@ -297,50 +278,17 @@ def ensure(settings: Settings) -> Topics:
 # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def findings(settings: Settings) -> Iterator[Finding]:
-    """What `imgclust-worker topics --check` says, and `check` too.
-
-    Raises:
-        StartError: no broker answers.
-    """
-    cluster = describe(settings)
-    yield Finding("Kafka", True, f"{cluster.brokers} broker(s) at {settings.bootstrap_servers}")
-    counts = {topic.name: topic.partitions for topic in cluster.topics.values()}
-    wrong = problems(settings, Topics(counts, cluster.brokers, _single(settings)))
-    shown = "; ".join(_shown(topic) for topic in cluster.topics.values() if topic.partitions)
-    if wrong and settings.create_topics and not all(counts.values()):
-        yield Finding(
-            "topics", True, f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
+def delete_retention(kafka: Mapping[str, Any], topic: str) -> float:
+    """The topic's `delete.retention.ms` in seconds; Kafka's default where the brokers do not tell."""
+    consumers_own = re.compile(r"group\.|partition\.assignment|session\.|heartbeat\.|max\.p|fetch\.|queued\.")
+    admin = AdminClient({k: v for k, v in kafka.items() if not consumers_own.match(k)}, logger=client_log)
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        answers = admin.describe_configs([resource], request_timeout=TIMEOUT).values()
+        configs = next(iter(answers)).result(timeout=2 * TIMEOUT)
+        return int(configs["delete.retention.ms"].value) / 1000
+    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError) as error:
+        log.warning(
+            "no delete.retention.ms from Kafka", topic=topic, assumed=DELETE_RETENTION, reason=str(error)
         )
-    elif wrong:
-        yield Finding("topics", False, wrong[0])
-    else:
-        yield Finding("topics", True, shown)
-    silent = [t.name for t in cluster.topics.values() if t.partitions and not t.config]
-    if silent:
-        yield Finding(
-            "topics", True, f"their configuration is not told: {', '.join(silent)}",
-            "allow DescribeConfigs on the topics to have it checked", warning=True,
-        )  # fmt: skip
-    for warn in warnings(cluster):
-        yield Finding("topics", True, warn.what, warn.remedy, warning=True)
-
-
-def _shown(topic: Topic) -> str:
-    parts = [f"{topic.partitions} partitions", f"{topic.replicas} replicas"]
-    if topic.config:
-        parts.append("+".join(sorted(topic.policies)))
-    reach = topic.number("retention.ms")
-    if "delete" in topic.policies and reach is not None:
-        parts.append(f"kept for {duration(reach)}")
-    return f"{topic.name} ({', '.join(parts)})"
-
-
-def command(settings: Settings, *, create: bool, replicas: int | None = None) -> int:
-    """`imgclust-worker topics`: make what is missing if wanted, then say how things are; the exit code."""
-    if create:
-        made = create_missing(settings, look(settings), replicas)
-        print(f"made: {', '.join(made)}" if made else "made: nothing, all four topics are there")
-        if made:
-            _made(settings)
-    return tell(findings(settings), ready="the topics are fit for `imgclust-worker run`")
+        return DELETE_RETENTION

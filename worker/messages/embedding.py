@@ -17,7 +17,8 @@ import orjson
 
 from imgclust.types import EncoderIdentity, Floats
 from worker.errors import Rejected
-from worker.messages.upload import Attribute, Upload, format_time, parse_time, printable
+from worker.messages.text import format_time, parse_time, printable
+from worker.messages.upload import Attribute, Upload
 
 SCHEMA = 1
 CONTENT_TYPE = b"application/vnd.imgclust.embedding"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import orjson
 
-from worker.view.keys import TAXONOMY
+from worker.messages.tag import TAXONOMY
 
 Role = Literal["live", "shadow"]
 ROLES: tuple[Role, ...] = ("live", "shadow")

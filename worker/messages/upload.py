@@ -7,16 +7,14 @@ is either an `Upload` whose fields hold what they promise or a `Rejected`.
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from worker.errors import Rejected
+from worker.messages.text import bad_event, bounded, parse_time, printable
 
 SCHEMA = 1
 MAX_EVENT_BYTES = 64 * 1024
@@ -24,15 +22,7 @@ MAX_ID_CHARS = 256
 MAX_URL_CHARS = 8192
 SCHEMA_PREFIX = 5  # bytes: 0, and the number of the schema in a registry
 MAX_NESTING = 64  # far below where Python's own recursion ends, which deep values from strangers would meet
-# the years 1 to 9999, UTC: what RFC 3339 can say of a moment
-MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
 
-OTHER = -1
-
-ERROR_CODES = (
-    "bad-event", "url-forbidden", "not-found", "fetch-failed", "fetch-timeout", "too-large",
-    "unsupported-format", "decode-failed", "too-many-pixels", "encode-failed",
-)  # fmt: skip
 
 Attribute = str | int | float | bool
 
@@ -58,27 +48,12 @@ class Upload:
         return self.url is None
 
 
-def bad_event(message: str) -> Rejected:
-    return Rejected("bad-event", "consume", message)
-
-
-def printable(value: object, limit: int = 200) -> str:
-    """A value from outside, made safe for a log line or an error text: ASCII, one line, bounded."""
-    text = ascii(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
 def _id(value: object) -> str:
     if not isinstance(value, str):
         raise bad_event(f'"id" must be a string of 1 to {MAX_ID_CHARS} characters, got {printable(value)}')
     if not 1 <= len(value) <= MAX_ID_CHARS:
         raise bad_event(f'"id" must have 1 to {MAX_ID_CHARS} characters, has {len(value)}')
     return value
-
-
-def bounded(timestamp_ms: int) -> int:
-    """A record's timestamp, which is any number that its producer chose, as a moment of the calendar."""
-    return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
 
 
 def id_from_key(key: bytes | None) -> str:
@@ -88,39 +63,6 @@ def id_from_key(key: bytes | None) -> str:
         return _id(key.decode())
     except UnicodeDecodeError:
         raise bad_event(f"the record's key is not UTF-8: {printable(key)}") from None
-
-
-# whole numbers all the way: floats lose a millisecond now and then
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MILLISECOND = dt.timedelta(milliseconds=1)
-# RFC 3339: a subset of what datetime.fromisoformat takes, so its form is checked first.
-_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
-
-
-def parse_time(value: object) -> int:
-    """RFC 3339 → milliseconds since the epoch."""
-    if not isinstance(value, str) or len(value) > 40 or not _RFC3339.fullmatch(value):
-        raise bad_event(f'"uploaded_at" must be RFC 3339, like 2026-11-23T21:17:00Z, got {printable(value)}')
-    try:
-        # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
-        text = value.upper().replace(":60Z", ":59Z")
-        ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
-    except (ValueError, OverflowError):
-        raise bad_event(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
-    if not MIN_TIME_MS <= ms <= MAX_TIME_MS:
-        raise bad_event(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
-    return ms
-
-
-def wall_ms() -> int:
-    """Now, in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-def format_time(ms: int) -> str:
-    """Milliseconds since the epoch → RFC 3339 with milliseconds, UTC."""
-    moment = _EPOCH + ms * _MILLISECOND
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _attributes(value: object) -> Mapping[str, Attribute]:
@@ -239,77 +181,3 @@ def checked(event: Mapping[str, Any], timestamp_ms: int) -> Upload:
         raise bad_event(f'"url" has {len(url)} characters, at most {MAX_URL_CHARS} are read')
     attributes = event.get("attributes")
     return Upload(upload_id, url, uploaded_at, {} if attributes is None else _attributes(attributes))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    cluster: int
-    name: str | None
-    score: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tag:
-    """What the worker says of one upload; the README shows one."""
-
-    id: str
-    cluster: int
-    name: str | None
-    probability: float
-    candidates: tuple[Candidate, ...]
-    novel: bool
-    model: str
-    taxonomy: str
-    url: str | None
-    uploaded_at: int
-    tagged_at: int
-    attributes: Mapping[str, Attribute]
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(
-            {
-                "schema": SCHEMA,
-                "id": self.id,
-                "cluster": self.cluster,
-                "name": self.name,
-                "probability": self.probability,
-                "candidates": [
-                    {"cluster": c.cluster, "name": c.name, "score": c.score} for c in self.candidates
-                ],
-                "novel": self.novel,
-                "model": self.model,
-                "taxonomy": self.taxonomy,
-                "url": self.url,
-                "uploaded_at": format_time(self.uploaded_at),
-                "tagged_at": format_time(self.tagged_at),
-                "attributes": self.attributes,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Tag:
-        """Read a tag; unknown fields are ignored.
-
-        Raises:
-            ValueError: what is there is not a tag of this schema.
-        """
-        try:
-            raw: dict[str, Any] = orjson.loads(data)
-            return cls(
-                id=raw["id"],
-                cluster=raw["cluster"],
-                name=raw.get("name"),
-                probability=raw["probability"],
-                candidates=tuple(
-                    Candidate(c["cluster"], c.get("name"), c["score"]) for c in raw.get("candidates", ())
-                ),
-                novel=raw.get("novel", False),
-                model=raw["model"],
-                taxonomy=raw["taxonomy"],
-                url=raw.get("url"),
-                uploaded_at=parse_time(raw["uploaded_at"]),
-                tagged_at=parse_time(raw["tagged_at"]),
-                attributes=raw.get("attributes", {}),
-            )
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
-            raise ValueError(f"not a tag: {printable(data)} ({type(error).__name__}: {error})") from None

@@ -9,108 +9,21 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from imgclust.types import MAX_CANDIDATES, Encoder, Floats, Pixels, Prediction
+from imgclust.types import Encoder, Floats, Pixels
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
 from worker.tagger.drift_gauges import DriftWatch
+from worker.tagger.prediction import Maker, Model, Outcome, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import LIVE_DRIFT, Metrics
 from worker.telemetry.tracing import Tracing
 
 log = logs.get(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ready:
-    """A decoded picture: its token and the slot of shared memory that it lies in."""
-
-    token: int
-    slot: int
-
-
-class Model(Protocol):
-    """A frozen model: `imgclust.model.model.ClusterModel`, or what stands for one."""
-
-    @property
-    def version(self) -> str: ...
-    @property
-    def taxonomy(self) -> str: ...
-    @property
-    def clusters(self) -> Sequence[Any]: ...
-    def predict(self, embeddings: Floats) -> Prediction: ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Maker:
-    """The model that made a prediction, as far as a tag speaks of it; `names`: cluster → name."""
-
-    version: str
-    taxonomy: str
-    names: Mapping[int, str | None]
-
-    @classmethod
-    def of(cls, model: Model) -> Maker:
-        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Predicted:
-    """One image's prediction; `candidates` are (cluster, score), best first."""
-
-    maker: Maker
-    token: int
-    cluster: int
-    probability: float
-    candidates: tuple[tuple[int, float], ...]
-    novel: bool
-    embedding: bytes | None = None  # float16 numbers, where embeddings are kept
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unencodable:
-    """An image that the encoder or the predictor fails on, alone, while others pass."""
-
-    token: int
-    message: str
-
-
-Outcome = Predicted | Unencodable
-
-
-def rows(
-    maker: Maker, tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
-) -> list[Predicted]:
-    """A prediction's arrays as one value per image, with the embeddings that are to be kept."""
-    clusters, scores = prediction.candidates.tolist(), prediction.scores.tolist()
-    kept: Sequence[bytes | None] = [None] * len(tokens) if embeddings is None else embeddings
-    probabilities = np.clip(prediction.probabilities, 0.0, 1.0).tolist()
-    return [
-        Predicted(
-            maker,
-            token,
-            label,
-            round(probability, 6),
-            tuple((c, round(s, 6)) for c, s in zip(cs, ss, strict=True) if c >= 0)[:MAX_CANDIDATES],
-            novel,
-            embedding,
-        )
-        for token, label, probability, cs, ss, novel, embedding in zip(
-            tokens,
-            prediction.labels.tolist(),
-            probabilities,
-            clusters,
-            scores,
-            prediction.novel.tolist(),
-            kept,
-            strict=True,
-        )
-    ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

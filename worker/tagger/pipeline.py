@@ -22,17 +22,20 @@ from typing import Protocol
 
 from worker.errors import Rejected
 from worker.fetching.protocol import Failed, Job
-from worker.kafka.consumer import Begun, UploadsConsumer
-from worker.kafka.delivery import REVOKE_COMMIT, Delivery, Result, text_header
-from worker.kafka.pending_retries import NOT_FOUND_GRACE_MS, PendingRetries, RetryLimits, delay
-from worker.kafka.reading import Record
+from worker.kafka.assignment import Begun
+from worker.kafka.consumer import UploadsConsumer
+from worker.kafka.delivery import REVOKE_COMMIT, Delivery, Result
+from worker.kafka.pending_retries import NOT_FOUND_GRACE_MS, PendingRetries, delay
 from worker.kafka.retry_changelog import Pending
 from worker.messages.embedding import CONTENT_TYPE, EmbeddingWriter
 from worker.messages.formats import Formats
-from worker.messages.upload import Upload, printable
-from worker.tagger.inference import Maker, Outcome, Predicted, Ready, Unencodable
+from worker.messages.headers import text_header
+from worker.messages.record import Record
+from worker.messages.text import printable
+from worker.messages.upload import Upload
+from worker.settings.values import RetryLimits
 from worker.tagger.poison import DEATHS, Trials
-from worker.tagger.tagging import tag_of
+from worker.tagger.prediction import Maker, Outcome, Predicted, Ready, Unencodable, tag_of
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Journey, Tracing

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from worker.kafka.consumer import Begun
-from worker.kafka.reading import Record
-from worker.tagger.inference import Ready
+from worker.kafka.assignment import Begun
+from worker.messages.record import Record
+from worker.tagger.prediction import Ready
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)

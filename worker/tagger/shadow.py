@@ -18,7 +18,7 @@ import numpy as np
 
 from imgclust.model.drift import Sliding
 from imgclust.types import Floats, Ints, Prediction
-from worker.messages.upload import OTHER
+from worker.messages.text import OTHER
 from worker.tagger.drift_gauges import DriftWatch
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import SHADOW_DRIFT, Metrics

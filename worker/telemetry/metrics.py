@@ -22,7 +22,8 @@ from prometheus_client import (
 )
 
 from imgclust.model.drift import PARTS
-from worker.messages.upload import ERROR_CODES, OTHER
+from worker.errors import ERROR_CODES
+from worker.messages.text import OTHER
 from worker.telemetry.window import LongestPause, Window
 
 InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)

@@ -10,15 +10,14 @@ that it took. Nothing of an upload but its escaped id, its partition and its off
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from worker.fetching.protocol import Decoded, Failed
-from worker.kafka.reading import Record
-from worker.messages.upload import printable
+from worker.messages.record import Record
+from worker.messages.text import printable
 
 _W3C = TraceContextTextMapPropagator()
 MAX_ID, MAX_MESSAGE = 256, 200
@@ -150,18 +149,20 @@ class Tracing:
         """This try is over, or nobody waits for it any more."""
         self._on_the_way.pop(token, None)
 
-    def fetched(self, outcomes: Iterable[Decoded | Failed]) -> None:
-        now = self._clock()
-        for outcome in outcomes:
-            journey = self._on_the_way.get(outcome.token)
-            if journey is None:
-                continue
-            if isinstance(outcome, Decoded):
-                decoding = now - outcome.decode_seconds
-                journey.stage("fetch", max(journey.sent, decoding - outcome.fetch_seconds), decoding)
-                journey.stage("decode", decoding, now)
-            else:
-                journey.stage(outcome.stage, journey.sent, now, error=outcome.code)
+    def decoded(self, token: int, fetch_seconds: float, decode_seconds: float) -> None:
+        """The fetchers answered just now: a picture."""
+        journey = self._on_the_way.get(token)
+        if journey is not None:
+            now = self._clock()
+            decoding = now - decode_seconds
+            journey.stage("fetch", max(journey.sent, decoding - fetch_seconds), decoding)
+            journey.stage("decode", decoding, now)
+
+    def failed(self, token: int, stage: str, error: str) -> None:
+        """The fetchers answered just now: no picture could be had."""
+        journey = self._on_the_way.get(token)
+        if journey is not None:
+            journey.stage(stage, journey.sent, self._clock(), error=error)
 
     def stage(self, name: str, tokens: Sequence[int], start: float, end: float) -> None:
         """A batch was in a stage from `start` to `end`."""

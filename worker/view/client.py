@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from worker.errors import WorkerError
-from worker.messages.upload import printable
+from worker.messages.text import printable
 
 Client = redis.Redis | redis.RedisCluster
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -24,9 +23,9 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from worker.errors import WorkerError
+from worker.kafka.topics import delete_retention
 from worker.messages.formats import JSON_TAGS, TagFormat
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health
@@ -50,7 +49,6 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # between attempts while Redis is in trou
 KAFKA_TIMEOUT = 5.0  # of one question to a broker
 LOST = "Redis does not have all that was written"
 OUTDATED = "deletions may have been compacted away unread"
-DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
 SHORT_AWAY = 2 * EDGES_SECONDS  # less is never too long, whatever the topic's own is
 client_log = logging.getLogger("worker.kafka")
 
@@ -460,19 +458,3 @@ class ViewConsumer:
             self._metrics.view_swept.inc(removed)
             if self._health is not None:
                 self._health.beat("view")
-
-
-def delete_retention(kafka: Mapping[str, Any], topic: str) -> float:
-    """The topic's `delete.retention.ms` in seconds; Kafka's default where the brokers do not tell."""
-    consumers_own = re.compile(r"group\.|partition\.assignment|session\.|heartbeat\.|max\.p|fetch\.|queued\.")
-    admin = AdminClient({k: v for k, v in kafka.items() if not consumers_own.match(k)}, logger=client_log)
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        answers = admin.describe_configs([resource], request_timeout=KAFKA_TIMEOUT).values()
-        configs = next(iter(answers)).result(timeout=2 * KAFKA_TIMEOUT)
-        return int(configs["delete.retention.ms"].value) / 1000
-    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError) as error:
-        log.warning(
-            "no delete.retention.ms from Kafka", topic=topic, assumed=DELETE_RETENTION, reason=str(error)
-        )
-        return DELETE_RETENTION

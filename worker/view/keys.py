@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-TAXONOMY = re.compile(r"(?!(?:tag|view)\Z)[A-Za-z0-9._-]{1,64}")
+from worker.messages.tag import TAXONOMY
+
 """What a taxonomy may be called: a name in which no key can be mistaken for another (`tag:…` is an id)."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from worker.messages.formats import JSON_TAGS, TagFormat
-from worker.messages.upload import MAX_ID_CHARS, Tag, printable
-from worker.view.keys import TAXONOMY
+from worker.messages.tag import TAXONOMY, Tag
+from worker.messages.text import printable
+from worker.messages.upload import MAX_ID_CHARS
 
 FUTURE_MS = 5 * 60_000  # an uploader's clock may be so far ahead; what is beyond counts as this
 

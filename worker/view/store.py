@@ -16,9 +16,10 @@ from typing import Any
 import orjson
 import redis
 
+from worker.messages.tag import TAXONOMY
 from worker.telemetry import log as logs
 from worker.view.client import Client, Script, parse_pair, text_of, trouble
-from worker.view.keys import TAXONOMY, Keys
+from worker.view.keys import Keys
 from worker.view.records import FUTURE_MS, TagRecord
 
 log = logs.get(__name__)

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import ipaddress
 import mimetypes
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -26,12 +25,12 @@ from aiohttp import web
 from imgclust.fetching.urls import FetchPolicy
 from worker.errors import StartError
 from worker.feed import Feed
-from worker.messages.upload import MAX_ID_CHARS, Tag
-from worker.settings.load import Settings
+from worker.messages.tag import Tag
+from worker.messages.upload import MAX_ID_CHARS
+from worker.settings.values import Source
 from worker.telemetry import log as logs
-from worker.view.client import connect
 from worker.wall.board import Board, Reading, Shown
-from worker.wall.image_sources import Source, image_policy, picture_url
+from worker.wall.image_sources import image_policy, picture_url
 
 log = logs.get(__name__)
 
@@ -47,34 +46,6 @@ PING_SECONDS = 15.0
 REDIS_SECONDS = 2.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def wall(settings: Settings) -> int:
-    """Serve the page until a signal.
-
-    Raises:
-        StartError: the address cannot be listened on.
-    """
-    client = connect(settings.redis_url, settings.redis_password, timeout=REDIS_SECONDS)
-    policy = FetchPolicy(
-        allow_networks=settings.fetch_allow_networks,
-        allow_hosts=settings.fetch_allow_hosts,
-        deny_hosts=settings.fetch_deny_hosts,
-        allow_ports=settings.fetch_allow_ports,
-    )
-    page = Wall(Feed(client, settings.redis_prefix), settings.wall_images, policy, loopback=settings.wall[0])
-    asyncio.run(_serve(page, *settings.wall))
-    return 0
-
-
-async def _serve(page: Wall, host: str, port: int) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with page.listening(host, port) as address:
-        log.info("the wall", address=f"http://{address}/")
-        await stop.wait()
 
 
 class Wall:

@@ -1,0 +1,43 @@
+"""`imgclust-worker wall`: serve the wall until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from imgclust.fetching.urls import FetchPolicy
+from worker.feed import Feed
+from worker.settings.settings import Settings
+from worker.telemetry import log as logs
+from worker.view.client import connect
+from worker.wall.app import REDIS_SECONDS, Wall
+
+log = logs.get(__name__)
+
+
+def wall(settings: Settings) -> int:
+    """Serve the page until a signal.
+
+    Raises:
+        StartError: the address cannot be listened on.
+    """
+    client = connect(settings.redis_url, settings.redis_password, timeout=REDIS_SECONDS)
+    policy = FetchPolicy(
+        allow_networks=settings.fetch_allow_networks,
+        allow_hosts=settings.fetch_allow_hosts,
+        deny_hosts=settings.fetch_deny_hosts,
+        allow_ports=settings.fetch_allow_ports,
+    )
+    page = Wall(Feed(client, settings.redis_prefix), settings.wall_images, policy, loopback=settings.wall[0])
+    asyncio.run(_serve(page, *settings.wall))
+    return 0
+
+
+async def _serve(page: Wall, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with page.listening(host, port) as address:
+        log.info("the wall", address=f"http://{address}/")
+        await stop.wait()

@@ -1,0 +1,88 @@
+"""The table of owned partitions: what each assignment begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from worker.kafka.offsets import PartitionOffsets
+from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.retry_changelog import Pending
+from worker.telemetry.window import Lateness
+
+# A position that could not be read is asked for again after this long; polls go on meanwhile. The answer
+# takes 1 ms, or as long as the open transaction of a dead member (10 s): asking is cut short, a little later
+# each time, so that a busy broker gets its chance and the other partitions do not wait.
+POSITION_TIMEOUT = 0.1
+
+
+POSITION_TIMEOUT_MAX = 1.6
+
+
+@dataclasses.dataclass(slots=True)
+class Owned:
+    """One assigned partition; `offsets` is None until its position is known."""
+
+    epoch: int
+    lateness: Lateness
+    offsets: PartitionOffsets | None = None
+    committed: KafkaPartition | None = None  # as its last owner left it, when that is known
+    restored: PendingRetries[Pending] | None = None  # its pending retries, between restoration and beginning
+    reset: bool = False  # librdkafka had nowhere to begin
+    ask_at: float = -math.inf
+    patience: float = POSITION_TIMEOUT
+    held_back: int | None = None  # first offset that waits until commits can describe it
+    heard_at: float = math.inf  # of its records; infinite before it begins
+    silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A partition is ours and is read from now on.
+
+    Attributes:
+        position: the first offset that is read.
+        deaths: how many owners in a row had this position and did not leave in order.
+        pending: what waits for another try.
+    """
+
+    partition: int
+    epoch: int
+    position: int
+    deaths: int
+    pending: PendingRetries[Pending]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is done in owned partitions, and the membership under which they are owned, of one moment.
+
+    Attributes:
+        member: group metadata for `send_offsets_to_transaction`.
+        states: (partition, epoch, (offset, metadata)).
+    """
+
+    topic: str
+    member: Any
+    states: tuple[tuple[int, int, tuple[int, str]], ...]
+
+    @property
+    def offsets(self) -> list[KafkaPartition]:
+        return [KafkaPartition(self.topic, p, offset, text) for p, _, (offset, text) in self.states]
+
+
+def is_member(metadata: Any) -> bool:
+    """Whether group metadata names a member: brokers take offsets without one, and fence nobody then.
+
+    The bytes are librdkafka's: "CGMDv2:", the generation (4 bytes), the group and the member, each ended by
+    a zero byte (rd_kafka_consumer_group_metadata_write).
+    """
+    raw = bytes(metadata)
+    if not raw.startswith(b"CGMDv2:"):
+        raise ValueError(f"group metadata of a form that this program does not know: {raw[:8]!r}")
+    generation = int.from_bytes(raw[7:11], "little", signed=True)
+    _, _, rest = raw[11:].partition(b"\0")
+    return generation >= 0 and not rest.startswith(b"\0") and bool(rest)
