@@ -36,7 +36,7 @@ docs: install ## write anew what is made from tables in the code: README, alerts
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/prometheus/build.py
 	$(BIN)/python deploy/grafana/build.py
-	$(BIN)/python benchmarks/capacity.py --page docs/capacity.md
+	$(BIN)/python -m benchmarks.capacity --page docs/capacity.md
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")
@@ -47,7 +47,7 @@ soak: install ## break everything for half an hour, and check every upload; ARGS
 fuzz: install ## fuzz all that reads bytes from outside, SECONDS each (600), TARGETS (all of them)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[fuzz]'
 	for target in $(or $(TARGETS),event url fetcher answer image); do \
-	  PYTHONPATH=tests:tests/hostile $(BIN)/python tests/hostile/fuzz.py $$target -max_total_time=$(or $(SECONDS),600) || exit 1; done
+	  $(BIN)/python -m tests.hostile.fuzz $$target -max_total_time=$(or $(SECONDS),600) || exit 1; done
 
 bench: install ## measure, and print JSON lines and a table
 	$(BIN)/python -m benchmarks $(ARGS)

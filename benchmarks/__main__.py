@@ -16,13 +16,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER))
-
-from common import table  # noqa: E402 - the scripts of this folder import each other without a package
+from benchmarks.common import table
 
 QUICK = ("stages", "fetch", "end_to_end")
 SLOW = (
@@ -48,7 +44,7 @@ def lines_of(script: str, arguments: list[str]) -> Iterator[dict[str, Any]]:
     Raises:
         SystemExit: with the script's exit code, when it fails.
     """
-    command = [sys.executable, str(FOLDER / f"{script}.py"), *arguments]
+    command = [sys.executable, "-m", f"benchmarks.{script}", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -56,7 +52,7 @@ def lines_of(script: str, arguments: list[str]) -> Iterator[dict[str, Any]]:
                 print(line, end="", flush=True)
                 yield json.loads(line)
     if process.returncode:
-        print(f"benchmarks/{script}.py failed with exit code {process.returncode}", file=sys.stderr)
+        print(f"benchmarks.{script} failed with exit code {process.returncode}", file=sys.stderr)
         raise SystemExit(process.returncode)
 
 

@@ -1,6 +1,6 @@
 """The worker with two parts swapped: pictures come from memory, and the encoder takes a fixed time.
 
-    python benchmarks/bypass.py --call-ms 20        one worker; its settings come from the environment
+    python -m benchmarks.bypass --call-ms 20        one worker; its settings come from the environment
 
 Nothing is fetched and nothing is decoded, so what is left is delivery: Kafka in, order, batches, tags,
 offsets, Kafka out. `worker.run.run` is the worker's own, with its signals, its drain and its metrics. An
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fixed_encoder import FixedTimeEncoder, Unpredicted
 
+from benchmarks.fixed_encoder import FixedTimeEncoder, Unpredicted
 from imgclust.types import Pixels, Preprocessing
 from worker.fetching.protocol import Decoded, Job
 from worker.fetching.shared_slots import SlotRing

@@ -1,7 +1,7 @@
 """What a number of uploads a second takes: the arithmetic of docs/capacity.md, for your own figures.
 
-    python benchmarks/capacity.py --uploads 400 --image-kb 120 --decode-ms 2.3 --gpu-images 900
-    python benchmarks/capacity.py --page docs/capacity.md      write the page's table anew (`make docs`)
+    python -m benchmarks.capacity --uploads 400 --image-kb 120 --decode-ms 2.3 --gpu-images 900
+    python -m benchmarks.capacity --page docs/capacity.md      write the page's table anew (`make docs`)
 
 Nothing is measured here. The defaults of what is measured are from benchmarks/RESULTS.md.
 """

@@ -1,7 +1,7 @@
 """Do the clusters mean something? `fit`'s defaults on held-out pictures, beside BERTopic's defaults.
 
-    python benchmarks/clipart.py                 the clip-art example, splits 0 to 4
-    python benchmarks/clipart.py --data digits   scikit-learn's handwritten digits, the same code
+    python -m benchmarks.clipart                 the clip-art example, splits 0 to 4
+    python -m benchmarks.clipart --data digits   scikit-learn's handwritten digits, the same code
 
 Each split is a fit of its own. Prints a JSON line per split and method, then a table of means. AMI is the
 adjusted mutual information between cluster and category over the held-out pictures that are not in "other";

@@ -1,10 +1,10 @@
 """How memory and time of `imgclust embed` and `imgclust fit` grow with the number of images.
 
-    python benchmarks/curves.py                          both, at 1,000 to 20,000 images
-    python benchmarks/curves.py fit 150000               one size
-    python benchmarks/curves.py fit 1000000 --max-train 50000
-    python benchmarks/curves.py embed 1000 5000          clip-art through `mini`
-    python benchmarks/curves.py embed 150000 --encoder stand-in
+    python -m benchmarks.curves                          both, at 1,000 to 20,000 images
+    python -m benchmarks.curves fit 150000               one size
+    python -m benchmarks.curves fit 1000000 --max-train 50000
+    python -m benchmarks.curves embed 1000 5000          clip-art through `mini`
+    python -m benchmarks.curves embed 150000 --encoder stand-in
 
 Each point is one run of the command in a process of its own, which is asked for its processor time and its
 largest resident memory when it ends (`wait4`). `fit` gets synthetic embeddings of 512 numbers (`synthetic` of
@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import CLIPART, ROOT, machine, process_seconds
+from benchmarks.common import CLIPART, ROOT, machine, process_seconds
 
 SIZES = (1_000, 5_000, 20_000)
 DIM = 512
@@ -107,8 +107,8 @@ def write_embeddings(folder: Path, n: int) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from settings import synthetic
 
+    from benchmarks.settings import synthetic
     from imgclust.embedding.store import schema
     from imgclust.types import EncoderIdentity, Preprocessing
 
@@ -134,7 +134,7 @@ def write_embeddings(folder: Path, n: int) -> None:
 def fit(n: int, scratch: Path, options: Sequence[str]) -> dict[str, Any]:
     """`imgclust fit` of `n` synthetic embeddings, which another process makes: its memory is given back."""
     folder, log = scratch / "embeddings", scratch / "fit.log"
-    writing = [sys.executable, __file__, "write-embeddings", str(folder), str(n)]
+    writing = [sys.executable, "-m", "benchmarks.curves", "write-embeddings", str(folder), str(n)]
     subprocess.run(writing, check=True, env=_environment())
     command = [sys.executable, "-m", "imgclust", "fit", str(folder), "-o", str(scratch / "model"), *options]
     found = measured(command, log)
@@ -172,7 +172,7 @@ def embed(n: int, scratch: Path, encoder: str) -> dict[str, Any]:
     pictures, folder = scratch / "pictures.csv", scratch / "embeddings"
     write_list(pictures, n)
     if encoder == "stand-in":
-        command = [sys.executable, __file__, "embed-stand-in", str(pictures), str(folder)]
+        command = [sys.executable, "-m", "benchmarks.curves", "embed-stand-in", str(pictures), str(folder)]
     else:
         command = [
             sys.executable, "-m", "imgclust", "embed", str(pictures), "-o", str(folder), "--encoder", encoder

@@ -1,7 +1,7 @@
 """What delivery costs, and who waits for whom: exactly-once beside at-least-once, and beside other ways.
 
-    KAFKA_HOME=… python benchmarks/delivery.py                       all of it, one run
-    KAFKA_HOME=… python benchmarks/delivery.py throughput --runs 5   exactly-once and at-least-once, in turns
+    KAFKA_HOME=… python -m benchmarks.delivery                       all of it, one run
+    KAFKA_HOME=… python -m benchmarks.delivery throughput --runs 5   exactly-once and at-least-once, in turns
     … others         a loop that does one after the other, and Quix Streams in both its modes
     … latency        open loop at 60 % of the capacity, with and without 1 % of images that take 5 s
     … memory         the worker's resident memory over a long run
@@ -36,8 +36,8 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bypass import SLOW_SECONDS
-from common import CACHE, ROOT, Figure, machine, model_folder, process_seconds, summed_up, table
+from benchmarks.bypass import SLOW_SECONDS
+from benchmarks.common import CACHE, ROOT, Figure, machine, model_folder, process_seconds, summed_up, table
 
 FOLDER = Path(__file__).resolve().parent
 QUIX = CACHE / "quix" / "bin" / "python"
@@ -158,13 +158,13 @@ def command_of(side: str, bench: Bench, run: str) -> tuple[list[str], dict[str, 
     call = ["--call-ms", str(bench.call_ms)]
     topics = [bench.bootstrap, f"uploads-{run}", f"tags-{run}"]
     if side == "one-by-one":
-        return [sys.executable, str(FOLDER / "one_by_one.py"), *topics, *call], {}
+        return [sys.executable, "-m", "benchmarks.one_by_one", *topics, *call], {}
     if side.startswith("quix-"):
         mode = side.removeprefix("quix-")
         return [str(QUIX), str(FOLDER / "quix_worker.py"), *topics, mode, *call], {}
     predict = ["--predict"] if bench.predict else []
     environment = {**worker_environment(bench, run, side), **bench.settings}
-    return [sys.executable, str(FOLDER / "bypass.py"), *call, *predict], environment
+    return [sys.executable, "-m", "benchmarks.bypass", *call, *predict], environment
 
 
 def worker_environment(bench: Bench, run: str, delivery: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Does the stability index see a stream change, and is it quiet when nothing does?
 
-    python benchmarks/drift.py [--svg docs/images/drift.svg]
+    python -m benchmarks.drift [--svg docs/images/drift.svg]
 
 A model is fitted on the clip-art without one category. A stream of pictures that it was not fitted on, drawn
 with replacement, then changes on purpose: as held out; one category takes over a third; as held out again;
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from clipart import Data, clipart
 
+from benchmarks.clipart import Data, clipart
 from imgclust.model.drift import PARTS, Reference, SlidingTally
 from imgclust.training.fit import fit
 

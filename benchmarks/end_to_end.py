@@ -1,7 +1,7 @@
 """The worker from end to end, beside the naive loop: real Apache Kafka, real Redis, real HTTP.
 
-    KAFKA_HOME=… python benchmarks/end_to_end.py                      the quick set, one run
-    KAFKA_HOME=… python benchmarks/end_to_end.py --runs 5             five runs of each side, in turns
+    KAFKA_HOME=… python -m benchmarks.end_to_end                      the quick set, one run
+    KAFKA_HOME=… python -m benchmarks.end_to_end --runs 5             five runs of each side, in turns
     … --images photos      photographs of 640 × 427 instead of the clip-art example's JPEGs
     … --only fixed         one of: fixed, fixed-unpredicted, mini
     … --no-view            the worker without its Redis view
@@ -31,9 +31,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common import Figure, clipart_jpegs, machine, model_folder, photo_jpegs, redis_url, summed_up, table
-from image_server import serving
-from sides import Measured, Setup, run_naive, run_worker
+from benchmarks.common import (
+    Figure,
+    clipart_jpegs,
+    machine,
+    model_folder,
+    photo_jpegs,
+    redis_url,
+    summed_up,
+    table,
+)
+from benchmarks.image_server import serving
+from benchmarks.sides import Measured, Setup, run_naive, run_worker
 
 PARTITIONS = 8  # the worker's default where it makes the topics
 IMAGES = {"clipart": clipart_jpegs, "photos": photo_jpegs}

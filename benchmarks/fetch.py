@@ -1,8 +1,8 @@
 """What safety and processes cost: the fetcher beside plain aiohttp, and the pool of fetcher processes.
 
-    python benchmarks/fetch.py                          both, five runs of each side in turns
-    python benchmarks/fetch.py --only fetcher           images/s of `imgclust.fetching.fetcher` and of plain aiohttp
-    python benchmarks/fetch.py --only pool              images/s from URL to pixels, CPU of all sides
+    python -m benchmarks.fetch                          both, five runs of each side in turns
+    python -m benchmarks.fetch --only fetcher           images/s of `imgclust.fetching.fetcher` and of plain aiohttp
+    python -m benchmarks.fetch --only pool              images/s from URL to pixels, CPU of all sides
 
 One event loop, 64 connections, JPEGs of about 16 KB from a server in another process on loopback. "Plain" is
 what one would write without a thought of strangers: `session.get(url)`, `await response.read()`.
@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
-from common import Figure, machine, process_seconds, summed_up, table, thread_names, thread_seconds
-from image_server import serving
 from PIL import Image
 
+from benchmarks.common import Figure, machine, process_seconds, summed_up, table, thread_names, thread_seconds
+from benchmarks.image_server import serving
 from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Preprocessing

@@ -1,6 +1,6 @@
 """How near are frozen predictions to UMAP and HDBSCAN with the chance taken out?
 
-    NUMBA_NUM_THREADS=1 python benchmarks/fidelity.py [--cache DIR] [SETTING…]
+    NUMBA_NUM_THREADS=1 python -m benchmarks.fidelity [--cache DIR] [SETTING…]
 
 The yardstick: the majority label over 25 transform seeds of umap-learn, called one row at a time, and
 `hdbscan.approximate_predict`. 25 more seeds show how far two such majorities agree: the ceiling. Prints a
@@ -22,9 +22,9 @@ from typing import Any
 import hdbscan
 import numpy as np
 import umap.umap_
-from settings import SETTINGS, fitted, frozen
 from sklearn.metrics import normalized_mutual_info_score
 
+from benchmarks.settings import SETTINGS, fitted, frozen
 from imgclust.predictor import umap_transform
 from imgclust.predictor.exact import ordered_sum
 from imgclust.predictor.neighbours import Neighbourhood

@@ -1,6 +1,6 @@
 """Images per second of the predictor on a CUDA device, and whether its labels are the processor's.
 
-    python benchmarks/gpu.py [--device cuda] [--train 150000] [--dim 512] [--check 256]
+    python -m benchmarks.gpu [--device cuda] [--train 150000] [--dim 512] [--check 256]
 
 Uses frozen arrays that are made up with the shape of real ones (no fit, no download), so it runs anywhere.
 Prints a JSON line per batch size. Without a GPU, `--device torch-cpu` runs the same code on the processor.

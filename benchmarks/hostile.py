@@ -1,6 +1,6 @@
 """What bad uploads cost the good ones: the worker with and without them, on Apache Kafka, in turns.
 
-    KAFKA_HOME=… python benchmarks/hostile.py             three runs of each side
+    KAFKA_HOME=… python -m benchmarks.hostile             three runs of each side
     … --encoder fixed      20 ms a call and no processor (a stand-in for a GPU): fetchers are the limit
     … --bad 0.2            bad uploads for each good one
 
@@ -26,13 +26,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import urlsplit
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "hostile")]
-
-from common import Figure, clipart_jpegs, machine, model_folder, process_seconds, summed_up, table  # noqa: E402
-from end_to_end import PARTITIONS  # noqa: E402
-from image_server import serving  # noqa: E402
-from sides import Setup, environment, fetcher_processes, parts, total  # noqa: E402
+from benchmarks.common import Figure, clipart_jpegs, machine, model_folder, process_seconds, summed_up, table
+from benchmarks.end_to_end import PARTITIONS
+from benchmarks.image_server import serving
+from benchmarks.sides import Setup, environment, fetcher_processes, parts, total
 
 WARM = 128
 
@@ -115,11 +112,10 @@ def mixed(good: Sequence[str], bad: Sequence[str], count: int, share: float) -> 
 @contextlib.contextmanager
 def surroundings() -> Iterator[tuple[Setup, str, list[str], list[str]]]:
     """The setup, the ports that are allowed, and the URLs of good and of bad pictures."""
-    from answers import endless
-    from corpus import cases, fuzzed
-    from images import seeds
-    from origin import Origin, drip, silence
-
+    from tests.hostile.answers import endless
+    from tests.hostile.corpus import cases, fuzzed
+    from tests.hostile.images import seeds
+    from tests.support.origin import Origin, drip, silence
     from worker.demo.backends import JavaKafka
 
     home = os.environ.get("KAFKA_HOME")

@@ -1,6 +1,6 @@
 """How long does anybody wait when the model changes? One worker under load, its model changed ten times.
 
-    KAFKA_HOME=… python benchmarks/models.py [--rate 200] [--changes 10] [--cache DIR]
+    KAFKA_HOME=… python -m benchmarks.models [--rate 200] [--changes 10] [--cache DIR]
 
 As in delivery.py nothing is fetched or decoded and the encoder takes a fixed time, but the model predicts:
 that of 150,000 images of `benchmarks/predict.py`, fitted once and cached, and a second version of it. The
@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from common import Figure, machine, table
-from delivery import Bench, new_run, open_loop, percentile, say, surroundings
-from settings import SETTINGS, frozen
 
+from benchmarks.common import Figure, machine, table
+from benchmarks.delivery import Bench, new_run, open_loop, percentile, say, surroundings
+from benchmarks.settings import SETTINGS, frozen
 from imgclust.types import EncoderIdentity, Preprocessing
 from worker.commands import models
 from worker.messages.models import Named, Wish

@@ -1,6 +1,6 @@
 """The worker's job as it is written on the first day: poll, process, produce, flush, commit, one by one.
 
-    python benchmarks/one_by_one.py BOOTSTRAP UPLOADS TAGS --call-ms 20
+    python -m benchmarks.one_by_one BOOTSTRAP UPLOADS TAGS --call-ms 20
 
 Run by delivery.py. Nothing is lost by it; what was tagged and not committed when it dies is tagged again.
 """

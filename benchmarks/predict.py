@@ -1,6 +1,6 @@
 """What a frozen prediction costs, beside UMAP.transform and hdbscan.approximate_predict in the same run.
 
-    python benchmarks/predict.py [--cache DIR] [--embeddings FOLDER] [PART…]
+    python -m benchmarks.predict [--cache DIR] [--embeddings FOLDER] [PART…]
 
 Parts: speed, search, start, curve, candidates, novelty, flips (all by default). Prints a JSON line per
 figure. Speed, search and start use the setting "synthetic-150k": 150,000 × 512 and the article's parameters,
@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from settings import SETTINGS, fitted, frozen, unit_half
 
+from benchmarks.settings import SETTINGS, fitted, frozen, unit_half
 from imgclust import ClusterModel
 from imgclust.predictor import int8
 from imgclust.predictor.ivf import build_cells

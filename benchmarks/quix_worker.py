@@ -1,6 +1,6 @@
 """The worker's job written with Quix Streams, the library that one would pick for it in Python today.
 
-    .bench/quix/bin/python benchmarks/quix_worker.py BOOTSTRAP UPLOADS TAGS exactly-once --call-ms 20
+    .bench/quix/bin/python -m benchmarks.quix_worker BOOTSTRAP UPLOADS TAGS exactly-once --call-ms 20
 
 Run by delivery.py, in an environment of its own (requirements-quix.txt): it wants another confluent-kafka.
 Its offsets and transactions are committed at checkpoints, by default every 5 seconds.

@@ -1,6 +1,6 @@
 """How long a partition's pending retries take to come back after a restart, and what they take in memory.
 
-    KAFKA_HOME=… python benchmarks/restore.py [--retries 1000000]
+    KAFKA_HOME=… python -m benchmarks.restore [--retries 1000000]
 
 Writes that many pending retries into one partition of a real retry topic, as a worker writes them, and then
 restores them as a worker does when the partition is assigned: read from the start to the end, and into the
@@ -17,9 +17,9 @@ import uuid
 from pathlib import Path
 
 import orjson
-from common import Figure
 from confluent_kafka import Producer
 
+from benchmarks.common import Figure
 from worker.demo.backends import JavaKafka
 from worker.kafka.client_config import restore_config
 from worker.kafka.pending_retries import PendingRetries

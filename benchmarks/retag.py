@@ -1,6 +1,6 @@
 """What tagging again costs: `imgclust-worker retag` beside the predictor alone, on a real broker.
 
-    KAFKA_HOME=… python benchmarks/retag.py [--cache DIR] [--setting NAME] [--images N]
+    KAFKA_HOME=… python -m benchmarks.retag [--cache DIR] [--setting NAME] [--images N]
 
 The same embeddings are predicted in batches of 1024 from memory, and tagged again from the embeddings topic
 into another one: read, parsed, predicted, written in transactions. Runs take turns; prints a JSON line each,
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from confluent_kafka import Producer
-from settings import SETTINGS, frozen
 
+from benchmarks.settings import SETTINGS, frozen
 from imgclust.types import EncoderIdentity, Preprocessing
 from worker.commands.retag import BATCH, retag
 from worker.demo.backends import JavaKafka

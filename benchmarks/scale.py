@@ -1,6 +1,6 @@
 """Does twice the number of workers tag twice as fast, and is nothing lost while they come and go?
 
-    KAFKA_HOME=… python benchmarks/scale.py [--workers 1 2 4 8] [--call-ms 200]
+    KAFKA_HOME=… python -m benchmarks.scale [--workers 1 2 4 8] [--call-ms 200]
 
 Worker processes of one group share the eight partitions of a topic. As in delivery.py nothing is fetched or
 decoded, and the encoder takes a fixed time for each call of up to 64 images, so that a worker's capacity is
@@ -22,8 +22,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import Figure, machine, process_seconds, table
-from delivery import (
+from benchmarks.common import Figure, machine, process_seconds, table
+from benchmarks.delivery import (
     BROKER_CORE,
     PARTITIONS,
     WORKER_CORE,

@@ -53,7 +53,7 @@ def unit_half(vectors: np.ndarray) -> np.ndarray:
 
 def clipart() -> tuple[np.ndarray, np.ndarray]:
     """The example's pictures through the `mini` encoder."""
-    from clipart import clipart as embedded
+    from benchmarks.clipart import clipart as embedded
 
     data = embedded()
     return unit_half(data.rows), data.categories

@@ -17,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import process_seconds, thread_names, thread_seconds
-from fixed_encoder import FixedTimeEncoder, Unpredicted
-
+from benchmarks.common import process_seconds, thread_names, thread_seconds
+from benchmarks.fixed_encoder import FixedTimeEncoder, Unpredicted
 from imgclust.types import Floats, Pixels
 
 LOOK_EVERY = 0.02  # seconds between two looks at the counters, which cost more than what they count
@@ -251,7 +250,7 @@ def run_naive(setup: Setup, run: str, warm: int, count: int) -> tuple[float, flo
     Returns:
         Images per second, and milliseconds of a processor for each image outside encoder and predictor.
     """
-    import naive
+    from benchmarks import naive
 
     known = _warm.get((setup.encoder, setup.predict))
     if known is None:

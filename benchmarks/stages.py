@@ -1,6 +1,6 @@
 """The encoder and the predictor by themselves, in batches, beside one image at a time as the naive loop does.
 
-    python benchmarks/stages.py                five runs of each side in turns: medians
+    python -m benchmarks.stages                five runs of each side in turns: medians
 
 The encoder is `mini`; the naive prediction is `UMAP.transform` and `approximate_predict`. Both sides get the
 clip-art example's JPEGs and a model of them. Prints a JSON line for each figure, then a table.
@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import naive
 import numpy as np
-from common import Figure, clipart_jpegs, machine, model_folder, summed_up, table
-from sides import Setup, parts
 
+from benchmarks import naive
+from benchmarks.common import Figure, clipart_jpegs, machine, model_folder, summed_up, table
+from benchmarks.sides import Setup, parts
 from imgclust.embedding.encoder import MAX_BATCH
 from imgclust.images.decode import decode
 

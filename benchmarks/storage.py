@@ -1,6 +1,6 @@
 """What one tag takes in Kafka and in Redis, in bytes; docs/capacity.md reckons with it.
 
-    KAFKA_HOME=… python benchmarks/storage.py             both; without KAFKA_HOME only Redis
+    KAFKA_HOME=… python -m benchmarks.storage             both; without KAFKA_HOME only Redis
     … --tags 100000
 
 Tags as the worker makes them (three candidates, a URL of 71 characters, one attribute, an id of 20), written
@@ -17,8 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import Figure, machine, redis_url, table
-
+from benchmarks.common import Figure, machine, redis_url, table
 from worker.messages.tag import Candidate, Tag
 
 CLUSTERS, PARTITIONS, NAMES = (

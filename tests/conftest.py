@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.support.paths import CLIPART
+
 # how long an example takes says more of the machine than of the code
 settings.register_profile("imgclust", deadline=None)
 settings.load_profile("imgclust")
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def clipart() -> Path:
     """The example images: folders by category, and `labels.csv`."""
-    return Path(__file__).parents[1] / "examples" / "clipart"
+    return CLIPART
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from faults.breaking import FAILPOINTS, Plan  # noqa: E402
-from faults.run import Options, Outcome, run  # noqa: E402
-from faults.sabotage import CONTROLS, control  # noqa: E402
+from tests.faults.breaking import FAILPOINTS, Plan
+from tests.faults.run import Options, Outcome, run
+from tests.faults.sabotage import CONTROLS, control
 
 SHORT = Plan(
     failpoint_kills=1, failpoint_freezes=1, freeze_at=("after-committed-read", "before-commit"), kills=10,

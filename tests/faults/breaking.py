@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from faults.surroundings import SESSION, Surroundings, Worker
+from tests.faults.surroundings import SESSION, Surroundings, Worker
 
 # Of worker/kafka/failpoints.py: those that only a partition that comes or goes leads to need a rebalance.
 FAILPOINTS = (

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from faults.checker import Event
-from faults.surroundings import quiet
-from faults.uploads import Planned
+from tests.faults.checker import Event
+from tests.faults.surroundings import quiet
+from tests.faults.uploads import Planned
 
 
 class Feeder:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from faults.checker import History, Result, Shown
-from faults.surroundings import PARTITIONS, Surroundings
+from tests.faults.checker import History, Result, Shown
+from tests.faults.surroundings import PARTITIONS, Surroundings
 from worker.kafka.offsets import lives_of
 from worker.kafka.scanner import Entry, Scanner, source_of
 from worker.view.client import parse_pair

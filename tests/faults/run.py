@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from faults.breaking import Breaker, Plan, schedule
-from faults.checker import History, Report, check
-from faults.feeding import Feeder
-from faults.reading import Reader
-from faults.surroundings import PARTITIONS, Surroundings, Worker, surroundings
-from faults.uploads import plan as uploads_plan
+from tests.faults.breaking import Breaker, Plan, schedule
+from tests.faults.checker import History, Report, check
+from tests.faults.feeding import Feeder
+from tests.faults.reading import Reader
+from tests.faults.surroundings import PARTITIONS, Surroundings, Worker, surroundings
+from tests.faults.uploads import plan as uploads_plan
 from worker.errors import WorkerError
 
 FLEET = 2  # workers that are always there; faults bring a third and a fourth

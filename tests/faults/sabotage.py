@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faults.run import Options
+    from tests.faults.run import Options
 
 
 def ignored_metadata() -> None:
@@ -83,7 +83,7 @@ CONTROLS = ("at-least-once", *SABOTAGES)
 
 def control(name: str, options: Options, *, chosen: bool) -> Options:
     """The options of a control: a short run whose faults meet the broken promise, unless some were chosen."""
-    from faults.breaking import Plan
+    from tests.faults.breaking import Plan
 
     plan, env = Plan(kills=5, rebalances=3), {**options.env}
     options = dataclasses.replace(options, uploads=min(options.uploads, 1500))

@@ -1,6 +1,6 @@
 """The worker under test: the real `imgclust-worker`, with an encoder and a model that know colours.
 
-    python subject.py run            settings from WORKER_…, as always
+    python -m tests.faults.subject run            settings from WORKER_…, as always
     FAULTS_SABOTAGE=NAME             with one promise broken: the checker must notice (sabotage.py)
 
 Nothing of the worker is replaced but the model that it loads: what is under test is all the rest.
@@ -12,15 +12,11 @@ import dataclasses
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing  # noqa: E402
+from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 
 CLASSES = 16
 SECONDS = 0.004  # of one batch
@@ -71,7 +67,7 @@ def main() -> int:
     worker.run.load = load  # type: ignore[assignment]
     name = os.environ.get("FAULTS_SABOTAGE")
     if name:
-        from faults.sabotage import SABOTAGES
+        from tests.faults.sabotage import SABOTAGES
 
         SABOTAGES[name]()
     return worker_main(sys.argv[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,11 +14,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import redis_server
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from worker_process import WorkerProcess
 
+from tests.support import redis_server
+from tests.support.paths import ROOT
+from tests.support.worker_process import WorkerProcess
 from worker.demo.backends import JavaKafka, free_ports
 
 PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourth one takes some from each
@@ -139,7 +139,7 @@ class Worker(WorkerProcess):
     def start(self) -> Worker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(FOLDER / "subject.py"), *self.arguments],
+                [sys.executable, "-m", "tests.faults.subject", *self.arguments],
                 env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return self
@@ -277,7 +277,7 @@ def surroundings(
         make_topics(kafka.bootstrap, topics)
         images.start()
         worker_env = {
-            "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), str(FOLDER.parent)]),
+            "PYTHONPATH": str(ROOT),
             "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
             "WORKER_GROUP_ID": topics.group,
             "WORKER_UPLOADS_TOPIC": topics.uploads,

@@ -6,8 +6,8 @@ import asyncio
 import gzip
 import zlib
 
-from images import seeds
-from origin import Handler, Request, drip, response, silence, then_close
+from tests.hostile.images import seeds
+from tests.support.origin import Handler, Request, drip, response, silence, then_close
 
 MAX_BYTES = 2_000_000  # what endless bodies exceed; a worker that meets them is told this limit
 

@@ -6,7 +6,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from images import (
+from PIL import Image
+
+from tests.hostile.images import (
     DECODE,
     PIXELS,
     Case,
@@ -22,7 +24,6 @@ from images import (
     tiff_picture,
     vp8x,
 )
-from PIL import Image
 
 SIZES = ((2001, 2000), (65_000, 100), (100, 65_000), (16_383, 16_383), (65_535, 65_535))
 LARGER = ((2**31 - 1, 1), (1, 2**31 - 1), (2**31 - 1, 2**31 - 1), (1_000_000, 1_000_000))

@@ -16,12 +16,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from bombs import bombs
-from images import MAX_PIXELS, SEED, Case, seeds
-from lies import lies
 from PIL import Image
-from strangers import strangers
-from truncated import truncated
+
+from tests.hostile.bombs import bombs
+from tests.hostile.images import MAX_PIXELS, SEED, Case, seeds
+from tests.hostile.lies import lies
+from tests.hostile.strangers import strangers
+from tests.hostile.truncated import truncated
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:

@@ -6,8 +6,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from images import png, png_chunk, riff, saved, seeds, vp8x
 from PIL import Image
+
+from tests.hostile.images import png, png_chunk, riff, saved, seeds, vp8x
 
 
 def disarmed() -> Iterator[tuple[str, bytes]]:

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of one target, with atheris: see `fuzz_targets`.
 
-    python tests/hostile/fuzz.py TARGET [-max_total_time=SECONDS] [further options of libFuzzer] [FOLDER…]
+    python -m tests.hostile.fuzz TARGET [-max_total_time=SECONDS] [further options of libFuzzer] [FOLDER…]
 
 Begins with the corpus of the tests. What it finds is written as `crash-…` into the working folder; the same
 command with that file's name runs it again.
@@ -17,13 +17,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["imgclust", "worker"]):
-    import fuzz_targets
+    from tests.hostile import fuzz_targets
 
-import url_vectors
-from corpus import cases, fuzzed
-from disarmed import disarmed
-from events import STRANGE_IDS, bad_events
-from images import seeds
+from tests.hostile import url_vectors
+from tests.hostile.corpus import cases, fuzzed
+from tests.hostile.disarmed import disarmed
+from tests.hostile.events import STRANGE_IDS, bad_events
+from tests.hostile.images import seeds
 
 LARGEST = 65_536  # bytes of an input that the fuzzer makes
 

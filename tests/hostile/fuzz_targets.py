@@ -12,8 +12,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from images import MAX_PIXELS
-
 from imgclust.errors import FetchError, ImageError, UrlForbidden
 from imgclust.fetching.addresses import may_connect
 from imgclust.fetching.fetcher import inflate, retry_after
@@ -21,6 +19,7 @@ from imgclust.fetching.object_store import split
 from imgclust.fetching.urls import FetchPolicy, UrlChecker, check_url, file_path
 from imgclust.images.decode import Limits, decode
 from imgclust.types import Preprocessing
+from tests.hostile.images import MAX_PIXELS
 from worker.errors import Rejected
 from worker.fetching.protocol import ProtocolError, read_report
 from worker.messages.text import format_time

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from images import (
+from tests.hostile.images import (
     DECODE,
     PNG_END,
     Case,

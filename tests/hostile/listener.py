@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from origin import response
+from tests.support.origin import response
 
 
 class Listener:

@@ -6,8 +6,9 @@ import importlib.util
 import random
 from collections.abc import Iterator
 
-from images import DECODE, FORMAT, MAGIC, SEED, Case, family, saved, seeds
 from PIL import Image
+
+from tests.hostile.images import DECODE, FORMAT, MAGIC, SEED, Case, family, saved, seeds
 
 STRANGERS = {
     "empty": b"",

@@ -7,22 +7,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from corpus import Case, cases, fuzzed
-from images import DECODE, FORMAT, MAX_PIXELS, PIXELS
+
+from tests.hostile.corpus import Case, cases, fuzzed
+from tests.hostile.images import DECODE, FORMAT, MAX_PIXELS, PIXELS
 
 Verdicts = tuple[dict[str, tuple[str, str, float]], list[str]]  # name → code, text, seconds; plugins
 
-HERE = Path(__file__).parent
 # Private memory that decoding may take, as the worker bounds it: see `worker.fetching.pool.memory_needed`.
 MEMORY = 256 * 1024 * 1024 + 24 * MAX_PIXELS
 SLOW = 2.0  # seconds of processor time; each takes milliseconds, and what the bombs are built for is minutes
 
 _CHILD = """
 import json, resource, sys, time, warnings
-import corpus, disarmed
+from tests.hostile import corpus
+from tests.hostile import disarmed
 from imgclust.images.decode import Limits, decode
 from imgclust.errors import ImageError
 from imgclust.types import Preprocessing
@@ -51,7 +51,7 @@ print(json.dumps(sorted(loaded())))
 @pytest.fixture(scope="module")
 def verdicts() -> Verdicts:
     """What a process of its own, with bounded memory, makes of it all; and the plugins that it loaded."""
-    path = os.pathsep.join([str(HERE), *sys.path])
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(MEMORY)],
         capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path},

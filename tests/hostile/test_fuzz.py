@@ -6,15 +6,16 @@ import random
 import sys
 import warnings
 
-import fuzz_targets
 import orjson
 import pytest
-from corpus import mutated
-from events import STRANGE_IDS, bad_events
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import seeds
-from url_vectors import EVERYTHING
+
+from tests.hostile import fuzz_targets
+from tests.hostile.corpus import mutated
+from tests.hostile.events import STRANGE_IDS, bad_events
+from tests.hostile.images import seeds
+from tests.hostile.url_vectors import EVERYTHING
 
 SOUND = {
     "event": [

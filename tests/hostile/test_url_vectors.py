@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from listener import Listener
-from origin import Origin, response
-from url_vectors import EVERYTHING, NAMES
 
 from imgclust.errors import FetchError, FetchFailed, UrlForbidden
 from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
+from tests.hostile.listener import Listener
+from tests.hostile.url_vectors import EVERYTHING, NAMES
+from tests.support.origin import Origin, response
 
 
 @pytest.fixture(scope="module")

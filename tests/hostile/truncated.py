@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from images import DECODE, FORMAT, MAGIC, Case, family, seeds
+from tests.hostile.images import DECODE, FORMAT, MAGIC, Case, family, seeds
 
 
 def _jpeg_points(data: bytes) -> Iterator[int]:

@@ -6,16 +6,15 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import kafka_cluster
 import numpy as np
 import pytest
-import redis_server
-from kafka_cluster import Topics
-from origin import Origin, response
 
+from tests.support import kafka_cluster, redis_server
+from tests.support.kafka_cluster import Topics
+from tests.support.origin import Origin, response
+from tests.support.paths import CLIPART
 from worker.demo.backends import Kafka
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
 TRAINING, HELD_OUT = 400, 60
 
 
@@ -51,7 +50,7 @@ def redis_store() -> Iterator[redis_server.RedisServer]:
 
 def pictures() -> list[tuple[str, str]]:
     """(file, category) of the example images, in an order that mixes the categories."""
-    with (EXAMPLES / "labels.csv").open() as lines:
+    with (CLIPART / "labels.csv").open() as lines:
         rows = [(row["file"], row["category"]) for row in csv.DictReader(lines)]
     order = np.random.default_rng(7).permutation(len(rows))
     return [rows[i] for i in order]
@@ -67,7 +66,7 @@ def held_out() -> list[str]:
 def origin(held_out: list[str]) -> Iterator[Origin]:
     """A web server with the held-out pictures, each under its own path."""
     with Origin(
-        {f"/{file}": response((EXAMPLES / file).read_bytes()) for file in held_out}
+        {f"/{file}": response((CLIPART / file).read_bytes()) for file in held_out}
     ).running() as server:
         yield server
 
@@ -83,7 +82,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = load_encoder("mini", device="cpu")
     files = [file for file, _ in pictures()[:TRAINING]]
     preprocessing = encoder.identity.preprocessing
-    decoded = [decode((EXAMPLES / file).read_bytes(), preprocessing).pixels for file in files]
+    decoded = [decode((CLIPART / file).read_bytes(), preprocessing).pixels for file in files]
     embeddings = np.concatenate(
         [encoder.encode(np.stack(decoded[i : i + 32])) for i in range(0, TRAINING, 32)]
     )

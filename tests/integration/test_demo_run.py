@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kafka_cluster import apache
 from PIL import Image
 
+from tests.support.kafka_cluster import apache
+from tests.support.paths import CLIPART
 from worker.demo.backends import find_java
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
 CATEGORIES = ("flags", "smileys", "stars", "playing-cards")
 PATIENCE = 600.0
 
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "my pictures"
     for category in CATEGORIES:
         (folder / category).mkdir(parents=True)
-        for file in sorted((EXAMPLES / category).iterdir())[:30]:
+        for file in sorted((CLIPART / category).iterdir())[:30]:
             shutil.copy(file, folder / category)
     return folder
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import fitted
 import numpy as np
 import pytest
 from confluent_kafka import Producer
-from kafka_cluster import PARTITIONS, Topics
 
 from imgclust.embedding.store import read_embeddings
 from imgclust.errors import ImgclustError
 from imgclust.types import EncoderIdentity
+from tests.support import fitted
+from tests.support.kafka_cluster import PARTITIONS, Topics
 from worker.commands import retag as retagging
 from worker.commands.export import export
 from worker.commands.retag import retag

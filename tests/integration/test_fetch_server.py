@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from origin import Handler, Origin, Request, drip, response, silence, then_close
 
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
 from imgclust.fetching.breaker import THRESHOLD
 from imgclust.fetching.fetcher import Fetched, Fetcher
 from imgclust.fetching.urls import FetchPolicy
+from tests.support.origin import Handler, Origin, Request, drip, response, silence, then_close
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 BODY = bytes(range(256)) * 64

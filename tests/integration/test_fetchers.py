@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from origin import Origin, Request, response, silence
 from PIL import Image
 
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
+from tests.support.origin import Origin, Request, response, silence
 from worker.errors import WorkerError
 from worker.fetching.pool import FetcherPool, memory_needed
 from worker.fetching.protocol import Decoded, Failed, Job, Outcome
 
 SIZE = Preprocessing(size=32, resize=36)
-HOOK = "hooked_decoder:decode"
+HOOK = "tests.support.hooked_decoder:decode"
 PATIENCE = 60.0  # seconds that a test waits for what must happen; none waits so long when it passes
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import pytest
-from kafka_cluster import Topics, headers_of
-from origin import Handler, Origin, Request, response
-from redis_server import RedisServer
-from schema_registry import SchemaRegistry
-from worker_process import WorkerProcess, settings_for, wait_for
 
+from tests.support.kafka_cluster import Topics, headers_of
+from tests.support.origin import Handler, Origin, Request, response
+from tests.support.redis_server import RedisServer
+from tests.support.schema_registry import SchemaRegistry
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.commands.explain import explain
 from worker.demo.backends import Kafka
 from worker.feed import Feed

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import orjson
 import pytest
-from answers import MAX_BYTES, answers, silent
-from corpus import cases, fuzzed
-from disarmed import disarmed
-from events import STRANGE_IDS, bad_events
-from images import MAX_PIXELS, SEED
-from kafka_cluster import PARTITIONS, Topics, headers_of
-from listener import Listener
-from origin import Origin, response
-from redis_server import RedisServer
-from url_vectors import EVERYTHING, NAMED
-from worker_process import WorkerProcess, settings_for, wait_for
 
+from tests.hostile.answers import MAX_BYTES, answers, silent
+from tests.hostile.corpus import cases, fuzzed
+from tests.hostile.disarmed import disarmed
+from tests.hostile.events import STRANGE_IDS, bad_events
+from tests.hostile.images import MAX_PIXELS, SEED
+from tests.hostile.listener import Listener
+from tests.hostile.url_vectors import EVERYTHING, NAMED
+from tests.support.kafka_cluster import PARTITIONS, Topics, headers_of
+from tests.support.origin import Origin, response
+from tests.support.paths import CLIPART
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.demo.backends import Kafka
 from worker.feed import Feed
 from worker.fetching.pool import memory_needed
@@ -36,7 +37,6 @@ pytestmark = [
 ]
 
 GOOD, BAD, SERVERS = "127.0.0.10", "127.0.0.20", "127.0.2.0/24"  # hosts, all of them the same server
-EXAMPLES = Path(__file__).parents[2] / "examples" / "clipart"
 WORKER_GROWTH = (
     400 * 1024 * 1024
 )  # bytes beyond what the worker takes once it is warm: batches, records in flight
@@ -96,7 +96,7 @@ class Uploads:
         def url(host: str, path: str) -> str:
             return f"http://{host}:{self.server.port}{path}"
 
-        pictures = {file: (EXAMPLES / file).read_bytes() for file in held_out} | dict(disarmed())
+        pictures = {file: (CLIPART / file).read_bytes() for file in held_out} | dict(disarmed())
         for name, data in pictures.items():
             self.server.paths[f"/good/{name}"] = response(data)
         names = list(pictures)

@@ -19,19 +19,18 @@ from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 
-import confined
-import dockerfile
 import pytest
-from kafka_cluster import Topics
-from origin import Origin
-from redis_server import RedisServer
-from worker_process import PATIENCE, settings_for, wait_for
 
+from tests.support import confined, dockerfile
+from tests.support.kafka_cluster import Topics
+from tests.support.origin import Origin
+from tests.support.paths import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import PATIENCE, settings_for, wait_for
 from worker.demo.backends import Kafka, free_ports
 from worker.messages.upload import parse_upload
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 SITE = Path(pytest.__file__).parents[1]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "imgclust", "worker", "deploy")

@@ -15,13 +15,13 @@ import numpy as np
 import orjson
 import pytest
 from confluent_kafka import Producer
-from kafka_cluster import PARTITIONS, Topics
-from origin import Origin
-from redis_server import RedisServer
-from worker_process import WorkerProcess, settings_for, wait_for
 
 from imgclust.model.model import ClusterModel
 from imgclust.training.fit import fit
+from tests.support.kafka_cluster import PARTITIONS, Topics
+from tests.support.origin import Origin
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.commands import models as models_command
 from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError

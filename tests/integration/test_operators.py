@@ -10,10 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from kafka_cluster import Topics, headers_of
-from redis_server import RedisServer
-from worker_process import settings_for
 
+from tests.support.kafka_cluster import Topics, headers_of
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import settings_for
 from worker.__main__ import main
 from worker.kafka.offsets import encode_done
 from worker.messages.tag import Tag

@@ -15,8 +15,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis_server import RedisServer, running
 
+from tests.support.redis_server import RedisServer, running
 from worker.demo.backends import free_ports
 from worker.feed import Cluster, Feed
 from worker.messages.tag import Candidate, Tag

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import chromium
 import numpy as np
 import pytest
-from report_sample import ATTACKS, hostile_report
 
 from imgclust.report.page import write_page
+from tests.support import chromium
+from tests.support.report_sample import ATTACKS, hostile_report
 
 BINARY = chromium.executable()
 pytestmark = pytest.mark.skipif(

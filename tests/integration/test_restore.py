@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 from confluent_kafka import Producer
-from kafka_cluster import Topics
 
+from tests.support.kafka_cluster import Topics
 from worker.demo.backends import Kafka
 from worker.kafka.client_config import restore_config
 from worker.kafka.retry_changelog import RetriesReader

@@ -6,11 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import prometheus_server
 import pytest
 from prometheus_client import generate_latest
-from worker_process import wait_for
 
+from tests.support import prometheus_server
+from tests.support.worker_process import wait_for
 from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
 

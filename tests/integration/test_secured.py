@@ -9,23 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import certificates
 import orjson
 import pytest
 import redis
-import redis_server
-from certificates import Certificates
 from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-from kafka_cluster import Topics
-from origin import Origin
-from redis_server import RedisServer
-from worker_process import WorkerProcess, settings_for, wait_for
 
+from tests.support import certificates, redis_server
+from tests.support.certificates import Certificates
+from tests.support.kafka_cluster import Topics
+from tests.support.origin import Origin
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.demo.backends import JavaKafka, find_java, free_ports
 from worker.errors import SettingsError
 from worker.settings.load import load

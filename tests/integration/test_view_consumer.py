@@ -21,8 +21,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
-from redis_server import RedisServer, running
 
+from tests.support.redis_server import RedisServer, running
 from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
 from worker.messages.tag import Candidate, Tag

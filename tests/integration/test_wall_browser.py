@@ -11,12 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-import chromium
 import pytest
-import redis_server
-from origin import Origin, response
-from report_sample import ATTACKS, webp
 
+from tests.support import chromium, redis_server
+from tests.support.origin import Origin, response
+from tests.support.report_sample import ATTACKS, webp
 from worker.messages.tag import Candidate, Tag
 from worker.view.records import read_record
 from worker.view.store import TagsView

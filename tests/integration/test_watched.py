@@ -7,17 +7,15 @@ import threading
 import urllib.request
 from pathlib import Path
 
-import kafka_cluster
 import orjson
-import prometheus_server
-import promql
 import pytest
-from kafka_cluster import PARTITIONS, Topics, headers_of
-from origin import Origin
 from prometheus_client.parser import text_string_to_metric_families
-from redis_server import RedisServer
-from worker_process import WorkerProcess, settings_for, wait_for
 
+from tests.support import kafka_cluster, prometheus_server, promql
+from tests.support.kafka_cluster import PARTITIONS, Topics, headers_of
+from tests.support.origin import Origin
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.demo.backends import Kafka
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-from kafka_cluster import Topics
-from origin import Origin
-from redis_server import RedisServer
-from worker_process import WorkerProcess, settings_for, wait_for
 
+from tests.support.kafka_cluster import Topics
+from tests.support.origin import Origin
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.demo.backends import Kafka, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from kafka_cluster import PARTITIONS, Reader, Topics, headers_of
-from origin import Origin, response, silence, then_close
 from PIL import Image
-from redis_server import RedisServer
-from worker_process import WorkerProcess, settings_for, wait_for
 
 from imgclust.model.model import ClusterModel
+from tests.support.kafka_cluster import PARTITIONS, Reader, Topics, headers_of
+from tests.support.origin import Origin, response, silence, then_close
+from tests.support.paths import CLIPART
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.feed import Feed
 from worker.messages.embedding import read_embedding
 from worker.messages.tag import Tag
@@ -213,7 +214,7 @@ def test_sigterm_finishes_what_is_in_flight(
     topics: Topics, start: Start, origin: Origin, held_out: list[str]
 ) -> None:
     """After SIGTERM a slow image is still tagged and its offset committed; exit code 0."""
-    body = (Path(__file__).parents[2] / "examples" / "clipart" / held_out[0]).read_bytes()
+    body = (CLIPART / held_out[0]).read_bytes()
 
     async def slow(reader: object, writer: object, request: object) -> None:
         import asyncio

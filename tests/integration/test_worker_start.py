@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from kafka_cluster import Topics
-from redis_server import RedisServer
-from worker_process import wait_for
 
+from tests.support.kafka_cluster import Topics
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import wait_for
 from worker.demo.backends import Kafka, free_ports
 
 pytestmark = pytest.mark.slow

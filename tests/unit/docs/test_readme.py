@@ -1,0 +1,37 @@
+"""README.md says what the code says."""
+
+import importlib.util
+import re
+
+from tests.support.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_tables_are_those_of_the_code() -> None:
+    """The settings and metrics tables are up to date; `make docs` writes them."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.render(README) == README, "stale tables; run `make docs`"
+
+
+def test_its_links_lead_somewhere() -> None:
+    """Every relative link of the README and of docs/ names a file that exists."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_its_commands_exist() -> None:
+    """Each `imgclust …` and `imgclust-worker …` command that it shows is one that the programs know."""
+    from imgclust.cli.arguments import parser as library
+    from worker.commands.arguments import parser as worker
+
+    for program, parser in (("imgclust", library()), ("imgclust-worker", worker())):
+        shown = set(re.findall(rf"(?<![\w/-]){program} ([a-z]+)", README)) - {"groups", "import"}
+        known = set(parser._subparsers._group_actions[0].choices)  # type: ignore[union-attr, arg-type]
+        assert shown <= known, f"{program}: {shown - known}"
+        assert shown

@@ -1,0 +1,176 @@
+"""`imgclust-worker models`: what it shows and what it waits for, of a topic that the test writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import fitted
+from worker.commands import models
+from worker.commands.arguments import parser
+from worker.errors import SettingsError, StartError
+from worker.messages.models import Book, Named, Report, Role, Wish
+from worker.settings.load import load
+from worker.settings.settings import Settings
+
+NOW = 1_795_000_000_000
+OLD, NEW = Named("a" * 12, "a" * 12, "old"), Named("b" * 12, "a" * 12, "new")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def book(monkeypatch: pytest.MonkeyPatch) -> Book:
+    """The topic as it stands."""
+    made = Book()
+    monkeypatch.setattr(models, "read_book", lambda _: made)
+    monkeypatch.setattr(models, "wall_ms", lambda: NOW)
+    monkeypatch.setattr(
+        models, "_feeds", lambda _: {"taxonomy": "a" * 12, "reads": f"read taxonomy {'a' * 12}"}
+    )
+    return made
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch, book: Book) -> list[dict[Role, Wish | None]]:
+    """What is written to the topic, which has it at once."""
+    found: list[dict[Role, Wish | None]] = []
+
+    def write(_: Settings, wishes: dict[Role, Wish | None]) -> None:
+        found.append(wishes)
+        for role, wish in wishes.items():
+            if wish is None:
+                book.wishes.pop(role, None)
+            else:
+                book.wishes[role] = wish
+
+    monkeypatch.setattr(models, "_write", write)
+    return found
+
+
+def report(model: Named, **more: object) -> Report:
+    fields = {"since": NOW - 3_600_000, "shadow": None, "refused": {}, "at": NOW - 5_000, **more}
+    return Report(model.version, model.taxonomy, **fields)  # type: ignore[arg-type]
+
+
+def test_people_see_a_table(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live, shadow and what feeds read; for each worker its model, since when, how the shadow does, and what
+    it refuses. One that has not reported lately is gone; nothing that a worker wrote moves the terminal."""
+    book.wishes["live"] = Wish(NEW, NOW - 120_000, OLD)
+    book.reports["host-a"] = report(NEW, shadow={"version": "c" * 12, "agreement": 0.9375, "other": 0.21})
+    book.reports["host-b"] = report(OLD, refused={"live": "b: no folder\x1b[2J 'new'"})
+    book.reports["host-c"] = report(OLD, at=NOW - 91_000)
+    out = Terminal()
+    monkeypatch.setenv("COLUMNS", "200")
+    assert models.show(load({}), out=out) == 0
+    lines = out.getvalue().splitlines()
+    told = f"{'b' * 12} in new, taxonomy {'a' * 12}, named 2 min ago; before it {'a' * 12} (old)"
+    assert lines[0] == f"live    {told}"
+    assert lines[1:3] == ["shadow  none", f"feeds   read taxonomy {'a' * 12}"]
+    (first,) = [line for line in lines if line.startswith("host-a")]
+    assert [word for word in first.split() if word != "–"] == [
+        "host-a", "b" * 12, "60", "min", "c" * 12, "93.8%", "21.0%"
+    ]  # fmt: skip
+    assert "host-c" not in out.getvalue()
+    assert "\x1b[2J" not in out.getvalue()
+    assert "no folder" in out.getvalue()
+
+
+def test_programs_get_json(book: Book) -> None:
+    """Elsewhere than on a terminal: one object, with all that the table has."""
+    book.wishes["live"] = Wish(NEW, NOW, OLD)
+    book.reports["host-a"] = report(NEW)
+    out = io.StringIO()
+    assert models.show(load({}), out=out) == 0
+    told = json.loads(out.getvalue())
+    assert (told["live"]["version"], told["live"]["before"]["folder"]) == (NEW.version, "old")
+    assert (told["shadow"], told["feeds"]) == (None, "a" * 12)
+    assert told["workers"]["host-a"]["version"] == NEW.version
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    model = fitted.fitted().model
+    model.save(tmp_path / "first")
+    model.renamed([f"renamed {c.id}" for c in model.clusters]).save(tmp_path / "second")
+    return load(
+        {
+            "WORKER_MODELS_TOPIC": "models",
+            "WORKER_MODELS_FOLDER": str(tmp_path),
+            "WORKER_MODEL": str(tmp_path / "first"),
+        }
+    )
+
+
+def test_set_waits_for_the_workers(
+    settings: Settings, book: Book, written: list[dict[Role, Wish | None]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It ends when all workers that report run the model, with 1 when one refuses it or time is up; a model
+    that was the shadow is that no more; the way back is the model before."""
+    first = fitted.fitted().model
+    book.reports["host-a"] = report(Named(first.version, first.taxonomy, "first"))
+
+    def second_version() -> str:
+        return written[-1]["live"].model.version  # type: ignore[union-attr]
+
+    def obeying(_: float) -> None:
+        model = book.wishes["live"].model
+        book.reports["host-a"] = report(model)
+
+    monkeypatch.setattr(models.time, "sleep", obeying)
+    assert models.set_live(settings, "second", wait=60) == 0
+    assert written[-1]["live"].before.version == first.version  # type: ignore[union-attr]
+    assert "1 of 1 workers run " + second_version() in capsys.readouterr().out
+    assert models.set_live(settings, "second", wait=60) == 0
+    assert "is live already" in capsys.readouterr().out
+    book.wishes["shadow"] = Wish(book.wishes["live"].before, 0)  # type: ignore[arg-type]
+    assert models.roll_back(settings, wait=60) == 0
+    assert set(written[-1]) == {"live", "shadow"}
+    assert second_version() == first.version
+
+    def refusing(_: float) -> None:
+        wanted = book.wishes["live"].model.version
+        book.reports["host-a"] = report(OLD, refused={"live": f"{wanted}: its folder is missing"})
+
+    monkeypatch.setattr(models.time, "sleep", refusing)
+    assert models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
+    assert "host-a refuses: " in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="as its own shadow it says nothing"):
+        models.set_shadow(settings, "second")
+
+
+def test_the_encoder_of_the_live_model_decides(
+    settings: Settings, book: Book, written: list[dict[Role, Wish | None]], tmp_path: Path
+) -> None:
+    """A model of another encoder than the live one's is refused before it is named; a folder that no longer
+    holds the live model says nothing about its encoder, and the workers will."""
+    model = fitted.fitted().model
+    other = dataclasses.replace(model, encoder=dataclasses.replace(fitted.ENCODER, weights="1" * 64))
+    other.save(tmp_path / "live")
+    book.wishes["live"] = Wish(Named(other.version, other.taxonomy, "live"), NOW)
+    with pytest.raises(StartError, match="a new encoder takes new workers"):
+        models.set_live(settings, "second", wait=0)
+    assert not written
+    book.wishes["live"] = Wish(Named("c" * 12, "c" * 12, "live"), NOW)
+    models.set_live(settings, "second", wait=0)
+    assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
+
+
+def test_what_the_commands_take() -> None:
+    """`models` alone shows; a shadow is a folder or off; `set` waits a minute unless told otherwise."""
+    args = parser().parse_args(["models"])
+    assert args.action is None
+    args = parser().parse_args(["models", "set", "next"])
+    assert (args.folder, args.wait) == ("next", 60)
+    assert parser().parse_args(["models", "shadow", "--off"]).off
+    assert parser().parse_args(["models", "rollback", "--wait", "0s"]).wait == 0
+    with pytest.raises(SystemExit):
+        parser().parse_args(["models", "shadow"])

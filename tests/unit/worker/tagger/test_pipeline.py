@@ -1,0 +1,726 @@
+"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the last
+event of an id wins. The same promises are tested on real brokers in tests/integration and tests/faults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import fitted
+from worker.fetching.protocol import Failed, Job
+from worker.kafka.assignment import Begun
+from worker.kafka.delivery import Result
+from worker.kafka.offsets import PartitionOffsets, decode_done, lives_of
+from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.retry_changelog import Pending
+from worker.messages.embedding import EmbeddingWriter, read_embedding
+from worker.messages.record import Record
+from worker.messages.tag import Tag
+from worker.settings.values import RetryLimits
+from worker.tagger.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
+from worker.tagger.prediction import Maker, Predicted, Ready, Unencodable
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.tracing import Tracing
+
+POLICY = Policy(
+    tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
+    retry_first=1.0, retry_max=10.0, tag_url=True,
+)  # fmt: skip
+
+MAKER = Maker("0123456789ab", "0123456789ab", {1: "dogs"})
+
+
+class FakeConsumer:
+    """One log per partition, owned until `revoke`; keeps what was committed, as a broker would."""
+
+    def __init__(
+        self,
+        logs: dict[int, list[bytes | None]],
+        on_begun: Callable[[Begun], None],
+        on_leaving: Callable[[set[int], bool], None],
+    ) -> None:
+        self.logs = logs
+        self.on_begun = on_begun
+        self.on_leaving = on_leaving
+        self.committed: dict[int, tuple[int, str]] = dict.fromkeys(logs, (0, ""))
+        self.owned: dict[int, PartitionOffsets] = {}
+        self.epochs: dict[int, int] = {}
+        self.read: dict[int, int] = {}
+        self.paused = False
+        self.closed = False
+        self.traceparent: bytes | None = None
+
+    def assign(self, partition: int, retries: list[Result]) -> None:
+        """Begin where the last commit ended, with the pending retries that the topic `retries` has."""
+        self.owned[partition] = PartitionOffsets(*self.committed[partition])
+        self.epochs[partition] = self.epochs.get(partition, 0) + 1
+        self.read[partition] = self.committed[partition][0]
+        pending: PendingRetries[Pending] = PendingRetries()
+        for result in retries:
+            if result.source.partition == partition and result.key is not None:
+                pending.remove(result.key.decode())
+                if result.value is not None:
+                    headers = {name: int(value) for name, value in result.headers if name != "error-code"}
+                    record = dataclasses.replace(
+                        result.source, epoch=self.epochs[partition], key=result.key, value=result.value
+                    )
+                    retry = Pending(
+                        record, headers["attempt"], headers["not-before"], headers.get("deaths", 0)
+                    )
+                    pending.add(result.key.decode(), retry, retry.not_before / 1000, record.timestamp)
+        position, metadata = self.committed[partition]
+        self.on_begun(Begun(partition, self.epochs[partition], position, lives_of(metadata), pending))
+
+    def revoke(self, partition: int, lost: bool) -> None:
+        self.on_leaving({partition}, lost)
+        del self.owned[partition]
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        records: list[Record] = []
+        if self.paused:
+            return records
+        for partition, offsets in self.owned.items():
+            while len(records) < limit and self.read[partition] < len(self.logs[partition]):
+                offset = self.read[partition]
+                self.read[partition] += 1
+                if offsets.take(offset):
+                    value = self.logs[partition][offset]
+                    key = f"{partition}-{offset % 3}".encode() if value is None else None
+                    epoch = self.epochs[partition]
+                    records.append(Record(partition, epoch, offset, key, value, 1000, self.traceparent))
+        return records
+
+    def owns(self, partition: int, epoch: int) -> bool:
+        return partition in self.owned and self.epochs[partition] == epoch
+
+    @property
+    def partitions(self) -> list[int]:
+        return sorted(self.owned)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def done(self, record: Record) -> None:
+        if self.owns(record.partition, record.epoch):
+            self.owned[record.partition].done(record.offset)
+
+    def position(self, partition: int) -> int:
+        return self.owned[partition].position
+
+    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
+        for partition, offsets in self.owned.items():
+            self.committed[partition] = offsets.state(leaving=partition in leaving)
+            offsets.committed(self.committed[partition])
+
+    def report(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeDelivery:
+    """Keeps results until told to commit them, all at once with their offsets: a transaction."""
+
+    def __init__(self, consumer: FakeConsumer) -> None:
+        self.consumer = consumer
+        self.results: list[Result] = []  # committed, in order
+        self.gathered: list[Result] = []
+        self.prompt = False  # whether turns commit
+
+    @property
+    def waiting(self) -> int:
+        return len(self.gathered)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(len(result.value or b"") for result in self.gathered)
+
+    def publish(self, *results: Result) -> None:
+        self.gathered += results
+
+    def turn(self) -> None:
+        if self.prompt:
+            self.commit()
+
+    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
+        for result in self.gathered:
+            assert self.consumer.owns(result.source.partition, result.source.epoch)
+            self.consumer.done(result.source)
+            result.ended()
+        self.results += self.gathered
+        self.gathered = []
+        self.consumer.commit(leaving)
+
+    def leave(self, partitions: set[int], lost: bool) -> None:
+        if not lost:
+            self.commit(frozenset(partitions))
+        self.gathered = [r for r in self.gathered if r.source.partition not in partitions]
+
+    def finish(self, timeout: float) -> bool:
+        self.commit(frozenset(self.consumer.owned))
+        return True
+
+    @property
+    def ends(self) -> list[Result]:
+        """What was published beside the retry topic."""
+        return [result for result in self.results if result.topic != "retry"]
+
+    @property
+    def retries(self) -> list[Result]:
+        return [result for result in self.results if result.topic == "retry"]
+
+
+class FakeFetchers:
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.released: list[int] = []
+
+    def submit(self, jobs: list[Job]) -> None:
+        self.jobs += jobs
+
+    def release(self, slots: list[int]) -> None:
+        self.released += slots
+
+
+class FakeInference:
+    """Keeps what it is given; the test says when it is done."""
+
+    maker = MAKER
+
+    def __init__(self) -> None:
+        self.has: list[Ready] = []
+
+    def put(self, ready: Sequence[Ready]) -> None:
+        self.has += ready
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.has)
+
+
+class World:
+    """A pipeline and everything around it, moved by hand."""
+
+    def __init__(
+        self,
+        logs: dict[int, list[bytes | None]],
+        policy: Policy = POLICY,
+        tracing: Callable[[Callable[[], float]], Tracing] | None = None,
+    ) -> None:
+        self.now = 0.0
+        self.policy = policy
+        self.fetchers = FakeFetchers()
+        self.inference = FakeInference()
+        self.metrics = Metrics()
+        made: dict[str, object] = {}
+
+        def consumer(
+            on_begun: Callable[[Begun], None],
+            on_leaving: Callable[[set[int], bool], None],
+        ) -> FakeConsumer:
+            made["consumer"] = FakeConsumer(logs, on_begun, on_leaving)
+            return made["consumer"]  # type: ignore[return-value]
+
+        def delivery(consumer: FakeConsumer) -> FakeDelivery:
+            made["delivery"] = FakeDelivery(consumer)
+            return made["delivery"]  # type: ignore[return-value]
+
+        self.pipeline = Pipeline(
+            policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
+            inference=self.inference,
+            clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
+            metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
+            tracing=tracing(lambda: self.now) if tracing else None,
+        )  # fmt: skip
+        self.consumer: FakeConsumer = made["consumer"]  # type: ignore[assignment]
+        self.delivery: FakeDelivery = made["delivery"]  # type: ignore[assignment]
+        for partition in logs:
+            self.assign(partition)
+
+    def assign(self, partition: int) -> None:
+        self.consumer.assign(partition, self.delivery.retries)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    @property
+    def pending(self) -> int:
+        return sum(map(len, self.pipeline._retries.values()))
+
+    def next_life(self) -> World:
+        """Another process, after this one was killed: it has what the broker has."""
+        after = World({}, self.policy)
+        after.now = self.now
+        after.delivery.results = list(self.delivery.results)
+        after.consumer.logs, after.consumer.committed = self.consumer.logs, dict(self.consumer.committed)
+        for partition in self.consumer.logs:
+            after.assign(partition)
+        return after
+
+    def answer(self, index: int, how: str) -> None:
+        """One of the open jobs comes back."""
+        job = self.fetchers.jobs.pop(index % len(self.fetchers.jobs))
+        if how == "tag":
+            self.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, ((1, 0.5), (2, 0.25)), False)])
+        elif how == "unencodable":
+            self.pipeline.on_predicted([Unencodable(job.token, "boom")])
+        else:
+            transient = how == "transient"
+            code = "fetch-timeout" if transient else "decode-failed"
+            self.pipeline.on_failed([Failed(job.token, code, "fetch", "no", transient, None)])
+
+    def settle(self) -> None:
+        """Everything succeeds from here on, until nothing is left to do."""
+        for _ in range(1000):
+            self.pipeline.turn()
+            while self.fetchers.jobs:
+                self.answer(0, "tag")
+            self.delivery.commit()
+            self.now += 1.0
+            unread = any(self.consumer.read[p] < len(self.consumer.logs[p]) for p in self.consumer.owned)
+            if not (unread or self.pipeline.in_flight or self.pending or self.consumer.paused):
+                return
+        raise AssertionError("it never settles")
+
+    def ends(self) -> dict[str, float]:
+        return {o: self.metrics.value("imgclust_uploads_total", outcome=o) or 0.0
+                for o in ("tagged", "deleted", "dead", "superseded")}  # fmt: skip
+
+
+def upload(upload_id: str, url: str = "http://x/1.jpg") -> bytes:
+    return orjson.dumps({"id": upload_id, "url": url})
+
+
+events = st.one_of(
+    st.sampled_from(["p-0", "p-1", "p-2"]).map(upload),  # few ids, so that they supersede one another
+    st.just(b"not an event"),
+    st.just(None),
+    st.sampled_from(["p-0", "p-1"]).map(lambda i: orjson.dumps({"id": i, "deleted": True})),
+)
+steps = st.lists(
+    st.one_of(
+        st.just(("turn", 0)),
+        st.tuples(st.sampled_from(["tag", "transient", "dead", "unencodable"]), st.integers(0, 20)),
+        st.just(("commit", 0)),
+        st.tuples(st.just("later"), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["revoke", "lose", "die"]), st.integers(0, 1)),
+    ),
+    max_size=60,
+)
+
+
+def named(partition: int, event: bytes | None) -> bytes | None:
+    """The same event with ids of its partition: all events of an id are in one."""
+    return None if event is None else event.replace(b"p-", b"%d-" % partition)
+
+
+@given(st.lists(events, max_size=25), st.lists(events, max_size=10), steps)
+def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
+    first: list[bytes | None], second: list[bytes | None], moves: list[tuple[str, int]]
+) -> None:
+    """Whatever fails, in whatever order results come back, however often partitions go and return and the
+    process dies: in the end all offsets are committed, no event has two results, one without any was
+    overtaken by a later event of its id, the last result of each id is that of its last event, and nothing is
+    left in the retry topic."""
+    logs = {0: [named(0, e) for e in first], 1: [named(1, e) for e in second]}
+    world = World(logs)
+    for move, n in moves:
+        if move == "turn":
+            world.pipeline.turn()
+        elif move == "commit":
+            world.delivery.commit()
+        elif move == "later":
+            world.now += n
+        elif move == "die":
+            world = world.next_life()
+        elif move in ("revoke", "lose"):
+            world.consumer.revoke(n, lost=move == "lose")
+            world.pipeline.turn()
+            world.assign(n)
+        elif world.fetchers.jobs:
+            world.answer(n, move)
+    world.settle()
+
+    for partition, log in logs.items():
+        position, metadata = world.consumer.committed[partition]
+        assert (position, decode_done(position, metadata)) == (len(log), set())
+    sources = Counter((r.source.partition, r.source.offset) for r in world.delivery.ends)
+    assert set(sources.values()) <= {1}
+    last_event: dict[str, int] = {}
+    for partition, log in logs.items():
+        for offset, event in enumerate(log):
+            upload_id = id_of(partition, offset, event)
+            if upload_id is None:
+                assert sources[partition, offset] == 1
+            else:
+                last_event[upload_id] = offset
+    last_result = {r.key.decode(): r for r in world.delivery.ends if r.key is not None}
+    assert set(last_result) == set(last_event)
+    for upload_id, offset in last_event.items():
+        assert last_result[upload_id].source.offset == offset
+    assert all(r.value is None for r in {r.key: r for r in world.delivery.retries}.values())
+
+
+def id_of(partition: int, offset: int, event: bytes | None) -> str | None:
+    if event is None:
+        return f"{partition}-{offset % 3}"
+    return None if event == b"not an event" else str(orjson.loads(event)["id"])
+
+
+@given(st.lists(events, max_size=25), steps)
+def test_without_a_rebalance_the_counters_are_exact(
+    events_: list[bytes | None], moves: list[tuple[str, int]]
+) -> None:
+    """Each event is counted once, by how it ended."""
+    world = World({0: [named(0, e) for e in events_]})
+    for move, n in moves:
+        if move == "turn":
+            world.pipeline.turn()
+        elif move == "commit":
+            world.delivery.commit()
+        elif move == "later":
+            world.now += n
+        elif move not in ("revoke", "lose", "die") and world.fetchers.jobs:
+            world.answer(n, move)
+    world.settle()
+    assert sum(world.ends().values()) == len(events_)
+    assert len(world.delivery.ends) == len(events_) - world.ends()["superseded"]
+
+
+def test_a_tag_says_what_was_predicted() -> None:
+    """The published tag has the prediction, the names of the model, and what the upload said."""
+    world = World({0: [orjson.dumps({"id": "a", "url": "http://x/1.jpg", "attributes": {"k": 1}})]})
+    world.settle()
+    (result,) = world.delivery.results
+    assert (result.topic, result.key, result.source.partition) == ("tags", b"a", 0)
+    tag = Tag.from_json(result.value or b"")
+    assert (tag.id, tag.cluster, tag.name, tag.probability, tag.url) == (
+        "a",
+        1,
+        "dogs",
+        0.5,
+        "http://x/1.jpg",
+    )
+    assert [(c.cluster, c.name, c.score) for c in tag.candidates] == [(1, "dogs", 0.5), (2, None, 0.25)]
+    assert tag.attributes == {"k": 1}
+
+
+def test_urls_can_be_left_out_of_tags() -> None:
+    """WORKER_TAG_URL=false: signed URLs do not travel further."""
+    world = World(
+        {0: [upload("a", "http://x/1.jpg?signature=s")]}, dataclasses.replace(POLICY, tag_url=False)
+    )
+    world.settle()
+    assert b"signature" not in (world.delivery.results[0].value or b"")
+
+
+def test_transient_failures_are_tried_again_and_then_given_up() -> None:
+    """Three tries with growing delays, then a dead letter with their number and the value unchanged."""
+    world = World({0: [upload("a")]})
+    waits = []
+    for _ in range(3):
+        while not world.fetchers.jobs:
+            world.pipeline.turn()
+            world.now += 0.5
+        waits.append(world.now)
+        world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    (letter,) = world.delivery.ends
+    headers = dict(letter.headers)
+    assert (letter.topic, letter.key, letter.value) == ("dlq", b"a", upload("a"))
+    assert headers["error-code"] == b"fetch-timeout"
+    assert headers["attempts"] == b"3"
+    assert waits[2] - waits[1] > waits[1] - waits[0] >= 1.0
+
+
+def test_not_found_is_given_up_at_once_when_the_upload_is_old() -> None:
+    """A 404 is tried again only for an upload of the last ten minutes."""
+    for age, ends in ((60, "retried"), (700, "dead")):
+        world = World({0: [orjson.dumps({"id": "a", "url": "u", "uploaded_at": "1970-01-01T00:00:00Z"})]})
+        world.now = float(age)
+        world.pipeline.turn()
+        job = world.fetchers.jobs.pop()
+        world.pipeline.on_failed([Failed(job.token, "not-found", "fetch", "404", True, None)])
+        world.pipeline.turn()
+        assert [r.topic for r in world.delivery.gathered] == ["retry" if ends == "retried" else "dlq"]
+
+
+def test_retry_after_is_honoured() -> None:
+    """A server that asks for more time gets it."""
+    world = World({0: [upload("a")]})
+    world.pipeline.turn()
+    job = world.fetchers.jobs.pop()
+    world.pipeline.on_failed([Failed(job.token, "fetch-failed", "fetch", "503", True, 7.0)])
+    world.pipeline.turn()
+    world.now = 6.9
+    world.pipeline.turn()
+    assert not world.fetchers.jobs
+    world.now = 7.1
+    world.pipeline.turn()
+    assert len(world.fetchers.jobs) == 1
+
+
+def test_reading_pauses_at_full_and_resumes_at_half() -> None:
+    """Never more in flight than allowed, and the pause ends when half of it is done."""
+    world = World({0: [upload(f"0-{n}") for n in range(30)]})
+    for _ in range(5):
+        world.pipeline.turn()
+    assert len(world.fetchers.jobs) == POLICY.max_in_flight
+    assert world.consumer.paused
+    world.delivery.prompt = True
+    for _ in range(3):
+        world.answer(0, "tag")
+    world.pipeline.turn()
+    world.pipeline.turn()
+    assert world.consumer.paused
+    world.answer(0, "tag")
+    world.pipeline.turn()
+    world.pipeline.turn()
+    world.pipeline.turn()
+    assert not world.consumer.paused
+
+
+def test_reading_pauses_when_results_are_large() -> None:
+    """What is no upload may be large: dead letters that wait are bounded by bytes, not only by number."""
+    world = World({0: [b"x" * (MAX_RESULT_BYTES // 4) for _ in range(20)]})
+    world.pipeline.turn()
+    world.pipeline.turn()
+    assert world.consumer.paused
+    assert world.delivery.waiting_bytes <= MAX_RESULT_BYTES * 2
+    world.delivery.commit()
+    world.pipeline.turn()
+    assert not world.consumer.paused
+
+
+def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
+    """A slow retry holds no offset: its record in the retry topic says what, when, how often, and why."""
+    world = World({0: [upload("0-0")]})
+    world.pipeline.turn()
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    (record,) = world.delivery.retries
+    headers = dict(record.headers)
+    assert (record.key, record.value) == (b"0-0", upload("0-0"))
+    assert (headers["attempt"], headers["error-code"]) == (b"1", b"fetch-timeout")
+    assert int(headers["not-before"]) == 1000
+    assert world.consumer.committed[0][0] == 1
+
+
+def test_a_retry_survives_the_process_with_its_attempts() -> None:
+    """Two of three tries before the death leave one after it."""
+    world = World({0: [upload("0-0")]})
+    for _ in range(2):
+        while not world.fetchers.jobs:
+            world.pipeline.turn()
+            world.now += 1.0
+        world.answer(0, "transient")
+        world.pipeline.turn()
+        world.delivery.commit()
+    world = world.next_life()
+    while not world.fetchers.jobs:
+        world.pipeline.turn()
+        world.now += 1.0
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    assert [r.topic for r in world.delivery.ends] == ["dlq"]
+    assert dict(world.delivery.ends[0].headers)["attempts"] == b"3"
+    assert world.delivery.retries[-1].value is None
+
+
+def test_a_later_event_ends_a_pending_retry() -> None:
+    """A deletion that arrives while an upload waits for another try: the retry is taken back in the same
+    transaction, and only the deletion is published."""
+    deletion = orjson.dumps({"id": "0-0", "deleted": True})
+    world = World({0: [upload("0-0")]})
+    world.pipeline.turn()
+    world.answer(0, "transient")
+    world.pipeline.turn()
+    world.delivery.commit()
+    world.consumer.logs[0].append(deletion)
+    world.pipeline.turn()
+    assert [(r.topic, r.value) for r in world.delivery.gathered] == [("retry", None), ("tags", None)]
+    world.settle()
+    assert world.ends() == {"tagged": 0, "deleted": 1, "dead": 0, "superseded": 1}
+
+
+def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
+    """A flood of new uploads does not starve due retries, nor the other way round."""
+    world = World({0: [upload(f"0-{n}") for n in range(40)]})
+    world.delivery.prompt = True
+    for _ in range(3):
+        world.pipeline.turn()
+        while world.fetchers.jobs:
+            world.answer(0, "transient")
+    world.now += 100
+    world.pipeline.turn()
+    world.pipeline.turn()
+    tokens = {job.token for job in world.fetchers.jobs}
+    tries = [work.attempts for token, work in world.pipeline._works.items() if token in tokens]
+    assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
+
+
+def test_named_records_are_dead_letters_untried() -> None:
+    """WORKER_SKIP: nothing of the record is fetched, and what it overtakes is overtaken."""
+    policy = dataclasses.replace(POLICY, skip=frozenset({(0, 1)}))
+    world = World({0: [upload("0-0"), upload("0-0"), upload("0-1")]}, policy)
+    world.settle()
+    assert [(r.topic, r.source.offset) for r in world.delivery.ends] == [("dlq", 1), ("tags", 2)]
+    assert world.ends()["superseded"] == 1
+
+
+def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
+    """Two workers die with it in flight; the next three encode one image at a time, write it down before, and
+    die of it; the sixth buries it. Its neighbours are tagged, and nothing is asked of anybody."""
+    killer = "0-1"
+    world = World({0: [upload(f"0-{n}") for n in range(3)]})
+    lives = 1
+    for _ in range(100):
+        world.pipeline.turn()
+        world.delivery.commit()
+        while world.fetchers.jobs:
+            job = world.fetchers.jobs.pop(0)
+            ready = [Ready(job.token, job.token)]
+            if world.pipeline.careful:
+                world.pipeline.on_decoded(ready)
+            else:
+                world.inference.put(ready)
+        encoded, world.inference.has = world.inference.has, []
+        works = {work.token: work.upload.id for work in world.pipeline._works.values()}
+        if any(works.get(ready.token) == killer for ready in encoded):
+            assert lives < 3 or len(encoded) == 1
+            world = world.next_life()
+            lives += 1
+        else:
+            world.pipeline.on_predicted([Predicted(MAKER, r.token, 1, 0.5, (), False) for r in encoded])
+        world.now += 1.0
+    ends = {(r.key or b"").decode(): r for r in world.delivery.ends}
+    assert {upload_id: r.topic for upload_id, r in ends.items()} == {
+        "0-0": "tags", "0-1": "dlq", "0-2": "tags",
+    }  # fmt: skip
+    assert len(world.delivery.ends) == 3
+    headers = dict(ends[killer].headers)
+    assert headers["error-code"] == b"encode-failed"
+    assert b"3 workers died" in headers["error-message"]
+    assert lives == 6
+    assert all(r.value is None for r in {r.key: r for r in world.delivery.retries}.values())
+
+
+def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
+    """One at a time, a picture that nobody waits for any more is not encoded, and its slot is free again."""
+    world = World({0: [upload("0-0")]})
+    world.consumer.committed[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.pipeline.turn()
+    job = world.fetchers.jobs.pop()
+    world.consumer.logs[0].append(orjson.dumps({"id": "0-0", "deleted": True}))
+    assert world.pipeline.careful
+    world.pipeline.on_decoded([Ready(job.token, 5)])
+    world.pipeline.turn()
+    assert (world.inference.has, world.fetchers.released) == ([], [5])
+
+
+def test_a_revocation_waits_for_what_is_on_its_way() -> None:
+    """A result that comes within REVOKE_FINISH is published; what does not come is left to the next owner."""
+    for comes, position in ((True, 1), (False, 0)):
+        world = World({0: [upload("a")]})
+        world.pipeline.turn()
+        if comes:
+            world.answer(0, "tag")
+        world.consumer.revoke(0, lost=False)
+        assert world.consumer.committed[0] == (position, "")
+
+
+def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
+    """The offset moves with the result, not before."""
+    world = World({0: [upload("a")]})
+    world.pipeline.turn()
+    world.answer(0, "tag")
+    world.pipeline.turn()
+    assert world.delivery.gathered
+    world.consumer.commit()
+    assert world.consumer.committed[0][0] == 0
+    world.delivery.commit()
+    assert world.consumer.committed[0][0] == 1
+
+
+def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
+    """After SIGTERM: what was being fetched is tagged and committed, what was not read stays."""
+    world = World({0: [upload(f"0-{n}") for n in range(20)]})
+    world.pipeline.turn()
+    taken = len(world.fetchers.jobs)
+    while world.fetchers.jobs:
+        world.answer(0, "tag")
+    world.delivery.prompt = True
+    assert world.pipeline.drain(10.0, lambda: False)
+    assert world.consumer.committed[0] == (taken, "")  # left in order
+    assert taken == POLICY.max_in_flight
+
+
+def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
+    """At the deadline it leaves; the unfinished offsets are not committed."""
+    world = World({0: [upload("a"), upload("b")]})
+    world.pipeline.turn()
+    world.answer(1, "tag")
+
+    def time_passes() -> bool:
+        world.now += 1.0
+        return False
+
+    assert not world.pipeline.drain(5.0, time_passes)
+    position, metadata = world.consumer.committed[0]
+    assert (position, decode_done(position, metadata)) == (0, {1})  # the finished one is not done again
+
+
+@pytest.mark.parametrize("message", ["x" * 5000, "line\nbreak", "\x1b[31mred", "ünïcode"])
+def test_error_texts_are_bounded_and_escaped(message: str) -> None:
+    """Whatever an error says, the dead letter's header is one bounded line of printable ASCII."""
+    world = World({0: [upload("a")]})
+    world.pipeline.turn()
+    job = world.fetchers.jobs.pop()
+    world.pipeline.on_failed([Failed(job.token, "decode-failed", "decode", message, False, None)])
+    world.pipeline.turn()
+    text = dict(world.delivery.gathered[0].headers)["error-message"].decode()
+    assert text.removesuffix("…").isascii()
+    assert text.isprintable()
+    assert len(text) <= 500
+
+
+def test_embeddings_go_with_their_tags() -> None:
+    """Where they are kept: one record beside the tag, in the same call, with the upload's URL, time and
+    attributes; a deletion deletes both. Where they are not, nothing more is published."""
+    vector = np.arange(fitted.DIM, dtype="<f2").tobytes()
+    event = orjson.dumps({"id": "a", "url": "http://x/a", "attributes": {"n": 7}})
+    for topic in ("embeddings", None):
+        world = World({0: [event], 1: [None]}, dataclasses.replace(POLICY, embeddings_topic=topic))
+        world.pipeline._embeddings = EmbeddingWriter(fitted.ENCODER, keep_url=True)
+        world.pipeline.turn()
+        (job,) = world.fetchers.jobs
+        world.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, (), False, vector)])
+        world.pipeline.turn()
+        world.delivery.commit()
+        kept = {r.key: r.value for r in world.delivery.results if r.topic == "embeddings"}
+        tags = {r.key: r.value for r in world.delivery.results if r.topic == "tags"}
+        assert set(tags) == {b"a", b"1-0"}
+        assert set(kept) == (set(tags) if topic else set())
+        if topic:
+            assert kept[b"1-0"] is None
+            record = read_embedding(kept[b"a"] or b"")
+            assert (record.id, record.url, record.attributes) == ("a", "http://x/a", {"n": 7})
+            assert record.vector.tobytes() == vector
+            assert record.identity == fitted.ENCODER
+            assert world.consumer.committed[0][0] == 1
