@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.fixed_encoder import FixedTimeEncoder, Unpredicted
 from imgclust.types import Pixels, Preprocessing
 from worker.fetching.protocol import Decoded, Job
-from worker.fetching.shared_slots import SlotRing
+from worker.fetching.shared_slots import SharedSlots
 
 SLOW_SECONDS = 5.0
 SLOW = "http://slow-"
@@ -49,7 +49,7 @@ class MemoryPool:
         **_: Any,
     ) -> None:
         side = preprocessing.size
-        self._ring = SlotRing.create(slots, side, 1)
+        self._ring = SharedSlots.create(slots, side, 1)
         self._pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), np.uint8)
         self._on_outcomes = on_outcomes
         self._free = list(range(slots))

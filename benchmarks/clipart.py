@@ -62,7 +62,7 @@ def digits() -> Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class SplitResult:
     """One fit, judged on its held-out part."""
 
     method: str
@@ -86,12 +86,12 @@ def judge(labels: np.ndarray, categories: np.ndarray) -> dict[str, float]:
     }
 
 
-def with_defaults(data: Data, split: int) -> Outcome:
+def with_defaults(data: Data, split: int) -> SplitResult:
     """`imgclust.training.fit` as it is."""
     start = time.perf_counter()
     result = fit(data.rows, seed=split)
     seconds = time.perf_counter() - start
-    return Outcome(
+    return SplitResult(
         "imgclust",
         split,
         clusters=len(result.model.clusters),
@@ -102,7 +102,7 @@ def with_defaults(data: Data, split: int) -> Outcome:
     )
 
 
-def with_bertopic_defaults(data: Data, split: int) -> Outcome:
+def with_bertopic_defaults(data: Data, split: int) -> SplitResult:
     """What BERTopic builds when it is asked for nothing, on the same parts of the same rows."""
     import hdbscan
     import umap
@@ -120,7 +120,7 @@ def with_bertopic_defaults(data: Data, split: int) -> Outcome:
     clusterer.fit(points)
     seconds = time.perf_counter() - start
     labels, _ = hdbscan.approximate_predict(clusterer, reducer.transform(data.rows[parts.test]))
-    return Outcome(
+    return SplitResult(
         "BERTopic's defaults",
         split,
         clusters=int(clusterer.labels_.max()) + 1,
@@ -130,19 +130,19 @@ def with_bertopic_defaults(data: Data, split: int) -> Outcome:
     )
 
 
-METHODS: dict[str, Callable[[Data, int], Outcome]] = {
+METHODS: dict[str, Callable[[Data, int], SplitResult]] = {
     "imgclust": with_defaults,
     "bertopic": with_bertopic_defaults,
 }
 
 
-def table(outcomes: list[Outcome]) -> Iterator[str]:
+def table(outcomes: list[SplitResult]) -> Iterator[str]:
     """Means over the splits, with the least and the most where it matters."""
     yield f"{'':22}{'splits':>7}{'AMI':>22}{'other':>22}{'clusters':>10}{'AMI (all)':>11}{'fit s':>7}"
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
         rows = [outcome for outcome in outcomes if outcome.method == method]
 
-        def column(name: str, rows: list[Outcome] = rows) -> np.ndarray:
+        def column(name: str, rows: list[SplitResult] = rows) -> np.ndarray:
             return np.array([getattr(row, name) for row in rows], float)
 
         ami, other = column("ami"), column("other_test")
@@ -165,7 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="umap")
     data = clipart() if arguments.data == "clipart" else digits()
-    outcomes: list[Outcome] = []
+    outcomes: list[SplitResult] = []
     for method in arguments.method or METHODS:
         for split in range(arguments.splits):
             outcomes.append(METHODS[method](data, split))

@@ -1,7 +1,7 @@
 """What safety and processes cost: the fetcher beside plain aiohttp, and the pool of fetcher processes.
 
     python -m benchmarks.fetch                          both, five runs of each side in turns
-    python -m benchmarks.fetch --only fetcher           images/s of `imgclust.fetching.fetcher` and of plain aiohttp
+    python -m benchmarks.fetch --only fetcher           images/s of our fetcher and of plain aiohttp
     python -m benchmarks.fetch --only pool              images/s from URL to pixels, CPU of all sides
 
 One event loop, 64 connections, JPEGs of about 16 KB from a server in another process on loopback. "Plain" is
@@ -32,7 +32,7 @@ from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Preprocessing
 from worker.fetching.pool import FetcherPool
-from worker.fetching.protocol import Decoded, Job, Outcome
+from worker.fetching.protocol import Decoded, FetchOutcome, Job
 
 CONNECTIONS = 64
 BYTES = 16 * 1024
@@ -122,7 +122,7 @@ class Sink:
         self._all = threading.Event()
         self._wanted = 0
 
-    def __call__(self, outcomes: list[Outcome]) -> None:
+    def __call__(self, outcomes: list[FetchOutcome]) -> None:
         slots = [outcome.slot for outcome in outcomes if isinstance(outcome, Decoded)]
         self._slots += slots
         if len(self._slots) >= BATCH:

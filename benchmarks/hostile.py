@@ -71,7 +71,7 @@ def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[s
 
     def until(count: int) -> float:
         while total(tagged) < count:
-            tagger.turn()
+            tagger.run_once()
         return time.monotonic()
 
     try:

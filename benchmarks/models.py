@@ -30,7 +30,7 @@ from benchmarks.delivery import Bench, new_run, open_loop, percentile, say, surr
 from benchmarks.settings import SETTINGS, frozen
 from imgclust.types import EncoderIdentity, Preprocessing
 from worker.commands import models
-from worker.messages.models import Named, Wish
+from worker.messages.models import Assignment, ModelRef
 from worker.settings.load import load
 
 CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
@@ -38,7 +38,7 @@ FOLDERS = ("even", "odd")
 FIRST = 3.0  # seconds before the first change
 
 
-def save_models(root: Path, setting: str, cache: Path) -> dict[str, Named]:
+def save_models(root: Path, setting: str, cache: Path) -> dict[str, ModelRef]:
     """Two versions of one model, in folders of their own."""
     model = frozen(setting, cache)
     encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(8, 8), "float32", model.dim)
@@ -48,13 +48,13 @@ def save_models(root: Path, setting: str, cache: Path) -> dict[str, Named]:
         FOLDERS, (model, model.renamed([str(c.id) for c in model.clusters])), strict=True
     ):
         version.save(root / name)
-        named[name] = Named(version.version, version.taxonomy, name)
+        named[name] = ModelRef(version.version, version.taxonomy, name)
     return named
 
 
 @contextlib.contextmanager
 def changing(
-    bench: Bench, named: dict[str, Named], changes: int, every: float
+    bench: Bench, named: dict[str, ModelRef], changes: int, every: float
 ) -> Iterator[Callable[[], None]]:
     """Names the other model live every few seconds, from a while after what it yields has been called."""
     settings = load({"WORKER_BOOTSTRAP_SERVERS": bench.bootstrap, **bench.settings})
@@ -65,7 +65,7 @@ def changing(
         if stop.wait(FIRST):
             return
         for number, name in enumerate(itertools.islice(itertools.cycle(reversed(FOLDERS)), changes)):
-            models._write(settings, {"live": Wish(named[name], number)})
+            models._write(settings, {"live": Assignment(named[name], number)})
             if stop.wait(every):
                 return
 
@@ -95,7 +95,7 @@ def figures(arguments: argparse.Namespace, bench: Bench, root: Path) -> Iterator
         changes = arguments.changes if "changes" in how else 0
         if how == "a shadow model":
             settings = load({"WORKER_BOOTSTRAP_SERVERS": bench.bootstrap, **own})
-            models._write(settings, {"shadow": Wish(named[FOLDERS[1]], 0)})
+            models._write(settings, {"shadow": Assignment(named[FOLDERS[1]], 0)})
         with changing(here, named, changes, arguments.every) as begun:
             found = open_loop("exactly-once", here, run, arguments.rate, seconds, slow=False, begun=begun)
         log = (bench.logs / f"{run}.log").read_text()

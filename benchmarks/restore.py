@@ -23,7 +23,7 @@ from benchmarks.common import Figure
 from worker.demo.backends import JavaKafka
 from worker.kafka.client_config import restore_config
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.retry_changelog import Pending, RetriesReader
+from worker.kafka.retry_changelog import Pending, RetryChangelog
 
 
 def write(bootstrap: str, topic: str, count: int) -> None:
@@ -58,7 +58,7 @@ def resident() -> float:
 
 def restore(bootstrap: str, topic: str) -> tuple[float, float, float, int]:
     """Wall seconds, processor seconds, those of the longest turn, and how many came back."""
-    reader = RetriesReader(
+    reader = RetryChangelog(
         restore_config(bootstrap, "restore", {}), topic, clock=time.monotonic,
         wall_ms=lambda: time.time_ns() // 1_000_000, longest=600.0,
     )  # fmt: skip

@@ -167,7 +167,7 @@ def _measure(
         while not enough():
             look_again = time.monotonic() + LOOK_EVERY
             while time.monotonic() < look_again:
-                tagger.turn()
+                tagger.run_once()
         if total(dead):
             raise SystemExit("an upload became a dead letter: the figures would mean nothing")
         return total(tagged)

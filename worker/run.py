@@ -122,7 +122,7 @@ def run(settings: Settings, *, view: bool = True) -> int:
             tagger.start()
             spare_collector()
             while not signals.stop.is_set():
-                tagger.turn()
+                tagger.run_once()
             finished = tagger.drain(lambda: signals.hurry)
             log.info("drained" if finished else "left with work undone; the next worker does it")
             end_within(LEAVE_TIMEOUT, EXIT_HURRIED if signals.hurry else EXIT_OK)

@@ -1,4 +1,5 @@
-"""Settings → the plain values that wings take. Below run, demo and commands the only module that knows Settings."""
+"""Settings → the plain values that wings take. Below run, demo and commands the only module that knows
+Settings."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.errors import SettingsError, StartError
 from worker.kafka.reading import client_log
-from worker.kafka.topic_rules import Role
+from worker.kafka.topic_rules import TopicRole
 from worker.kafka.topics import TopicsConfig
 from worker.messages.avro import avro_decoder, avro_tags
 from worker.messages.formats import CONTENT_TYPES, JSON_TAGS, Formats, TagFormat
@@ -30,7 +31,7 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 
 def topics_config(settings: Settings) -> TopicsConfig:
-    names: dict[Role, str] = {
+    names: dict[TopicRole, str] = {
         "uploads": settings.uploads_topic,
         "tags": settings.tags_topic,
         "retry": settings.retry_topic,

@@ -1,7 +1,7 @@
 """Writes `deploy/grafana/dashboards/*.json`: `make docs`. A test fails when one of them is stale.
 
-Every query is made from a row of the table in `worker/telemetry/metrics.py`, and a panel's description is what the rows
-that it shows say of themselves, so a metric cannot be renamed without its panels.
+Every query is made from a row of the table in `worker/telemetry/metrics.py`, and a panel's description is
+what the rows that it shows say of themselves, so a metric cannot be renamed without its panels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColor
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from worker.telemetry import metrics as m
-from worker.telemetry.metrics import Row
+from worker.telemetry.metrics import MetricRow
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -58,7 +58,7 @@ class Query:
 
     expr: str
     legend: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[MetricRow, ...] = ()
 
     def named(self, legend: str) -> Query:
         return dataclasses.replace(self, legend=legend)
@@ -67,7 +67,7 @@ class Query:
         return Query(f"{self.expr} / {other.expr}", self.legend, self.rows + other.rows)
 
 
-def select(row: Row, ending: str = "", **labels: str) -> str:
+def select(row: MetricRow, ending: str = "", **labels: str) -> str:
     """A selector; a label's value is a regular expression."""
     more = "".join(f', {name}=~"{value}"' for name, value in labels.items())
     return f"{row.name}{ending}{{{SELECTED}{more}}}"
@@ -81,26 +81,26 @@ def aggregate(how: str, what: str, by: Sequence[str]) -> str:
     return f"{how} by ({', '.join(by)}) ({what})" if by else f"{how}({what})"
 
 
-def rate(row: Row, *by: str, ending: str = "", name: str = "", **labels: str) -> Query:
+def rate(row: MetricRow, *by: str, ending: str = "", name: str = "", **labels: str) -> Query:
     """A counter's increase per second."""
     expr = aggregate("sum", f"rate({select(row, ending, **labels)}[$__rate_interval])", by)
     return Query(expr, name or legend(by, row.unit), (row,))
 
 
-def gauge(how: str, row: Row, *by: str, name: str = "", **labels: str) -> Query:
+def gauge(how: str, row: MetricRow, *by: str, name: str = "", **labels: str) -> Query:
     return Query(aggregate(how, select(row, **labels), by), name or legend(by, row.unit), (row,))
 
 
-def quantile(q: float, row: Row, *by: str, **labels: str) -> Query:
+def quantile(q: float, row: MetricRow, *by: str, **labels: str) -> Query:
     buckets = aggregate("sum", f"rate({select(row, '_bucket', **labels)}[$__rate_interval])", ("le", *by))
     return Query(f"histogram_quantile({q}, {buckets})", f"p{q * 100:g} {legend(by, '')}".strip(), (row,))
 
 
-def quantiles(row: Row, **labels: str) -> list[Query]:
+def quantiles(row: MetricRow, **labels: str) -> list[Query]:
     return [quantile(q, row, **labels) for q in (0.5, 0.95, 0.99)]
 
 
-def mean(row: Row, *by: str) -> Query:
+def mean(row: MetricRow, *by: str) -> Query:
     return (rate(row, *by, ending="_sum") / rate(row, *by, ending="_count")).named(legend(by, "mean"))
 
 
@@ -110,7 +110,7 @@ def of_process(function: str, name: str) -> Query:
     return Query(aggregate("sum", expr, ("instance",)), "{{instance}}")
 
 
-def by_version(row: Row, **labels: str) -> Query:
+def by_version(row: MetricRow, **labels: str) -> Query:
     """A counter per second by the model version of the worker that counted."""
     target = ", ".join(TARGET)
     counted = aggregate("sum", f"rate({select(row, **labels)}[$__rate_interval])", TARGET)
@@ -172,7 +172,7 @@ def number(title: str, query: Query, *, unit: str = COUNT, decimals: int | None 
     return panel.with_target(target(query, 0))
 
 
-def buckets(title: str, row: Row, *, unit: str, width: int = 8) -> heatmap.Panel:
+def buckets(title: str, row: MetricRow, *, unit: str, width: int = 8) -> heatmap.Panel:
     """A histogram over time."""
     query = rate(row, "le", ending="_bucket")
     panel = heatmap.Panel().title(title).description(describe([query], "")).datasource(PROMETHEUS)

@@ -239,7 +239,7 @@ def _write(rows: Iterable[Row], path: Path | None) -> int:
     from imgclust.tagging import files, table
 
     if path is not None:
-        tally = table.Tally()
+        tally = table.PredictionSummary()
         files.write_rows(tally.watch(rows), path)
         if tally.total:
             from rich.console import Console

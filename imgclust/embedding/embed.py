@@ -66,7 +66,7 @@ class Skipped:
     item: Item
 
 
-Outcome = Embedded | Failed | Skipped
+EmbedOutcome = Embedded | Failed | Skipped
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _new(
 
 
 def _record(
-    outcome: Outcome, writer: EmbeddingsWriter, failures: _FailureList, summary: EmbedSummary
+    outcome: EmbedOutcome, writer: EmbeddingsWriter, failures: _FailureList, summary: EmbedSummary
 ) -> None:
     item = outcome.item
     match outcome:
@@ -238,7 +238,7 @@ def stream(
     workers: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     reader: Reader | None = None,
-) -> Generator[list[Outcome]]:
+) -> Generator[list[EmbedOutcome]]:
     """Embed images as they come, in their order, a batch at a time; memory stays constant.
 
     Arguments as for `embed`. Yields about `batch` outcomes at a time; each item has exactly one.
@@ -257,7 +257,7 @@ def stream(
             yield _encoded(waiting, encoder)
 
 
-def _encoded(waiting: list[_Decoded | Failed | Skipped], encoder: Encoder) -> list[Outcome]:
+def _encoded(waiting: list[_Decoded | Failed | Skipped], encoder: Encoder) -> list[EmbedOutcome]:
     pictures = [w.picture.pixels for w in waiting if isinstance(w, _Decoded)]
     vectors = iter(_vectors(pictures, encoder))
     return [_outcome(w, next(vectors)) if isinstance(w, _Decoded) else w for w in waiting]
@@ -275,7 +275,7 @@ def _vectors(pictures: list[Pixels], encoder: Encoder) -> Sequence[Floats | Enco
         return [vector for picture in pictures for vector in _vectors([picture], encoder)]
 
 
-def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> Outcome:
+def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> EmbedOutcome:
     item, picture = decoded.item, decoded.picture
     if isinstance(vector, EncoderError):
         return Failed(item, "encode-failed", str(vector))

@@ -1,6 +1,7 @@
 """Pixels → unit-norm embeddings: what every encoder shares, and the door to all of them.
 
-`load_encoder` finds the network (`imgclust.embedding.mini`, `imgclust.embedding.openclip`); `TorchEncoder` runs it. An encoder is
+`load_encoder` finds the network (`imgclust.embedding.mini`, `imgclust.embedding.openclip`); `TorchEncoder`
+runs it. An encoder is
 deterministic only up to rounding, and the rounding depends on the batch's shape; so batches are padded to a
 few fixed shapes here, for the library and the worker alike.
 """

@@ -62,7 +62,7 @@ class Fetched:
     redirects: int = 0
 
 
-Room = Callable[[int], Awaitable[None]]
+ReserveBytes = Callable[[int], Awaitable[None]]
 
 
 async def _plenty(size: int) -> None:
@@ -142,7 +142,7 @@ class Fetcher:
             raise UrlForbidden(f"the address {address[0]!a} is not public")
         return socket.socket(family, kind, protocol)
 
-    async def fetch(self, url: str, *, room: Room = _plenty) -> Fetched:
+    async def fetch(self, url: str, *, room: ReserveBytes = _plenty) -> Fetched:
         """Fetch one image's bytes.
 
         Args:
@@ -168,7 +168,7 @@ class Fetcher:
         finally:
             self._deadlines.remove(watch)
 
-    async def _object(self, url: str, room: Room, watch: Watch) -> bytes:
+    async def _object(self, url: str, room: ReserveBytes, watch: Watch) -> bytes:
         if self._buckets is None:
             split(url, self.policy)  # says why not
             raise AssertionError("buckets are allowed, but were not opened")
@@ -178,7 +178,7 @@ class Fetcher:
         await room(size)
         return await self._read(pieces, self.policy.max_bytes, watch)
 
-    async def _download(self, url: str, room: Room, watch: Watch) -> Fetched:
+    async def _download(self, url: str, room: ReserveBytes, watch: Watch) -> Fetched:
         target = self._urls.check(url)
         for hop in range(self.policy.max_redirects + 1):
             async with await self._ask(target, watch) as response:
@@ -232,7 +232,7 @@ class Fetcher:
         wait = retry_after(response.headers.get("Retry-After"), self._wall())
         raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
 
-    async def _body(self, response: aiohttp.ClientResponse, room: Room, watch: Watch) -> bytes:
+    async def _body(self, response: aiohttp.ClientResponse, room: ReserveBytes, watch: Watch) -> bytes:
         limit = self.policy.max_bytes
         announced = response.content_length
         if announced is not None and announced > limit:

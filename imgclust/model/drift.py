@@ -43,7 +43,7 @@ MAX_CLUSTERS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Tally:
+class DriftCounts:
     """What a model said of some images, counted.
 
     Attributes:
@@ -73,8 +73,8 @@ class Tally:
         """The share of novel images; NaN of no images."""
         return self.novel / self.images if self.images else math.nan
 
-    def __add__(self, more: Tally) -> Tally:
-        return Tally(
+    def __add__(self, more: DriftCounts) -> DriftCounts:
+        return DriftCounts(
             self.clusters + more.clusters,
             self.probabilities + more.probabilities,
             self.similarities + more.similarities,
@@ -91,7 +91,7 @@ class Reference:
         numbers: int32 (k,): the clusters that the tally counts, in its order.
     """
 
-    tally: Tally
+    tally: DriftCounts
     edges: npt.NDArray[np.float64]
     numbers: Ints
 
@@ -136,7 +136,7 @@ class Reference:
         try:
             edges = np.asarray(data["edges"], np.float64)
             counts = [np.asarray(data[name], np.int64) for name in PARTS]
-            tally = Tally(counts[0], counts[1], counts[2], int(data["novel"]))
+            tally = DriftCounts(counts[0], counts[1], counts[2], int(data["novel"]))
             sizes = (len(clusters) + 1, BINS, len(edges) + 1)
             sound = [array.shape for array in counts] == [(size,) for size in sizes]
             sound = sound and bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
@@ -149,7 +149,7 @@ class Reference:
             raise ModelError("the model's reference of held-out images is damaged: fit again")
         return cls(tally, edges, np.asarray(clusters, np.int32))
 
-    def count(self, prediction: Prediction) -> Tally:
+    def count(self, prediction: Prediction) -> DriftCounts:
         """Count predictions of the same model."""
         return self.count_tags(
             prediction.labels,
@@ -160,7 +160,7 @@ class Reference:
 
     def count_tags(
         self, labels: Ints, probabilities: Floats, novel: int, similarities: Floats | None = None
-    ) -> Tally:
+    ) -> DriftCounts:
         """Count tags, of which the similarities may be unknown.
 
         Raises:
@@ -172,7 +172,7 @@ class Reference:
         near = np.zeros(len(self.edges) + 1, np.int64)
         if similarities is not None:
             near = np.bincount(np.searchsorted(self.edges, similarities, side="right"), minlength=len(near))
-        return Tally(
+        return DriftCounts(
             np.bincount(self._bins(clusters), minlength=k + 1),
             np.bincount(tenths, minlength=BINS),
             near,
@@ -191,12 +191,14 @@ class Reference:
         return found
 
     @property
-    def nothing(self) -> Tally:
+    def nothing(self) -> DriftCounts:
         return _empty(len(self.tally.clusters) - 1, len(self.edges) + 1)
 
 
-def _empty(clusters: int, bins: int) -> Tally:
-    return Tally(np.zeros(clusters + 1, np.int64), np.zeros(BINS, np.int64), np.zeros(bins, np.int64), 0)
+def _empty(clusters: int, bins: int) -> DriftCounts:
+    return DriftCounts(
+        np.zeros(clusters + 1, np.int64), np.zeros(BINS, np.int64), np.zeros(bins, np.int64), 0
+    )
 
 
 def stability_index(expected: Counts, actual: Counts) -> float:
@@ -246,8 +248,8 @@ class Drift:
         numbers: int32 (k,): the clusters that both count, in their order.
     """
 
-    reference: Tally
-    tally: Tally
+    reference: DriftCounts
+    tally: DriftCounts
     index: Mapping[str, float]
     chance: Mapping[str, float]
     numbers: Ints
@@ -281,7 +283,7 @@ def merged(expected: Counts, actual: Counts) -> tuple[Counts, Counts]:
     return np.add.reduceat(expected, starts), np.add.reduceat(actual, starts)
 
 
-def compare(reference: Reference, tally: Tally) -> Drift:
+def compare(reference: Reference, tally: DriftCounts) -> Drift:
     """See `Drift`. Probabilities and similarities have an order, so their thin bins are merged."""
     pairs = {"clusters": (reference.tally.clusters, tally.clusters)}
     for part in PARTS[1:]:
@@ -351,10 +353,10 @@ class SlidingTally:
         self.reference = reference
         self._recent = Sliding(reference.nothing, clock, **blocks)
 
-    def add(self, tally: Tally) -> None:
+    def add(self, tally: DriftCounts) -> None:
         self._recent.add(tally, tally.images)
 
-    def tally(self) -> Tally:
+    def tally(self) -> DriftCounts:
         return self._recent.total()
 
     def drift(self) -> Drift:

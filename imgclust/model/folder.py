@@ -62,8 +62,8 @@ SPECS: Mapping[str, ArraySpec] = {
     "cluster_nodes": ArraySpec("int64", ("k",)),
 }
 
-# what `imgclust.predictor.prepare.prepare` derives from them: N ≥ n and E ≥ D are padded, K = C - 1 cells, T entries of
-# a force's table; `imgclust.predictor.predictor` checks what points into what
+# what `imgclust.predictor.prepare.prepare` derives from them: N ≥ n and E ≥ D are padded, K = C - 1 cells, T
+# entries of a force's table; `imgclust.predictor.predictor` checks what points into what
 PREPARED: Mapping[str, ArraySpec] = {
     "kd_order": ArraySpec("int32", ("n",)),
     "codes": ArraySpec("int8", ("N", "E")),

@@ -157,7 +157,7 @@ class _Neighbours:
         return rows, distances[:, : self._count].clamp(min=0.0), cosines.amax(1).clamp(max=1.0)
 
 
-class _Placing(umap_transform.Placing):
+class _Placing(umap_transform.UmapTransform):
     """`imgclust.predictor.umap_transform.Placing` on a device: its steps are written for both."""
 
     xp = torch

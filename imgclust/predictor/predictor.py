@@ -23,7 +23,7 @@ from imgclust.predictor.gpu import DeviceLocator, Located
 from imgclust.predictor.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
 from imgclust.predictor.prepare import LARGEST, METRICS, Arrays, check_prepared, prepare
 from imgclust.predictor.soft_membership import SoftMembership
-from imgclust.predictor.umap_transform import Placing
+from imgclust.predictor.umap_transform import UmapTransform
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
 __all__ = ["ClusterTree", "FrozenPredictor", "prepare"]
@@ -79,7 +79,7 @@ class FrozenPredictor:
         )
         if self._locator is None:
             self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
-            self._placing = Placing(arrays, umap, self.tree.index)
+            self._placing = UmapTransform(arrays, umap, self.tree.index)
         self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
         self._threads = threads or torch.get_num_threads()
         self._pool = _pool(self._threads)

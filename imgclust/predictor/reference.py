@@ -1,7 +1,7 @@
 """What umap-learn and hdbscan themselves say of new images: one row at a time, on rebuilt objects.
 
-The yardstick for `imgclust.predictor.predictor`, and the slow way that the benchmarks compare with. Loads umap, hdbscan
-and pynndescent, and compiles them: nothing that answers requests imports this module.
+The yardstick for `imgclust.predictor.predictor`, and the slow way that the benchmarks compare with. Loads
+umap, hdbscan and pynndescent, and compiles them: nothing that answers requests imports this module.
 """
 
 from __future__ import annotations

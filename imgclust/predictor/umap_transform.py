@@ -92,7 +92,7 @@ class _Pull:
         return _Pull(self.places[:, :, some], self.weights[:, some], self.exactly[:, some], self.total[some])
 
 
-class Placing:
+class UmapTransform:
     """The frozen UMAP. The steps are written for numpy arrays and torch tensors alike: `xp` is the module.
 
     Args:

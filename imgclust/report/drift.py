@@ -41,7 +41,8 @@ def read_drift(model: ClusterModel, path: Path) -> TagsDrift | None:
     """Count a file of tags and compare it with the model's held-out images.
 
     Args:
-        path: as `imgclust.report.annotations.read_notes` reads it; without a column "similarity", which tags of the
+        path: as `imgclust.report.annotations.read_notes` reads it; without a column "similarity", which tags
+        of the
             topic do not have, nothing is said of similarities.
 
     Returns:

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.images.sources import Item, from_lines, items
-from imgclust.tagging.table import Tally, plain, print_summary, print_table
+from imgclust.tagging.table import PredictionSummary, plain, print_summary, print_table
 from imgclust.types import Encoder, Floats
 
 if TYPE_CHECKING:
-    from imgclust.embedding.embed import Failed, Outcome
+    from imgclust.embedding.embed import EmbedOutcome, Failed
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
 
 __all__ = [
     "Guess",
+    "PredictionSummary",
     "Row",
-    "Tally",
     "plain",
     "predict_embeddings",
     "predict_lines",
@@ -139,7 +139,7 @@ def _predict_items(
 
 def _rows_of(
     model: ClusterModel,
-    batches: Iterable[list[Outcome]],
+    batches: Iterable[list[EmbedOutcome]],
     on_failed: Callable[[Failed], None] | None,
     skipped: Counter[str],
 ) -> Iterator[Row]:

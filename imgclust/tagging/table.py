@@ -18,7 +18,7 @@ TABLE_ROWS = 40
 WORTH_A_WORD = 0.05  # second guesses below it are not shown
 
 
-class Tally:
+class PredictionSummary:
     """Counts rows as they pass: how many pictures each cluster got."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Tally:
             yield row
 
 
-def print_table(rows: Iterable[Row], console: Console, *, limit: int = TABLE_ROWS) -> Tally:
+def print_table(rows: Iterable[Row], console: Console, *, limit: int = TABLE_ROWS) -> PredictionSummary:
     """Show predictions on a terminal: the first rows as a table, then a summary of all of them.
 
     Args:
@@ -50,7 +50,7 @@ def print_table(rows: Iterable[Row], console: Console, *, limit: int = TABLE_ROW
     Returns:
         The counts that the summary shows.
     """
-    tally = Tally()
+    tally = PredictionSummary()
     first: list[Row] = []
     for row in tally.watch(rows):
         if len(first) < limit:
@@ -66,7 +66,7 @@ def print_table(rows: Iterable[Row], console: Console, *, limit: int = TABLE_ROW
     return tally
 
 
-def print_summary(tally: Tally, console: Console) -> None:
+def print_summary(tally: PredictionSummary, console: Console) -> None:
     """Show how many pictures each cluster got, the largest first, "other" last."""
     from rich.table import Table
 

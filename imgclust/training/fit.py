@@ -114,8 +114,8 @@ def fit(
         seed: of the split.
         max_train: training images at most; the others are predicted.
         previous: the model whose taxonomy this one continues: clusters that are the same as one of its
-            clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number that no
-            cluster of the taxonomy has had. The fit itself is the same as without it.
+            clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number
+            that no cluster of the taxonomy has had. The fit itself is the same as without it.
         near: cosine from which two images are the same picture; above 1 only equal files are.
         novel_rate: share of images like the training ones that may be called novel; 0..0.2.
         progress: told what is going on.

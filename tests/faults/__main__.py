@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from tests.faults.breaking import FAILPOINTS, Plan
-from tests.faults.run import Options, Outcome, run
+from tests.faults.run import Options, RunOutcome, run
 from tests.faults.sabotage import CONTROLS, control
 
 SHORT = Plan(
@@ -85,7 +85,7 @@ def main() -> int:
     return 0 if outcome.ok else 1
 
 
-def _figures(options: Options, outcome: Outcome) -> dict[str, object]:
+def _figures(options: Options, outcome: RunOutcome) -> dict[str, object]:
     counts = {f.name: getattr(outcome.report, f.name) for f in dataclasses.fields(outcome.report)}
     del counts["findings"]
     return {

@@ -45,7 +45,7 @@ class Event:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class Published:
     """One record of tags or of the dead letters.
 
     Attributes:
@@ -93,7 +93,7 @@ class History:
     """
 
     events: Sequence[Event]
-    results: Sequence[Result]
+    results: Sequence[Published]
     pending: frozenset[str] = frozenset()
     view: Mapping[str, Shown] | None = None
 
@@ -107,7 +107,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class Verdict:
     """How the events ended; `sent` is the sum of the first five."""
 
     sent: int
@@ -134,12 +134,12 @@ class Report:
         ]
 
 
-def check(history: History) -> Report:
+def check(history: History) -> Verdict:
     """Judge a history; the report lists all that is wrong with it."""
     ended: Counter[str] = Counter()
     findings: list[Finding] = []
     events = {event.position: event for event in history.events}
-    results: dict[Position, list[Result]] = defaultdict(list)
+    results: dict[Position, list[Published]] = defaultdict(list)
     for result in history.results:
         if result.source is None or result.source not in events:
             findings.append(Finding("wrong", f"{result.where} is of no event: source {result.source}"))
@@ -161,7 +161,7 @@ def check(history: History) -> Report:
     if history.view is not None:
         findings += _view(history.results, history.view)
     kinds = Counter(finding.kind for finding in findings)
-    return Report(
+    return Verdict(
         len(history.events),
         ended["tagged"],
         ended["deleted"],
@@ -179,18 +179,18 @@ def _named(event: Event) -> str:
     return f"event {event.number} of {event.id!a} at {event.partition}:{event.offset}"
 
 
-def _end_of(event: Event, results: Sequence[Result], *, last: bool) -> str:
+def _end_of(event: Event, results: Sequence[Published], *, last: bool) -> str:
     if results:
         return results[0].kind
     return "lost" if last else "superseded"
 
 
-def _repeated(event: Event, results: Sequence[Result]) -> Iterable[Finding]:
+def _repeated(event: Event, results: Sequence[Published]) -> Iterable[Finding]:
     for again in results[1:]:
         yield Finding("duplicate", f"{_named(event)} has {results[0].where} and {again.where}")
 
 
-def _unfitting(event: Event, result: Result) -> Iterable[Finding]:
+def _unfitting(event: Event, result: Published) -> Iterable[Finding]:
     """What a result says that is not of its event."""
 
     def wrong(what: str) -> Finding:
@@ -212,10 +212,10 @@ def _unfitting(event: Event, result: Result) -> Iterable[Finding]:
         yield wrong(f"a tag of event {result.number}, cluster {result.cluster}, not of {event.cluster}")
 
 
-def _out_of_order(results: Sequence[Result]) -> Iterable[Finding]:
+def _out_of_order(results: Sequence[Published]) -> Iterable[Finding]:
     """Results of one id that come after those of a later event of it."""
     for kind in (True, False):  # within a topic the log's own order decides
-        latest: Result | None = None
+        latest: Published | None = None
         of_topic = [r for r in results if (r.code is None) is kind]
         for result in sorted(of_topic, key=lambda r: (r.partition, r.offset)):
             if latest is not None and _source(result) < _source(latest):
@@ -231,14 +231,14 @@ def _out_of_order(results: Sequence[Result]) -> Iterable[Finding]:
                 )
 
 
-def _source(result: Result) -> Position:
+def _source(result: Published) -> Position:
     assert result.source is not None
     return result.source
 
 
-def _view(results: Iterable[Result], view: Mapping[str, Shown]) -> Iterable[Finding]:
+def _view(results: Iterable[Published], view: Mapping[str, Shown]) -> Iterable[Finding]:
     """The view shows the last record of each id in tags, and nothing else."""
-    last: dict[str, Result] = {}
+    last: dict[str, Published] = {}
     for result in results:
         if result.code is None:
             known = last.get(result.id)

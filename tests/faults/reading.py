@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.faults.checker import History, Result, Shown
+from tests.faults.checker import History, Published, Shown
 from tests.faults.surroundings import PARTITIONS, Surroundings
 from worker.kafka.offsets import lives_of
 from worker.kafka.scanner import Entry, Scanner, source_of
@@ -13,7 +13,7 @@ from worker.view.client import parse_pair
 ALL = dict.fromkeys(range(PARTITIONS), 0)
 
 
-def result_of(entry: Entry, *, dead: bool) -> Result:
+def result_of(entry: Entry, *, dead: bool) -> Published:
     """A record of tags or of the dead letters."""
     import orjson
 
@@ -22,7 +22,7 @@ def result_of(entry: Entry, *, dead: bool) -> Result:
     if not dead and entry.value is not None:
         tag = orjson.loads(entry.value)
         number, cluster = tag["attributes"].get("n"), tag["cluster"]
-    return Result(
+    return Published(
         (entry.key or b"").decode(),
         entry.partition,
         entry.offset,
@@ -43,7 +43,7 @@ class Reader:
         self._topics = parts.topics
         self._connection = {"bootstrap.servers": parts.broker.bootstrap}
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[Published]:
         with Scanner(self._connection) as scanner:
             tags = [result_of(e, dead=False) for e in scanner.read(self._topics.tags, ALL)]
             return tags + [result_of(e, dead=True) for e in scanner.read(self._topics.dlq, ALL)]
@@ -84,5 +84,5 @@ class Reader:
         client.close()
         return shown
 
-    def history(self, events: list[Any], *, results: list[Result] | None = None) -> History:
+    def history(self, events: list[Any], *, results: list[Published] | None = None) -> History:
         return History(events, self.results() if results is None else results, self.pending(), self.view())

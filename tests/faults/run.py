@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.faults.breaking import Breaker, Plan, schedule
-from tests.faults.checker import History, Report, check
+from tests.faults.checker import History, Verdict, check
 from tests.faults.feeding import Feeder
 from tests.faults.reading import Reader
 from tests.faults.surroundings import PARTITIONS, Surroundings, Worker, surroundings
@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What a run found.
 
     Attributes:
@@ -55,7 +55,7 @@ class Outcome:
         stalls: workers whose call to the client library did not return, which their watchdog ended.
     """
 
-    report: Report
+    report: Verdict
     faults: Counter[str]
     troubles: list[str]
     crashes: int
@@ -85,7 +85,7 @@ class Outcome:
         return "\n".join(lines)
 
 
-def run(home: Path, options: Options, say: Say) -> Outcome:
+def run(home: Path, options: Options, say: Say) -> RunOutcome:
     """Run, and check.
 
     Args:
@@ -110,7 +110,7 @@ def run(home: Path, options: Options, say: Say) -> Outcome:
     return outcome
 
 
-def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Outcome:
+def _run(parts: Surroundings, options: Options, say: Say, started: float) -> RunOutcome:
     dice = random.Random(options.seed)
     steps = schedule(options.plan, dice)
     planned = uploads_plan(
@@ -160,7 +160,7 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Out
     if left := reader.abandoned():
         troubles.append(f"all left in order, but the offsets of partitions {left} do not say so")
     troubles += [f"{name}: not reached ({count} times)" for name, count in Counter(breaker.missed).items()]
-    return Outcome(
+    return RunOutcome(
         report, breaker.done, troubles, len(crashes), len(stalls), time.monotonic() - started, parts.folder
     )
 

@@ -1,4 +1,5 @@
-"""The corpus of bad images against `imgclust.images.decode`: the right code for each, quickly, in little memory."""
+"""The corpus of bad images against `imgclust.images.decode`: the right code for each, quickly, in little
+memory."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from worker.messages.tag import Tag
 from worker.messages.upload import Upload
 from worker.settings.load import load
 from worker.settings.settings import Settings
-from worker.tagger.prediction import Maker, rows
+from worker.tagger.prediction import ModelInfo, rows
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -128,7 +128,9 @@ def test_retag_goes_on_where_it_was_stopped(
     assert {upload_id for upload_id, value in last.items() if value is not None} == set(wanted)
     loaded = fitted.fitted().model
     order = sorted(wanted)
-    expected = rows(Maker.of(loaded), range(len(order)), loaded.predict(np.stack([wanted[i] for i in order])))
+    expected = rows(
+        ModelInfo.of(loaded), range(len(order)), loaded.predict(np.stack([wanted[i] for i in order]))
+    )
     for upload_id, predicted in zip(order, expected, strict=True):
         tag = Tag.from_json(last[upload_id] or b"")
         assert (tag.cluster, tag.probability, tag.novel) == (

@@ -26,7 +26,7 @@ from imgclust.types import Preprocessing
 from tests.support.origin import Origin, Request, response, silence
 from worker.errors import WorkerError
 from worker.fetching.pool import FetcherPool, memory_needed
-from worker.fetching.protocol import Decoded, Failed, Job, Outcome
+from worker.fetching.protocol import Decoded, Failed, FetchOutcome, Job
 
 SIZE = Preprocessing(size=32, resize=36)
 HOOK = "tests.support.hooked_decoder:decode"
@@ -47,14 +47,14 @@ class Consumer:
 
     def __init__(self) -> None:
         self.pool: FetcherPool
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, FetchOutcome] = {}
         self.pixels: dict[int, np.ndarray] = {}
         self.keep = False
         self.kept: list[int] = []
         self.doubled: list[int] = []
         self._news = threading.Condition()
 
-    def __call__(self, outcomes: list[Outcome]) -> None:
+    def __call__(self, outcomes: list[FetchOutcome]) -> None:
         with self._news:
             for outcome in outcomes:
                 if outcome.token in self.outcomes:
@@ -72,10 +72,10 @@ class Consumer:
             slots, self.kept = self.kept, []
         self.pool.release(slots)
 
-    def wait(self, count: int) -> dict[int, Outcome]:
+    def wait(self, count: int) -> dict[int, FetchOutcome]:
         return self.wait_until(lambda: len(self.outcomes) >= count)
 
-    def wait_until(self, condition: Callable[[], bool]) -> dict[int, Outcome]:
+    def wait_until(self, condition: Callable[[], bool]) -> dict[int, FetchOutcome]:
         with self._news:
             deadline = time.monotonic() + PATIENCE
             while not condition():

@@ -27,7 +27,7 @@ from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.feed import Feed
 from worker.kafka.topics import look
-from worker.messages.models import Named, Wish, write_wish
+from worker.messages.models import Assignment, ModelRef, write_wish
 from worker.messages.tag import Tag
 from worker.settings.load import load
 from worker.settings.settings import Settings
@@ -113,10 +113,10 @@ def stream(topics: Topics, origin: Origin, held_out: list[str]) -> Iterator[Stre
         yield running
 
 
-def name_live(settings: Settings, model: Named) -> None:
+def name_live(settings: Settings, model: ModelRef) -> None:
     """As a record, past all that `models set` checks."""
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
-    producer.produce(settings.models_topic or "", write_wish(Wish(model, 1)), b"live", 0)
+    producer.produce(settings.models_topic or "", write_wish(Assignment(model, 1)), b"live", 0)
     assert producer.flush(20) == 0
 
 
@@ -178,7 +178,7 @@ def test_wrong_models_shadows_and_the_way_back(
 
     with WorkerProcess(tmp_path, env) as worker:
         worker.ready()
-        name_live(settings, Named("0" * 12, first.taxonomy, "nowhere"))
+        name_live(settings, ModelRef("0" * 12, first.taxonomy, "nowhere"))
         refused = 'imgclust_model_refused{role="live"}'
         wait_for("it is refused", lambda: worker.metric(refused) == 1)
         before = worker.metric('imgclust_uploads_total{outcome="tagged"}')
@@ -247,14 +247,18 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     assert models_command.set_live(settings, "renamed", wait=0) == 0
     assert models_command.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
     assert read_book(settings).wishes["live"].model.version == first.version
-    name_live(settings, Named(again.version, again.taxonomy, "again"))
+    name_live(settings, ModelRef(again.version, again.taxonomy, "again"))
     assert first_model(settings).version == again.version
     models_command._write(
         settings,
-        {"live": Wish(Named("0" * 12, "0" * 12, "gone"), 1, Named(again.version, again.taxonomy, "again"))},
+        {
+            "live": Assignment(
+                ModelRef("0" * 12, "0" * 12, "gone"), 1, ModelRef(again.version, again.taxonomy, "again")
+            )
+        },
     )
     assert first_model(settings).version == again.version
-    name_live(settings, Named(again.version, again.taxonomy, "first"))  # another model lies there
+    name_live(settings, ModelRef(again.version, again.taxonomy, "first"))  # another model lies there
     assert first_model(settings).version == first.version
     with pytest.raises(StartError, match=r"no model can be used:\nlive .* holds model"):
         first_model(dataclasses.replace(settings, model=None))

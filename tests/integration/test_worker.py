@@ -23,7 +23,7 @@ from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.feed import Feed
 from worker.messages.embedding import read_embedding
 from worker.messages.tag import Tag
-from worker.tagger.prediction import Maker, rows
+from worker.tagger.prediction import ModelInfo, rows
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +180,7 @@ def same_again(topics: Topics, tags: Reader, model_folder: Path) -> None:
         told = Tag.from_json(tag.value() or b"")
         assert (record.id, record.url, record.uploaded_at) == (told.id, told.url, told.uploaded_at)
         assert record.attributes == told.attributes
-        (again,) = rows(Maker.of(model), [0], model.predict(record.vector[None].astype(np.float32)))
+        (again,) = rows(ModelInfo.of(model), [0], model.predict(record.vector[None].astype(np.float32)))
         assert (again.cluster, again.probability, again.novel) == (told.cluster, told.probability, told.novel)
         assert again.candidates == tuple((c.cluster, c.score) for c in told.candidates)
     kept.close()

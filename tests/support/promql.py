@@ -11,9 +11,9 @@ import promql_parser
 from promql_parser import MatchOp
 
 from tests.support.paths import ROOT
-from worker.telemetry.metrics import TABLE, Row
+from worker.telemetry.metrics import TABLE, MetricRow
 
-SAMPLES: dict[str, Row] = {row.name: row for row in TABLE} | {
+SAMPLES: dict[str, MetricRow] = {row.name: row for row in TABLE} | {
     f"{row.name}_{end}": row for row in TABLE if row.kind == "histogram" for end in ("bucket", "sum", "count")
 }
 TARGET_LABELS = {"job", "instance", "namespace"}  # Prometheus adds them

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from worker.errors import Rejected
-from worker.kafka.scanner import Entry, Source, source_of
+from worker.kafka.scanner import Entry, SourcePosition, source_of
 from worker.messages.text import format_time
 from worker.messages.upload import Upload
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One dead letter.
 
     Attributes:
@@ -25,7 +25,7 @@ class Letter:
 
     entry: Entry
     id: str | None
-    source: Source | None
+    source: SourcePosition | None
     code: str
     stage: str
     message: str
@@ -46,10 +46,10 @@ def upload_of(entry: Entry) -> Upload | None:
         return None
 
 
-def read_letter(entry: Entry) -> Letter:
+def read_letter(entry: Entry) -> DeadLetter:
     """A record of the dead-letter topic; it may have been written by anybody."""
     headers, upload = entry.headers, upload_of(entry)
-    return Letter(
+    return DeadLetter(
         entry,
         None if upload is None else upload.id,
         source_of(entry),
@@ -72,7 +72,7 @@ class Filter:
     older_than: float | None = None
     newer_than: float | None = None
 
-    def takes(self, letter: Letter, now_ms: int) -> bool:
+    def takes(self, letter: DeadLetter, now_ms: int) -> bool:
         age = (now_ms - letter.entry.timestamp) / 1000
         return (
             (not self.codes or letter.code in self.codes)
@@ -87,7 +87,7 @@ class Filter:
 class Later:
     """A later event of an id, and where it was seen, for people."""
 
-    source: Source
+    source: SourcePosition
     where: str
 
 
@@ -100,19 +100,19 @@ class LaterEvents:
     def __contains__(self, upload_id: object) -> bool:
         return upload_id in self._latest
 
-    def saw(self, upload_id: str, source: Source, where: str) -> None:
+    def saw(self, upload_id: str, source: SourcePosition, where: str) -> None:
         """An event of `upload_id` was read at `source`; what became of it is said in `where`."""
         known = self._latest[upload_id]
         if known is None or known.source.earlier_than(source):
             self._latest[upload_id] = Later(source, where)
 
-    def after(self, upload_id: str, source: Source) -> Later | None:
+    def after(self, upload_id: str, source: SourcePosition) -> Later | None:
         """The latest event of the id, if it is later than `source`."""
         known = self._latest.get(upload_id)
         return known if known is not None and source.earlier_than(known.source) else None
 
 
-def reason_to_skip(letter: Letter, later: LaterEvents, *, without_id: bool) -> str | None:
+def reason_to_skip(letter: DeadLetter, later: LaterEvents, *, without_id: bool) -> str | None:
     """Why sending this letter again would be wrong or useless; None when it would not.
 
     Args:
@@ -130,7 +130,7 @@ def reason_to_skip(letter: Letter, later: LaterEvents, *, without_id: bool) -> s
     return None if found is None else f"{found.where} (upload at {found.source.position})"
 
 
-def value_to_send(letter: Letter) -> bytes | None:
+def value_to_send(letter: DeadLetter) -> bytes | None:
     """The upload as it was; one without `uploaded_at` gets the time at which it was first sent, which the new
     record would not tell any more."""
     value = letter.entry.value

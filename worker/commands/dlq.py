@@ -14,8 +14,8 @@ from rich.text import Text
 
 from worker import wiring
 from worker.commands.dead_letters import (
+    DeadLetter,
     Filter,
-    Letter,
     read_letter,
 )
 from worker.commands.output import to_json, watching, when
@@ -53,8 +53,8 @@ def list_letters(
     out = out or sys.stdout
     as_json = not out.isatty() if as_json is None else as_json
     keep = limit or (None if as_json else SHOWN)
-    tally = Tally()
-    newest: deque[Letter] = deque(maxlen=keep)
+    tally = DeadLetterCounts()
+    newest: deque[DeadLetter] = deque(maxlen=keep)
     with Scanner(wiring.connection(settings), formats=formats(settings)) as scanner:
         for letter in tally.watch(letters(scanner, settings, chosen)):
             if counts:
@@ -76,7 +76,7 @@ def list_letters(
     return 0
 
 
-def letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[Letter]:
+def letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[DeadLetter]:
     """The letters that `chosen` takes, in the order of each partition."""
     now = time.time_ns() // 1_000_000
     for entry in _all_letters(scanner, settings, chosen):
@@ -98,7 +98,7 @@ def _all_letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterat
         yield from scanner.read(topic, dict.fromkeys(wanted, 0), progress=progress)
 
 
-class Tally:
+class DeadLetterCounts:
     """Counts letters by code as they pass, and when the first and the last were written."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Tally:
     def total(self) -> int:
         return self._codes.total()
 
-    def watch(self, passing: Iterator[Letter]) -> Iterator[Letter]:
+    def watch(self, passing: Iterator[DeadLetter]) -> Iterator[DeadLetter]:
         for letter in passing:
             code, at = letter.code, letter.entry.timestamp
             self._codes[code] += 1
@@ -131,7 +131,7 @@ class Tally:
             }
 
 
-def letter_fields(letter: Letter) -> dict[str, object]:
+def letter_fields(letter: DeadLetter) -> dict[str, object]:
     """A letter for machines."""
     entry, source = letter.entry, letter.source
     return {
@@ -156,12 +156,12 @@ def _bytes(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
-def name_of(letter: Letter) -> str:
+def name_of(letter: DeadLetter) -> str:
     """The letter's id, or its key where it has none; safe to show."""
     return key_text(letter.entry) if letter.id is None else printable(letter.id, 300)[1:-1]
 
 
-def _letters_table(shown: deque[Letter]) -> Table:
+def _letters_table(shown: deque[DeadLetter]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("letter", "written", "id", "code", "tries", "why"):
         table.add_column(title, no_wrap=title != "why", overflow="ellipsis" if title == "id" else "fold")
@@ -178,7 +178,7 @@ def _letters_table(shown: deque[Letter]) -> Table:
     return table
 
 
-def _print_tally(console: Console, settings: Settings, tally: Tally) -> None:
+def _print_tally(console: Console, settings: Settings, tally: DeadLetterCounts) -> None:
     if not tally.total:
         console.print(f"no such dead letters in {settings.dlq_topic!r}", markup=False)
         return

@@ -18,7 +18,7 @@ from worker.commands.dead_letters import read_letter, upload_of
 from worker.commands.output import watching, when
 from worker.errors import WorkerError
 from worker.kafka.offsets import decode_done
-from worker.kafka.scanner import Entry, Scanner, Source, source_of
+from worker.kafka.scanner import Entry, Scanner, SourcePosition, source_of
 from worker.messages.mapping import plain_json
 from worker.messages.text import printable
 from worker.settings.settings import Settings
@@ -136,7 +136,7 @@ def told(found: Found, now_ms: int) -> list[Fields]:
     for entry in (*found.tags, *found.letters, *found.retries):
         if (source := source_of(entry)) is not None:
             sources.setdefault((source.partition, source.offset), source.timestamp)
-    places = [Source(p, o, t) for (p, o), t in sources.items()]
+    places = [SourcePosition(p, o, t) for (p, o), t in sources.items()]
     places.sort(key=lambda s: (s.partition, s.offset))
     kinds = {(e.partition, e.offset): _kind(e) for e in found.events}
     return [
@@ -160,7 +160,7 @@ def _replayed(entry: Entry) -> bool:
     return parse_pair(entry.headers.get("replay-of")) is not None
 
 
-def _of(entries: Iterable[Entry], place: Source) -> list[Entry]:
+def _of(entries: Iterable[Entry], place: SourcePosition) -> list[Entry]:
     found = []
     for entry in entries:
         source = source_of(entry)
@@ -169,7 +169,7 @@ def _of(entries: Iterable[Entry], place: Source) -> list[Entry]:
     return found
 
 
-def _outcome(found: Found, place: Source, places: Collection[Source], now_ms: int) -> Fields:
+def _outcome(found: Found, place: SourcePosition, places: Collection[SourcePosition], now_ms: int) -> Fields:
     if tags := _of(found.tags, place):
         return _tagged(tags[-1])
     if letters := _of(found.letters, place):
@@ -214,7 +214,7 @@ def _pending(entry: Entry, now_ms: int) -> Fields:
     }
 
 
-def _without_result(found: Found, place: Source, places: Collection[Source]) -> Fields:
+def _without_result(found: Found, place: SourcePosition, places: Collection[SourcePosition]) -> Fields:
     later = [other for other in places if place.earlier_than(other)]
     position, metadata = found.committed.get(place.partition, (None, ""))
     if position is None:

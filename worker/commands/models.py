@@ -22,7 +22,16 @@ from imgclust.types import EncoderIdentity
 from worker import wiring
 from worker.errors import SettingsError, WorkerError
 from worker.kafka.reading import client_log
-from worker.messages.models import FOLDER, ROLES, Book, Named, Report, Role, Wish, write_wish
+from worker.messages.models import (
+    FOLDER,
+    ROLES,
+    Assignment,
+    ModelRef,
+    ModelRole,
+    ModelsState,
+    WorkerReport,
+    write_wish,
+)
 from worker.messages.tag import TAXONOMY
 from worker.messages.text import format_time, printable, wall_ms
 from worker.settings.settings import Settings
@@ -43,7 +52,7 @@ POLL = 1.0
 SEND_TIMEOUT = 15.0
 
 
-def alive(book: Book, now: int) -> dict[str, Report]:
+def alive(book: ModelsState, now: int) -> dict[str, WorkerReport]:
     """Workers that have reported lately, by name."""
     return {name: r for name, r in sorted(book.reports.items()) if now - r.at <= GONE * 1000}
 
@@ -90,7 +99,7 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
     return 0
 
 
-def _wished(book: Book, role: Role, now: int) -> str:
+def _wished(book: ModelsState, role: ModelRole, now: int) -> str:
     wish = book.wishes.get(role)
     if wish is None:
         return "none is named: each worker runs its WORKER_MODEL" if role == "live" else "none"
@@ -112,8 +121,8 @@ def _age(ms: int) -> str:
     return f"{seconds} s"
 
 
-def _fields(book: Book, feeds: str | Mapping[str, str | None], now: int) -> dict[str, Any]:
-    def wished(role: Role) -> dict[str, Any] | None:
+def _fields(book: ModelsState, feeds: str | Mapping[str, str | None], now: int) -> dict[str, Any]:
+    def wished(role: ModelRole) -> dict[str, Any] | None:
         wish = book.wishes.get(role)
         if wish is None:
             return None
@@ -166,20 +175,20 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
     if before == named:
         print(f"{named} is live already")
     else:
-        _write(settings, {"live": Wish(named, wall_ms(), before), **_without(book, named)})
+        _write(settings, {"live": Assignment(named, wall_ms(), before), **_without(book, named)})
         print(f"live: {named}" + (f"; before it {before}" if before else ""))
         _tell_taxonomy(named, before)
         _tell_origin(model, before)
     return _watch(settings, named, wait)
 
 
-def _at_work(settings: Settings) -> Named | None:
+def _at_work(settings: Settings) -> ModelRef | None:
     """WORKER_MODEL, where it lies in the folder of models: the way back from the first one that is named."""
     path, root = settings.model, models_folder(settings)
     if path is None or path.resolve().parent != root.resolve() or not FOLDER.fullmatch(path.name):
         return None
     model = ClusterModel.load(path)
-    return Named(model.version, model.taxonomy, path.name)
+    return ModelRef(model.version, model.taxonomy, path.name)
 
 
 def roll_back(settings: Settings, *, wait: float) -> int:
@@ -193,7 +202,7 @@ def roll_back(settings: Settings, *, wait: float) -> int:
     if live is None or live.before is None:
         raise SettingsError("there is no model before the live one; name one with `models set FOLDER`")
     load_named(models_folder(settings), live.before, None)
-    _write(settings, {"live": Wish(live.before, wall_ms(), live.model), **_without(book, live.before)})
+    _write(settings, {"live": Assignment(live.before, wall_ms(), live.model), **_without(book, live.before)})
     print(f"live: {live.before}; before it {live.model}")
     _tell_taxonomy(live.before, live.model)
     return _watch(settings, live.before, wait)
@@ -214,7 +223,7 @@ def set_shadow(settings: Settings, folder: str | None) -> int:
     live = book.wishes.get("live")
     if live is not None and live.model.version == named.version:
         raise SettingsError(f"{named} is live: as its own shadow it says nothing")
-    _write(settings, {"shadow": Wish(named, wall_ms())})
+    _write(settings, {"shadow": Assignment(named, wall_ms())})
     print(f"shadow: {named}")
     print("how it does: `imgclust-worker models`, and the metrics imgclust_shadow_…")
     return 0
@@ -251,7 +260,7 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
     return 0
 
 
-def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel, Named]:
+def _checked(settings: Settings, folder: str, book: ModelsState) -> tuple[ClusterModel, ModelRef]:
     """The model as a worker would load it, tried here first."""
     root = models_folder(settings)
     path = Path(folder)
@@ -269,7 +278,7 @@ def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel,
             f"{', '.join(there) or 'none'}"
         )
     model = ClusterModel.load(root / folder)
-    named = Named(model.version, model.taxonomy, folder)
+    named = ModelRef(model.version, model.taxonomy, folder)
     live = book.wishes.get("live")
     encoder = None
     if live is not None:
@@ -279,7 +288,7 @@ def _checked(settings: Settings, folder: str, book: Book) -> tuple[ClusterModel,
     return model, named
 
 
-def _encoder_of(root: Path, named: Named) -> EncoderIdentity | None:
+def _encoder_of(root: Path, named: ModelRef) -> EncoderIdentity | None:
     """A model's encoder, by its manifest alone; None where it cannot be told, as where its folder holds
     another model by now: then the workers will."""
     try:
@@ -291,13 +300,13 @@ def _encoder_of(root: Path, named: Named) -> EncoderIdentity | None:
         return None
 
 
-def _without(book: Book, live: Named) -> dict[Role, Wish | None]:
+def _without(book: ModelsState, live: ModelRef) -> dict[ModelRole, Assignment | None]:
     """A model that goes live is its own shadow no more."""
     shadow = book.wishes.get("shadow")
     return {"shadow": None} if shadow is not None and shadow.model.version == live.version else {}
 
 
-def _tell_taxonomy(live: Named, before: Named | None) -> None:
+def _tell_taxonomy(live: ModelRef, before: ModelRef | None) -> None:
     if before is not None and before.taxonomy != live.taxonomy:
         print(
             f"a new taxonomy, {live.taxonomy}: feeds read {before.taxonomy} until "
@@ -305,7 +314,7 @@ def _tell_taxonomy(live: Named, before: Named | None) -> None:
         )
 
 
-def _tell_origin(live: ClusterModel, before: Named | None) -> None:
+def _tell_origin(live: ClusterModel, before: ModelRef | None) -> None:
     """Two models that continue the same one give the same new numbers to different clusters."""
     if before is None or before.taxonomy != live.taxonomy:
         return
@@ -319,7 +328,7 @@ def _tell_origin(live: ClusterModel, before: Named | None) -> None:
         )
 
 
-def _write(settings: Settings, wishes: Mapping[Role, Wish | None]) -> None:
+def _write(settings: Settings, wishes: Mapping[ModelRole, Assignment | None]) -> None:
     """
     Raises:
         WorkerError: Kafka does not take them.
@@ -342,7 +351,9 @@ def _write(settings: Settings, wishes: Mapping[Role, Wish | None]) -> None:
         raise WorkerError(f"{topic!r} does not take the change: {reason}")
 
 
-def _watch(settings: Settings, named: Named, wait: float, clock: Callable[[], float] = time.monotonic) -> int:
+def _watch(
+    settings: Settings, named: ModelRef, wait: float, clock: Callable[[], float] = time.monotonic
+) -> int:
     """Wait until all workers that report run a model, or one refuses it."""
     deadline = clock() + wait
     told = ""

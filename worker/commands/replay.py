@@ -14,9 +14,9 @@ from rich.text import Text
 
 from worker import wiring
 from worker.commands.dead_letters import (
+    DeadLetter,
     Filter,
     LaterEvents,
-    Letter,
     read_letter,
     reason_to_skip,
     upload_of,
@@ -26,7 +26,7 @@ from worker.commands.dlq import SHOWN, letter_fields, letters, name_of
 from worker.commands.output import to_json, watching
 from worker.errors import WorkerError
 from worker.kafka.reading import client_log
-from worker.kafka.scanner import Entry, Scanner, Source, source_of
+from worker.kafka.scanner import Entry, Scanner, SourcePosition, source_of
 from worker.settings.settings import Settings
 from worker.wiring import formats
 
@@ -79,7 +79,7 @@ def replay(
     return 0
 
 
-Plan = list[tuple[Letter, str | None]]
+Plan = list[tuple[DeadLetter, str | None]]
 
 
 def _plan(scanner: Scanner, settings: Settings, chosen: Filter) -> Plan:
@@ -146,7 +146,7 @@ def _see_uploads(scanner: Scanner, settings: Settings, later: LaterEvents, parti
         for entry in scanner.read(topic, starts, progress=progress):
             upload = upload_of(entry)
             if upload is not None and upload.id in later:
-                source = Source(entry.partition, entry.offset, entry.timestamp)
+                source = SourcePosition(entry.partition, entry.offset, entry.timestamp)
                 later.saw(upload.id, source, "a later event of the id is on its way")
 
 
@@ -186,7 +186,7 @@ def _asked(settings: Settings, count: int) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _send(settings: Settings, to_send: list[Letter]) -> None:
+def _send(settings: Settings, to_send: list[DeadLetter]) -> None:
     """
     Raises:
         WorkerError: not all were taken; those that were are left out of the next replay.
@@ -213,7 +213,7 @@ def _send(settings: Settings, to_send: list[Letter]) -> None:
         )
 
 
-def _produce(producer: Producer, topic: str, letter: Letter, delivered: Any) -> None:
+def _produce(producer: Producer, topic: str, letter: DeadLetter, delivered: Any) -> None:
     assert letter.source is not None
     headers: list[tuple[str, str | bytes | None]] = [("replay-of", letter.entry.position.encode())]
     if "traceparent" in letter.entry.headers:

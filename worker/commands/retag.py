@@ -35,7 +35,7 @@ from worker.kafka.topic_rules import PLANS, REPLICAS, min_insync
 from worker.messages.embedding import EmbeddingRecord, read_embedding
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import first_model
-from worker.tagger.prediction import Maker, Predicted, rows, tag_of
+from worker.tagger.prediction import ModelInfo, Predicted, rows, tag_of
 from worker.wiring import formats
 
 BATCH = 1024  # embeddings predicted at once
@@ -129,7 +129,7 @@ class _Job:
         self._model = model
         self._source, self._to = source, to
         self._format = formats(dataclasses.replace(settings, tags_topic=to)).tags
-        self._maker = Maker.of(model)
+        self._maker = ModelInfo.of(model)
         self._membership = scanner.membership()
         self._producer = Producer(
             {

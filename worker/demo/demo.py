@@ -211,7 +211,7 @@ def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledg
     progress, since = -1, time.monotonic()
     with screen.streaming(moment) as tick:
         while not ledger.complete:
-            stream.turn(0.02)
+            stream.run_once(0.02)
             worker.check()
             tick()
             if ledger.done > progress:

@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from worker.demo.uploads import DELETED, TAGGED, Event, Ledger, Result
+from worker.demo.uploads import DELETED, TAGGED, Event, Ledger, UploadResult
 from worker.errors import StartError, WorkerError
 from worker.messages.tag import Tag
 
@@ -69,7 +69,7 @@ class Stream:
     def sent(self) -> int:
         return self._next
 
-    def turn(self, wait: float) -> None:
+    def run_once(self, wait: float) -> None:
         """Send what may be sent, and read for `wait` seconds at most.
 
         Raises:
@@ -118,11 +118,11 @@ class Stream:
         value = message.value()
         if message.topic() == self._dead:
             reason = headers["error-message"]
-            result = Result(headers["error-code"], seconds, value, message=reason)
+            result = UploadResult(headers["error-code"], seconds, value, message=reason)
         elif value is None:
-            result = Result(DELETED, seconds, None)
+            result = UploadResult(DELETED, seconds, None)
         else:
-            result = Result(TAGGED, seconds, value, Tag.from_json(value))
+            result = UploadResult(TAGGED, seconds, value, Tag.from_json(value))
         self._ledger.ended(position, result)
         self._ended = time.monotonic()
         self._arrivals.append(self._ended)

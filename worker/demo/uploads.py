@@ -119,7 +119,7 @@ def _sprinkled(good: list[Event], busy: int, broken_url: Callable[[str], str]) -
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class UploadResult:
     """One record of the tags or the dead letters topic.
 
     Attributes:
@@ -145,10 +145,10 @@ class Ledger:
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
-        self.results: dict[int, Result] = {}  # by the event's number
+        self.results: dict[int, UploadResult] = {}  # by the event's number
         self.repeated = 0  # equal results that came once more, which at-least-once delivery allows
         self._numbers: dict[Position, int] = {}
-        self._early: dict[Position, list[Result]] = {}
+        self._early: dict[Position, list[UploadResult]] = {}
         self._wrong: list[str] = []
         self._to_be_superseded = [n for n, event in enumerate(events) if event.expected == SUPERSEDED]
 
@@ -158,7 +158,7 @@ class Ledger:
         for result in self._early.pop(position, ()):
             self._take(number, result)
 
-    def ended(self, position: Position, result: Result) -> None:
+    def ended(self, position: Position, result: UploadResult) -> None:
         """A result for the upload at `position` was read."""
         number = self._numbers.get(position)
         if number is None:
@@ -166,7 +166,7 @@ class Ledger:
         else:
             self._take(number, result)
 
-    def _take(self, number: int, result: Result) -> None:
+    def _take(self, number: int, result: UploadResult) -> None:
         known = self.results.setdefault(number, result)
         if known is result:
             return
@@ -254,7 +254,7 @@ class Ledger:
         return found
 
 
-def _equal(one: Result, other: Result) -> bool:
+def _equal(one: UploadResult, other: UploadResult) -> bool:
     """Two tags are equal when all but `tagged_at` is."""
     if one.tag is None or other.tag is None:
         return (one.outcome, one.value) == (other.outcome, other.value)

@@ -14,7 +14,7 @@ def host_of(url: str) -> str:
     return url.partition("//")[2].partition("/")[0].lower()[:300]
 
 
-class HostQueue(Generic[T]):
+class FairQueue(Generic[T]):
     """First come, first served within a host; hosts take turns; at most `per_host` of one at work at once."""
 
     def __init__(self, per_host: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Set
 from typing import Any
 
 from worker.fetching.connection import FetcherLink
-from worker.fetching.protocol import Job, Outcome, ProtocolError, Report
-from worker.fetching.quarantine import Suspects
+from worker.fetching.protocol import FetcherReport, FetchOutcome, Job, ProtocolError
+from worker.fetching.quarantine import Quarantine
 
 HEARTBEAT_TIMEOUT = 30.0  # seconds; the event loop of a fetcher turns every 0.5 s
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
@@ -17,7 +17,7 @@ RETURN = 1 / 2
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Place:
+class FetcherState:
     """What the parent knows of one fetcher.
 
     Attributes:
@@ -31,7 +31,7 @@ class Place:
 
     index: int
     slots: range
-    suspects: Suspects
+    suspects: Quarantine
     link: FetcherLink | None = None
     ready: bool = False
     deaths: int = 0
@@ -84,7 +84,7 @@ class Place:
 
     # ── what it says ─────────────────────────────────────────────────────────────────────────────────────
 
-    def hear(self, report: Report) -> tuple[list[Job], list[Outcome]]:
+    def hear(self, report: FetcherReport) -> tuple[list[Job], list[FetchOutcome]]:
         """Book a report.
 
         Returns:
@@ -98,7 +98,7 @@ class Place:
         filled = [outcome.slot for outcome in report.decoded]
         if len(set(filled)) != len(filled) or any(s not in self.slots or s in self.lent for s in filled):
             raise ProtocolError("a slot that is not its own, or not free")
-        outcomes: list[Outcome] = [*report.decoded, *report.failed]
+        outcomes: list[FetchOutcome] = [*report.decoded, *report.failed]
         tokens = {outcome.token for outcome in outcomes}
         if len(tokens) != len(outcomes) or not tokens <= self.held.keys():
             raise ProtocolError("a job that it does not hold")

@@ -1,7 +1,7 @@
 """The pool of fetcher processes: URLs in, decoded pictures in shared memory out.
 
     submit ─► queue ─► the least loaded fetcher ─► fetch ─► decode ─► slot ─► on_outcomes ─► … ─► release
-                            └─ dies or hangs: replaced; what it held is tried again (worker.fetching.quarantine)
+                            └─ dies or hangs: replaced; what it held is tried again (`quarantine`)
 
 One thread owns every socket and process; the methods that others call leave a note and wake it. A fetcher is
 not trusted: an outcome counts only for a job that it holds and a slot that is its own and free, and neither a
@@ -25,23 +25,23 @@ from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Pixels, Preprocessing
 from worker.errors import WorkerError
 from worker.fetching.connection import FetcherLink, LinkLostError
-from worker.fetching.fair_queue import HostQueue, host_of
-from worker.fetching.fetcher_state import HEARTBEAT_TIMEOUT, Place
+from worker.fetching.fair_queue import FairQueue, host_of
+from worker.fetching.fetcher_state import HEARTBEAT_TIMEOUT, FetcherState
 from worker.fetching.protocol import (
     BODIES,
     Decoded,
     Failed,
+    FetchOutcome,
     Job,
-    Outcome,
     ProtocolError,
     is_text,
     read_report,
 )
-from worker.fetching.quarantine import Suspects
-from worker.fetching.shared_slots import SlotRing, share
+from worker.fetching.quarantine import Quarantine
+from worker.fetching.shared_slots import SharedSlots, share
 from worker.telemetry import log as logs
 
-__all__ = ["Decoded", "Failed", "FetcherPool", "Job", "Outcome"]
+__all__ = ["Decoded", "Failed", "FetchOutcome", "FetcherPool", "Job"]
 
 log = logs.get(__name__)
 
@@ -99,7 +99,7 @@ class FetcherPool:
         slots: int,
         preprocessing: Preprocessing,
         policy: FetchPolicy,
-        on_outcomes: Callable[[list[Outcome]], None],
+        on_outcomes: Callable[[list[FetchOutcome]], None],
         connections: int = 64,
         max_pixels: int = 50_000_000,
         decode_timeout: float = 30.0,
@@ -124,16 +124,16 @@ class FetcherPool:
         # credentials of the object store, only where one may be read
         self._environment = "AWS_" if policy.allow_buckets else ""
         self._window = WINDOW * connections
-        self._ring = SlotRing.create(slots, preprocessing.size, processes)
+        self._ring = SharedSlots.create(slots, preprocessing.size, processes)
         self._beside: Counter[int] = Counter()
         self._places = [
-            Place(i, share(slots, processes, i), Suspects(self._beside)) for i in range(processes)
+            FetcherState(i, share(slots, processes, i), Quarantine(self._beside)) for i in range(processes)
         ]
         self._owner = [place for place in self._places for _ in place.slots]
         # A host may hold what it can use (its share of downloads in each fetcher) and two thirds more, which
         # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
-        self._queue: HostQueue[Job] = HostQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
-        self._outcomes: list[Outcome] = []
+        self._queue: FairQueue[Job] = FairQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
+        self._outcomes: list[FetchOutcome] = []
         self._dying: list[subprocess.Popen[bytes]] = []
         self._tick_at = clock()
         self._broken: Exception | None = None
@@ -296,7 +296,7 @@ class FetcherPool:
 
     # ── what a fetcher says ──────────────────────────────────────────────────────────────────────────────
 
-    def _converse(self, place: Place, events: int) -> None:
+    def _converse(self, place: FetcherState, events: int) -> None:
         """Listen and speak, as far as either is possible without waiting."""
         link = place.link
         if link is None:
@@ -318,7 +318,7 @@ class FetcherPool:
             write = selectors.EVENT_WRITE if place.blocked else 0
             self._selector.modify(link.channel, selectors.EVENT_READ | write, place)
 
-    def _book(self, ended: list[Job], outcomes: list[Outcome]) -> None:
+    def _book(self, ended: list[Job], outcomes: list[FetchOutcome]) -> None:
         for job in ended:
             self._queue.done(host_of(job.url))
             if self._beside:
@@ -335,14 +335,14 @@ class FetcherPool:
                 self._start(place, now)
         self._dying = [process for process in self._dying if process.poll() is None]
 
-    def _look_after(self, place: Place, now: float) -> None:
+    def _look_after(self, place: FetcherState, now: float) -> None:
         if place.link is not None and (text := place.link.overhear()):
             log.info("a fetcher process writes", fetcher=place.index, text=text)
         mark, beats = self._ring.marked(place.index), self._ring.beats(place.index)
         if why := place.overdue(now, mark, beats, self._decode_timeout):
             self._lose(place, why)
 
-    def _start(self, place: Place, now: float) -> None:
+    def _start(self, place: FetcherState, now: float) -> None:
         self._ring.mark(place.index, 0)
         free = place.begins(now, self._ring.beats(place.index))
         try:
@@ -354,7 +354,7 @@ class FetcherPool:
         self._selector.register(place.link.channel, selectors.EVENT_READ, place)
         self._converse(place, selectors.EVENT_WRITE)
 
-    def _lose(self, place: Place, why: str) -> None:
+    def _lose(self, place: FetcherState, why: str) -> None:
         """A process is gone, or has to be: what it held is tried again, and it is replaced."""
         assert place.link is not None
         self._selector.unregister(place.link.channel)
@@ -373,7 +373,7 @@ class FetcherPool:
             self._beside.pop(job.token, None)
         self._replace(place, why, last_words)
 
-    def _replace(self, place: Place, why: str, last_words: str = "") -> None:
+    def _replace(self, place: FetcherState, why: str, last_words: str = "") -> None:
         started = place.ready
         wait = place.back_off(self._clock())
         self._tick_at = min(self._tick_at, place.start_at)

@@ -1,6 +1,7 @@
 """One fetcher process: URLs come in, decoded pictures go into shared memory, outcomes go out.
 
-Started by `worker.fetching.pool` as `python -m worker.fetching.process SOCKET RING`, the numbers of two inherited
+Started by `worker.fetching.pool` as `python -m worker.fetching.process SOCKET RING`, the numbers of two
+inherited
 files. Lines of JSON go both ways over the socket; the first one brings the configuration. An event loop
 fetches, one thread decodes; the process ends when the socket does, which is when its parent has.
 
@@ -34,9 +35,9 @@ from imgclust.errors import FetchError, ImageError
 from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Preprocessing
-from worker.fetching.fair_queue import HostQueue, host_of
+from worker.fetching.fair_queue import FairQueue, host_of
 from worker.fetching.protocol import BODIES, MAX_MESSAGE
-from worker.fetching.shared_slots import SlotRing
+from worker.fetching.shared_slots import SharedSlots
 
 # Seconds that an outcome waits for others while more is under way. A message costs its parent about 30 µs,
 # whatever is in it; a decoder of 2 ms an image makes two or three outcomes in this time, and a batch for the
@@ -54,8 +55,8 @@ class Config:
     Attributes:
         index: of this fetcher; its row in the ring.
         free: slots that it may fill.
-        decode: dotted name (`module:function`) of `imgclust.images.decode.decode` or what stands for it in a test.
-        memory_limit: bytes of private memory (RLIMIT_DATA).
+        decode: dotted name (`module:function`) of `imgclust.images.decode.decode` or what stands for it in a
+        test. memory_limit: bytes of private memory (RLIMIT_DATA).
         orphan_timeout: seconds without a turn of the event loop after which the process ends by itself.
     """
 
@@ -86,7 +87,7 @@ class Item:
     fetch_seconds: float = 0.0
 
 
-class Room:
+class ByteBudget:
     """How many bytes of bodies may be held at once. First come, first served; never stuck on a large one."""
 
     def __init__(self, total: int) -> None:
@@ -128,7 +129,7 @@ class FetcherProcess:
     """The life of one fetcher: `run` returns when the parent closes the socket."""
 
     def __init__(
-        self, config: Config, ring: SlotRing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, config: Config, ring: SharedSlots, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._config = config
         self._ring = ring
@@ -138,8 +139,8 @@ class FetcherProcess:
         policy = FetchPolicy.from_json(config.policy)
         self._fetcher = Fetcher(policy, connections=config.connections)
         self._decode = decoder(config, policy)
-        self._queue: HostQueue[Item] = HostQueue(policy.host_share(config.connections))
-        self._room = Room(max(BODIES, policy.max_bytes))
+        self._queue: FairQueue[Item] = FairQueue(policy.host_share(config.connections))
+        self._room = ByteBudget(max(BODIES, policy.max_bytes))
         self._items: dict[int, Item] = {}  # all that the parent waits for
         self._active = 0
         self._free = deque(config.free)
@@ -321,7 +322,7 @@ async def serve(channel: socket.socket, ring_file: int) -> None:
     if not first:
         return  # the parent has gone, or changed its mind
     config = Config(**orjson.loads(first))
-    ring = SlotRing(ring_file, config.slots, config.preprocessing["size"], config.processes)
+    ring = SharedSlots(ring_file, config.slots, config.preprocessing["size"], config.processes)
     confine(config.memory_limit)
     await FetcherProcess(config, ring, reader, writer).run()
 

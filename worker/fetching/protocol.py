@@ -62,7 +62,7 @@ class Failed:
     retry_after: float | None
 
 
-Outcome = Decoded | Failed
+FetchOutcome = Decoded | Failed
 
 
 class ProtocolError(Exception):
@@ -70,7 +70,7 @@ class ProtocolError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class FetcherReport:
     """One line of a fetcher: that it is ready, or outcomes."""
 
     ready: bool = False
@@ -81,7 +81,7 @@ class Report:
 _DECODED = (int, int, int, int, int, float, float)
 
 
-def read_report(line: bytes | bytearray) -> Report:
+def read_report(line: bytes | bytearray) -> FetcherReport:
     """Read a fetcher's line.
 
     Raises:
@@ -92,8 +92,10 @@ def read_report(line: bytes | bytearray) -> Report:
         if not isinstance(message, dict):
             raise ProtocolError("a line that is not an object")
         if "ready" in message:
-            return Report(ready=True)
-        return Report(False, tuple(map(_decoded, message["decoded"])), tuple(map(_failed, message["failed"])))
+            return FetcherReport(ready=True)
+        return FetcherReport(
+            False, tuple(map(_decoded, message["decoded"])), tuple(map(_failed, message["failed"]))
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"{type(error).__name__}: {str(error)[:100]!a}") from None
 

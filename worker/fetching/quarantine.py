@@ -18,7 +18,7 @@ from worker.fetching.protocol import Job
 INNOCENT_TIMES = 3
 
 
-class Suspects:
+class Quarantine:
     """The suspects of one place in the pool.
 
     Args:

@@ -37,7 +37,7 @@ def _header_bytes(processes: int) -> int:
     return -(-processes * _ROW * _ITEM // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-class SlotRing:
+class SharedSlots:
     """`slots` pictures of uint8 (size, size, 3), and one row of state per fetcher.
 
     Args:
@@ -55,7 +55,7 @@ class SlotRing:
         self._pixels = self._pixels.reshape(slots, size, size, 3)
 
     @classmethod
-    def create(cls, slots: int, size: int, processes: int) -> SlotRing:
+    def create(cls, slots: int, size: int, processes: int) -> SharedSlots:
         """Make a ring; its memory is claimed at once, so that no later write can fail.
 
         Raises:

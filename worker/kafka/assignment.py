@@ -23,7 +23,7 @@ POSITION_TIMEOUT_MAX = 1.6
 
 
 @dataclasses.dataclass(slots=True)
-class Owned:
+class OwnedPartition:
     """One assigned partition; `offsets` is None until its position is known."""
 
     epoch: int
@@ -40,7 +40,7 @@ class Owned:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Begun:
+class BegunPartition:
     """A partition is ours and is read from now on.
 
     Attributes:

@@ -149,7 +149,7 @@ class AtLeastOnce:
         elif self._fatal is None and error.code() not in _LEAVING:
             self._fatal = error
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         self._poll()
         now = self._clock()
         if now >= self._commit_at:

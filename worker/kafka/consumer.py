@@ -24,8 +24,8 @@ from worker.errors import StartError
 from worker.kafka.assignment import (
     POSITION_TIMEOUT,
     POSITION_TIMEOUT_MAX,
-    Begun,
-    Owned,
+    BegunPartition,
+    OwnedPartition,
     Snapshot,
     is_member,
 )
@@ -33,7 +33,7 @@ from worker.kafka.failpoints import reach
 from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.reading import client_log, traceparent_of
-from worker.kafka.retry_changelog import Pending, RetriesReader
+from worker.kafka.retry_changelog import Pending, RetryChangelog
 from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
@@ -65,8 +65,8 @@ class UploadsConsumer:
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
         metrics: Metrics,
-        retries: RetriesReader,
-        on_begun: Callable[[Begun], None],
+        retries: RetryChangelog,
+        on_begun: Callable[[BegunPartition], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         """Join the group.
@@ -89,7 +89,7 @@ class UploadsConsumer:
         self._retries = retries
         self._on_begun = on_begun
         self._on_leaving = on_leaving
-        self._owned: dict[int, Owned] = {}
+        self._owned: dict[int, OwnedPartition] = {}
         self._epoch = 0
         self._paused = False
         self._closing = False
@@ -160,7 +160,7 @@ class UploadsConsumer:
             traceparent_of(message),
         )
 
-    def _read_error(self, error: KafkaError, partition: int | None, owned: Owned | None) -> None:
+    def _read_error(self, error: KafkaError, partition: int | None, owned: OwnedPartition | None) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET and owned is not None and partition is not None:
             if owned.offsets is not None:  # retention overtook it while it was read
@@ -176,7 +176,7 @@ class UploadsConsumer:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, partition: int, owned: Owned) -> None:
+    def _ask(self, partition: int, owned: OwnedPartition) -> None:
         """Ask where the last owner ended, and then restore its pending retries.
 
         Asked here and not in on_assign, because the answer waits for open transactions of the last owner: one
@@ -197,13 +197,17 @@ class UploadsConsumer:
         owned.committed = committed
         self._retries.begin(partition, owned.epoch)
 
-    def _ask_later(self, partition: int, owned: Owned, error: KafkaException) -> None:
+    def _ask_later(self, partition: int, owned: OwnedPartition, error: KafkaException) -> None:
         owned.patience = min(2 * owned.patience, POSITION_TIMEOUT_MAX)
         owned.ask_at = self._clock() + _POSITION_RETRY
         log.debug("position not known yet", partition=partition, error=error.args[0].str())
 
     def _begin(
-        self, partition: int, owned: Owned, committed: KafkaPartition, restored: PendingRetries[Pending]
+        self,
+        partition: int,
+        owned: OwnedPartition,
+        committed: KafkaPartition,
+        restored: PendingRetries[Pending],
     ) -> None:
         """Read on from where the last owner ended; tried again when that cannot be done just now."""
         low, high = 0, 0
@@ -230,7 +234,9 @@ class UploadsConsumer:
         owned.reset = False
         owned.restored = None
         owned.heard_at, owned.silence = self._clock(), _SILENCE
-        self._on_begun(Begun(partition, owned.epoch, position, lives_of(committed.metadata), restored))
+        self._on_begun(
+            BegunPartition(partition, owned.epoch, position, lives_of(committed.metadata), restored)
+        )
         self._set_paused(partition, self._paused)
 
     def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
@@ -269,7 +275,7 @@ class UploadsConsumer:
         else:
             self._consumer.resume(here)
 
-    def _hold_back(self, partition: int, owned: Owned, offset: int) -> None:
+    def _hold_back(self, partition: int, owned: OwnedPartition, offset: int) -> None:
         owned.held_back = offset
         self._consumer.pause([KafkaPartition(self._topic, partition)])
         log.warning("partition waits: an upload far behind is not done", partition=partition, offset=offset)
@@ -364,7 +370,7 @@ class UploadsConsumer:
     def _own(self, partition: int) -> None:
         """A new epoch; nothing is read before its position is known and its retries are restored."""
         self._epoch += 1
-        self._owned[partition] = Owned(self._epoch, Lateness(self._wall_ms()))
+        self._owned[partition] = OwnedPartition(self._epoch, Lateness(self._wall_ms()))
         self._set_paused(partition, True)
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:

@@ -1,6 +1,7 @@
 """Results → Kafka: tags, deletions, retries, dead letters; and what is done → committed offsets.
 
-`Delivery` is the contract; `AtLeastOnce` is here, `worker.kafka.exactly_once.ExactlyOnce` is the default. With
+`Delivery` is the contract; `AtLeastOnce` is here, `worker.kafka.exactly_once.ExactlyOnce` is the default.
+With
 at-least-once delivery a result counts as safe when the broker acknowledged it, and only then is its offset
 committed. A worker that dies in between leaves the result to be published again, which readers see as an
 equal tag. It is for brokers without transactions, and for the mock cluster, which stores no offsets that are
@@ -18,7 +19,7 @@ from worker.errors import StartError
 from worker.messages.headers import VALUE_OMITTED, source_headers
 from worker.messages.record import Record
 from worker.telemetry import log as logs
-from worker.telemetry.tracing import Journey
+from worker.telemetry.tracing import UploadTrace
 
 log = logs.get(__name__)
 
@@ -41,7 +42,7 @@ class Result:
     headers: tuple[tuple[str, bytes], ...] = ()
     content_type: bytes | None = JSON
     omittable: bool = False  # a value that the broker finds too large may be left out
-    trace: Journey | None = dataclasses.field(default=None, compare=False, repr=False)
+    trace: UploadTrace | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def traceparent(self) -> bytes | None:
@@ -111,7 +112,7 @@ class Delivery(Protocol):
     def publish(self, *results: Result) -> None:
         """Take the results of one upload; never waits for the broker."""
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Go on with what is due. Called right after each poll; waits for the broker a second at most.
 
         Raises:

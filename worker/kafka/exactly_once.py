@@ -121,7 +121,7 @@ class ExactlyOnce:
 
     # ── the turn ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         now = self._clock()
         if now >= self._again_at and (self._state is not State.READY or now >= self._due_at):
             self._step(STEP)

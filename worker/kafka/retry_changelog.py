@@ -64,7 +64,7 @@ class _Restoring:
     found: PendingRetries[Pending] = dataclasses.field(default_factory=PendingRetries)
 
 
-class RetriesReader:
+class RetryChangelog:
     """Reads the pending retries of partitions, many records at a time, between turns of the loop.
 
     Args:

@@ -49,7 +49,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class SourcePosition:
     """Where the upload of a result came from: what its headers say."""
 
     partition: int
@@ -60,17 +60,17 @@ class Source:
     def position(self) -> str:
         return f"{self.partition}:{self.offset}"
 
-    def earlier_than(self, other: Source) -> bool:
+    def earlier_than(self, other: SourcePosition) -> bool:
         """Whether `other` is of a later event; across partitions only the clock can tell."""
         if self.partition == other.partition:
             return self.offset < other.offset
         return self.timestamp < other.timestamp
 
 
-def source_of(entry: Entry) -> Source | None:
+def source_of(entry: Entry) -> SourcePosition | None:
     """The source that a result's headers name; None when they name none."""
     try:
-        return Source(
+        return SourcePosition(
             int(entry.headers["source-partition"]),
             int(entry.headers["source-offset"]),
             int(entry.headers["source-timestamp"]),

@@ -12,48 +12,48 @@ from typing import Literal
 
 from worker.messages.text import printable
 
-Role = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
+TopicRole = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 REPLICAS = 3  # one broker may be taken down for an upgrade while another one fails
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class TopicPlan:
     """What a topic is made with, and why."""
 
     config: Mapping[str, str]
     why: str
 
 
-PLANS: Mapping[Role, Plan] = {
-    "uploads": Plan(
+PLANS: Mapping[TopicRole, TopicPlan] = {
+    "uploads": TopicPlan(
         {"cleanup.policy": "delete", "retention.ms": str(7 * DAY)},
         "what the workers may be behind at most before uploads are lost",
     ),
-    "tags": Plan(
+    "tags": TopicPlan(
         {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY), "max.compaction.lag.ms": str(DAY)},
         "the newest tag of each id for ever; a view may stand still for a week and still hear of deletions; "
         "the old tag of a deleted upload is gone within about a day",
     ),
-    "retry": Plan(
+    "retry": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(10 * MINUTE)},
         "what is pending, never dropped by age; short, because whoever takes a partition over reads it first",
     ),
-    "dlq": Plan(
+    "dlq": TopicPlan(
         {"cleanup.policy": "delete", "retention.ms": str(30 * DAY)},
         "how long people have to look at a dead letter and replay it",
     ),
-    "embeddings": Plan(
+    "embeddings": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
         "where it is set: the newest embedding of each id for ever; that of a deleted upload is gone within "
         "about a day",
     ),
-    "models": Plan(
+    "models": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
         "where it is set: which model is live and which its shadow, and what each worker runs; one partition",
     ),
 }
-ONE_PARTITION: frozenset[Role] = frozenset({"models"})
+ONE_PARTITION: frozenset[TopicRole] = frozenset({"models"})
 """Topics that hold no results, and so need not have the partitions of uploads."""
 
 
@@ -90,7 +90,7 @@ class Topic:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
+class KeySample:
     """The keys of the last records of one partition of uploads; None is a record without one."""
 
     partition: int
@@ -98,21 +98,21 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cluster:
+class KafkaCluster:
     """What the rules look at.
 
     Attributes:
         topics: by role; "embeddings" and "models" only where they are set.
         internal: `__transaction_state` and `__consumer_offsets`, as far as they exist.
         broker: configuration of one broker; empty when it does not tell.
-        samples: see `Sample`; empty when not taken.
+        samples: see `KeySample`; empty when not taken.
     """
 
     brokers: int
-    topics: Mapping[Role, Topic]
+    topics: Mapping[TopicRole, Topic]
     internal: Sequence[Topic] = ()
     broker: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    samples: Sequence[Sample] = ()
+    samples: Sequence[KeySample] = ()
 
     @property
     def all(self) -> tuple[Topic, ...]:
@@ -127,10 +127,10 @@ class Warn:
     remedy: str
 
 
-Rule = Callable[[Cluster], Iterable[Warn]]
+Rule = Callable[[KafkaCluster], Iterable[Warn]]
 
 
-def replication(cluster: Cluster) -> Iterator[Warn]:
+def replication(cluster: KafkaCluster) -> Iterator[Warn]:
     """Exactly once means that what was acknowledged stays."""
     wanted = min(REPLICAS, cluster.brokers)
     few = [topic for topic in cluster.all if 0 < topic.replicas < wanted]
@@ -148,7 +148,7 @@ def replication(cluster: Cluster) -> Iterator[Warn]:
         )
 
 
-def in_sync(cluster: Cluster) -> Iterator[Warn]:
+def in_sync(cluster: KafkaCluster) -> Iterator[Warn]:
     for topic in cluster.all:
         least = topic.number("min.insync.replicas")
         if least is None or topic.replicas < 2:
@@ -167,7 +167,7 @@ def in_sync(cluster: Cluster) -> Iterator[Warn]:
             )
 
 
-def unclean(cluster: Cluster) -> Iterator[Warn]:
+def unclean(cluster: KafkaCluster) -> Iterator[Warn]:
     for topic in cluster.all:
         if topic.config.get("unclean.leader.election.enable") == "true":
             yield Warn(
@@ -177,7 +177,7 @@ def unclean(cluster: Cluster) -> Iterator[Warn]:
             )
 
 
-def compaction(cluster: Cluster) -> Iterator[Warn]:
+def compaction(cluster: KafkaCluster) -> Iterator[Warn]:
     tags, retry, uploads = (cluster.topics[role] for role in ("tags", "retry", "uploads"))
     kept = cluster.topics.get("embeddings")
     if kept is not None and kept.policies and "compact" not in kept.policies:
@@ -213,7 +213,7 @@ def compaction(cluster: Cluster) -> Iterator[Warn]:
         )
 
 
-def retention(cluster: Cluster) -> Iterator[Warn]:
+def retention(cluster: KafkaCluster) -> Iterator[Warn]:
     tags, uploads = cluster.topics["tags"], cluster.topics["uploads"]
     kept = tags.number("delete.retention.ms")
     if kept is not None and kept < DAY:
@@ -240,7 +240,7 @@ def retention(cluster: Cluster) -> Iterator[Warn]:
         )
 
 
-def sizes(cluster: Cluster) -> Iterator[Warn]:
+def sizes(cluster: KafkaCluster) -> Iterator[Warn]:
     uploads = cluster.topics["uploads"]
     largest = uploads.number("max.message.bytes")
     for role in ("retry", "dlq"):
@@ -254,7 +254,7 @@ def sizes(cluster: Cluster) -> Iterator[Warn]:
             )
 
 
-def order(cluster: Cluster) -> Iterator[Warn]:
+def order(cluster: KafkaCluster) -> Iterator[Warn]:
     """All events of an id must be in one partition, or the last one cannot be told."""
     keyless = [sample.partition for sample in cluster.samples if None in sample.keys]
     if keyless:
@@ -279,7 +279,7 @@ def order(cluster: Cluster) -> Iterator[Warn]:
 RULES: tuple[Rule, ...] = (replication, in_sync, unclean, compaction, retention, sizes, order)
 
 
-def warnings(cluster: Cluster) -> list[Warn]:
+def warnings(cluster: KafkaCluster) -> list[Warn]:
     """What contradicts exactly-once delivery, or the order of an id's events."""
     return [warn for rule in RULES for warn in rule(cluster)]
 

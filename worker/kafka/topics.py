@@ -16,7 +16,16 @@ from confluent_kafka.cimpl import NewTopic
 
 from worker.errors import StartError
 from worker.kafka.reading import client_log
-from worker.kafka.topic_rules import ONE_PARTITION, PLANS, REPLICAS, Cluster, Role, Sample, Topic, min_insync
+from worker.kafka.topic_rules import (
+    ONE_PARTITION,
+    PLANS,
+    REPLICAS,
+    KafkaCluster,
+    KeySample,
+    Topic,
+    TopicRole,
+    min_insync,
+)
 from worker.messages.text import printable
 from worker.telemetry import log as logs
 
@@ -42,7 +51,7 @@ class TopicsConfig:
     """
 
     connection: Mapping[str, Any] = dataclasses.field(repr=False)
-    names: Mapping[Role, str]
+    names: Mapping[TopicRole, str]
     group_id: str
     create: bool = False
     partitions: int = 8
@@ -101,7 +110,7 @@ def _partitions(found: Any, name: str) -> int:
 # ── looking closer ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def describe(config: TopicsConfig) -> Cluster:
+def describe(config: TopicsConfig) -> KafkaCluster:
     """Ask Kafka for all that `topic_rules` looks at. What the brokers do not tell is left empty.
 
     Raises:
@@ -119,7 +128,7 @@ def describe(config: TopicsConfig) -> Cluster:
         replicas = [len(p.replicas) for p in found.topics[name].partitions.values()]
         return Topic(name, len(replicas), min(replicas), configs.get((ResourceType.TOPIC, name), {}))
 
-    return Cluster(
+    return KafkaCluster(
         len(found.brokers),
         {role: topic(name) for role, name in config.names.items()},
         tuple(topic(name) for name in INTERNAL if name in there),
@@ -144,7 +153,7 @@ def _configs(
     return configs
 
 
-def sample(config: TopicsConfig, partitions: int) -> tuple[Sample, ...]:
+def sample(config: TopicsConfig, partitions: int) -> tuple[KeySample, ...]:
     """The keys of the last records of uploads, as far as they come within a few seconds."""
     properties = {
         **config.connection,
@@ -162,7 +171,7 @@ def sample(config: TopicsConfig, partitions: int) -> tuple[Sample, ...]:
         consumer.close()
 
 
-def _sample(consumer: Consumer, topic: str, partitions: range) -> tuple[Sample, ...]:
+def _sample(consumer: Consumer, topic: str, partitions: range) -> tuple[KeySample, ...]:
     keys: dict[int, list[bytes | None]] = {}
     begin = []
     deadline = time.monotonic() + SAMPLE_SECONDS
@@ -186,7 +195,7 @@ def _sample(consumer: Consumer, topic: str, partitions: range) -> tuple[Sample, 
                 keys.setdefault(number, []).append(message.key())
             elif error.code() == KafkaError._PARTITION_EOF:
                 reading.discard(number)
-    return tuple(Sample(partition, tuple(found)) for partition, found in sorted(keys.items()))
+    return tuple(KeySample(partition, tuple(found)) for partition, found in sorted(keys.items()))
 
 
 # ── making them ──────────────────────────────────────────────────────────────────────────────────────────

@@ -15,8 +15,8 @@ import orjson
 
 from worker.messages.tag import TAXONOMY
 
-Role = Literal["live", "shadow"]
-ROLES: tuple[Role, ...] = ("live", "shadow")
+ModelRole = Literal["live", "shadow"]
+ROLES: tuple[ModelRole, ...] = ("live", "shadow")
 SCHEMA = 1
 REPORT = "worker/"
 
@@ -26,7 +26,7 @@ FOLDER = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Named:
+class ModelRef:
     """A model that the topic names: the version that it must have, its taxonomy, and the folder it is in."""
 
     version: str
@@ -54,19 +54,19 @@ class Named:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wish:
+class Assignment:
     """What operators want for a role: a model, and the one before it, to go back to.
 
     Attributes:
         at: milliseconds since the epoch.
     """
 
-    model: Named
+    model: ModelRef
     at: int
-    before: Named | None = None
+    before: ModelRef | None = None
 
 
-def write_wish(wish: Wish) -> bytes:
+def write_wish(wish: Assignment) -> bytes:
     """A value of the key `live` or `shadow`."""
     before = None if wish.before is None else dataclasses.asdict(wish.before)
     return orjson.dumps(
@@ -74,21 +74,21 @@ def write_wish(wish: Wish) -> bytes:
     )
 
 
-def read_wish(value: bytes) -> Wish:
+def read_wish(value: bytes) -> Assignment:
     """
     Raises:
         ValueError: it is none, or of a schema that this worker does not know.
     """
     data = orjson.loads(value)
-    named = Named.read(data)
+    named = ModelRef.read(data)
     if data.get("schema") != SCHEMA or type(data.get("set_at")) is not int:
         raise ValueError(f"its schema must be {SCHEMA}, with set_at in ms")
     before = data.get("before")
-    return Wish(named, data["set_at"], None if before is None else Named.read(before))
+    return Assignment(named, data["set_at"], None if before is None else ModelRef.read(before))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class WorkerReport:
     """What one worker runs.
 
     Attributes:
@@ -106,12 +106,12 @@ class Report:
     at: int
 
 
-def write_report(report: Report) -> bytes:
+def write_report(report: WorkerReport) -> bytes:
     """A value of a key `worker/<name>`."""
     return orjson.dumps({"schema": SCHEMA, **dataclasses.asdict(report)})
 
 
-def read_report(value: bytes) -> Report:
+def read_report(value: bytes) -> WorkerReport:
     """
     Raises:
         ValueError: it is none, or of a schema that is not known here.
@@ -120,7 +120,7 @@ def read_report(value: bytes) -> Report:
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise ValueError(f"no report of schema {SCHEMA}")
     try:
-        report = Report(**data)
+        report = WorkerReport(**data)
     except TypeError:
         raise ValueError("a report has other fields") from None
     if not isinstance(report.refused, dict):
@@ -138,7 +138,7 @@ def read_report(value: bytes) -> Report:
 
 
 @dataclasses.dataclass(slots=True)
-class Book:
+class ModelsState:
     """The topic, record by record: the newest of each key.
 
     Attributes:
@@ -147,8 +147,8 @@ class Book:
         strange: offsets of records that are none of these; they are left alone.
     """
 
-    wishes: dict[Role, Wish] = dataclasses.field(default_factory=dict)
-    reports: dict[str, Report] = dataclasses.field(default_factory=dict)
+    wishes: dict[ModelRole, Assignment] = dataclasses.field(default_factory=dict)
+    reports: dict[str, WorkerReport] = dataclasses.field(default_factory=dict)
     strange: list[int] = dataclasses.field(default_factory=list)
 
     def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
@@ -156,7 +156,7 @@ class Book:
         try:
             name = (key or b"").decode("ascii")
             if name in ROLES:
-                role: Role = "live" if name == "live" else "shadow"
+                role: ModelRole = "live" if name == "live" else "shadow"
                 if value is None:
                     self.wishes.pop(role, None)
                 else:

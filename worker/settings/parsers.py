@@ -12,7 +12,7 @@ from typing import Any
 
 from imgclust.fetching.addresses import check_nat64_prefix
 from worker.errors import ERROR_CODES
-from worker.settings.values import RetryLimits, Source
+from worker.settings.values import ImageSource, RetryLimits
 
 Parser = Callable[[str], Any]
 
@@ -104,8 +104,10 @@ def _proxy(value: str) -> str:
     return value
 
 
-def _image_sources(value: str) -> tuple[Source, ...]:
-    sources: tuple[Source, ...] = () if value.strip().lower() == "none" else _list(Source.parse)(value)
+def _image_sources(value: str) -> tuple[ImageSource, ...]:
+    sources: tuple[ImageSource, ...] = (
+        () if value.strip().lower() == "none" else _list(ImageSource.parse)(value)
+    )
     return sources
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker.messages.mapping_syntax import FieldSource
-from worker.settings.values import Network, RetryLimits, Source
+from worker.settings.values import ImageSource, Network, RetryLimits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Settings:
     tag_url: bool
     http: tuple[str, int]
     wall: tuple[str, int]
-    wall_images: tuple[Source, ...]
+    wall_images: tuple[ImageSource, ...]
     drain_timeout: float
     stall_timeout: float
     log: Literal["auto", "text", "json"]

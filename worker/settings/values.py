@@ -33,7 +33,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class ImageSource:
     """A source as Content-Security-Policy writes it: `https:`, `https://*.cdn.example`, `http://10.0.0.1:81`.
 
     Attributes:
@@ -45,7 +45,7 @@ class Source:
     port: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> ImageSource:
         """Raises ValueError for what is not such a source."""
         found = _SOURCE.fullmatch(text.lower())
         if found is None:

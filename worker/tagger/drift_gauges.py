@@ -11,7 +11,7 @@ from functools import partial
 from imgclust.model.drift import PARTS, Drift, Reference, SlidingTally
 from imgclust.types import Prediction
 from worker.telemetry import log as logs
-from worker.telemetry.metrics import LIVE_DRIFT, DriftRows, Metrics, Row
+from worker.telemetry.metrics import LIVE_DRIFT, DriftRows, MetricRow, Metrics
 
 log = logs.get(__name__)
 
@@ -41,7 +41,7 @@ class DriftWatch:
             self._show(partial(_index, part), rows.psi, part)
             self._show(partial(_chance, part), rows.chance, part)
 
-    def _show(self, value: Callable[[Drift], float], row: Row, *labels: str) -> None:
+    def _show(self, value: Callable[[Drift], float], row: MetricRow, *labels: str) -> None:
         def now() -> float:
             drift = self.drift()
             return math.nan if drift is None else value(drift)

@@ -17,7 +17,7 @@ from imgclust.types import Encoder, Floats, Pixels
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
 from worker.tagger.drift_gauges import DriftWatch
-from worker.tagger.prediction import Maker, Model, Outcome, Ready, Unencodable, rows
+from worker.tagger.prediction import InferenceOutcome, Model, ModelInfo, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import LIVE_DRIFT, Metrics
@@ -57,7 +57,7 @@ class Inference:
         *,
         pixels: Callable[[int], Pixels],
         release: Callable[[list[int]], None],
-        on_outcomes: Callable[[list[Outcome]], None],
+        on_outcomes: Callable[[list[InferenceOutcome]], None],
         on_broken: Callable[[Exception], None],
         max_batch: int,
         max_wait: float,
@@ -68,7 +68,7 @@ class Inference:
     ) -> None:
         self._encoder = encoder
         self._keep_embeddings = keep_embeddings
-        self._model, self._maker = model, Maker.of(model)
+        self._model, self._maker = model, ModelInfo.of(model)
         self._pixels = pixels
         self._release = release
         self._on_outcomes = on_outcomes
@@ -105,7 +105,7 @@ class Inference:
             thread.start()
 
     @property
-    def maker(self) -> Maker:
+    def maker(self) -> ModelInfo:
         """The model at work."""
         return self._maker
 
@@ -156,7 +156,7 @@ class Inference:
         """Pictures that were put and have no outcome yet."""
         return self._outstanding
 
-    def _ended(self, outcomes: list[Outcome]) -> None:
+    def _ended(self, outcomes: list[InferenceOutcome]) -> None:
         with self._wake:
             self._outstanding -= len(outcomes)
         self._on_outcomes(outcomes)
@@ -252,7 +252,7 @@ class Inference:
         if change.role == "shadow":
             self.shadow.use(change.model, self._model)
         elif change.model is not None:
-            self._model, self._maker = change.model, Maker.of(change.model)
+            self._model, self._maker = change.model, ModelInfo.of(change.model)
             self._drift.begin(change.model)
             self.shadow.follow(change.model)
         change.done.set()
@@ -262,7 +262,7 @@ class Inference:
         try:
             prediction = self._model.predict(embeddings)
             kept = halves(embeddings) if self._keep_embeddings else None
-            outcomes: list[Outcome] = [*rows(self._maker, tokens, prediction, kept)]
+            outcomes: list[InferenceOutcome] = [*rows(self._maker, tokens, prediction, kept)]
         except Exception as error:
             self._count_memory(error)
             if len(tokens) == 1:

@@ -1,4 +1,5 @@
-"""Which model a worker starts with, and its encoder; loading and warming those that the models topic names."""
+"""Which model a worker starts with, and its encoder; loading and warming those that the models topic
+names."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from imgclust.types import EncoderIdentity
 from worker import wiring
 from worker.errors import StartError, WorkerError
 from worker.kafka.scanner import Scanner
-from worker.messages.models import Book, Named
+from worker.messages.models import ModelRef, ModelsState
 from worker.settings.settings import Settings
 from worker.telemetry import log as logs
 
@@ -68,7 +69,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
 WARM_SIZES = (1, 2, 64, 256)
 
 
-def load_named(folder: Path, named: Named, encoder: EncoderIdentity | None) -> ClusterModel:
+def load_named(folder: Path, named: ModelRef, encoder: EncoderIdentity | None) -> ClusterModel:
     """A model that the topic names, loaded and checked.
 
     Args:
@@ -91,7 +92,7 @@ def load_named(folder: Path, named: Named, encoder: EncoderIdentity | None) -> C
     return model
 
 
-def check_encoder(model: ClusterModel, named: Named, encoder: EncoderIdentity | None) -> None:
+def check_encoder(model: ClusterModel, named: ModelRef, encoder: EncoderIdentity | None) -> None:
     """Refuse a model that does not take an encoder's embeddings, or does not say whose it takes.
 
     Raises:
@@ -117,7 +118,7 @@ def warm(model: ClusterModel) -> None:
         model.predict(own[np.arange(size) % len(own)].astype(np.float32))
 
 
-def read_book(settings: Settings) -> Book:
+def read_book(settings: Settings) -> ModelsState:
     """All that the models topic says now.
 
     Raises:
@@ -125,7 +126,7 @@ def read_book(settings: Settings) -> Book:
         WorkerError: Kafka is away.
     """
     topic = models_topic(settings)
-    book = Book()
+    book = ModelsState()
     with Scanner(wiring.connection(settings)) as scanner:
         if scanner.partitions(topic) != [0]:
             raise StartError(f"{topic!r} must have one partition, so that its records have one order")

@@ -1,8 +1,8 @@
 """Models that change while the worker runs: the models topic is followed, and what it names is used.
 
 A model is loaded and warmed in the thread that follows the topic, beside the one at work; the change itself
-is one step between two batches (`worker.tagger.inference.Inference.use`). Whatever goes wrong leaves the old model
-at work: it is said in metrics, in the log, at `/readyz` and in this worker's report, and tried again.
+is one step between two batches (`worker.tagger.inference.Inference.use`). Whatever goes wrong leaves the old
+model at work: it is said in metrics, in the log, at `/readyz` and in this worker's report, and tried again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
-from worker.messages.models import Named, Report, Role, Wish
+from worker.messages.models import Assignment, ModelRef, ModelRole, WorkerReport
 from worker.tagger.inference import Inference
 from worker.tagger.model_loading import load_named, warm
 from worker.telemetry import log as logs
@@ -60,7 +60,7 @@ class ModelChanger:
         health: Health,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int],
-        load: Callable[[Path, Named, EncoderIdentity | None], ClusterModel] = load_named,
+        load: Callable[[Path, ModelRef, EncoderIdentity | None], ClusterModel] = load_named,
     ) -> None:
         self._folder = folder
         self._encoder = encoder
@@ -70,10 +70,10 @@ class ModelChanger:
         self._clock = clock
         self._wall_ms = wall_ms
         self._load = load
-        self._have: dict[Role, _Have] = {"live": _Have(first.version), "shadow": _Have(None)}
+        self._have: dict[ModelRole, _Have] = {"live": _Have(first.version), "shadow": _Have(None)}
         self._since = wall_ms()
 
-    def settle(self, wishes: Mapping[Role, Wish]) -> bool:
+    def settle(self, wishes: Mapping[ModelRole, Assignment]) -> bool:
         """Take into use what is wanted and is not used; returns whether anything has changed."""
         changed = self._settle("live", wishes.get("live"))
         shadow = wishes.get("shadow")
@@ -81,7 +81,7 @@ class ModelChanger:
             shadow = None  # it would agree with itself
         return self._settle("shadow", shadow) or changed
 
-    def _settle(self, role: Role, wish: Wish | None) -> bool:
+    def _settle(self, role: ModelRole, wish: Assignment | None) -> bool:
         have = self._have[role]
         version = None if wish is None else wish.model.version
         if version == have.version or (wish is None and role == "live"):
@@ -113,7 +113,7 @@ class ModelChanger:
         )  # fmt: skip
         return True
 
-    def _take(self, role: Role, model: ClusterModel) -> None:
+    def _take(self, role: ModelRole, model: ClusterModel) -> None:
         if role == "shadow":
             self._inference.use_shadow(model)
             return
@@ -123,7 +123,7 @@ class ModelChanger:
             model.version, model.taxonomy, self._encoder.name, [cluster.id for cluster in model.clusters]
         )
 
-    def _refused(self, role: Role, model: Named | None, reason: str) -> bool:
+    def _refused(self, role: ModelRole, model: ModelRef | None, reason: str) -> bool:
         """Say that a model cannot be used, or that there is none like that any more; whether that is new."""
         have = self._have[role]
         version = None if model is None else model.version
@@ -140,10 +140,10 @@ class ModelChanger:
             self._health.set("model", True, "" if model is None else f"{model} is wanted: {reason}")
         return new
 
-    def report(self) -> Report:
+    def report(self) -> WorkerReport:
         """What this worker runs now."""
         maker = self._inference.maker
-        return Report(
+        return WorkerReport(
             version=maker.version,
             taxonomy=maker.taxonomy,
             since=self._since,

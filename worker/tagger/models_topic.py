@@ -17,7 +17,7 @@ from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker import wiring
 from worker.kafka.reading import client_log, some_of
-from worker.messages.models import REPORT, Book, write_report
+from worker.messages.models import REPORT, ModelsState, write_report
 from worker.settings.settings import Settings
 from worker.tagger.inference import Inference
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
@@ -54,7 +54,7 @@ class ModelsWatch:
         self._changer = changer
         self._clock = clock
         self._key = f"{REPORT}{worker_name()}".encode()
-        self._book = Book()
+        self._book = ModelsState()
         self._stop = threading.Event()
         self._report_at = 0.0
         self._consumer = Consumer(

@@ -3,7 +3,8 @@
     poll → publish, commit → parse → supersede → fetch, decode → encode, predict
                   └─ results of the turns before, in one transaction with their offsets
 
-`turn` is the whole of it. It runs on the thread that owns Kafka; fetching and decoding happen in processes of
+`run_once` is the whole of it. It runs on the thread that owns Kafka; fetching and decoding happen in
+processes of
 their own, encoding and predicting in threads of their own, and what they have done comes back through
 `_inbox`. Every upload that is taken in ends exactly once: as a tag, a delete, a dead letter, or superseded.
 One that is to be tried again is handed over to the retry topic: its offset is done, and its record there
@@ -22,7 +23,7 @@ from typing import Protocol
 
 from worker.errors import Rejected
 from worker.fetching.protocol import Failed, Job
-from worker.kafka.assignment import Begun
+from worker.kafka.assignment import BegunPartition
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import REVOKE_COMMIT, Delivery, Result
 from worker.kafka.pending_retries import NOT_FOUND_GRACE_MS, PendingRetries, delay
@@ -34,11 +35,11 @@ from worker.messages.record import Record
 from worker.messages.text import printable
 from worker.messages.upload import Upload
 from worker.settings.values import RetryLimits
-from worker.tagger.poison import DEATHS, Trials
-from worker.tagger.prediction import Maker, Outcome, Predicted, Ready, Unencodable, tag_of
+from worker.tagger.poison import DEATHS, PoisonGuard
+from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, tag_of
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
-from worker.telemetry.tracing import Journey, Tracing
+from worker.telemetry.tracing import Tracing, UploadTrace
 
 log = logs.get(__name__)
 
@@ -68,7 +69,7 @@ class Encoding(Protocol):
 
     def put(self, ready: Sequence[Ready]) -> None: ...
     @property
-    def maker(self) -> Maker: ...
+    def maker(self) -> ModelInfo: ...
     @property
     def outstanding(self) -> int: ...
 
@@ -89,7 +90,7 @@ class Work:
     token: int = 0
     stored: bool = False
     deaths: int = 0
-    journey: Journey | None = None  # when it is traced
+    journey: UploadTrace | None = None  # when it is traced
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Pipeline:
         self,
         policy: Policy,
         *,
-        connect_consumer: Callable[[Callable[[Begun], None], Leaving], UploadsConsumer],
+        connect_consumer: Callable[[Callable[[BegunPartition], None], Leaving], UploadsConsumer],
         connect_delivery: Callable[[UploadsConsumer], Delivery],
         fetchers: Fetchers,
         inference: Encoding,
@@ -156,9 +157,9 @@ class Pipeline:
         self._latest: dict[str, Work] = {}  # the same by id
         self._retries: dict[int, PendingRetries[Pending]] = {}  # by partition, then by id
         # filled by other threads
-        self._inbox: deque[list[Failed] | list[Outcome] | list[Ready]] = deque()
+        self._inbox: deque[list[Failed] | list[InferenceOutcome] | list[Ready]] = deque()
         self._inference = inference
-        self._trials = Trials(inference.put, lambda: inference.outstanding, policy.max_in_flight)
+        self._trials = PoisonGuard(inference.put, lambda: inference.outstanding, policy.max_in_flight)
         self._trial: tuple[Ready, int] | None = None  # a suspect, and how many results must be safe first
         self._published = 0
         self._report_at = clock()
@@ -167,12 +168,12 @@ class Pipeline:
 
     # ── the chain ────────────────────────────────────────────────────────────────────────────────────────
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """One round of the loop; waits a moment when there is nothing to do."""
         self._pace()
         busy = bool(self._works or self._inbox or self._delivery.waiting)
         records = self._consumer.poll(self._room_for_new(), BUSY_WAIT if busy else IDLE_WAIT)
-        self._delivery.turn()  # right after the poll: see `UploadsConsumer.snapshot`
+        self._delivery.run_once()  # right after the poll: see `UploadsConsumer.snapshot`
         self._take_in(records)
         self._try_again()
         self._take_back()
@@ -354,7 +355,7 @@ class Pipeline:
         self._delivery.publish(*results)
 
     def _retry_record(
-        self, work: Work, record: Record, code: str, not_before: int, journey: Journey | None = None
+        self, work: Work, record: Record, code: str, not_before: int, journey: UploadTrace | None = None
     ) -> Result:
         headers = (
             ("attempt", b"%d" % work.attempts),
@@ -370,7 +371,7 @@ class Pipeline:
     def _end_of_retry(self, key: bytes, source: Record) -> Result:
         return Result(self._policy.retry_topic, key, None, source, content_type=None)
 
-    def _delete(self, upload: Upload, record: Record, journey: Journey | None) -> None:
+    def _delete(self, upload: Upload, record: Record, journey: UploadTrace | None) -> None:
         journey = journey and journey.publish("deleted")
         key = upload.id.encode()
         results = [Result(self._policy.tags_topic, key, None, record, content_type=None, trace=journey)]
@@ -439,13 +440,13 @@ class Pipeline:
 
     def _bury(
         self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
-        journey: Journey | None,
+        journey: UploadTrace | None,
     ) -> None:  # fmt: skip
         self._publish(self._dead_letter(record, key, code, stage, message, attempts, journey))
 
     def _dead_letter(
         self, record: Record, key: bytes | None, code: str, stage: str, message: str, attempts: int,
-        journey: Journey | None,
+        journey: UploadTrace | None,
     ) -> Result:  # fmt: skip
         headers = (
             ("error-code", code.encode()),
@@ -484,13 +485,13 @@ class Pipeline:
         """Pictures that are to be encoded one at a time; from any thread."""
         self._inbox.append(ready)
 
-    def on_predicted(self, outcomes: list[Outcome]) -> None:
+    def on_predicted(self, outcomes: list[InferenceOutcome]) -> None:
         """What inference has done; from any thread."""
         self._inbox.append(outcomes)
 
     # ── partitions that come and go ──────────────────────────────────────────────────────────────────────
 
-    def _begun(self, begun: Begun) -> None:
+    def _begun(self, begun: BegunPartition) -> None:
         """A partition is ours, with what waits for another try in it."""
         self._retries[begun.partition] = begun.pending
         self._trials.begin(begun)
@@ -557,7 +558,7 @@ class Pipeline:
             if not self._consumer.paused:
                 self._consumer.pause()
             self._consumer.poll(1, BUSY_WAIT)  # keeps the membership; records in hand already are not taken
-            self._delivery.turn()
+            self._delivery.run_once()
             self._take_back()
         if not hurry():
             self._consumer.poll(1, 0)

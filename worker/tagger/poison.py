@@ -2,7 +2,8 @@
 
 Decoders run in processes that may die. The encoder runs in the worker, and what kills it takes all that is in
 flight with it, again and again. Commits say how many owners in a row died at the same position (see
-`worker.kafka.offsets`). After SUSPECT_AFTER of them the next one is careful: it encodes one image at a time, and
+`worker.kafka.offsets`). After SUSPECT_AFTER of them the next one is careful: it encodes one image at a time,
+and
 before it encodes one of those that were in flight it writes that down in the retry topic. A record that was
 written down DEATHS times, and was not taken back once, killed that many workers by itself.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from worker.kafka.assignment import Begun
+from worker.kafka.assignment import BegunPartition
 from worker.messages.record import Record
 from worker.tagger.prediction import Ready
 from worker.telemetry import log as logs
@@ -25,7 +26,7 @@ SUSPECT_AFTER = 2  # one death at a position is a crash or a deployment; two are
 DEATHS = 3
 
 
-class Trials:
+class PoisonGuard:
     """
     Args:
         encode: sends decoded pictures to the encoder.
@@ -47,7 +48,7 @@ class Trials:
         """Whether pictures go through `add`; may be asked from any thread."""
         return bool(self._ends)
 
-    def begin(self, begun: Begun) -> None:
+    def begin(self, begun: BegunPartition) -> None:
         """A partition is ours: has something in it killed its owners?"""
         named = any(pending.deaths for pending in begun.pending.items())
         if begun.deaths < SUSPECT_AFTER and not named:

@@ -34,7 +34,7 @@ class Model(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Maker:
+class ModelInfo:
     """The model that made a prediction, as far as a tag speaks of it; `names`: cluster → name."""
 
     version: str
@@ -42,7 +42,7 @@ class Maker:
     names: Mapping[int, str | None]
 
     @classmethod
-    def of(cls, model: Model) -> Maker:
+    def of(cls, model: Model) -> ModelInfo:
         return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters})
 
 
@@ -50,7 +50,7 @@ class Maker:
 class Predicted:
     """One image's prediction; `candidates` are (cluster, score), best first."""
 
-    maker: Maker
+    maker: ModelInfo
     token: int
     cluster: int
     probability: float
@@ -67,11 +67,11 @@ class Unencodable:
     message: str
 
 
-Outcome = Predicted | Unencodable
+InferenceOutcome = Predicted | Unencodable
 
 
 def rows(
-    maker: Maker, tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
+    maker: ModelInfo, tokens: Sequence[int], prediction: Prediction, embeddings: Sequence[bytes] | None = None
 ) -> list[Predicted]:
     """A prediction's arrays as one value per image, with the embeddings that are to be kept."""
     clusters, scores = prediction.candidates.tolist(), prediction.scores.tolist()

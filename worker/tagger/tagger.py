@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from worker import wiring
 from worker.fetching.pool import FetcherPool
 from worker.fetching.protocol import Decoded, Failed
-from worker.kafka.assignment import Begun
+from worker.kafka.assignment import BegunPartition
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.client_config import (
     consumer_config,
@@ -22,7 +22,7 @@ from worker.kafka.client_config import (
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import Delivery
 from worker.kafka.exactly_once import ExactlyOnce
-from worker.kafka.retry_changelog import RetriesReader
+from worker.kafka.retry_changelog import RetryChangelog
 from worker.messages.embedding import EmbeddingWriter
 from worker.messages.text import wall_ms
 from worker.settings.settings import Settings
@@ -128,7 +128,7 @@ class Tagger:
             model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
         )
 
-    def _consumer(self, on_begun: Callable[[Begun], None], on_leaving: Leaving) -> UploadsConsumer:
+    def _consumer(self, on_begun: Callable[[BegunPartition], None], on_leaving: Leaving) -> UploadsConsumer:
         s = self._settings
         return UploadsConsumer(
             consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka),
@@ -137,7 +137,7 @@ class Tagger:
             clock=self._clock,
             wall_ms=wall_ms,
             metrics=self._metrics,
-            retries=RetriesReader(
+            retries=RetryChangelog(
                 restore_config(s.bootstrap_servers, s.group_id, s.kafka),
                 s.retry_topic,
                 clock=self._clock,
@@ -213,13 +213,13 @@ class Tagger:
         self._beat = self._clock()
         self._watchdog.start()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """One round of the loop.
 
         Raises:
             Exception: what broke the encoder, after which nothing can be tagged.
         """
-        self.pipeline.turn()
+        self.pipeline.run_once()
         self._beaten()
         if self._broken is not None:
             raise self._broken

@@ -41,7 +41,7 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class MetricRow:
     """One metric: its name, what it counts and what it means."""
 
     name: str
@@ -82,160 +82,162 @@ _WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1
 # 10 ms to 1 h: retries are part of an upload's way and may wait for minutes.
 _TOTAL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-STAGE_RECEIVED = Row("imgclust_stage_received_total", "counter", "items",
+STAGE_RECEIVED = MetricRow("imgclust_stage_received_total", "counter", "items",
     "Items that entered the stage.", (_STAGE,))  # fmt: skip
-STAGE_FINISHED = Row("imgclust_stage_finished_total", "counter", "items",
+STAGE_FINISHED = MetricRow("imgclust_stage_finished_total", "counter", "items",
     "Items that left the stage: passed on (ok), to be tried again (retry), to dead letters (dead), or given "
     "up because the partition was revoked or a later event of the id came (dropped).",
     (_STAGE, Label("outcome", STAGE_OUTCOMES)))  # fmt: skip
-STAGE_IN_PROGRESS = Row("imgclust_stage_in_progress", "gauge", "items",
+STAGE_IN_PROGRESS = MetricRow("imgclust_stage_in_progress", "gauge", "items",
     "Items in the stage now: received less finished.", (_STAGE,))  # fmt: skip
-STAGE_SECONDS = Row("imgclust_stage_seconds", "histogram", "seconds",
+STAGE_SECONDS = MetricRow("imgclust_stage_seconds", "histogram", "seconds",
     "Time that an item spent in the stage.", (_STAGE,), _STAGE_SECONDS)  # fmt: skip
-BATCH_IMAGES = Row("imgclust_batch_images", "histogram", "images",
+BATCH_IMAGES = MetricRow("imgclust_batch_images", "histogram", "images",
     "Images per call of the encoder.", (), (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512))  # fmt: skip
-BATCH_WAIT = Row("imgclust_batch_wait_seconds", "histogram", "seconds",
+BATCH_WAIT = MetricRow("imgclust_batch_wait_seconds", "histogram", "seconds",
     "Time that the oldest image of a batch waited for it to leave.", (), _WAIT_SECONDS)  # fmt: skip
-BUSY_SECONDS = Row("imgclust_stage_busy_seconds_total", "counter", "seconds",
+BUSY_SECONDS = MetricRow("imgclust_stage_busy_seconds_total", "counter", "seconds",
     "Time that the encoder or the predictor was at work; its rate is the busy share.",
     (Label("stage", BUSY_STAGES),))  # fmt: skip
-OUT_OF_MEMORY = Row("imgclust_encoder_out_of_memory_total", "counter", "batches",
+OUT_OF_MEMORY = MetricRow("imgclust_encoder_out_of_memory_total", "counter", "batches",
     "Batches that the device had no memory for; each was halved and tried again.")  # fmt: skip
-END_TO_END = Row("imgclust_end_to_end_seconds", "histogram", "seconds",
+END_TO_END = MetricRow("imgclust_end_to_end_seconds", "histogram", "seconds",
     "From an upload's `uploaded_at` to its published tag.", (), _TOTAL_SECONDS)  # fmt: skip
-UPLOADS = Row("imgclust_uploads_total", "counter", "uploads",
+UPLOADS = MetricRow("imgclust_uploads_total", "counter", "uploads",
     "Uploads by how they ended; every upload ends once.", (Label("outcome", UPLOAD_OUTCOMES),))  # fmt: skip
-DEAD_LETTERS = Row("imgclust_dead_letters_total", "counter", "uploads",
+DEAD_LETTERS = MetricRow("imgclust_dead_letters_total", "counter", "uploads",
     "Uploads that became dead letters.", (Label("error_code", ERROR_CODES),))  # fmt: skip
-RETRIES = Row("imgclust_retries_total", "counter", "attempts",
+RETRIES = MetricRow("imgclust_retries_total", "counter", "attempts",
     "Attempts that failed and will be made again.", (Label("error_code", ERROR_CODES),))  # fmt: skip
-RETRIES_PENDING = Row("imgclust_retries_pending", "gauge", "uploads",
+RETRIES_PENDING = MetricRow("imgclust_retries_pending", "gauge", "uploads",
     "Uploads that wait for another attempt.")  # fmt: skip
-RETRIES_DUE = Row("imgclust_retries_due", "gauge", "uploads",
+RETRIES_DUE = MetricRow("imgclust_retries_due", "gauge", "uploads",
     "Uploads whose next attempt is due and has not begun.")  # fmt: skip
-RETRIES_OLDEST = Row("imgclust_retries_oldest_seconds", "gauge", "seconds",
+RETRIES_OLDEST = MetricRow("imgclust_retries_oldest_seconds", "gauge", "seconds",
     "Age of the oldest upload that waits for another attempt; 0 without any.")  # fmt: skip
-LAG_RECORDS = Row("imgclust_consumer_lag_records", "gauge", "records",
+LAG_RECORDS = MetricRow("imgclust_consumer_lag_records", "gauge", "records",
     "Records of the uploads topic that were not read yet: the worker is behind.", (_PARTITION,))  # fmt: skip
-HELD_RECORDS = Row("imgclust_consumer_held_records", "gauge", "records",
+HELD_RECORDS = MetricRow("imgclust_consumer_held_records", "gauge", "records",
     "Records read but above the committed offset: held by a slow image, not by being behind.",
     (_PARTITION,))  # fmt: skip
-LAG_SECONDS = Row("imgclust_consumer_lag_seconds", "gauge", "seconds",
+LAG_SECONDS = MetricRow("imgclust_consumer_lag_seconds", "gauge", "seconds",
     "Time that the oldest unread record has waited, at most: since the record before it, or since the "
     "partition's end was reached; 0 there.",
     (_PARTITION,))  # fmt: skip
-ASSIGNED = Row("imgclust_consumer_assigned_partitions", "gauge", "partitions",
+ASSIGNED = MetricRow("imgclust_consumer_assigned_partitions", "gauge", "partitions",
     "Partitions of the uploads topic that this worker owns.")  # fmt: skip
-PAUSED = Row("imgclust_consumer_paused_partitions", "gauge", "partitions",
+PAUSED = MetricRow("imgclust_consumer_paused_partitions", "gauge", "partitions",
     "Partitions whose intake is paused because enough is in flight.")  # fmt: skip
-POLL_GAP = Row("imgclust_poll_gap_seconds", "gauge", "seconds",
+POLL_GAP = MetricRow("imgclust_poll_gap_seconds", "gauge", "seconds",
     "Longest time between two polls of Kafka in the last minute, the one that goes on included; NaN before "
     "the first. Beyond `max.poll.interval.ms` the group takes the partitions away.")  # fmt: skip
-REBALANCES = Row("imgclust_consumer_rebalances_total", "counter", "rebalances",
+REBALANCES = MetricRow("imgclust_consumer_rebalances_total", "counter", "rebalances",
     "Times that partitions were assigned, revoked or lost.")  # fmt: skip
-RECORDS_LOST = Row("imgclust_consumer_records_lost_total", "counter", "records",
+RECORDS_LOST = MetricRow("imgclust_consumer_records_lost_total", "counter", "records",
     "Records that the topic dropped (retention) before this group read them.")  # fmt: skip
-COMMITS = Row("imgclust_commits_total", "counter", "commits",
+COMMITS = MetricRow("imgclust_commits_total", "counter", "commits",
     "Transactions, or offset commits with at-least-once delivery.",
     (Label("outcome", COMMIT_OUTCOMES),))  # fmt: skip
-COMMIT_SECONDS = Row("imgclust_commit_seconds", "histogram", "seconds",
+COMMIT_SECONDS = MetricRow("imgclust_commit_seconds", "histogram", "seconds",
     "Time that a commit took.", (), _STAGE_SECONDS)  # fmt: skip
-PRODUCE_ERRORS = Row("imgclust_produce_errors_total", "counter", "records",
+PRODUCE_ERRORS = MetricRow("imgclust_produce_errors_total", "counter", "records",
     "Records that Kafka did not acknowledge.")  # fmt: skip
-TAGS = Row("imgclust_tags_total", "counter", "tags",
+TAGS = MetricRow("imgclust_tags_total", "counter", "tags",
     "Published tags by cluster; -1 is \"other\".", (Label("cluster"),))  # fmt: skip
-OTHER_RATIO = Row("imgclust_tags_other_ratio", "gauge", "ratio",
+OTHER_RATIO = MetricRow("imgclust_tags_other_ratio", "gauge", "ratio",
     "Share of \"other\" among the tags of the last 5 minutes; NaN without any.")  # fmt: skip
-NOVEL = Row("imgclust_tags_novel_total", "counter", "tags",
+NOVEL = MetricRow("imgclust_tags_novel_total", "counter", "tags",
     "Published tags of images unlike anything the model was trained on.")  # fmt: skip
-PROBABILITY = Row("imgclust_tag_probability_ratio", "histogram", "ratio",
+PROBABILITY = MetricRow("imgclust_tag_probability_ratio", "histogram", "ratio",
     "Probability of published tags; \"other\" has 0.", (),
     (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0))  # fmt: skip
-SIMILARITY = Row("imgclust_similarity_ratio", "histogram", "ratio",
+SIMILARITY = MetricRow("imgclust_similarity_ratio", "histogram", "ratio",
     "Cosine of predicted images to the nearest training image; novel ones are far from all.", (),
     (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0))  # fmt: skip
-DRIFT_IMAGES = Row("imgclust_drift_images", "gauge", "images",
+DRIFT_IMAGES = MetricRow("imgclust_drift_images", "gauge", "images",
     "Images that the drift metrics are of: those predicted in the last hour, or the last 12,000 where "
     "they were fewer.")  # fmt: skip
-DRIFT_PSI = Row("imgclust_drift_psi", "gauge", "index",
+DRIFT_PSI = MetricRow("imgclust_drift_psi", "gauge", "index",
     "Population stability index against the model's held-out images, of the clusters, the probabilities, "
     "the similarities to the nearest training image: below 0.1 steady, above 0.25 drift. NaN without any.",
     (Label("part", PARTS),))  # fmt: skip
-DRIFT_CHANCE = Row("imgclust_drift_psi_chance", "gauge", "index",
+DRIFT_CHANCE = MetricRow("imgclust_drift_psi_chance", "gauge", "index",
     "What the index stays below by chance alone, 99 times of 100 with so many images: less means nothing.",
     (Label("part", PARTS),))  # fmt: skip
-DRIFT_OTHER = Row("imgclust_drift_other_ratio", "gauge", "ratio",
+DRIFT_OTHER = MetricRow("imgclust_drift_other_ratio", "gauge", "ratio",
     "Share of \"other\", in the window and among the model's held-out images.",
     (Label("of", ("window", "held-out")),))  # fmt: skip
-DRIFT_NOVEL = Row("imgclust_drift_novel_ratio", "gauge", "ratio",
+DRIFT_NOVEL = MetricRow("imgclust_drift_novel_ratio", "gauge", "ratio",
     "Share of novel images, in the window and among the model's held-out images.",
     (Label("of", ("window", "held-out")),))  # fmt: skip
-MODEL_INFO = Row("imgclust_model_info", "gauge", "info",
+MODEL_INFO = MetricRow("imgclust_model_info", "gauge", "info",
     "1 for the model in use.", (Label("version"), Label("taxonomy"), Label("encoder")))  # fmt: skip
-MODEL_CHANGES = Row("imgclust_model_changes_total", "counter", "changes",
+MODEL_CHANGES = MetricRow("imgclust_model_changes_total", "counter", "changes",
     "Models that were taken into use while the worker ran, and those that could not be.",
     (Label("outcome", MODEL_OUTCOMES),))  # fmt: skip
-MODEL_REFUSED = Row("imgclust_model_refused", "gauge", "state",
+MODEL_REFUSED = MetricRow("imgclust_model_refused", "gauge", "state",
     "1 while a model that the models topic names cannot be used, so that another one is at work; else 0.",
     (Label("role", MODEL_ROLES),))  # fmt: skip
-SHADOW_INFO = Row("imgclust_shadow_info", "gauge", "info",
+SHADOW_INFO = MetricRow("imgclust_shadow_info", "gauge", "info",
     "1 for the shadow model, which predicts beside the model in use and publishes nothing; without one 0, "
     "and empty labels.",
     (Label("version"), Label("taxonomy")))  # fmt: skip
-SHADOW_AGREEMENT = Row("imgclust_shadow_agreement_ratio", "gauge", "ratio",
+SHADOW_AGREEMENT = MetricRow("imgclust_shadow_agreement_ratio", "gauge", "ratio",
     "Share of the last images that shadow and live model put into the same cluster, \"other\" being one; of "
     "two taxonomies clusters are matched one to one, so that most images agree. NaN without.")  # fmt: skip
-SHADOW_SKIPPED = Row("imgclust_shadow_skipped_total", "counter", "images",
+SHADOW_SKIPPED = MetricRow("imgclust_shadow_skipped_total", "counter", "images",
     "Images that the shadow model did not predict, because it was behind (live tags never wait for it) or "
     "failed.")  # fmt: skip
-SHADOW_IMAGES = Row("imgclust_shadow_images", "gauge", "images",
+SHADOW_IMAGES = MetricRow("imgclust_shadow_images", "gauge", "images",
     "Images that the shadow metrics are of, as with `imgclust_drift_images`.")  # fmt: skip
-SHADOW_PSI = Row("imgclust_shadow_psi", "gauge", "index",
+SHADOW_PSI = MetricRow("imgclust_shadow_psi", "gauge", "index",
     "`imgclust_drift_psi`, of the shadow model.", (Label("part", PARTS),))  # fmt: skip
-SHADOW_CHANCE = Row("imgclust_shadow_psi_chance", "gauge", "index",
+SHADOW_CHANCE = MetricRow("imgclust_shadow_psi_chance", "gauge", "index",
     "`imgclust_drift_psi_chance`, of the shadow model.", (Label("part", PARTS),))  # fmt: skip
-SHADOW_OTHER = Row("imgclust_shadow_other_ratio", "gauge", "ratio",
+SHADOW_OTHER = MetricRow("imgclust_shadow_other_ratio", "gauge", "ratio",
     "`imgclust_drift_other_ratio`, of the shadow model.",
     (Label("of", ("window", "held-out")),))  # fmt: skip
-SHADOW_NOVEL = Row("imgclust_shadow_novel_ratio", "gauge", "ratio",
+SHADOW_NOVEL = MetricRow("imgclust_shadow_novel_ratio", "gauge", "ratio",
     "`imgclust_drift_novel_ratio`, of the shadow model.",
     (Label("of", ("window", "held-out")),))  # fmt: skip
-FETCHERS = Row("imgclust_fetchers", "gauge", "processes", "Fetcher processes that run.")
-FETCHER_RESTARTS = Row("imgclust_fetcher_restarts_total", "counter", "processes",
+FETCHERS = MetricRow("imgclust_fetchers", "gauge", "processes", "Fetcher processes that run.")
+FETCHER_RESTARTS = MetricRow("imgclust_fetcher_restarts_total", "counter", "processes",
     "Fetcher processes that died or hung and were replaced.")  # fmt: skip
-SLOTS_USED = Row("imgclust_slots_used", "gauge", "images", "Decoded images held in shared memory.")
-VIEW_RECORDS = Row("imgclust_view_records_total", "counter", "records",
+SLOTS_USED = MetricRow("imgclust_slots_used", "gauge", "images", "Decoded images held in shared memory.")
+VIEW_RECORDS = MetricRow("imgclust_view_records_total", "counter", "records",
     "Records of the tags topic: written to Redis (applied), already there or overtaken (stale), or not a tag "
     "(malformed).", (Label("outcome", VIEW_OUTCOMES),))  # fmt: skip
-VIEW_ERRORS = Row("imgclust_view_errors_total", "counter", "errors",
+VIEW_ERRORS = MetricRow("imgclust_view_errors_total", "counter", "errors",
     "Failed writes to Redis; each is tried again.", (Label("error_code", REDIS_ERRORS),))  # fmt: skip
-VIEW_LAG_RECORDS = Row("imgclust_view_lag_records", "gauge", "records",
+VIEW_LAG_RECORDS = MetricRow("imgclust_view_lag_records", "gauge", "records",
     "Records of the tags topic that are not in Redis yet.", (_PARTITION,))  # fmt: skip
-VIEW_LAG_SECONDS = Row("imgclust_view_lag_seconds", "gauge", "seconds",
+VIEW_LAG_SECONDS = MetricRow("imgclust_view_lag_seconds", "gauge", "seconds",
     "Age of the oldest record that was read and is not in Redis yet, or how long Redis has not taken what "
     "waits; 0 when all is there.")  # fmt: skip
-VIEW_REDIS_UP = Row("imgclust_view_redis_up", "gauge", "state",
+VIEW_REDIS_UP = MetricRow("imgclust_view_redis_up", "gauge", "state",
     "1 when the last command to Redis succeeded, else 0.")  # fmt: skip
-VIEW_REBUILDS = Row("imgclust_view_rebuilds_total", "counter", "rebuilds",
+VIEW_REBUILDS = MetricRow("imgclust_view_rebuilds_total", "counter", "rebuilds",
     "Times that the view read tags again: Redis had lost some, or it was asked to.")  # fmt: skip
-VIEW_SWEPT = Row("imgclust_view_swept_total", "counter", "entries",
+VIEW_SWEPT = MetricRow("imgclust_view_swept_total", "counter", "entries",
     "Entries that the sweep removed from Redis: tags that are no longer in the topic, and members of a "
     "cluster that they do not belong to.")  # fmt: skip
-START_TIME = Row("imgclust_start_time_seconds", "gauge", "seconds",
+START_TIME = MetricRow("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 
-TABLE: tuple[Row, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Row))
+TABLE: tuple[MetricRow, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, MetricRow)
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DriftRows:
     """The gauges of one model's drift."""
 
-    images: Row
-    psi: Row
-    chance: Row
-    other: Row
-    novel: Row
+    images: MetricRow
+    psi: MetricRow
+    chance: MetricRow
+    other: MetricRow
+    novel: MetricRow
 
 
 LIVE_DRIFT = DriftRows(DRIFT_IMAGES, DRIFT_PSI, DRIFT_CHANCE, DRIFT_OTHER, DRIFT_NOVEL)
@@ -325,7 +327,7 @@ class Metrics:
         self.gauge(POLL_GAP).set_function(self.polls.seconds)
         self.gauge(START_TIME).set(now())
 
-    def _make(self, row: Row) -> Counter | Gauge | Histogram:
+    def _make(self, row: MetricRow) -> Counter | Gauge | Histogram:
         names = [label.name for label in row.labels]
         match row.kind:
             case "counter":
@@ -335,23 +337,23 @@ class Metrics:
             case "histogram":
                 return Histogram(row.name, row.help, names, registry=self.registry, buckets=row.buckets)
 
-    def counter(self, row: Row, *labels: str) -> Counter:
+    def counter(self, row: MetricRow, *labels: str) -> Counter:
         return self._instrument(Counter, row, labels)
 
-    def gauge(self, row: Row, *labels: str) -> Gauge:
+    def gauge(self, row: MetricRow, *labels: str) -> Gauge:
         return self._instrument(Gauge, row, labels)
 
-    def histogram(self, row: Row, *labels: str) -> Histogram:
+    def histogram(self, row: MetricRow, *labels: str) -> Histogram:
         return self._instrument(Histogram, row, labels)
 
-    def _instrument(self, kind: type[InstrumentT], row: Row, labels: tuple[str, ...]) -> InstrumentT:
+    def _instrument(self, kind: type[InstrumentT], row: MetricRow, labels: tuple[str, ...]) -> InstrumentT:
         family = self._families[row.name]
         if not isinstance(family, kind):
             raise TypeError(f"{row.name} is a {row.kind}, asked for as a {kind.__name__.lower()}")
         row.check(labels)
         return family.labels(*labels) if labels else family
 
-    def _forget(self, row: Row, *labels: str) -> None:
+    def _forget(self, row: MetricRow, *labels: str) -> None:
         with contextlib.suppress(KeyError):
             self._families[row.name].remove(*labels)
 

@@ -30,7 +30,7 @@ def _text(value: str, limit: int) -> str:
     return value[:limit] if value.isprintable() else printable(value, limit)
 
 
-class Journey:
+class UploadTrace:
     """The spans of one try of one upload. `stage` may be called from any thread."""
 
     __slots__ = ("_context", "_outcome", "_publish", "_span", "_tracer", "_zero", "sent", "traceparent")
@@ -64,7 +64,7 @@ class Journey:
         self._span.set_attribute("error.type", code)
         self._span.set_status(trace.StatusCode.ERROR, _text(message, MAX_MESSAGE))
 
-    def publish(self, outcome: str) -> Journey:
+    def publish(self, outcome: str) -> UploadTrace:
         """Its result goes to Kafka; `traceparent` now names the span that ends when that is safe."""
         self._outcome = outcome
         self._publish = self._tracer.start_span("publish", self._context, trace.SpanKind.PRODUCER)
@@ -106,14 +106,14 @@ class Tracing:
             "messaging.destination.name": topic,
             "messaging.consumer.group.name": group,
         }
-        self._on_the_way: dict[int, Journey] = {}
+        self._on_the_way: dict[int, UploadTrace] = {}
 
     @property
     def active(self) -> bool:
         """Whether anything on its way is traced."""
         return bool(self._on_the_way)
 
-    def begin(self, record: Record, attempts: int = 0) -> Journey | None:
+    def begin(self, record: Record, attempts: int = 0) -> UploadTrace | None:
         """A record was taken in, or is tried again after so many attempts; None when it is not traced."""
         if record.traceparent is None or self._tracer is None:
             return None
@@ -135,12 +135,12 @@ class Tracing:
         )  # fmt: skip
         if not span.is_recording():  # the sender's sampler, or ours, decided against it
             return None
-        journey = Journey(self._tracer, span, now_ns - int(now * 1e9), record.traceparent, now)
+        journey = UploadTrace(self._tracer, span, now_ns - int(now * 1e9), record.traceparent, now)
         if waited:
             journey.stage("consume", now - waited, now)
         return journey
 
-    def sent(self, token: int, journey: Journey) -> None:
+    def sent(self, token: int, journey: UploadTrace) -> None:
         """This try is with the fetchers."""
         journey.sent = self._clock()
         self._on_the_way[token] = journey

@@ -27,7 +27,7 @@ from worker.errors import StartError
 from worker.feed import Feed
 from worker.messages.tag import Tag
 from worker.messages.upload import MAX_ID_CHARS
-from worker.settings.values import Source
+from worker.settings.values import ImageSource
 from worker.telemetry import log as logs
 from worker.wall.board import Board, Reading, Shown
 from worker.wall.image_sources import image_policy, picture_url
@@ -60,7 +60,7 @@ class Wall:
     """
 
     def __init__(
-        self, feed: Feed, sources: tuple[Source, ...], policy: FetchPolicy, loopback: str = ""
+        self, feed: Feed, sources: tuple[ImageSource, ...], policy: FetchPolicy, loopback: str = ""
     ) -> None:
         self._feed = feed
         self._sources = sources
@@ -266,7 +266,7 @@ class Wall:
             task.cancel()
 
 
-def headers(sources: Iterable[Source]) -> dict[str, str]:
+def headers(sources: Iterable[ImageSource]) -> dict[str, str]:
     """What every answer carries: the page may run its own script, load pictures from the sources, ask this
     server, and do nothing else; nobody may frame it."""
     policy = (

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from imgclust.errors import UrlForbidden
 from imgclust.fetching.urls import FetchPolicy, check_url
-from worker.settings.values import Source
+from worker.settings.values import ImageSource
 
 
-def picture_url(url: object, sources: Sequence[Source], policy: FetchPolicy) -> str | None:
+def picture_url(url: object, sources: Sequence[ImageSource], policy: FetchPolicy) -> str | None:
     """The URL that a browser may load a tag's picture from, in the form in which the worker would ask for it;
     None where there is none."""
     if not isinstance(url, str) or not sources:
@@ -27,6 +27,6 @@ def picture_url(url: object, sources: Sequence[Source], policy: FetchPolicy) -> 
     return str(checked) if any(source.covers(checked) for source in sources) else None
 
 
-def image_policy(sources: Sequence[Source]) -> str:
+def image_policy(sources: Sequence[ImageSource]) -> str:
     """The value of `img-src`."""
     return " ".join(["'self'", *map(str, sources)])

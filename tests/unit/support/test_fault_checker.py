@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.checker import Event, History, Report, Result, Shown, check
+from tests.faults.checker import Event, History, Published, Shown, Verdict, check
 
 
 def event(number: int, upload_id: str, offset: int, kind: str = "tag", partition: int = 1) -> Event:
@@ -24,9 +24,9 @@ def event(number: int, upload_id: str, offset: int, kind: str = "tag", partition
     )
 
 
-def result(of: Event, offset: int, at: int = 0, code: str | None = None) -> Result:
+def result(of: Event, offset: int, at: int = 0, code: str | None = None) -> Published:
     tagged = of.cluster is not None and code is None
-    return Result(
+    return Published(
         of.id, of.partition, offset, of.position, at, code,
         b"tag %d" % of.number if tagged else None,
         of.number if tagged else None,
@@ -55,7 +55,7 @@ GOOD = History(
 )
 
 
-def with_results(*results: Result) -> History:
+def with_results(*results: Published) -> History:
     return dataclasses.replace(GOOD, results=results, view=None)
 
 
@@ -71,7 +71,7 @@ def test_a_right_history_is_right() -> None:
 
 WITHOUT_VIEW = dataclasses.replace(GOOD, view=None)
 R_STALE = result(EARLIER, 9)  # of the superseded event, behind that of the later one
-WRONG: dict[str, tuple[History, Callable[[Report], int], str]] = {
+WRONG: dict[str, tuple[History, Callable[[Verdict], int], str]] = {
     "a tag twice": (
         with_results(*GOOD.results, dataclasses.replace(R_TAGGED, offset=9)),
         lambda r: r.duplicates, "has tags 1:0 and tags 1:9",

@@ -129,7 +129,9 @@ def test_reading_loads_no_torch() -> None:
     """Only an encoder needs torch: sources, decoding and embeddings folders do without."""
     assert (
         loaded_by(
-            "from imgclust.cli import commands; from imgclust.embedding import embed, store; from imgclust.images import reader, sources"
+            "from imgclust.cli import commands\n"
+            "from imgclust.embedding import embed, store\n"
+            "from imgclust.images import reader, sources"
         )
         == set()
     )

@@ -1,4 +1,5 @@
-"""`imgclust.fetching.deadlines`, and the origins that `imgclust.fetching.urls` keeps: what is fast decides as what is slow."""
+"""`imgclust.fetching.deadlines`, and the origins that `imgclust.fetching.urls` keeps: what is fast decides
+as what is slow."""
 
 import asyncio
 import math

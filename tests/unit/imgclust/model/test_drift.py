@@ -17,9 +17,9 @@ from imgclust.errors import ModelError
 from imgclust.model.drift import (
     BINS,
     PARTS,
+    DriftCounts,
     Reference,
     SlidingTally,
-    Tally,
     by_chance,
     compare,
     judge,
@@ -143,7 +143,9 @@ def test_counts_add_up(n: int, k: int, seed: int) -> None:
 def test_bins_hold_their_edges() -> None:
     """A probability of 1 is in the last tenth; similarities at an edge belong above it."""
     reference = Reference(
-        Tally(np.ones(3, int), np.ones(BINS, int), np.ones(3, int), 0), np.array([0.5, 0.75]), np.arange(2)
+        DriftCounts(np.ones(3, int), np.ones(BINS, int), np.ones(3, int), 0),
+        np.array([0.5, 0.75]),
+        np.arange(2),
     )
     tally = reference.count(said([0, 1, -1, 0], [1.0, 0.1, 0.0, 0.05], [0.5, 0.75, 0.2, 1.0]))
     assert tally.clusters.tolist() == [2, 1, 1]
@@ -166,7 +168,9 @@ def test_thin_bins_are_merged_and_lose_nothing(pair: tuple[list[int], list[int]]
 def test_what_moved_most_comes_first() -> None:
     """Clusters by their part in the index, with the shares before and now."""
     reference = Reference(
-        Tally(np.array([50, 30, 20]), np.ones(BINS, int), np.ones(1, int), 0), np.array([]), np.arange(2)
+        DriftCounts(np.array([50, 30, 20]), np.ones(BINS, int), np.ones(1, int), 0),
+        np.array([]),
+        np.arange(2),
     )
     drift = compare(reference, dataclasses.replace(reference.tally, clusters=np.array([50, 10, 40])))
     assert [moved[0] for moved in drift.moved()] == [1, -1, 0]
@@ -236,7 +240,7 @@ def test_the_window_is_the_latest_images(
     """It holds the last images, in whole batches and without a gap; at least what `blocks − 1` blocks take
     in, once so many have come; and none that is more than `blocks` blocks back."""
     reference = Reference(
-        Tally(np.ones(2, int), np.ones(BINS, int), np.ones(1, int), 0), np.array([]), np.arange(1)
+        DriftCounts(np.ones(2, int), np.ones(BINS, int), np.ones(1, int), 0), np.array([]), np.arange(1)
     )
     now = 0.0
     window = SlidingTally(reference, lambda: now, blocks=blocks, block_seconds=100, block_images=block_images)

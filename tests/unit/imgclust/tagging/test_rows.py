@@ -30,7 +30,7 @@ from imgclust.support.spreadsheets import guard, unguard
 from imgclust.tagging.files import COLUMNS, write_rows
 from imgclust.tagging.folders import Sorted, check_outside, copy_to, folder_name, link_to
 from imgclust.tagging.rows import Guess, Row, predict_embeddings, predict_lines, predict_paths
-from imgclust.tagging.table import Tally, plain, print_table
+from imgclust.tagging.table import PredictionSummary, plain, print_table
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 
 
@@ -296,7 +296,7 @@ def test_rows_stream(tmp_path: Path) -> None:
 # ---- the table ------------------------------------------------------------------------------------------
 
 
-def shown(rows: list[Row], limit: int = 40) -> tuple[str, Tally]:
+def shown(rows: list[Row], limit: int = 40) -> tuple[str, PredictionSummary]:
     out = io.StringIO()
     tally = print_table(iter(rows), Console(file=out, width=100, color_system=None), limit=limit)
     return out.getvalue(), tally

@@ -30,7 +30,7 @@ from imgclust.training import continuation
 from imgclust.training.fit import FitResult, fit
 from tests.support import fitted
 from worker.tagger.drift_gauges import DriftWatch
-from worker.tagger.prediction import Maker
+from worker.tagger.prediction import ModelInfo
 from worker.tagger.prediction import rows as outcomes
 from worker.telemetry.metrics import Metrics
 
@@ -258,7 +258,7 @@ def test_the_worker_tags_with_the_taxonomys_numbers() -> None:
     """Outcomes and the counters that start at 0 are those of the model's clusters."""
     model, three = third().model, meaning(third().model, THIRD)
     rows, _ = pictures({7}, 54, each=4)
-    said = outcomes(Maker.of(model), range(len(rows)), model.predict(rows))
+    said = outcomes(ModelInfo.of(model), range(len(rows)), model.predict(rows))
     assert {one.cluster for one in said} <= {three[7], -1}
     assert {c for one in said for c, _ in one.candidates} <= set(model.numbers.tolist())
     assert {one.maker.names[one.cluster] for one in said if one.cluster >= 0} == {model.name(three[7])}

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from worker.commands.arguments import duration
 from worker.commands.dead_letters import (
+    DeadLetter,
     Filter,
     LaterEvents,
-    Letter,
     read_letter,
     reason_to_skip,
     value_to_send,
 )
-from worker.kafka.scanner import Entry, Source, source_of
+from worker.kafka.scanner import Entry, SourcePosition, source_of
 
 NOW = 1_790_000_000_000
 
@@ -28,7 +28,9 @@ def entry(value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, 
     return Entry("uploads.dlq", 2, 7, at, b"a", value, named)
 
 
-def letter(value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, **headers: str) -> Letter:
+def letter(
+    value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, **headers: str
+) -> DeadLetter:
     source = {"source_partition": "2", "source_offset": "40", "source_timestamp": str(NOW - 5000)}
     return read_letter(entry(value, at, **{**source, "error_code": "fetch-failed", **headers}))
 
@@ -44,12 +46,12 @@ def test_any_record_is_read(value: bytes | None, headers: dict[str, str]) -> Non
 @pytest.mark.parametrize(
     ("headers", "source"),
     [
-        ({"source_partition": "1", "source_offset": "2", "source_timestamp": "3"}, Source(1, 2, 3)),
+        ({"source_partition": "1", "source_offset": "2", "source_timestamp": "3"}, SourcePosition(1, 2, 3)),
         ({"source_partition": "1", "source_offset": "2"}, None),
         ({"source_partition": "x", "source_offset": "2", "source_timestamp": "3"}, None),
     ],
 )
-def test_a_source_is_read_whole_or_not_at_all(headers: dict[str, str], source: Source | None) -> None:
+def test_a_source_is_read_whole_or_not_at_all(headers: dict[str, str], source: SourcePosition | None) -> None:
     """Headers that do not name a place name none."""
     assert source_of(entry(**headers)) == source
 
@@ -78,14 +80,14 @@ def test_a_filter_takes_what_every_field_takes(chosen: Filter, takes: bool) -> N
 @pytest.mark.parametrize(
     ("later", "skipped"),
     [
-        (Source(2, 41, 0), True),  # later in its partition, whatever its clock says
-        (Source(2, 40, NOW), False),  # the letter's own upload
-        (Source(2, 39, NOW + 1), False),
-        (Source(1, 1, NOW), True),  # elsewhere only the clock can tell
-        (Source(1, 99, 0), False),
+        (SourcePosition(2, 41, 0), True),  # later in its partition, whatever its clock says
+        (SourcePosition(2, 40, NOW), False),  # the letter's own upload
+        (SourcePosition(2, 39, NOW + 1), False),
+        (SourcePosition(1, 1, NOW), True),  # elsewhere only the clock can tell
+        (SourcePosition(1, 99, 0), False),
     ],
 )
-def test_a_letter_with_a_later_event_stays(later: Source, skipped: bool) -> None:
+def test_a_letter_with_a_later_event_stays(later: SourcePosition, skipped: bool) -> None:
     """Sent again, it would be the last event of its id, and win over the newer one."""
     events = LaterEvents(["a"])
     events.saw("a", later, "tagged")
@@ -96,11 +98,11 @@ def test_the_latest_event_counts() -> None:
     """Of many events of an id the latest one decides, in whatever order they were seen."""
     events = LaterEvents(["a"])
     for offset in (3, 44, 12):
-        events.saw("a", Source(2, offset, 0), f"event {offset}")
-    found = events.after("a", Source(2, 40, 0))
+        events.saw("a", SourcePosition(2, offset, 0), f"event {offset}")
+    found = events.after("a", SourcePosition(2, 40, 0))
     assert found is not None
     assert found.where == "event 44"
-    assert events.after("a", Source(2, 44, 0)) is None
+    assert events.after("a", SourcePosition(2, 44, 0)) is None
     assert "b" not in events
 
 

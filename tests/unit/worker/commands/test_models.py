@@ -13,12 +13,12 @@ from tests.support import fitted
 from worker.commands import models
 from worker.commands.arguments import parser
 from worker.errors import SettingsError, StartError
-from worker.messages.models import Book, Named, Report, Role, Wish
+from worker.messages.models import Assignment, ModelRef, ModelRole, ModelsState, WorkerReport
 from worker.settings.load import load
 from worker.settings.settings import Settings
 
 NOW = 1_795_000_000_000
-OLD, NEW = Named("a" * 12, "a" * 12, "old"), Named("b" * 12, "a" * 12, "new")
+OLD, NEW = ModelRef("a" * 12, "a" * 12, "old"), ModelRef("b" * 12, "a" * 12, "new")
 
 
 class Terminal(io.StringIO):
@@ -27,9 +27,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def book(monkeypatch: pytest.MonkeyPatch) -> Book:
+def book(monkeypatch: pytest.MonkeyPatch) -> ModelsState:
     """The topic as it stands."""
-    made = Book()
+    made = ModelsState()
     monkeypatch.setattr(models, "read_book", lambda _: made)
     monkeypatch.setattr(models, "wall_ms", lambda: NOW)
     monkeypatch.setattr(
@@ -39,11 +39,11 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch, book: Book) -> list[dict[Role, Wish | None]]:
+def written(monkeypatch: pytest.MonkeyPatch, book: ModelsState) -> list[dict[ModelRole, Assignment | None]]:
     """What is written to the topic, which has it at once."""
-    found: list[dict[Role, Wish | None]] = []
+    found: list[dict[ModelRole, Assignment | None]] = []
 
-    def write(_: Settings, wishes: dict[Role, Wish | None]) -> None:
+    def write(_: Settings, wishes: dict[ModelRole, Assignment | None]) -> None:
         found.append(wishes)
         for role, wish in wishes.items():
             if wish is None:
@@ -55,15 +55,15 @@ def written(monkeypatch: pytest.MonkeyPatch, book: Book) -> list[dict[Role, Wish
     return found
 
 
-def report(model: Named, **more: object) -> Report:
+def report(model: ModelRef, **more: object) -> WorkerReport:
     fields = {"since": NOW - 3_600_000, "shadow": None, "refused": {}, "at": NOW - 5_000, **more}
-    return Report(model.version, model.taxonomy, **fields)  # type: ignore[arg-type]
+    return WorkerReport(model.version, model.taxonomy, **fields)  # type: ignore[arg-type]
 
 
-def test_people_see_a_table(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_see_a_table(book: ModelsState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Live, shadow and what feeds read; for each worker its model, since when, how the shadow does, and what
     it refuses. One that has not reported lately is gone; nothing that a worker wrote moves the terminal."""
-    book.wishes["live"] = Wish(NEW, NOW - 120_000, OLD)
+    book.wishes["live"] = Assignment(NEW, NOW - 120_000, OLD)
     book.reports["host-a"] = report(NEW, shadow={"version": "c" * 12, "agreement": 0.9375, "other": 0.21})
     book.reports["host-b"] = report(OLD, refused={"live": "b: no folder\x1b[2J 'new'"})
     book.reports["host-c"] = report(OLD, at=NOW - 91_000)
@@ -83,9 +83,9 @@ def test_people_see_a_table(book: Book, monkeypatch: pytest.MonkeyPatch) -> None
     assert "no folder" in out.getvalue()
 
 
-def test_programs_get_json(book: Book) -> None:
+def test_programs_get_json(book: ModelsState) -> None:
     """Elsewhere than on a terminal: one object, with all that the table has."""
-    book.wishes["live"] = Wish(NEW, NOW, OLD)
+    book.wishes["live"] = Assignment(NEW, NOW, OLD)
     book.reports["host-a"] = report(NEW)
     out = io.StringIO()
     assert models.show(load({}), out=out) == 0
@@ -110,13 +110,16 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_set_waits_for_the_workers(
-    settings: Settings, book: Book, written: list[dict[Role, Wish | None]], monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    book: ModelsState,
+    written: list[dict[ModelRole, Assignment | None]],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """It ends when all workers that report run the model, with 1 when one refuses it or time is up; a model
     that was the shadow is that no more; the way back is the model before."""
     first = fitted.fitted().model
-    book.reports["host-a"] = report(Named(first.version, first.taxonomy, "first"))
+    book.reports["host-a"] = report(ModelRef(first.version, first.taxonomy, "first"))
 
     def second_version() -> str:
         return written[-1]["live"].model.version  # type: ignore[union-attr]
@@ -131,7 +134,7 @@ def test_set_waits_for_the_workers(
     assert "1 of 1 workers run " + second_version() in capsys.readouterr().out
     assert models.set_live(settings, "second", wait=60) == 0
     assert "is live already" in capsys.readouterr().out
-    book.wishes["shadow"] = Wish(book.wishes["live"].before, 0)  # type: ignore[arg-type]
+    book.wishes["shadow"] = Assignment(book.wishes["live"].before, 0)  # type: ignore[arg-type]
     assert models.roll_back(settings, wait=60) == 0
     assert set(written[-1]) == {"live", "shadow"}
     assert second_version() == first.version
@@ -148,18 +151,18 @@ def test_set_waits_for_the_workers(
 
 
 def test_the_encoder_of_the_live_model_decides(
-    settings: Settings, book: Book, written: list[dict[Role, Wish | None]], tmp_path: Path
+    settings: Settings, book: ModelsState, written: list[dict[ModelRole, Assignment | None]], tmp_path: Path
 ) -> None:
     """A model of another encoder than the live one's is refused before it is named; a folder that no longer
     holds the live model says nothing about its encoder, and the workers will."""
     model = fitted.fitted().model
     other = dataclasses.replace(model, encoder=dataclasses.replace(fitted.ENCODER, weights="1" * 64))
     other.save(tmp_path / "live")
-    book.wishes["live"] = Wish(Named(other.version, other.taxonomy, "live"), NOW)
+    book.wishes["live"] = Assignment(ModelRef(other.version, other.taxonomy, "live"), NOW)
     with pytest.raises(StartError, match="a new encoder takes new workers"):
         models.set_live(settings, "second", wait=0)
     assert not written
-    book.wishes["live"] = Wish(Named("c" * 12, "c" * 12, "live"), NOW)
+    book.wishes["live"] = Assignment(ModelRef("c" * 12, "c" * 12, "live"), NOW)
     models.set_live(settings, "second", wait=0)
     assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
 

@@ -35,7 +35,7 @@ from worker.demo.screen import (
 )
 from worker.demo.services import topic_names, worker_environment
 from worker.demo.training import Chosen, choose
-from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, Result, percentile, plan
+from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, UploadResult, percentile, plan
 from worker.errors import ERROR_CODES
 from worker.feed import Feed, Page
 from worker.messages.tag import Tag
@@ -53,14 +53,16 @@ def tag(name: str, cluster: int = 3, tagged_at: int = 0) -> Tag:
     return Tag(name, cluster, "cats", 0.9, (), False, "m" * 12, "t" * 12, None, 0, tagged_at, {})
 
 
-def result_of(event: Event, cluster: int = 3) -> Result:
+def result_of(event: Event, cluster: int = 3) -> UploadResult:
     """What a right worker says of an event."""
     if event.expected == TAGGED:
-        return Result(TAGGED, 0.2, b"{}", tag(event.key, cluster))
-    return Result(event.expected, 0.2, event.value, message="because")
+        return UploadResult(TAGGED, 0.2, b"{}", tag(event.key, cluster))
+    return UploadResult(event.expected, 0.2, event.value, message="because")
 
 
-def finished(events: list[Event], change: Callable[[int, Result], Result | None] | None = None) -> Ledger:
+def finished(
+    events: list[Event], change: Callable[[int, UploadResult], UploadResult | None] | None = None
+) -> Ledger:
     """A ledger of which all was sent, and answered as it should be but for what `change` does."""
     ledger = Ledger(events)
     for number, event in enumerate(events):
@@ -163,8 +165,10 @@ def test_a_missing_upload_is_named() -> None:
     assert ledger.problems() == ["upload 'upload-000010' is missing: expected as tagged"]
 
 
-@pytest.mark.parametrize("wrong", [Result("decode-failed", 0.1, b"?"), Result(DELETED, 0.1, None)])
-def test_a_good_upload_that_ends_otherwise_is_a_problem(wrong: Result) -> None:
+@pytest.mark.parametrize(
+    "wrong", [UploadResult("decode-failed", 0.1, b"?"), UploadResult(DELETED, 0.1, None)]
+)
+def test_a_good_upload_that_ends_otherwise_is_a_problem(wrong: UploadResult) -> None:
     """Accounted for is not enough: it has to have ended as expected."""
     ledger = Ledger([Event("a", b"{}")])
     ledger.sent(0, (0, 0))
@@ -179,7 +183,7 @@ def test_a_tag_for_the_superseded_event_is_a_problem() -> None:
     events = planned()
     early = next(n for n, event in enumerate(events) if event.expected == SUPERSEDED)
     ledger = finished(events)
-    ledger.ended((early % 4, early), Result(TAGGED, 0.1, b"{}", tag("twice")))
+    ledger.ended((early % 4, early), UploadResult(TAGGED, 0.1, b"{}", tag("twice")))
     assert len(ledger.problems()) == 1
 
 
@@ -187,7 +191,7 @@ def test_a_dead_letter_that_is_not_the_upload_is_a_problem() -> None:
     """Dead letters are the upload byte for byte, or they cannot be sent again."""
     ledger = Ledger([Event("a", b"{", "bad-event")])
     ledger.sent(0, (0, 0))
-    ledger.ended((0, 0), Result("bad-event", 0.1, b"{}"))
+    ledger.ended((0, 0), UploadResult("bad-event", 0.1, b"{}"))
     assert ledger.problems() == ["the dead letter of upload 'a' is not the upload, byte for byte"]
 
 
@@ -196,9 +200,9 @@ def test_equal_repeats_are_allowed_and_counted_others_are_not() -> None:
     ledger = Ledger([Event("a", b"{}")])
     ledger.sent(0, (0, 0))
     for cluster, tagged_at in ((3, 1), (3, 2)):
-        ledger.ended((0, 0), Result(TAGGED, 0.1, b"{}", tag("a", cluster, tagged_at)))
+        ledger.ended((0, 0), UploadResult(TAGGED, 0.1, b"{}", tag("a", cluster, tagged_at)))
     assert (ledger.repeated, ledger.problems()) == (1, [])
-    ledger.ended((0, 0), Result(TAGGED, 0.1, b"{}", tag("a", 4)))
+    ledger.ended((0, 0), UploadResult(TAGGED, 0.1, b"{}", tag("a", 4)))
     assert ledger.problems() == ["upload 'a' ended twice: tagged, then tagged"]
 
 
@@ -341,8 +345,8 @@ def test_what_came_from_outside_is_shown_as_text() -> None:
     ledger.sent(0, (0, 0))
     ledger.sent(1, (0, 1))
     name = dataclasses.replace(tag("[red]a"), name="[/bold]\x1b[2J")
-    ledger.ended((0, 0), Result(TAGGED, 0.1, b"{}", name))
-    ledger.ended((0, 1), Result("bad-event", 0.1, b"", message="[/] [blink]no"))
+    ledger.ended((0, 0), UploadResult(TAGGED, 0.1, b"{}", name))
+    ledger.ended((0, 1), UploadResult("bad-event", 0.1, b"", message="[/] [blink]no"))
     text = shown(clusters_table(ledger, 10), dead_table(ledger))
     assert "[/bold]\\x1b[2J" in text
     assert "[/] [blink]no" in text

@@ -5,12 +5,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.fetching.fair_queue import HostQueue, host_of
+from worker.fetching.fair_queue import FairQueue, host_of
 
 
 def test_hosts_take_turns() -> None:
     """A host with many items gets no more than its turn."""
-    queue: HostQueue[int] = HostQueue(per_host=10)
+    queue: FairQueue[int] = FairQueue(per_host=10)
     for i in range(3):
         queue.put("a", i)
     queue.put("b", 10)
@@ -20,7 +20,7 @@ def test_hosts_take_turns() -> None:
 
 def test_a_host_at_its_limit_waits_and_goes_on() -> None:
     """The limit holds the host's own items back, and nobody else's."""
-    queue: HostQueue[int] = HostQueue(per_host=1)
+    queue: FairQueue[int] = FairQueue(per_host=1)
     for i in range(2):
         queue.put("a", i)
     assert queue.take() == ("a", 0)
@@ -34,7 +34,7 @@ def test_a_host_at_its_limit_waits_and_goes_on() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["put", "take", "done"]), st.sampled_from("abc")), max_size=200))
 def test_every_item_comes_once_in_its_hosts_order_within_the_limit(steps: list[tuple[str, str]]) -> None:
     """Whatever the order of calls: nothing is lost or doubled, order holds within a host, limits hold."""
-    queue: HostQueue[int] = HostQueue(per_host=2)
+    queue: FairQueue[int] = FairQueue(per_host=2)
     put: dict[str, list[int]] = {host: [] for host in "abc"}
     taken: dict[str, list[int]] = {host: [] for host in "abc"}
     working: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def test_every_item_comes_once_in_its_hosts_order_within_the_limit(steps: list[t
 
 def test_what_was_held_comes_first_again() -> None:
     """Items that are put back go before their host's others, and their host before the other hosts."""
-    queue: HostQueue[int] = HostQueue(per_host=5)
+    queue: FairQueue[int] = FairQueue(per_host=5)
     queue.put("b", 1)
     queue.put("a", 1)
     queue.put_first("a", 0)
@@ -69,7 +69,7 @@ def test_what_was_held_comes_first_again() -> None:
 
 def test_claims_count_and_drops_leave_nothing() -> None:
     """Work that did not come from the queue counts towards the limit; what is dropped is gone for good."""
-    queue: HostQueue[int] = HostQueue(per_host=1)
+    queue: FairQueue[int] = FairQueue(per_host=1)
     queue.put("a", 0)
     queue.put("b", 1)
     queue.claim("a")

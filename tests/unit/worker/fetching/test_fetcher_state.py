@@ -1,4 +1,5 @@
-"""`worker.fetching.fetcher_state` and `worker.fetching.protocol`: the book that the parent keeps of each fetcher."""
+"""`worker.fetching.fetcher_state` and `worker.fetching.protocol`: the book that the parent keeps of each
+fetcher."""
 
 from collections import Counter
 
@@ -7,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.fetching.fetcher_state import FIRST_BACKOFF, HEARTBEAT_TIMEOUT, MAX_BACKOFF, Place
-from worker.fetching.protocol import Decoded, Failed, Job, ProtocolError, Report, read_report
-from worker.fetching.quarantine import Suspects
+from worker.fetching.fetcher_state import FIRST_BACKOFF, HEARTBEAT_TIMEOUT, MAX_BACKOFF, FetcherState
+from worker.fetching.protocol import Decoded, Failed, FetcherReport, Job, ProtocolError, read_report
+from worker.fetching.quarantine import Quarantine
 
 
-def place(slots: int = 4) -> Place:
-    return Place(0, range(slots), Suspects(Counter()))
+def place(slots: int = 4) -> FetcherState:
+    return FetcherState(0, range(slots), Quarantine(Counter()))
 
 
 def decoded(token: int, slot: int) -> Decoded:
@@ -24,7 +25,7 @@ def failed(token: int) -> Failed:
     return Failed(token, "not-found", "fetch", "gone", True, None)
 
 
-def holding(*tokens: int) -> Place:
+def holding(*tokens: int) -> FetcherState:
     book = place()
     for token in tokens:
         book.give(Job(token, "http://h/"))
@@ -35,7 +36,7 @@ def holding(*tokens: int) -> Place:
 def test_outcomes_end_jobs_and_lend_slots() -> None:
     """What has ended is no longer held, and its slot is out until the consumer gives it back."""
     book = holding(1, 2)
-    ended, outcomes = book.hear(Report(decoded=(decoded(1, 3),), failed=(failed(2),)))
+    ended, outcomes = book.hear(FetcherReport(decoded=(decoded(1, 3),), failed=(failed(2),)))
     assert {job.token for job in ended} == {1, 2}
     assert outcomes == [decoded(1, 3), failed(2)]
     assert (book.held, book.lent) == ({}, {3})
@@ -44,16 +45,16 @@ def test_outcomes_end_jobs_and_lend_slots() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        Report(decoded=(decoded(1, 4),)),
-        Report(decoded=(decoded(1, -1),)),
-        Report(decoded=(decoded(1, 0), decoded(2, 0))),
-        Report(decoded=(decoded(1, 0), decoded(1, 1))),
-        Report(decoded=(decoded(1, 0),), failed=(failed(1),)),
-        Report(decoded=(decoded(1, 0),), failed=(failed(3),)),
-        Report(decoded=(decoded(1, 2),)),
+        FetcherReport(decoded=(decoded(1, 4),)),
+        FetcherReport(decoded=(decoded(1, -1),)),
+        FetcherReport(decoded=(decoded(1, 0), decoded(2, 0))),
+        FetcherReport(decoded=(decoded(1, 0), decoded(1, 1))),
+        FetcherReport(decoded=(decoded(1, 0),), failed=(failed(1),)),
+        FetcherReport(decoded=(decoded(1, 0),), failed=(failed(3),)),
+        FetcherReport(decoded=(decoded(1, 2),)),
     ],
 )
-def test_of_a_lying_report_nothing_counts(report: Report) -> None:
+def test_of_a_lying_report_nothing_counts(report: FetcherReport) -> None:
     """Foreign, doubled and lent slots; foreign and doubled jobs: the book stays as it was."""
     book = holding(1, 2)
     book.lent.add(2)
@@ -67,7 +68,7 @@ def test_the_forgotten_end_silently_and_their_slots_come_back() -> None:
     book = holding(1, 2)
     book.forget({1, 7})
     assert book.news() == {"jobs": [], "release": [], "forget": [1]}
-    ended, outcomes = book.hear(Report(decoded=(decoded(1, 0), decoded(2, 1))))
+    ended, outcomes = book.hear(FetcherReport(decoded=(decoded(1, 0), decoded(2, 1))))
     assert len(ended) == 2
     assert outcomes == [decoded(2, 1)]
     assert book.lent == {1}
@@ -76,10 +77,10 @@ def test_the_forgotten_end_silently_and_their_slots_come_back() -> None:
 def test_slots_go_back_when_they_are_needed() -> None:
     """Not one by one while the fetcher has others, and not too late either."""
     book = holding(1, 2, 3)
-    book.hear(Report(decoded=(decoded(1, 0),)))
+    book.hear(FetcherReport(decoded=(decoded(1, 0),)))
     book.give_back(0)
     assert book.news() is None
-    book.hear(Report(decoded=(decoded(2, 1),)))
+    book.hear(FetcherReport(decoded=(decoded(2, 1),)))
     assert book.news() == {"jobs": [], "release": [0], "forget": []}
     book.give_back(0)  # it is not out: a mistake that must not double it
     assert book.news() is None
@@ -88,7 +89,7 @@ def test_slots_go_back_when_they_are_needed() -> None:
 def test_a_new_process_may_fill_what_is_not_lent() -> None:
     """Slots given back in the meantime are not told twice."""
     book = holding(1, 2)
-    book.hear(Report(decoded=(decoded(1, 0), decoded(2, 1))))
+    book.hear(FetcherReport(decoded=(decoded(1, 0), decoded(2, 1))))
     book.lost(0)
     book.give_back(1)
     assert book.begins(now=0.0, beats=0) == [1, 2, 3]
@@ -117,7 +118,7 @@ def test_a_place_that_achieves_nothing_waits_longer_and_longer() -> None:
     assert [book.back_off(0.0) for _ in range(4)] == [0.0, 0.0, FIRST_BACKOFF, 2 * FIRST_BACKOFF]
     assert [book.back_off(0.0) for _ in range(20)][-1] == MAX_BACKOFF
     book.give(Job(1, "u"))
-    book.hear(Report(failed=(failed(1),)))
+    book.hear(FetcherReport(failed=(failed(1),)))
     assert book.back_off(5.0) == 0.0
     assert book.start_at == 5.0
 

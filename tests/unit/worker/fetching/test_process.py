@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 
-from worker.fetching.process import Item, Room
+from worker.fetching.process import ByteBudget, Item
 
 
 def run(coroutine: Coroutine[object, object, None]) -> None:
@@ -18,7 +18,7 @@ def test_who_asks_first_gets_first_and_the_total_holds() -> None:
     """What does not fit waits, and what comes after it waits behind it although it would fit."""
 
     async def go() -> None:
-        room = Room(100)
+        room = ByteBudget(100)
         first, large, small = item(), item(), item()
         await room.take(first, 60)
         waiting = [asyncio.create_task(room.take(large, 50)), asyncio.create_task(room.take(small, 10))]
@@ -35,7 +35,7 @@ def test_one_that_is_larger_than_all_gets_it_alone() -> None:
     """Nothing waits for ever."""
 
     async def go() -> None:
-        room = Room(100)
+        room = ByteBudget(100)
         huge, other = item(), item()
         await room.take(huge, 1000)
         waiting = asyncio.create_task(room.take(other, 1))
@@ -51,7 +51,7 @@ def test_who_gives_up_while_waiting_holds_nothing() -> None:
     """Cancelled before or in the very moment of the grant: the room is there for the next."""
 
     async def go() -> None:
-        room = Room(100)
+        room = ByteBudget(100)
         first, gone, late, last = item(), item(), item(), item()
         await room.take(first, 100)
         one = asyncio.create_task(room.take(gone, 100))

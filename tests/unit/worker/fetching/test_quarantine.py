@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.fetching.protocol import Job
-from worker.fetching.quarantine import INNOCENT_TIMES, Suspects
+from worker.fetching.quarantine import INNOCENT_TIMES, Quarantine
 
 
 def job(token: int) -> Job:
@@ -19,7 +19,7 @@ def tokens(jobs: list[Job]) -> list[int]:
 
 def test_the_marked_one_is_tried_alone_and_the_others_go_free() -> None:
     """The mark names one suspect; when it kills alone it is given up."""
-    suspects = Suspects(Counter())
+    suspects = Quarantine(Counter())
     again, given_up = suspects.lost([job(1), job(2), job(3)], marked=2)
     assert (tokens(again), given_up, len(suspects)) == ([1, 3], [], 1)
     assert tokens(suspects.next_group()) == [2]
@@ -30,7 +30,7 @@ def test_the_marked_one_is_tried_alone_and_the_others_go_free() -> None:
 
 def test_the_marked_one_that_passes_alone_is_cleared() -> None:
     """After a group has ended well the place is for everybody again."""
-    suspects = Suspects(Counter())
+    suspects = Quarantine(Counter())
     suspects.lost([job(1), job(2)], marked=2)
     suspects.next_group()
     assert suspects.next_group() == []
@@ -39,7 +39,7 @@ def test_the_marked_one_that_passes_alone_is_cleared() -> None:
 
 def test_whoever_is_always_near_becomes_a_suspect() -> None:
     """A job that kills while others bear the mark does not go round for ever."""
-    suspects = Suspects(Counter())
+    suspects = Quarantine(Counter())
     for round_ in range(INNOCENT_TIMES):
         victim = job(100 + round_)
         again, _ = suspects.lost([victim, job(1)], marked=victim.token)
@@ -49,7 +49,7 @@ def test_whoever_is_always_near_becomes_a_suspect() -> None:
 
 def test_the_forgotten_are_not_tried() -> None:
     """A superseded suspect needs no trial."""
-    suspects = Suspects(Counter())
+    suspects = Quarantine(Counter())
     suspects.lost([job(1), job(2), job(3)], marked=0)
     suspects.forget({1, 2, 3})
     assert len(suspects) == 0
@@ -67,7 +67,7 @@ def test_exactly_the_killers_are_given_up(
     killers: set[int], count: int, window: int, marks: bool, chance: object
 ) -> None:
     """Whichever jobs kill, without a mark or with a wrong one: all others pass, and it comes to an end."""
-    suspects, queue = Suspects(Counter()), deque(job(i + 1) for i in range(count))
+    suspects, queue = Quarantine(Counter()), deque(job(i + 1) for i in range(count))
     passed: set[int] = set()
     given_up: set[int] = set()
     for _ in range(3000):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import StartError
-from worker.fetching.shared_slots import SlotRing, share
+from worker.fetching.shared_slots import SharedSlots, share
 
 
 @given(st.integers(1, 64), st.integers(0, 1000))
@@ -23,8 +23,8 @@ def test_shares_cover_every_slot_once(processes: int, extra: int) -> None:
 
 def test_what_one_side_writes_the_other_reads() -> None:
     """Two mappings of one file show the same pictures, marks and heartbeats."""
-    ours = SlotRing.create(slots=5, size=8, processes=3)
-    theirs = SlotRing(os.dup(ours.file), 5, 8, 3)
+    ours = SharedSlots.create(slots=5, size=8, processes=3)
+    theirs = SharedSlots(os.dup(ours.file), 5, 8, 3)
     picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     theirs.pixels(4)[...] = picture
     theirs.mark(2, 2**40)
@@ -39,7 +39,7 @@ def test_what_one_side_writes_the_other_reads() -> None:
 
 def test_closing_is_safe_while_a_picture_is_held() -> None:
     """A view outlives the ring; its memory goes with it."""
-    ring = SlotRing.create(slots=1, size=4, processes=1)
+    ring = SharedSlots.create(slots=1, size=4, processes=1)
     view = ring.pixels(0)
     ring.close()
     ring.close()
@@ -55,14 +55,14 @@ def test_too_little_memory_is_refused_with_the_remedy(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(StartError, match=r"No space left on device.*lower WORKER_SLOTS"):
-        SlotRing.create(slots=64, size=224, processes=2)
+        SharedSlots.create(slots=64, size=224, processes=2)
 
 
 def test_nothing_is_left_in_the_file_system() -> None:
     """The block has no name that could outlive a killed process."""
     shm = "/dev/shm"
     before = set(os.listdir(shm)) if os.path.isdir(shm) else set()
-    ring = SlotRing.create(slots=2, size=16, processes=1)
+    ring = SharedSlots.create(slots=2, size=16, processes=1)
     now = set(os.listdir(shm)) if os.path.isdir(shm) else set()
     ring.close()
     assert not any("imgclust" in name or name.startswith("psm_") for name in now - before)

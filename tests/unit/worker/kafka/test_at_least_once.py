@@ -84,7 +84,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
     """Not when it is handed over; and it says where it came from."""
     bench.publish(5)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     ((_, _, headers, _),) = bench.producer.open
     assert (bench.safe, bench.publisher.waiting) == ([], 1)
     assert dict(headers)["source-topic"] == b"uploads"
@@ -99,7 +99,7 @@ def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> Non
     record = Record(0, 1, 5, b"k", b"v", 7)
     large = Result("embeddings", b"k", b"x" * 100, record, omittable=True)
     bench.publisher.publish(Result("tags", b"k", b"v", record), large)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     first, second = bench.producer.open
     bench.producer.open[:] = [first]
     bench.producer.answer()
@@ -107,7 +107,7 @@ def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> Non
     bench.producer.open[:] = [second]
     bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
     assert bench.safe == []
-    bench.publisher.turn()
+    bench.publisher.run_once()
     bench.producer.answer()
     assert bench.safe == [5]
 
@@ -115,17 +115,17 @@ def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> Non
 def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
     """What comes during a round goes with the next one, or when the round takes too long."""
     bench.publish(1)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     bench.publish(2)
     bench.publish(3)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     assert len(bench.producer.open) == 1
     bench.producer.answer()
-    bench.publisher.turn()
+    bench.publisher.run_once()
     assert len(bench.producer.open) == 2
     bench.publish(4)
     bench.now += ROUND_PATIENCE
-    bench.publisher.turn()
+    bench.publisher.run_once()
     assert len(bench.producer.open) == 3
     bench.producer.answer()
     assert bench.safe == [1, 2, 3, 4]
@@ -134,7 +134,7 @@ def test_rounds_keep_their_order_and_wait_for_one_another(bench: Bench) -> None:
 def test_results_of_lost_partitions_are_dropped_before_they_leave(bench: Bench) -> None:
     """Those that are not handed over yet are forgotten; the other partitions' stay."""
     bench.publish(1)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     bench.publish(2, partition=3)
     bench.publish(4)
     bench.publisher.leave({3}, lost=True)
@@ -155,10 +155,10 @@ def test_a_revocation_commits_what_is_safe_by_then(bench: Bench) -> None:
 def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) -> None:
     """It says that the value was left out; it is safe when that is acknowledged."""
     bench.publish(1, b"x" * 100, omittable=True)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
     assert bench.safe == []
-    bench.publisher.turn()
+    bench.publisher.run_once()
     ((_, value, headers, _),) = bench.producer.open
     assert value is None
     assert VALUE_OMITTED in headers
@@ -177,11 +177,11 @@ def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) ->
 def test_a_refused_result_ends_the_worker(bench: Bench, code: int, error: type[Exception]) -> None:
     """Nothing may be published after a result that was not: its offset stays uncommitted."""
     bench.publish(1)
-    bench.publisher.turn()
+    bench.publisher.run_once()
     bench.producer.answer(code)
     assert bench.safe == []
     with pytest.raises(error):
-        bench.publisher.turn()
+        bench.publisher.run_once()
 
 
 def test_what_delivery_rests_on_cannot_be_configured_away() -> None:

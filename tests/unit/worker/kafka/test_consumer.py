@@ -1,5 +1,5 @@
-"""worker.kafka.consumer on a stand-in for the Kafka client: whose metadata is sent, and partitions that fall silent.
-What a real client and broker do is tested in tests/integration and tests/faults."""
+"""worker.kafka.consumer on a stand-in for the Kafka client: whose metadata is sent, and partitions that fall
+silent. What a real client and broker do is tested in tests/integration and tests/faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.kafka.assignment import Begun, is_member
+from worker.kafka.assignment import BegunPartition, is_member
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
@@ -91,7 +91,7 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("worker.kafka.consumer.Consumer", FakeClient)
         self.now = 100.0
-        self.begun: list[Begun] = []
+        self.begun: list[BegunPartition] = []
         self.left: list[tuple[set[int], bool]] = []
         self.retries = FakeRetries()
         self.consumer = UploadsConsumer(

@@ -1,4 +1,5 @@
-"""worker.kafka.exactly_once: one reaction for each kind of error, and every result exactly once whatever fails.
+"""worker.kafka.exactly_once: one reaction for each kind of error, and every result exactly once whatever
+fails.
 
 The broker here is a model: it keeps what was committed and nothing else. The same promises are tested on
 Apache Kafka in tests/integration and tests/faults.
@@ -190,7 +191,7 @@ class Bench:
 
     def turns(self, count: int = 1) -> None:
         for _ in range(count):
-            self.delivery.turn()
+            self.delivery.run_once()
             self.now += AGAIN_MAX
 
     def commits(self, outcome: str) -> float:
@@ -233,10 +234,10 @@ def test_what_follows_waits_for_the_interval(bench: Any) -> None:
     b.turns()
     b.now -= AGAIN_MAX
     b.publish(2)
-    b.delivery.turn()
+    b.delivery.run_once()
     assert len(b.broker.log) == 1
     b.now += 0.05
-    b.delivery.turn()
+    b.delivery.run_once()
     assert len(b.broker.log) == 2
 
 

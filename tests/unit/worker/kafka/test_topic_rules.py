@@ -7,30 +7,30 @@ import pytest
 from tests.support.paths import ROOT
 from worker.kafka.topic_rules import (
     PLANS,
-    Cluster,
-    Role,
-    Sample,
+    KafkaCluster,
+    KeySample,
     Topic,
+    TopicRole,
     duration,
     min_insync,
     plan_table,
     warnings,
 )
 
-ROLES: tuple[Role, ...] = ("uploads", "tags", "retry", "dlq")
+ROLES: tuple[TopicRole, ...] = ("uploads", "tags", "retry", "dlq")
 
 
-def made(brokers: int = 3, **broker: str) -> Cluster:
+def made(brokers: int = 3, **broker: str) -> KafkaCluster:
     """A cluster whose topics are as `topics --create` makes them."""
     replicas = min(3, brokers)
     common = {"min.insync.replicas": str(min_insync(replicas)), "max.message.bytes": "1048588",
               "unclean.leader.election.enable": "false"}  # fmt: skip
     topics = {role: Topic(role, 8, replicas, {**common, **PLANS[role].config}) for role in ROLES}
     internal = (Topic("__transaction_state", 50, replicas, {**common, "cleanup.policy": "compact"}),)
-    return Cluster(brokers, topics, internal, {"offsets.retention.minutes": "10080", **broker})
+    return KafkaCluster(brokers, topics, internal, {"offsets.retention.minutes": "10080", **broker})
 
 
-def changed(role: Role, replicas: int = 3, **config: str) -> Cluster:
+def changed(role: TopicRole, replicas: int = 3, **config: str) -> KafkaCluster:
     """The same with one topic's configuration changed; `_` stands for `.`."""
     cluster = made()
     topic = cluster.topics[role]
@@ -39,8 +39,8 @@ def changed(role: Role, replicas: int = 3, **config: str) -> Cluster:
     return dataclasses.replace(cluster, topics={**cluster.topics, role: other})
 
 
-def sampled(*keys: tuple[bytes | None, ...]) -> Cluster:
-    return dataclasses.replace(made(), samples=[Sample(p, found) for p, found in enumerate(keys)])
+def sampled(*keys: tuple[bytes | None, ...]) -> KafkaCluster:
+    return dataclasses.replace(made(), samples=[KeySample(p, found) for p, found in enumerate(keys)])
 
 
 def test_what_is_made_is_not_warned_of() -> None:
@@ -71,7 +71,7 @@ def test_what_is_made_is_not_warned_of() -> None:
         (sampled((b"a",), (b"b\n", b"a"), (b"b\n",)), "the key b'a' is in partitions 0 and 1"),
     ],
 )  # fmt: skip
-def test_each_danger_is_named_with_a_remedy(cluster: Cluster, said: str) -> None:
+def test_each_danger_is_named_with_a_remedy(cluster: KafkaCluster, said: str) -> None:
     """Who reads it learns the topic, the value that it has, what is lost, and what to do."""
     found = [warn for warn in warnings(cluster) if said in warn.what]
     assert found, [warn.what for warn in warnings(cluster)]
@@ -81,8 +81,8 @@ def test_each_danger_is_named_with_a_remedy(cluster: Cluster, said: str) -> None
 def test_what_brokers_do_not_tell_is_not_warned_of() -> None:
     """Topics without configuration (no right to describe them), or missing ones: only brokers are counted."""
     bare = {role: Topic(role, 4, 3) for role in ROLES}
-    assert warnings(Cluster(3, bare)) == []
-    assert warnings(Cluster(3, {role: Topic(role, 0) for role in ROLES})) == []
+    assert warnings(KafkaCluster(3, bare)) == []
+    assert warnings(KafkaCluster(3, {role: Topic(role, 0) for role in ROLES})) == []
 
 
 def test_two_replicas_are_not_told_to_be_what_they_are() -> None:

@@ -1,4 +1,5 @@
-"""worker.messages.mapping: fields of an upload from anywhere in an event, and nothing where it must not be."""
+"""worker.messages.mapping: fields of an upload from anywhere in an event, and nothing where it must not
+be."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 
 from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
 from worker.tagger.inference import Inference
-from worker.tagger.prediction import Maker, Outcome, Predicted, Ready, Unencodable, rows
+from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, rows
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 
@@ -68,7 +68,7 @@ class Bench:
     """An Inference over made-up slots: slot s holds a picture of value s."""
 
     def __init__(self, encoder: Encoder, model: Model | None = None, max_batch: int = 8) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[InferenceOutcome] = []
         self.released: list[int] = []
         self.broken: list[Exception] = []
         self.metrics = Metrics()
@@ -157,7 +157,7 @@ def test_a_broken_device_blames_no_picture() -> None:
 def test_arrays_become_rows() -> None:
     """Padding leaves the candidates, probabilities stay within 0..1 and are plain Python numbers."""
     prediction = Model().predict(np.array([[3, 1]], np.float32))
-    maker = Maker.of(Model())
+    maker = ModelInfo.of(Model())
     (row,) = rows(maker, [9], prediction)
     assert row == Predicted(maker, 9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
     assert type(row.cluster) is int  # type: ignore[union-attr]
@@ -179,7 +179,7 @@ def test_models_change_between_two_batches() -> None:
     names the model whose answer it has, none is lost or said twice, and what was put after a change has been
     made is of the new model. A model that is gone is no longer held."""
     models = [Model(), Other()]
-    batches: list[list[Outcome]] = []
+    batches: list[list[InferenceOutcome]] = []
     bench = Bench(Encoder())
     bench.inference._on_outcomes = batches.append
     bench.inference.start()

@@ -1,4 +1,5 @@
-"""worker.messages.models, worker.tagger.model_switch, worker.tagger.shadow: what the models topic says, and what becomes of it."""
+"""worker.messages.models, worker.tagger.model_switch, worker.tagger.shadow: what the models topic says, and
+what becomes of it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,16 @@ from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from tests.support import fitted
 from worker.errors import StartError
-from worker.messages.models import Book, Named, Report, Wish, read_report, read_wish, write_report, write_wish
+from worker.messages.models import (
+    Assignment,
+    ModelRef,
+    ModelsState,
+    WorkerReport,
+    read_report,
+    read_wish,
+    write_report,
+    write_wish,
+)
 from worker.tagger.model_loading import load_named, warm
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
 from worker.tagger.models_topic import worker_name
@@ -31,15 +41,15 @@ from worker.telemetry.metrics import Metrics
 STRANGER = EncoderIdentity.from_dict({**fitted.ENCODER.to_dict(), "weights": "1" * 64})
 
 named = st.builds(
-    Named,
+    ModelRef,
     version=st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
     taxonomy=st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
     folder=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True),
 )
 times = st.integers(0, 2**53)
-wishes = st.builds(Wish, model=named, at=times, before=st.none() | named)
+wishes = st.builds(Assignment, model=named, at=times, before=st.none() | named)
 reports = st.builds(
-    Report,
+    WorkerReport,
     version=st.text(max_size=12),
     taxonomy=st.text(max_size=12),
     since=times,
@@ -50,7 +60,7 @@ reports = st.builds(
 
 
 @given(wishes, reports)
-def test_what_is_written_is_read(wish: Wish, report: Report) -> None:
+def test_what_is_written_is_read(wish: Assignment, report: WorkerReport) -> None:
     """A wish and a report come back from their records as they were."""
     assert read_wish(write_wish(wish)) == wish
     assert read_report(write_report(report)) == report
@@ -66,8 +76,8 @@ def test_what_is_written_is_read(wish: Wish, report: Report) -> None:
     st.sampled_from([b"live", b"shadow", b"worker/x", b"\xff", b"else", None]))  # fmt: skip
 def test_nothing_in_the_topic_disturbs(value: bytes, key: bytes | None) -> None:
     """Whatever a record holds, it is read or passed over, and what was wanted before is still wanted."""
-    book = Book()
-    wish = Wish(Named("0" * 12, "0" * 12, "first"), 1)
+    book = ModelsState()
+    wish = Assignment(ModelRef("0" * 12, "0" * 12, "first"), 1)
     book.take(b"live", write_wish(wish), 0)
     book.take(key, value, 1)
     assert book.strange in ([], [1])
@@ -88,18 +98,18 @@ def _too_large(value: Any) -> bool:
 )
 def test_a_record_names_a_folder_and_no_path(folder: object) -> None:
     """What the topic names stays within the folder of models."""
-    wish = orjson.loads(write_wish(Wish(Named("0" * 12, "0" * 12, "good"), 1)))
+    wish = orjson.loads(write_wish(Assignment(ModelRef("0" * 12, "0" * 12, "good"), 1)))
     with pytest.raises(ValueError, match="has not the form"):
         read_wish(orjson.dumps({**wish, "folder": folder}))
 
 
 def test_the_book_keeps_the_newest_of_each_key() -> None:
     """The last record of a key counts, and a null takes it back."""
-    book = Book()
+    book = ModelsState()
     for n in range(3):
-        book.take(b"live", write_wish(Wish(Named(f"{n:012x}", "0" * 12, "f"), n)), n)
-        book.take(b"shadow", write_wish(Wish(Named(f"{n + 5:012x}", "0" * 12, "f"), n)), n)
-        book.take(b"worker/a", write_report(Report("v", "t", 0, None, {}, n)), n)
+        book.take(b"live", write_wish(Assignment(ModelRef(f"{n:012x}", "0" * 12, "f"), n)), n)
+        book.take(b"shadow", write_wish(Assignment(ModelRef(f"{n + 5:012x}", "0" * 12, "f"), n)), n)
+        book.take(b"worker/a", write_report(WorkerReport("v", "t", 0, None, {}, n)), n)
     assert (book.wishes["live"].at, book.wishes["shadow"].at, book.reports["a"].at) == (2, 2, 2)
     book.take(b"shadow", None, 9)
     book.take(b"worker/a", None, 10)
@@ -109,9 +119,9 @@ def test_the_book_keeps_the_newest_of_each_key() -> None:
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def saved(root: Path, name: str, model: ClusterModel) -> Named:
+def saved(root: Path, name: str, model: ClusterModel) -> ModelRef:
     model.save(root / name)
-    return Named(model.version, model.taxonomy, name)
+    return ModelRef(model.version, model.taxonomy, name)
 
 
 def test_what_is_loaded_is_what_is_named(tmp_path: Path) -> None:
@@ -163,15 +173,15 @@ class Bench:
             wall_ms=lambda: int(self.now * 1000), load=self.load,
         )  # fmt: skip
 
-    def load(self, root: Path, model: Named, encoder: EncoderIdentity | None) -> ClusterModel:
+    def load(self, root: Path, model: ModelRef, encoder: EncoderIdentity | None) -> ClusterModel:
         self.loads[model.version] += 1
         return load_named(root, model, encoder)
 
-    def want(self, live: Named | None = None, shadow: Named | None = None) -> bool:
-        found: dict[Any, Wish] = {}
+    def want(self, live: ModelRef | None = None, shadow: ModelRef | None = None) -> bool:
+        found: dict[Any, Assignment] = {}
         for role, model in (("live", live), ("shadow", shadow)):
             if model is not None:
-                found[role] = Wish(model, 0)
+                found[role] = Assignment(model, 0)
         return self.changer.settle(found)
 
     def changes(self, outcome: str) -> float | None:
@@ -179,8 +189,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[[], tuple[Bench, Named, Named]]:
-    def make() -> tuple[Bench, Named, Named]:
+def bench(tmp_path: Path) -> Callable[[], tuple[Bench, ModelRef, ModelRef]]:
+    def make() -> tuple[Bench, ModelRef, ModelRef]:
         model = fitted.fitted().model
         other = model.renamed([f"renamed {c.id}" for c in model.clusters])
         return Bench(tmp_path, model), saved(tmp_path, "first", model), saved(tmp_path, "second", other)
@@ -188,7 +198,7 @@ def bench(tmp_path: Path) -> Callable[[], tuple[Bench, Named, Named]]:
     return make
 
 
-def test_what_is_wanted_is_used_once(bench: Callable[[], tuple[Bench, Named, Named]]) -> None:
+def test_what_is_wanted_is_used_once(bench: Callable[[], tuple[Bench, ModelRef, ModelRef]]) -> None:
     """A new version is loaded once and taken into use; asked again, nothing is done; back likewise. Metrics
     and report name the model at work, and since when."""
     b, first, second = bench()
@@ -197,7 +207,7 @@ def test_what_is_wanted_is_used_once(bench: Callable[[], tuple[Bench, Named, Nam
     assert b.want(second)
     assert not b.want(second)
     assert (b.loads, b.inference.maker.version) == ({second.version: 1}, second.version)
-    assert b.changer.report() == Report(second.version, first.taxonomy, 5000, None, {}, 5000)
+    assert b.changer.report() == WorkerReport(second.version, first.taxonomy, 5000, None, {}, 5000)
     assert b.metrics.value(
         "imgclust_model_info", version=second.version, taxonomy=first.taxonomy, encoder="test"
     ) == 1  # fmt: skip
@@ -208,7 +218,7 @@ def test_what_is_wanted_is_used_once(bench: Callable[[], tuple[Bench, Named, Nam
 
 
 def test_a_model_that_cannot_be_used_changes_nothing(
-    bench: Callable[[], tuple[Bench, Named, Named]], tmp_path: Path
+    bench: Callable[[], tuple[Bench, ModelRef, ModelRef]], tmp_path: Path
 ) -> None:
     """It is said in the metrics, the report and at /readyz, which stays good; it is tried again after a while
     and not before; once it can be loaded it is used and the error is gone."""
@@ -235,7 +245,7 @@ def test_a_model_that_cannot_be_used_changes_nothing(
     assert b.health.ready()[1]["conditions"]["model"] == {"ok": True}
 
 
-def test_what_was_refused_may_be_taken_back(bench: Callable[[], tuple[Bench, Named, Named]]) -> None:
+def test_what_was_refused_may_be_taken_back(bench: Callable[[], tuple[Bench, ModelRef, ModelRef]]) -> None:
     """Naming the model at work again after one that cannot be used ends the error without a load."""
     b, first, second = bench()
     b.want(dataclasses.replace(second, folder="none"))
@@ -244,7 +254,7 @@ def test_what_was_refused_may_be_taken_back(bench: Callable[[], tuple[Bench, Nam
     assert b.metrics.value("imgclust_model_refused", role="live") == 0
 
 
-def test_shadows_come_and_go(bench: Callable[[], tuple[Bench, Named, Named]]) -> None:
+def test_shadows_come_and_go(bench: Callable[[], tuple[Bench, ModelRef, ModelRef]]) -> None:
     """A shadow is used beside the live model; one that becomes live is its own shadow no more."""
     b, first, second = bench()
     assert b.want(first, second)

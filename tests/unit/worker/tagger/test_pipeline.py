@@ -1,4 +1,5 @@
-"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the last
+"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the
+last
 event of an id wins. The same promises are tested on real brokers in tests/integration and tests/faults."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support import fitted
 from worker.fetching.protocol import Failed, Job
-from worker.kafka.assignment import Begun
+from worker.kafka.assignment import BegunPartition
 from worker.kafka.delivery import Result
 from worker.kafka.offsets import PartitionOffsets, decode_done, lives_of
 from worker.kafka.pending_retries import PendingRetries
@@ -25,7 +26,7 @@ from worker.messages.record import Record
 from worker.messages.tag import Tag
 from worker.settings.values import RetryLimits
 from worker.tagger.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
-from worker.tagger.prediction import Maker, Predicted, Ready, Unencodable
+from worker.tagger.prediction import ModelInfo, Predicted, Ready, Unencodable
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing
 
@@ -34,7 +35,7 @@ POLICY = Policy(
     retry_first=1.0, retry_max=10.0, tag_url=True,
 )  # fmt: skip
 
-MAKER = Maker("0123456789ab", "0123456789ab", {1: "dogs"})
+MAKER = ModelInfo("0123456789ab", "0123456789ab", {1: "dogs"})
 
 
 class FakeConsumer:
@@ -43,7 +44,7 @@ class FakeConsumer:
     def __init__(
         self,
         logs: dict[int, list[bytes | None]],
-        on_begun: Callable[[Begun], None],
+        on_begun: Callable[[BegunPartition], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
         self.logs = logs
@@ -76,7 +77,9 @@ class FakeConsumer:
                     )
                     pending.add(result.key.decode(), retry, retry.not_before / 1000, record.timestamp)
         position, metadata = self.committed[partition]
-        self.on_begun(Begun(partition, self.epochs[partition], position, lives_of(metadata), pending))
+        self.on_begun(
+            BegunPartition(partition, self.epochs[partition], position, lives_of(metadata), pending)
+        )
 
     def revoke(self, partition: int, lost: bool) -> None:
         self.on_leaving({partition}, lost)
@@ -149,7 +152,7 @@ class FakeDelivery:
     def publish(self, *results: Result) -> None:
         self.gathered += results
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         if self.prompt:
             self.commit()
 
@@ -226,7 +229,7 @@ class World:
         made: dict[str, object] = {}
 
         def consumer(
-            on_begun: Callable[[Begun], None],
+            on_begun: Callable[[BegunPartition], None],
             on_leaving: Callable[[set[int], bool], None],
         ) -> FakeConsumer:
             made["consumer"] = FakeConsumer(logs, on_begun, on_leaving)
@@ -283,7 +286,7 @@ class World:
     def settle(self) -> None:
         """Everything succeeds from here on, until nothing is left to do."""
         for _ in range(1000):
-            self.pipeline.turn()
+            self.pipeline.run_once()
             while self.fetchers.jobs:
                 self.answer(0, "tag")
             self.delivery.commit()
@@ -337,7 +340,7 @@ def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
     world = World(logs)
     for move, n in moves:
         if move == "turn":
-            world.pipeline.turn()
+            world.pipeline.run_once()
         elif move == "commit":
             world.delivery.commit()
         elif move == "later":
@@ -346,7 +349,7 @@ def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
             world = world.next_life()
         elif move in ("revoke", "lose"):
             world.consumer.revoke(n, lost=move == "lose")
-            world.pipeline.turn()
+            world.pipeline.run_once()
             world.assign(n)
         elif world.fetchers.jobs:
             world.answer(n, move)
@@ -386,7 +389,7 @@ def test_without_a_rebalance_the_counters_are_exact(
     world = World({0: [named(0, e) for e in events_]})
     for move, n in moves:
         if move == "turn":
-            world.pipeline.turn()
+            world.pipeline.run_once()
         elif move == "commit":
             world.delivery.commit()
         elif move == "later":
@@ -431,11 +434,11 @@ def test_transient_failures_are_tried_again_and_then_given_up() -> None:
     waits = []
     for _ in range(3):
         while not world.fetchers.jobs:
-            world.pipeline.turn()
+            world.pipeline.run_once()
             world.now += 0.5
         waits.append(world.now)
         world.answer(0, "transient")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.delivery.commit()
     (letter,) = world.delivery.ends
     headers = dict(letter.headers)
@@ -450,25 +453,25 @@ def test_not_found_is_given_up_at_once_when_the_upload_is_old() -> None:
     for age, ends in ((60, "retried"), (700, "dead")):
         world = World({0: [orjson.dumps({"id": "a", "url": "u", "uploaded_at": "1970-01-01T00:00:00Z"})]})
         world.now = float(age)
-        world.pipeline.turn()
+        world.pipeline.run_once()
         job = world.fetchers.jobs.pop()
         world.pipeline.on_failed([Failed(job.token, "not-found", "fetch", "404", True, None)])
-        world.pipeline.turn()
+        world.pipeline.run_once()
         assert [r.topic for r in world.delivery.gathered] == ["retry" if ends == "retried" else "dlq"]
 
 
 def test_retry_after_is_honoured() -> None:
     """A server that asks for more time gets it."""
     world = World({0: [upload("a")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     world.pipeline.on_failed([Failed(job.token, "fetch-failed", "fetch", "503", True, 7.0)])
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.now = 6.9
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert not world.fetchers.jobs
     world.now = 7.1
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert len(world.fetchers.jobs) == 1
 
 
@@ -476,40 +479,40 @@ def test_reading_pauses_at_full_and_resumes_at_half() -> None:
     """Never more in flight than allowed, and the pause ends when half of it is done."""
     world = World({0: [upload(f"0-{n}") for n in range(30)]})
     for _ in range(5):
-        world.pipeline.turn()
+        world.pipeline.run_once()
     assert len(world.fetchers.jobs) == POLICY.max_in_flight
     assert world.consumer.paused
     world.delivery.prompt = True
     for _ in range(3):
         world.answer(0, "tag")
-    world.pipeline.turn()
-    world.pipeline.turn()
+    world.pipeline.run_once()
+    world.pipeline.run_once()
     assert world.consumer.paused
     world.answer(0, "tag")
-    world.pipeline.turn()
-    world.pipeline.turn()
-    world.pipeline.turn()
+    world.pipeline.run_once()
+    world.pipeline.run_once()
+    world.pipeline.run_once()
     assert not world.consumer.paused
 
 
 def test_reading_pauses_when_results_are_large() -> None:
     """What is no upload may be large: dead letters that wait are bounded by bytes, not only by number."""
     world = World({0: [b"x" * (MAX_RESULT_BYTES // 4) for _ in range(20)]})
-    world.pipeline.turn()
-    world.pipeline.turn()
+    world.pipeline.run_once()
+    world.pipeline.run_once()
     assert world.consumer.paused
     assert world.delivery.waiting_bytes <= MAX_RESULT_BYTES * 2
     world.delivery.commit()
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert not world.consumer.paused
 
 
 def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
     """A slow retry holds no offset: its record in the retry topic says what, when, how often, and why."""
     world = World({0: [upload("0-0")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.answer(0, "transient")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.delivery.commit()
     (record,) = world.delivery.retries
     headers = dict(record.headers)
@@ -524,17 +527,17 @@ def test_a_retry_survives_the_process_with_its_attempts() -> None:
     world = World({0: [upload("0-0")]})
     for _ in range(2):
         while not world.fetchers.jobs:
-            world.pipeline.turn()
+            world.pipeline.run_once()
             world.now += 1.0
         world.answer(0, "transient")
-        world.pipeline.turn()
+        world.pipeline.run_once()
         world.delivery.commit()
     world = world.next_life()
     while not world.fetchers.jobs:
-        world.pipeline.turn()
+        world.pipeline.run_once()
         world.now += 1.0
     world.answer(0, "transient")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.delivery.commit()
     assert [r.topic for r in world.delivery.ends] == ["dlq"]
     assert dict(world.delivery.ends[0].headers)["attempts"] == b"3"
@@ -546,12 +549,12 @@ def test_a_later_event_ends_a_pending_retry() -> None:
     transaction, and only the deletion is published."""
     deletion = orjson.dumps({"id": "0-0", "deleted": True})
     world = World({0: [upload("0-0")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.answer(0, "transient")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.delivery.commit()
     world.consumer.logs[0].append(deletion)
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert [(r.topic, r.value) for r in world.delivery.gathered] == [("retry", None), ("tags", None)]
     world.settle()
     assert world.ends() == {"tagged": 0, "deleted": 1, "dead": 0, "superseded": 1}
@@ -562,12 +565,12 @@ def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
     world = World({0: [upload(f"0-{n}") for n in range(40)]})
     world.delivery.prompt = True
     for _ in range(3):
-        world.pipeline.turn()
+        world.pipeline.run_once()
         while world.fetchers.jobs:
             world.answer(0, "transient")
     world.now += 100
-    world.pipeline.turn()
-    world.pipeline.turn()
+    world.pipeline.run_once()
+    world.pipeline.run_once()
     tokens = {job.token for job in world.fetchers.jobs}
     tries = [work.attempts for token, work in world.pipeline._works.items() if token in tokens]
     assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
@@ -589,7 +592,7 @@ def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
     world = World({0: [upload(f"0-{n}") for n in range(3)]})
     lives = 1
     for _ in range(100):
-        world.pipeline.turn()
+        world.pipeline.run_once()
         world.delivery.commit()
         while world.fetchers.jobs:
             job = world.fetchers.jobs.pop(0)
@@ -625,12 +628,12 @@ def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
     world.consumer.committed[0] = (0, "2:~2:")
     world.consumer.revoke(0, lost=True)
     world.assign(0)
-    world.pipeline.turn()
+    world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     world.consumer.logs[0].append(orjson.dumps({"id": "0-0", "deleted": True}))
     assert world.pipeline.careful
     world.pipeline.on_decoded([Ready(job.token, 5)])
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert (world.inference.has, world.fetchers.released) == ([], [5])
 
 
@@ -638,7 +641,7 @@ def test_a_revocation_waits_for_what_is_on_its_way() -> None:
     """A result that comes within REVOKE_FINISH is published; what does not come is left to the next owner."""
     for comes, position in ((True, 1), (False, 0)):
         world = World({0: [upload("a")]})
-        world.pipeline.turn()
+        world.pipeline.run_once()
         if comes:
             world.answer(0, "tag")
         world.consumer.revoke(0, lost=False)
@@ -648,9 +651,9 @@ def test_a_revocation_waits_for_what_is_on_its_way() -> None:
 def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
     """The offset moves with the result, not before."""
     world = World({0: [upload("a")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.answer(0, "tag")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert world.delivery.gathered
     world.consumer.commit()
     assert world.consumer.committed[0][0] == 0
@@ -661,7 +664,7 @@ def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
 def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
     """After SIGTERM: what was being fetched is tagged and committed, what was not read stays."""
     world = World({0: [upload(f"0-{n}") for n in range(20)]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     taken = len(world.fetchers.jobs)
     while world.fetchers.jobs:
         world.answer(0, "tag")
@@ -674,7 +677,7 @@ def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
 def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
     """At the deadline it leaves; the unfinished offsets are not committed."""
     world = World({0: [upload("a"), upload("b")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.answer(1, "tag")
 
     def time_passes() -> bool:
@@ -690,10 +693,10 @@ def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
 def test_error_texts_are_bounded_and_escaped(message: str) -> None:
     """Whatever an error says, the dead letter's header is one bounded line of printable ASCII."""
     world = World({0: [upload("a")]})
-    world.pipeline.turn()
+    world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     world.pipeline.on_failed([Failed(job.token, "decode-failed", "decode", message, False, None)])
-    world.pipeline.turn()
+    world.pipeline.run_once()
     text = dict(world.delivery.gathered[0].headers)["error-message"].decode()
     assert text.removesuffix("…").isascii()
     assert text.isprintable()
@@ -708,10 +711,10 @@ def test_embeddings_go_with_their_tags() -> None:
     for topic in ("embeddings", None):
         world = World({0: [event], 1: [None]}, dataclasses.replace(POLICY, embeddings_topic=topic))
         world.pipeline._embeddings = EmbeddingWriter(fitted.ENCODER, keep_url=True)
-        world.pipeline.turn()
+        world.pipeline.run_once()
         (job,) = world.fetchers.jobs
         world.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, (), False, vector)])
-        world.pipeline.turn()
+        world.pipeline.run_once()
         world.delivery.commit()
         kept = {r.key: r.value for r in world.delivery.results if r.topic == "embeddings"}
         tags = {r.key: r.value for r in world.delivery.results if r.topic == "tags"}

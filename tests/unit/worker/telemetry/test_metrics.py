@@ -22,8 +22,8 @@ from worker.telemetry.metrics import (
     STAGES,
     TABLE,
     TAGS,
+    MetricRow,
     Metrics,
-    Row,
     metrics_table,
 )
 from worker.telemetry.window import Lateness
@@ -38,7 +38,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_names_follow_prometheus_conventions(row: Row) -> None:
+def test_names_follow_prometheus_conventions(row: MetricRow) -> None:
     """Every name has the prefix; counters, and only they, end in _total; seconds and ratios say so."""
     assert re.fullmatch(r"imgclust(_[a-z]+)+", row.name)
     assert row.name.endswith("_total") == (row.kind == "counter")

@@ -1,4 +1,5 @@
-"""worker.telemetry.tracing: a traceparent is continued through the pipeline, and costs nothing where there is none."""
+"""worker.telemetry.tracing: a traceparent is continued through the pipeline, and costs nothing where there
+is none."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def test_an_upload_is_followed_from_stage_to_stage() -> None:
     its stage; the tag's traceparent names the span that published it."""
     watched = Watched(upload("a"))
     world, tracing = watched.world, watched.tracing
-    world.pipeline.turn()
+    world.pipeline.run_once()
     (job,) = world.fetchers.jobs
     world.now = START + 10
     tracing.decoded(job.token, 4.0, 2.0)
@@ -69,7 +70,7 @@ def test_an_upload_is_followed_from_stage_to_stage() -> None:
     tracing.stage("predict", [job.token], START + 12, START + 13)
     world.now = START + 14
     world.answer(0, "tag")
-    world.pipeline.turn()
+    world.pipeline.run_once()
     assert not tracing.active
     world.now = START + 15
     world.delivery.commit()
@@ -123,12 +124,12 @@ def test_each_try_continues_the_one_before() -> None:
     """A failed fetch ends its spans with the error; the retry's span is a child of what handed it over."""
     watched = Watched(upload("a"))
     world = watched.world
-    world.pipeline.turn()
+    world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     failure = Failed(job.token, "fetch-timeout", "fetch", "no answer", True, None)
     watched.tracing.failed(failure.token, failure.stage, failure.code)
     world.pipeline.on_failed([failure])
-    world.pipeline.turn()
+    world.pipeline.run_once()
     world.delivery.commit()
     first = watched.spans()
     assert first["fetch"].attributes == {"error.type": "fetch-timeout"}
@@ -167,7 +168,7 @@ def test_every_way_to_end_ends_the_span(events: list[bytes], outcomes: list[str]
 def test_a_revoked_partition_ends_its_spans() -> None:
     """What the next owner does is "dropped" here."""
     watched = Watched(upload("a"))
-    watched.world.pipeline.turn()
+    watched.world.pipeline.run_once()
     watched.world.consumer.revoke(0, lost=True)
     (root,) = [s for s in watched.exporter.get_finished_spans() if s.name == "process uploads"]
     assert (root.attributes or {})["imgclust.outcome"] == "dropped"
@@ -195,7 +196,7 @@ def test_hostile_text_is_escaped(text: str) -> None:
 def test_without_a_valid_sampled_parent_there_is_nothing(traceparent: bytes | None) -> None:
     """No header, a sender that does not sample, or nonsense: no span, and the header is passed on."""
     watched = Watched(upload("a"), traceparent=traceparent)
-    watched.world.pipeline.turn()
+    watched.world.pipeline.run_once()
     assert not watched.tracing.active
     watched.world.settle()
     assert watched.exporter.get_finished_spans() == ()

@@ -21,13 +21,13 @@ from worker.errors import SettingsError, StartError
 from worker.feed import Cluster, Feed, Latest, Page
 from worker.messages.tag import Candidate, Tag
 from worker.settings.load import load
-from worker.settings.values import Source
+from worker.settings.values import ImageSource
 from worker.wall import app as walls
 from worker.wall.app import Wall
 from worker.wall.board import Board, Reading, Shown
 from worker.wall.image_sources import image_policy, picture_url
 
-HTTPS = (Source("https"),)
+HTTPS = (ImageSource("https"),)
 NOW = 1_795_000_000_000
 
 
@@ -45,7 +45,7 @@ def tag(upload_id: str = "a", url: str | None = "https://cdn.example/a.jpg", clu
 )
 def test_a_source_is_written_as_it_was_read(text: str) -> None:
     """What an operator writes is what the browser is told."""
-    assert str(Source.parse(text)) == text
+    assert str(ImageSource.parse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_a_source_is_written_as_it_was_read(text: str) -> None:
 def test_what_could_widen_the_policy_is_no_source(text: str) -> None:
     """A setting cannot end `img-src` and begin another directive, nor allow a scheme that runs code."""
     with pytest.raises(ValueError):  # noqa: PT011
-        Source.parse(text)
+        ImageSource.parse(text)
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=40))
 def test_every_source_is_one_word_of_the_policy(text: str) -> None:
     """Whatever is accepted holds no separator of Content-Security-Policy."""
     try:
-        source = Source.parse(text)
+        source = ImageSource.parse(text)
     except ValueError:
         return
     assert not set(image_policy([source]).removeprefix("'self' ")) & set(" ;,'\"\n\r\t")
-    assert Source.parse(str(source)) == source
+    assert ImageSource.parse(str(source)) == source
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_every_source_is_one_word_of_the_policy(text: str) -> None:
 )
 def test_a_source_covers_what_a_browser_says_it_covers(source: str, url: str, covered: bool) -> None:
     """Scheme, host and port, as Content-Security-Policy compares them."""
-    assert Source.parse(source).covers(URL(url)) is covered
+    assert ImageSource.parse(source).covers(URL(url)) is covered
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_no_other_url_becomes_a_picture(url: object) -> None:
 
 def test_what_the_worker_may_not_fetch_is_no_picture() -> None:
     """The worker's own rules come first: its hosts, ports and networks."""
-    anywhere = (Source("http"), Source("https"))
+    anywhere = (ImageSource("http"), ImageSource("https"))
     only = FetchPolicy(allow_hosts=("*.cdn.example",))
     assert picture_url("https://a.cdn.example/x?s=1", HTTPS, only) == "https://a.cdn.example/x?s=1"
     assert picture_url("https://b.example/x", HTTPS, only) is None
