@@ -1,4 +1,4 @@
-"""Draws docs/images/wings.svg, the picture of docs/architecture.md, from the imports in the code: `make docs`.
+"""Draws docs/images/wings.svg for docs/architecture.md, from the imports in the code: `make docs`.
 
 `FLOORS` is the order of the wings, from the top down: a wing imports only what stands below it.
 """
@@ -137,7 +137,8 @@ def draw() -> str:
     for package, floors in FLOORS.items():
         x = left[package]
         parts.append(
-            f'<text x="{x + BOX / 2}" y="36" text-anchor="middle" font-size="20" fill="{INK}">{package}</text>'
+            f'<text x="{x + BOX / 2}" y="36" font-size="20" text-anchor="middle" fill="{INK}">'
+            f"{package}</text>"
         )
         for name, says in floors:
             y = centre[package, name]
