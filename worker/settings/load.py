@@ -1,7 +1,6 @@
-"""Every setting: its name, unit, default and meaning. The only module that reads the environment.
+"""Environment and TOML file → Settings. The only module that reads the environment.
 
-`SETTINGS` is the one table: the parser, `--help`, the README's table and `imgclust-worker check` are all
-made from it. A wrong value is reported with its name, the value and what is allowed, all wrong ones at once.
+A wrong value is reported with its name, the value and what is allowed, all wrong ones at once.
 """
 
 from __future__ import annotations
@@ -17,10 +16,28 @@ from worker.errors import SettingsError
 from worker.messages.mapping_syntax import MapError
 from worker.messages.text import printable
 from worker.settings.settings import Settings
-from worker.settings.table import KAFKA_PREFIX, KAFKA_REFUSED, PREFIX, SETTINGS, Setting
+from worker.settings.table import KAFKA_PREFIX, PREFIX, SETTINGS, Setting
 
 _BY_ENV = {setting.env: setting for setting in SETTINGS}
 _INDIRECT = "_FILE"
+
+# What delivery rests on (docs/delivery.md): an operator's value would break a promise in silence.
+KAFKA_REFUSED = {
+    "bootstrap.servers": "set WORKER_BOOTSTRAP_SERVERS instead",
+    "group.id": "set WORKER_GROUP_ID instead",
+    "group.protocol": "set WORKER_GROUP_PROTOCOL instead",
+    "partition.assignment.strategy": "set WORKER_GROUP_PROTOCOL instead",
+    "enable.auto.commit": "offsets are committed when results are acknowledged, never by a timer",
+    "enable.auto.offset.store": "offsets are committed when results are acknowledged, never by a timer",
+    "auto.offset.reset": "set WORKER_START instead",
+    "enable.idempotence": "order within a partition needs it",
+    "acks": "a result counts when all in-sync replicas have it",
+    "transactional.id": "it is made for each process",
+    "transaction.timeout.ms": "it bounds how long a killed worker's transaction hides tags",
+    "delivery.report.only.error": "delivery counts acknowledgements",
+    "enable.partition.eof": "delivery rests on where a topic ends",
+    "isolation.level": "readers of results must not see aborted ones",
+}
 
 
 def _read_file(name: str, path: str) -> str:
@@ -98,7 +115,7 @@ def _parse(setting: Setting, environment: Mapping[str, str]) -> Any:
     if text is None:
         return None
     try:
-        return setting.parse(text)
+        return setting.kind.parse(text)
     except (ValueError, KeyError, OverflowError) as error:
         shown = "the value given" if setting.secret else printable(text)
         why = f" ({error})" if isinstance(error, MapError) else ""
