@@ -21,7 +21,7 @@ from confluent_kafka import Producer
 
 from benchmarks.common import Figure
 from worker.demo.backends import JavaKafka
-from worker.kafka.client_config import restore_config
+from worker.kafka.client_config import changelog_config
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending, RetryChangelog
 
@@ -59,7 +59,7 @@ def resident() -> float:
 def restore(bootstrap: str, topic: str) -> tuple[float, float, float, int]:
     """Wall seconds, processor seconds, those of the longest turn, and how many came back."""
     reader = RetryChangelog(
-        restore_config(bootstrap, "restore", {}), topic, clock=time.monotonic,
+        changelog_config({"bootstrap.servers": bootstrap}, "restore"), topic, clock=time.monotonic,
         wall_ms=lambda: time.time_ns() // 1_000_000, longest=600.0,
     )  # fmt: skip
     wall, cpu, longest = time.monotonic(), time.process_time(), 0.0

@@ -115,7 +115,7 @@ def in_kafka(home: Path, count: int) -> list[Figure]:
         for size in PER_TRANSACTION:
             topic = f"tags-{size}"
             some = made[: min(count, 2000 * size)]
-            producer = Producer(transaction_config(kafka.bootstrap, {}, f"bench-{size}"))
+            producer = Producer(transaction_config({"bootstrap.servers": kafka.bootstrap}, f"bench-{size}"))
             producer.init_transactions(30)
             for start in range(0, len(some), size):
                 producer.begin_transaction()

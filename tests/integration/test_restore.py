@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 
 from tests.support.kafka_cluster import Topics
 from worker.demo.backends import Kafka
-from worker.kafka.client_config import restore_config
+from worker.kafka.client_config import changelog_config
 from worker.kafka.retry_changelog import RetryChangelog
 
 pytestmark = pytest.mark.kafka
@@ -47,7 +47,7 @@ def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
     successor.producer.commit_transaction(20)
 
     reader = RetryChangelog(
-        restore_config(topics.bootstrap, topics.group, {}), topics.retry,
+        changelog_config({"bootstrap.servers": topics.bootstrap}, topics.group), topics.retry,
         clock=time.monotonic, wall_ms=lambda: 0, longest=60.0,
     )  # fmt: skip
     try:

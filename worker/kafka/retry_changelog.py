@@ -68,7 +68,7 @@ class RetryChangelog:
     """Reads the pending retries of partitions, many records at a time, between turns of the loop.
 
     Args:
-        config: see `restore_config`.
+        config: see `changelog_config`.
         clock: monotonic seconds, of the due times.
         wall_ms: milliseconds since the epoch, of the records.
         longest: seconds that a retry waits at most, whatever the clock of its writer said.

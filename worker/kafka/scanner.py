@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import StartError, WorkerError
+from worker.kafka.client_config import reader_config
 from worker.kafka.reading import client_log, some_of
 from worker.messages.formats import Formats
 from worker.messages.text import printable
@@ -105,20 +105,7 @@ class Scanner:
         self, connection: Mapping[str, Any], group: str | None = None, formats: Formats | None = None
     ) -> None:
         self.formats = formats or Formats()
-        self._consumer = Consumer(
-            {
-                "client.id": "imgclust-operator",
-                **connection,
-                "group.id": group or f"imgclust-operator-{uuid.uuid4()}",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",  # retention may overtake a slow reader
-            },
-            logger=client_log,
-        )
+        self._consumer = Consumer(reader_config(connection, "imgclust-operator", group), logger=client_log)
 
     def __enter__(self) -> Scanner:
         return self

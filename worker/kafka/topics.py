@@ -4,7 +4,6 @@ missing."""
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # t
 from confluent_kafka.cimpl import NewTopic
 
 from worker.errors import StartError
+from worker.kafka.client_config import admin_config, reader_config
 from worker.kafka.reading import client_log
 from worker.kafka.topic_rules import (
     ONE_PARTITION,
@@ -88,7 +88,7 @@ def look(config: TopicsConfig) -> Topics:
 
 def _list(config: TopicsConfig) -> Any:
     heard: list[KafkaError] = []  # what the client meets while it tries: more than that the time was up
-    properties: dict[str, Any] = {**config.connection, "error_cb": heard.append}
+    properties = {**admin_config(config.connection), "error_cb": heard.append}
     admin = AdminClient(properties, logger=client_log)
     try:
         return admin.list_topics(timeout=TIMEOUT)
@@ -141,7 +141,7 @@ def _configs(
     config: TopicsConfig, resources: Sequence[ConfigResource]
 ) -> dict[tuple[ResourceType, str], dict[str, str]]:
     """Name → value of each resource that may be described; a right that is missing hides only its own."""
-    admin = AdminClient(dict(config.connection), logger=client_log)
+    admin = AdminClient(admin_config(config.connection), logger=client_log)
     configs = {}
     for resource, answer in admin.describe_configs(list(resources), request_timeout=TIMEOUT).items():
         try:
@@ -155,13 +155,7 @@ def _configs(
 
 def sample(config: TopicsConfig, partitions: int) -> tuple[KeySample, ...]:
     """The keys of the last records of uploads, as far as they come within a few seconds."""
-    properties = {
-        **config.connection,
-        "group.id": f"{config.group_id}.check",  # the client wants one; nothing is joined or committed
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "auto.offset.reset": "latest",
-    }
+    properties = reader_config(config.connection, "imgclust-operator", f"{config.group_id}.check")
     consumer = Consumer(properties, logger=client_log)
     try:
         return _sample(consumer, config.names["uploads"], range(min(partitions, SAMPLE_PARTITIONS)))
@@ -225,7 +219,7 @@ def create_missing(config: TopicsConfig, topics: Topics, replicas: int | None = 
         )
         for role, name in missing.items()
     ]
-    admin = AdminClient(dict(config.connection), logger=client_log)
+    admin = AdminClient(admin_config(config.connection), logger=client_log)
     for name, future in admin.create_topics(wanted, operation_timeout=TIMEOUT).items():
         try:
             future.result(timeout=TIMEOUT)
@@ -289,8 +283,7 @@ def ensure(config: TopicsConfig) -> Topics:
 
 def delete_retention(kafka: Mapping[str, Any], topic: str) -> float:
     """The topic's `delete.retention.ms` in seconds; Kafka's default where the brokers do not tell."""
-    consumers_own = re.compile(r"group\.|partition\.assignment|session\.|heartbeat\.|max\.p|fetch\.|queued\.")
-    admin = AdminClient({k: v for k, v in kafka.items() if not consumers_own.match(k)}, logger=client_log)
+    admin = AdminClient(admin_config(kafka), logger=client_log)
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         answers = admin.describe_configs([resource], request_timeout=TIMEOUT).values()

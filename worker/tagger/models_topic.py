@@ -16,6 +16,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker import wiring
+from worker.kafka.client_config import reader_config, sender_config
 from worker.kafka.reading import client_log, some_of
 from worker.messages.models import REPORT, ModelsState, write_report
 from worker.settings.settings import Settings
@@ -58,19 +59,10 @@ class ModelsWatch:
         self._stop = threading.Event()
         self._report_at = 0.0
         self._consumer = Consumer(
-            {
-                "client.id": "imgclust-models",
-                **connection,
-                "group.id": "imgclust.models",  # the client wants one; no group is joined
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 500,
-            },
-            logger=client_log,
+            reader_config(connection, "imgclust-models", "imgclust.models", wait_ms=500), logger=client_log
         )
         self._producer = Producer(
-            {"client.id": "imgclust-models", **connection, "message.timeout.ms": 10_000}, logger=client_log
+            {**sender_config(connection, "imgclust-models"), "message.timeout.ms": 10_000}, logger=client_log
         )
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
 

@@ -13,9 +13,9 @@ from worker.fetching.protocol import Decoded, Failed
 from worker.kafka.assignment import BegunPartition
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.client_config import (
+    changelog_config,
     consumer_config,
     producer_config,
-    restore_config,
     transaction_config,
     transactional_id,
 )
@@ -131,14 +131,14 @@ class Tagger:
     def _consumer(self, on_begun: Callable[[BegunPartition], None], on_leaving: Leaving) -> UploadsConsumer:
         s = self._settings
         return UploadsConsumer(
-            consumer_config(s.bootstrap_servers, s.group_id, s.group_protocol, s.kafka),
+            consumer_config(wiring.connection(s), s.group_id, s.group_protocol),
             s.uploads_topic,
             start=s.start,
             clock=self._clock,
             wall_ms=wall_ms,
             metrics=self._metrics,
             retries=RetryChangelog(
-                restore_config(s.bootstrap_servers, s.group_id, s.kafka),
+                changelog_config(wiring.connection(s), s.group_id),
                 s.retry_topic,
                 clock=self._clock,
                 wall_ms=wall_ms,
@@ -154,9 +154,9 @@ class Tagger:
             "interval": s.commit_interval, "metrics": self._metrics, "clock": self._clock,
         }  # fmt: skip
         if s.delivery == "exactly-once":
-            config = transaction_config(s.bootstrap_servers, s.kafka, transactional_id(s.group_id))
+            config = transaction_config(wiring.connection(s), transactional_id(s.group_id))
             return ExactlyOnce(config, s.uploads_topic, consumer, **common)
-        return AtLeastOnce(producer_config(s.bootstrap_servers, s.kafka), s.uploads_topic, consumer, **common)
+        return AtLeastOnce(producer_config(wiring.connection(s)), s.uploads_topic, consumer, **common)
 
     # ── between the parts ────────────────────────────────────────────────────────────────────────────────
 

@@ -66,7 +66,7 @@ class Bench:
         self.consumer = FakeConsumer()
         self.safe = self.consumer.safe
         self.publisher = AtLeastOnce(
-            producer_config("b:1", {}), "uploads", self.consumer, interval=0.0,  # type: ignore[arg-type]
+            producer_config({"bootstrap.servers": "b:1"}), "uploads", self.consumer, interval=0.0,  # type: ignore[arg-type]
             metrics=Metrics(), clock=lambda: self.now,
         )  # fmt: skip
         self.producer: FakeProducer = self.publisher._producer  # type: ignore[assignment]
@@ -186,7 +186,7 @@ def test_a_refused_result_ends_the_worker(bench: Bench, code: int, error: type[E
 
 def test_what_delivery_rests_on_cannot_be_configured_away() -> None:
     """Idempotence, all acknowledgements and no give-up by time, whatever else is set."""
-    config = producer_config("b:1", {"compression.type": "zstd", "linger.ms": "9"})
+    config = producer_config({"bootstrap.servers": "b:1", "compression.type": "zstd", "linger.ms": "9"})
     assert (config["enable.idempotence"], config["acks"], config["message.timeout.ms"]) == (True, "all", 0)
     assert (config["compression.type"], config["linger.ms"]) == ("zstd", "9")
 

@@ -179,7 +179,7 @@ class Bench:
         patch.setattr("worker.kafka.exactly_once.time.sleep", self.sleep)
         self.undo = patch.undo
         self.delivery = ExactlyOnce(
-            transaction_config("b:1", {}, "id"), "uploads", self.consumer, interval=0.05,  # type: ignore[arg-type]
+            transaction_config({"bootstrap.servers": "b:1"}, "id"), "uploads", self.consumer, interval=0.05,  # type: ignore[arg-type]
             metrics=self.metrics, clock=lambda: self.now,
         )  # fmt: skip
 
