@@ -32,8 +32,9 @@ lint: install ## ruff and mypy
 site: install ## build the documentation into build/site
 	$(BIN)/mkdocs build --quiet
 
-docs: install ## write anew what is made from tables in the code: README, alerts, dashboards
+docs: install ## write what is made from the code: README tables, wings, alerts, dashboards
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/wings.py
 	$(BIN)/python deploy/prometheus/build.py
 	$(BIN)/python deploy/grafana/build.py
 	$(BIN)/python -m benchmarks.capacity --page docs/capacity.md

@@ -1,4 +1,7 @@
-"""Writes the tables of README.md that come from the code: `make docs`. A test fails when they are stale."""
+"""Writes what is made from the code: README.md's tables, the index of the decisions. `make docs` calls it.
+
+A test fails when one of them is stale.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,23 @@ from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DECISIONS = ROOT / "docs" / "decisions"
+INDEX = DECISIONS / "README.md"
 TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "metrics": metrics_table}
+SUBJECTS = {
+    "000": "The worker as a whole",
+    "001": "Pictures and encoders",
+    "002": "Training",
+    "003": "Prediction",
+    "004": "Fetching",
+    "005": "Redis, metrics, logs",
+    "006": "What people look at",
+    "007": "The demo",
+    "008": "Other engines and services",
+    "009": "Watching",
+    "010": "Deployment",
+}
 
 
 def render(text: str) -> str:
@@ -23,6 +42,33 @@ def render(text: str) -> str:
     return text
 
 
+def decisions() -> str:
+    """The index of the decisions, by subject.
+
+    Raises:
+        SystemExit: one of them does not begin with its number and a title.
+    """
+    lines = [
+        "# Decisions",
+        "",
+        "Why things are as they are: what was chosen, what else was considered, what was measured. "
+        "A decision that was replaced says by which.",
+    ]
+    subject = ""
+    for page in sorted(DECISIONS.glob("[0-9]*.md")):
+        number = page.name[:4]
+        title = re.match(rf"# {number}\. (.+)\n", page.read_text())
+        if title is None:
+            raise SystemExit(f"{page.name} must begin with the line «# {number}. Title»")
+        if number[:3] not in SUBJECTS:
+            raise SystemExit(f"{page.name}: SUBJECTS in docs/generate.py has no {number[:3]!r}")
+        if number[:3] != subject:
+            subject = number[:3]
+            lines += ["", f"## {SUBJECTS[subject]}", ""]
+        lines.append(f"- [{number}]({page.name}) {title[1]}")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    README.write_text(render(README.read_text()))
+    INDEX.write_text(decisions())

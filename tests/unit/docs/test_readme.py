@@ -1,21 +1,22 @@
 """README.md says what the code says."""
 
-import importlib.util
 import re
 
 from tests.support.paths import ROOT
+from tests.support.promql import script
 
+generate = script("docs/generate.py")
 README = (ROOT / "README.md").read_text()
 
 
 def test_its_tables_are_those_of_the_code() -> None:
     """The settings and metrics tables are up to date; `make docs` writes them."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
     assert generate.render(README) == README, "stale tables; run `make docs`"
+
+
+def test_the_index_names_every_decision() -> None:
+    """By number and title, as the pages have them; `make docs` writes it."""
+    assert generate.INDEX.read_text() == generate.decisions(), "stale index; run `make docs`"
 
 
 def test_its_links_lead_somewhere() -> None:
