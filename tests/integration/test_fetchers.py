@@ -510,13 +510,14 @@ import sys, time
 from pathlib import Path
 from imgclust.types import Preprocessing
 from imgclust.fetching.urls import FetchPolicy
-from worker import fetchers
+from worker.fetching import pool as fetchers
+from worker.fetching.protocol import Job
 fetchers.HEARTBEAT_TIMEOUT = 1.0  # the one that fetchers are told
 folder = Path(sys.argv[1])
 pool = fetchers.FetcherPool(processes=1, slots=1, preprocessing=Preprocessing(32, 36), on_outcomes=print,
                             policy=FetchPolicy(allow_files=folder), decode=sys.argv[2], decode_timeout=1.0)
 pool.start()
-pool.submit([fetchers.Job(1, f"file://{folder}/spin")])
+pool.submit([Job(1, f"file://{folder}/spin")])
 while not pool._ring.marked(0):
     time.sleep(0.01)
 print(*pool.pids, flush=True)
