@@ -13,9 +13,7 @@ pictures = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "c
 out = Path(sys.argv[2] if len(sys.argv) > 2 else "quickstart-out")
 
 # %% Embed: pictures → vectors, kept as Parquet; run it again and it goes on where it stopped
-from imgclust.embedding.embed import embed
-from imgclust.embedding.encoder import load_encoder
-from imgclust.embedding.store import read_embeddings
+from imgclust import embed, load_encoder, read_embeddings
 
 encoder = load_encoder("mini")  # or "ViT-B-32/laion2b_s34b_b79k": CLIP, downloaded once
 embed([pictures], out / "embeddings", encoder, progress=False)
@@ -23,7 +21,7 @@ embeddings = read_embeddings(out / "embeddings")
 print(f"{len(embeddings)} pictures, {embeddings.vectors.shape[1]} numbers each")
 
 # %% Fit: duplicates out, UMAP, HDBSCAN, a check on pictures held out, names; then freeze
-from imgclust.training.fit import fit
+from imgclust import fit
 
 result = fit(embeddings, vocabulary=encoder.vocabulary())
 result.model.save(out / "model")
@@ -31,7 +29,7 @@ other = result.figures["test"]["other"]
 print(f"{len(result.model.clusters)} clusters; {other:.0%} of the held-out pictures are in none of them")
 
 # %% Look: one offline page
-from imgclust.report.page import write_report
+from imgclust import write_report
 
 print("open", write_report(out / "model", out / "report.html", images=out / "embeddings"))
 

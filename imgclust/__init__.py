@@ -7,21 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imgclust.embedding.embed import embed
     from imgclust.embedding.encoder import load_encoder
+    from imgclust.embedding.store import read_embeddings
     from imgclust.model.model import ClusterModel
+    from imgclust.report.page import write_report
+    from imgclust.training.fit import fit
     from imgclust.types import Prediction
 
-__all__ = ["ClusterModel", "Prediction", "__version__", "load_encoder"]
+__all__ = [
+    "ClusterModel",
+    "Prediction",
+    "__version__",
+    "embed",
+    "fit",
+    "load_encoder",
+    "read_embeddings",
+    "write_report",
+]
 __version__ = "0.1.0"
 
 _HOME = {
     "ClusterModel": "imgclust.model.model",
-    "load_encoder": "imgclust.embedding.encoder",
     "Prediction": "imgclust.types",
+    "embed": "imgclust.embedding.embed",
+    "fit": "imgclust.training.fit",
+    "load_encoder": "imgclust.embedding.encoder",
+    "read_embeddings": "imgclust.embedding.store",
+    "write_report": "imgclust.report.page",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'imgclust' has no attribute {name!r}")
+    raise AttributeError(f"module 'imgclust' has no attribute {name!r}; it offers {', '.join(_HOME)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

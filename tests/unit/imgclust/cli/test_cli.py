@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclust.cli import arguments, commands
+from imgclust.cli import arguments, embed, loading, report
 from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
 from imgclust.errors import EncoderError, ImgclustError
@@ -114,7 +114,7 @@ def test_defaults_agree() -> None:
     """The help names the encoder that the library loads (its module is too slow to import for that)."""
     from imgclust.embedding import encoder
 
-    assert arguments.DEFAULT_ENCODER == encoder.DEFAULT
+    assert embed.DEFAULT_ENCODER == encoder.DEFAULT
 
 
 def loaded_by(code: str, *argv: str) -> set[str]:
@@ -129,7 +129,7 @@ def test_reading_loads_no_torch() -> None:
     """Only an encoder needs torch: sources, decoding and embeddings folders do without."""
     assert (
         loaded_by(
-            "from imgclust.cli import commands\n"
+            "from imgclust.cli import arguments\n"
             "from imgclust.embedding import embed, store\n"
             "from imgclust.images import reader, sources"
         )
@@ -177,13 +177,13 @@ def test_unexpected_errors_are_one_line_too(
         def run(_: object) -> int:
             raise error
 
-        return {"report": run}
+        return run
 
     monkeypatch.delenv(arguments.DEBUG, raising=False)
-    monkeypatch.setattr(commands, "COMMANDS", failing(RuntimeError("a\nb")))
+    monkeypatch.setattr(report, "run", failing(RuntimeError("a\nb")))
     assert arguments.main(["report", "m", "-o", "r"]) == 1
     assert capsys.readouterr().err == f"imgclust: RuntimeError: a b (set {arguments.DEBUG}=1 to see where)\n"
-    monkeypatch.setattr(commands, "COMMANDS", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(report, "run", failing(KeyboardInterrupt()))
     assert arguments.main(["report", "m", "-o", "r"]) == 130
 
 
@@ -299,7 +299,7 @@ def test_names(model: Path, tmp_path: Path, loaded: TorchEncoder, capsys: pytest
     assert arguments.main(["names", str(model), "-o", str(tmp_path / "named")]) == 0
     assert ClusterModel.load(tmp_path / "named").taxonomy == ClusterModel.load(model).taxonomy
     (tmp_path / "words.txt").write_text("# mine\nfood\n\nfood\n")
-    assert commands._words(tmp_path / "words.txt") == ["food"]
+    assert loading.words(tmp_path / "words.txt") == ["food"]
     assert arguments.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
     assert "text tower" in capsys.readouterr().err
     (tmp_path / "words.txt").write_text("\n")
@@ -315,7 +315,7 @@ def test_another_encoder_is_refused(
 
     wanted = dataclasses.replace(loaded.identity, weights="ff" * 32)
     with pytest.raises(EncoderError, match=r"ffff.*is wanted.*what loaded is"):
-        commands._encoder(wanted)
+        loading.encoder(wanted)
 
 
 # `embed` with an encoder that needs no torch, takes its time, and says when it is in the middle of the work.

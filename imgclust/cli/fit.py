@@ -1,0 +1,163 @@
+"""`imgclust fit`: embeddings → a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgclust.cli import loading
+from imgclust.cli.options import Commands, add_command, add_naming_options, positive
+from imgclust.cli.output import note, print_figures
+from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.embedding.store import Embeddings
+    from imgclust.model.model import ClusterModel
+    from imgclust.training.fit import FitResult, Split
+    from imgclust.training.parameters import Parameters
+
+
+def add(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "fit",
+        run,
+        "find clusters in embeddings, check them on held-out images, and freeze them into a model folder",
+        "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
+        "  imgclust fit embeddings-of-june/ -o june/ --previous may/",
+    )
+    command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder to write")
+    command.add_argument(
+        "--previous", type=Path, metavar="MODEL",
+        help="continue this model's taxonomy: clusters that it has too keep their numbers and names, others "
+        "get numbers that were never used; give the model that was last at work",
+    )  # fmt: skip
+    scaled = "by default it grows with the number of images"
+    command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
+    command.add_argument("--min-cluster-size", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
+    command.add_argument("--min-samples", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
+    command.add_argument(
+        "--max-train", type=positive, default=200_000, metavar="N",
+        help="train on a sample of at most N images, predict the rest (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--test-fraction", type=float, default=0.2, metavar="SHARE", help="held out of training (%(default)s)"
+    )
+    command.add_argument(
+        "--near", type=float, default=0.98, metavar="COSINE",
+        help="images at least so alike count as one (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--novel-rate", type=float, default=0.001, metavar="SHARE",
+        help="of images like those trained on, how many may be called novel; with few and varied images more "
+        "finds more of what really is (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--duplicates", type=Path, metavar="FILE.csv",
+        help="list there which images were left out as copies, and of which image",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
+    command.add_argument(
+        "--no-names", action="store_true", help="leave clusters without names (those of --previous are kept)"
+    )
+    command.add_argument(
+        "--no-thumbnails", action="store_true", help="store no small pictures for the report"
+    )
+    add_naming_options(command)
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from imgclust.embedding.store import read_embeddings
+    from imgclust.model.model import ClusterModel
+    from imgclust.support.progress import stage_lines
+    from imgclust.training.fit import fit
+
+    previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
+    embeddings = read_embeddings(arguments.embeddings)
+    chosen = {
+        name: value
+        for name in ("n_neighbors", "min_cluster_size", "min_samples")
+        if (value := getattr(arguments, name)) is not None
+    }
+    result = fit(
+        embeddings,
+        vocabulary=loading.vocabulary(arguments, embeddings.identity),
+        thumbnails=not arguments.no_thumbnails,
+        parameters=chosen,
+        test_fraction=arguments.test_fraction,
+        seed=arguments.seed,
+        max_train=arguments.max_train,
+        previous=previous,
+        near=arguments.near,
+        novel_rate=arguments.novel_rate,
+        progress=None if arguments.quiet else stage_lines(sys.stderr),
+        announce=_announce,
+    )
+    if arguments.duplicates is not None:
+        _list_duplicates(result, embeddings.ids, arguments.duplicates)
+    result.model.save(arguments.output)
+    _print_fitted(result, arguments.output)
+    if not arguments.no_thumbnails:
+        _note_missing_pictures(result.model, embeddings)
+    return 0
+
+
+def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
+    """A report without pictures should surprise nobody: `embed` keeps paths as it was given them."""
+    typical = {id_ for cluster in model.clusters for id_ in cluster.exemplars}
+    missing = typical - set(model.thumbnails)
+    if not missing:
+        return
+    example = next(s for i, s in zip(embeddings.ids, embeddings.sources, strict=True) if i in missing)
+    remedy = (
+        "`fit` reads no URLs; embed files to have them"
+        if "://" in example
+        else "run `fit` in the folder in which `embed` was run, or embed from full paths"
+    )
+    note(
+        f"reports will lack {len(missing)} of {len(typical)} typical pictures, which cannot be read here, "
+        f"like {example[:200]!a}: {remedy}"
+    )
+
+
+def _list_duplicates(result: FitResult, ids: Sequence[str], path: Path) -> None:
+    """Which image joined which; `exact` is 1 for files that are equal byte for byte."""
+    from imgclust.support.spreadsheets import guard
+
+    found = result.duplicates
+    pairs = zip(found.duplicate, found.original, found.cosine, found.exact, strict=True)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["duplicate", "kept", "cosine", "exact"])
+            for duplicate, kept, cosine, exact in pairs:
+                writer.writerow([guard(ids[duplicate]), guard(ids[kept]), f"{cosine:.4f}", int(exact)])
+    except OSError as error:
+        raise ImgclustError(f"the list {str(path)!r} cannot be written: {error.strerror}") from None
+
+
+def _announce(parameters: Parameters, split: Split) -> None:
+    print(f"training on {len(split.train)} images, {len(split.test)} held out; parameters:")
+    for name, value in parameters.to_dict().items():
+        print(f"  {name} = {value}")
+
+
+def _print_fitted(result: FitResult, folder: Path) -> None:
+    model = result.model
+    print(f"model {model.version} in {folder}: {len(model.clusters)} clusters")
+    if result.continuation:
+        from imgclust.report.taxonomy import table
+
+        names = {cluster.id: cluster.name for cluster in model.clusters}
+        for line in table(result.continuation, model.taxonomy, names):
+            print(line)
+    else:
+        for cluster in sorted(model.clusters, key=lambda c: -c.size):
+            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}")
+    print_figures({name: value for name, value in result.figures.items() if name != "taxonomy"})

@@ -1,0 +1,103 @@
+"""Arguments → the encoder, the reader and the words that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclust.cli.output import note
+from imgclust.errors import EncoderError, ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.embedding.encoder import TorchEncoder
+    from imgclust.images.reader import Reader
+    from imgclust.model.model import ClusterModel
+    from imgclust.types import EncoderIdentity
+
+
+def vocabulary(arguments: argparse.Namespace, identity: EncoderIdentity) -> Any:
+    """Names and vectors for `fit`; an encoder that cannot be had costs the names, not the fit."""
+    if arguments.no_names:
+        return None
+    phrases = words(arguments.vocabulary)
+    try:
+        return encoder(identity, weights=arguments.weights).vocabulary(phrases)
+    except EncoderError as error:
+        if phrases is not None:
+            raise
+        note(f"{'new' if arguments.previous else 'the'} clusters get no names: {error}")
+        return None
+
+
+def words(path: Path | None) -> list[str] | None:
+    """One phrase a line; blank lines and lines that begin with # are left out."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImgclustError(f"the vocabulary {str(path)!a} cannot be read: {error}") from None
+    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not found:
+        raise ImgclustError(f"the vocabulary {str(path)!a} has no words: one phrase a line is expected")
+    return list(dict.fromkeys(found))
+
+
+def encoder_of(model: ClusterModel, arguments: argparse.Namespace) -> TorchEncoder:
+    """The encoder whose embeddings a model takes."""
+    if model.encoder is None:
+        raise EncoderError(
+            "the model does not say which encoder it takes, so it predicts embeddings folders only"
+        )
+    return encoder(
+        model.encoder, device=arguments.device, precision=arguments.precision, weights=arguments.weights
+    )
+
+
+def encoder(
+    wanted: EncoderIdentity,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    weights: Path | None = None,
+) -> TorchEncoder:
+    """The encoder of a model or an embeddings folder, checked to be that very one."""
+    from imgclust.embedding.encoder import load_encoder
+    from imgclust.embedding.store import describe
+
+    encoder = load_encoder(
+        wanted.name, device=device, precision=precision or wanted.precision, weights=weights
+    )
+    if not encoder.identity.same_space(wanted):
+        raise EncoderError(
+            f"{describe(wanted)} is wanted, but what loaded is {describe(encoder.identity)}; "
+            "--weights and --precision choose another"
+        )
+    return encoder
+
+
+def reader(arguments: argparse.Namespace) -> Reader:
+    """What reads the images: files, and URLs of the addresses that the arguments allow."""
+    from imgclust.images.reader import Reader
+
+    if not (arguments.allow_network or arguments.allow_port or arguments.allow_bucket or arguments.proxy):
+        return Reader()  # loads nothing of the network unless there are URLs
+    from imgclust.fetching.urls import FetchPolicy
+
+    try:
+        networks = tuple(ipaddress.ip_network(n) for n in arguments.allow_network)
+    except ValueError as error:
+        raise ImgclustError(f"--allow-network: {error}; give it like 10.1.0.0/16") from None
+    policy = FetchPolicy(
+        allow_networks=networks,
+        allow_ports=(80, 443, *arguments.allow_port),
+        allow_buckets=tuple(arguments.allow_bucket),
+        proxy=arguments.proxy,
+    )
+    if policy.allow_buckets:
+        from imgclust.fetching.object_store import Buckets
+
+        Buckets(policy)  # says what is missing before hours of work
+    return Reader(policy)

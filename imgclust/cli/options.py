@@ -1,0 +1,79 @@
+"""Arguments that several commands share. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+IMAGES = """\
+folders (searched all the way down), files, http(s) and s3 URLs, or lists: a CSV, TSV or Parquet file with a
+column source, file, path, filename, image or url, and perhaps id; its other columns become attributes"""
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], help: str, examples: str
+) -> argparse.ArgumentParser:
+    """A command whose arguments name what runs it: `arguments.handler(arguments)`."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(handler=run)
+    return command
+
+
+def add_naming_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--vocabulary", type=Path, metavar="FILE",
+        help="your own words for names, one a line; needs an encoder with a text tower",
+    )  # fmt: skip
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+    )
+
+
+def add_encoder_options(command: argparse.ArgumentParser, *, precision: str | None) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    command.add_argument(
+        "--precision", choices=("float32", "bf16", "fp16"), default=precision,
+        help=f"of the encoder ({precision or 'as the model was fitted'})",
+    )  # fmt: skip
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+    )
+
+
+def add_reading_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=positive, metavar="N", help="threads that decode (as many as cores)"
+    )
+    command.add_argument(
+        "--allow-network", action="append", default=[], metavar="CIDR",
+        help="fetch URLs from this network too, like 10.1.0.0/16; by default only from public addresses",
+    )  # fmt: skip
+    command.add_argument(
+        "--allow-port", action="append", default=[], type=positive, metavar="N",
+        help="fetch URLs from this port too; by default only from 80 and 443",
+    )  # fmt: skip
+    command.add_argument(
+        "--allow-bucket", action="append", default=[], metavar="NAME",
+        help="read s3://NAME/… URLs, with the usual AWS_… variables; by default none (needs imgclust[s3])",
+    )  # fmt: skip
+    command.add_argument(
+        "--proxy", metavar="URL",
+        help="fetch URLs through this HTTP proxy; by default through none, whatever the environment says",
+    )  # fmt: skip
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

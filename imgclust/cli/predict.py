@@ -1,0 +1,138 @@
+"""`imgclust predict`: images → their clusters, as a table, a file, or folders of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclust.cli import loading
+from imgclust.cli.options import IMAGES, Commands, add_command, add_encoder_options, add_reading_options
+from imgclust.cli.output import note
+from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.embedding.embed import Failed
+    from imgclust.model.model import ClusterModel
+    from imgclust.tagging.rows import Row
+
+SHOWN_FAILURES = 5
+
+
+def add(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "predict",
+        run,
+        "say which cluster each image belongs to",
+        "  imgclust predict model/ photo.jpg\n"
+        "  imgclust predict model/ photos/ -o tags.csv\n"
+        "  imgclust predict model/ embeddings/ -o tags.parquet\n"
+        "  find . -name '*.jpg' | imgclust predict model/ - > tags.jsonl",
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGES", help=f"{IMAGES}; an embeddings folder; or - for lines on stdin"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE",
+        help=".csv, .jsonl or .parquet; without it, a table on a terminal and JSON lines elsewhere",
+    )  # fmt: skip
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--copy-to", type=Path, metavar="DIR", help="copy each picture to DIR/<cluster>/")
+    place.add_argument("--link-to", type=Path, metavar="DIR", help="link to each picture from DIR/<cluster>/")
+    add_encoder_options(command, precision=None)
+    add_reading_options(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from imgclust.model.model import ClusterModel
+    from imgclust.tagging import files, folders
+
+    if arguments.output is not None:
+        files.writer_for(arguments.output)  # a wrong ending is refused before any work
+    target = arguments.copy_to or arguments.link_to
+    if target is not None:
+        folders.check_outside(target, [i for i in arguments.images if i != "-"])
+    model = ClusterModel.load(arguments.model)
+    failures, skipped = _Failures(), Counter[str]()
+    rows = _predicted(arguments, model, failures, skipped)
+    counts = folders.Sorted()
+    if target is not None:
+        rows = (folders.copy_to if arguments.copy_to else folders.link_to)(rows, target, counts)
+    written = _write(rows, arguments.output)
+    failures.print_summary()
+    if target is not None:
+        note(f"{counts.placed} pictures placed in {target}, {counts.present} were there before")
+    if written:
+        return 0
+    raise ImgclustError("no picture was predicted")
+
+
+class _Failures:
+    """Pictures that could not be read: prints the first few with their reasons, counts all."""
+
+    def __init__(self) -> None:
+        self._codes: Counter[str] = Counter()
+
+    def __call__(self, failed: Failed) -> None:
+        self._codes[failed.code] += 1
+        if self._codes.total() <= SHOWN_FAILURES:
+            note(f"{failed.item.source!a}: {failed.code}: {failed.message}")
+
+    def print_summary(self) -> None:
+        for code, count in self._codes.most_common():
+            note(f"{count} failed: {code}")
+
+
+def _predicted(
+    arguments: argparse.Namespace, model: ClusterModel, failures: _Failures, skipped: Counter[str]
+) -> Iterator[Row]:
+    """Rows of embeddings folders come from what is stored; all else is read and encoded."""
+    from imgclust.embedding.store import shards
+    from imgclust.tagging import rows as predictions
+
+    stored = [i for i in arguments.images if Path(i).is_dir() and shards(Path(i))]
+    others = [i for i in arguments.images if i not in stored]
+    for folder in stored:
+        yield from predictions.predict_embeddings(model, Path(folder))
+    if not others:
+        return
+    encoder = loading.encoder_of(model, arguments)
+    common: dict[str, Any] = {
+        "on_failed": failures, "workers": arguments.workers, "reader": loading.reader(arguments)
+    }  # fmt: skip
+    if "-" in others:
+        yield from predictions.predict_lines(model, encoder, sys.stdin, **common)
+        others.remove("-")
+    if others:
+        yield from predictions.predict_paths(model, encoder, others, skipped=skipped, **common)
+
+
+def _write(rows: Iterable[Row], path: Path | None) -> int:
+    """To a file by its ending; a table on a terminal; JSON lines into a pipe. Returns the number of rows."""
+    from imgclust.tagging import files, table
+
+    if path is not None:
+        tally = table.PredictionSummary()
+        files.write_rows(tally.watch(rows), path)
+        if tally.total:
+            from rich.console import Console
+
+            table.print_summary(tally, Console(stderr=True))
+        return tally.total
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        return table.print_table(rows, Console()).total
+    import orjson
+
+    written = 0
+    for row in rows:
+        sys.stdout.buffer.write(orjson.dumps(files.as_json(row), option=orjson.OPT_APPEND_NEWLINE))
+        written += 1
+    sys.stdout.buffer.flush()
+    return written
