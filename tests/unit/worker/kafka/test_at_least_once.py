@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from tests.support.fake_clients import FakeProducer
+from tests.support.fake_kafka import FakeBroker
+from tests.support.fake_uploads import FakeUploadsConsumer
 from worker.errors import StartError
 from worker.kafka.at_least_once import ROUND_PATIENCE, AtLeastOnce
 from worker.kafka.client_config import producer_config
@@ -17,63 +17,38 @@ from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
 
-class FakeProducer:
-    """Keeps what it is given until the test answers for the broker."""
-
-    def __init__(self, config: dict[str, Any], **_: object) -> None:
-        self.config = config
-        self.open: list[tuple[str, bytes | None, list[tuple[str, bytes]], Callable[..., None]]] = []
-
-    def produce(
-        self, topic: str, *, value: bytes | None, headers: Any, on_delivery: Any, **_: object
-    ) -> None:
-        self.open.append((topic, value, headers, on_delivery))
-
-    def answer(self, code: int | None = None) -> None:
-        """The broker acknowledges, or refuses, all that is open."""
-        answered, self.open = self.open, []
-        for *_, on_delivery in answered:
-            on_delivery(None if code is None else KafkaError(code), None)
-
-    def poll(self, timeout: float) -> int:
-        return 0
-
-    def flush(self, timeout: float) -> int:
-        self.answer()
-        return 0
-
-
-class FakeConsumer:
-    def __init__(self) -> None:
-        self.safe: list[int] = []
-        self.commits: list[list[int]] = []  # what was safe at each
-
-    def done(self, record: Record) -> None:
-        self.safe.append(record.offset)
-
-    @property
-    def partitions(self) -> list[int]:
-        return [0]
-
-    def commit(self, *, leaving: set[int] | None = None) -> None:
-        self.commits.append(list(self.safe))
-
-
 class Bench:
+    """Four partitions, of which everything below offset 1 is done; the broker answers when a test says so."""
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.kafka.at_least_once.Producer", FakeProducer)
+        self.broker = FakeBroker({"uploads": 4, "tags": 4, "embeddings": 4})
+        self.broker.acknowledges = False
+        monkeypatch.setattr("worker.kafka.at_least_once.Producer", self.broker.producer)
         self.now = 0.0
-        self.consumer = FakeConsumer()
-        self.safe = self.consumer.safe
+        self.consumer = FakeUploadsConsumer({p: [] for p in range(4)}, broker=self.broker)
+        for partition in range(4):
+            self.consumer.stored[partition] = 1, ""
+            self.consumer.assign(partition, [])
         self.publisher = AtLeastOnce(
             producer_config({"bootstrap.servers": "b:1"}), "uploads", self.consumer, interval=0.0,  # type: ignore[arg-type]
             metrics=Metrics(), clock=lambda: self.now,
         )  # fmt: skip
         self.producer: FakeProducer = self.publisher._producer  # type: ignore[assignment]
 
-    def publish(self, offset: int, value: bytes = b"v", partition: int = 0, omittable: bool = False) -> None:
+    @property
+    def safe(self) -> list[int]:
+        """Offsets of what may be committed, in the order in which it became safe."""
+        return [offset for _, offset in self.consumer.finished]
+
+    def record(self, offset: int, partition: int = 0) -> Record:
         record = Record(partition, 1, offset, b"k", b"v", 7)
-        self.publisher.publish(Result("tags", b"k", value, record, omittable=omittable))
+        self.consumer.take(record)
+        return record
+
+    def publish(self, offset: int, value: bytes = b"v", partition: int = 0, omittable: bool = False) -> None:
+        self.publisher.publish(
+            Result("tags", b"k", value, self.record(offset, partition), omittable=omittable)
+        )
 
 
 @pytest.fixture
@@ -85,7 +60,8 @@ def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
     """Not when it is handed over; and it says where it came from."""
     bench.publish(5)
     bench.publisher.run_once()
-    ((_, _, headers, _),) = bench.producer.open
+    ((_, _, sent, _),) = bench.producer.open
+    headers = sent.headers
     assert (bench.safe, bench.publisher.waiting) == ([], 1)
     assert dict(headers)["source-topic"] == b"uploads"
     assert dict(headers)["source-offset"] == b"5"
@@ -96,7 +72,7 @@ def test_a_result_is_safe_when_it_is_acknowledged(bench: Bench) -> None:
 def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> None:
     """A tag and its embedding: the offset is safe when both are acknowledged, in whatever order; also when
     one of them had to be sent again without its value."""
-    record = Record(0, 1, 5, b"k", b"v", 7)
+    record = bench.record(5)
     large = Result("embeddings", b"k", b"x" * 100, record, omittable=True)
     bench.publisher.publish(Result("tags", b"k", b"v", record), large)
     bench.publisher.run_once()
@@ -149,7 +125,7 @@ def test_a_revocation_commits_what_is_safe_by_then(bench: Bench) -> None:
     bench.publish(1)
     bench.publish(2)
     bench.publisher.leave({0}, lost=False)
-    assert bench.consumer.commits[-1] == [1, 2]
+    assert bench.consumer.stored[0] == (3, "")
 
 
 def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) -> None:
@@ -159,9 +135,9 @@ def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) ->
     bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)
     assert bench.safe == []
     bench.publisher.run_once()
-    ((_, value, headers, _),) = bench.producer.open
-    assert value is None
-    assert VALUE_OMITTED in headers
+    ((_, _, sent, _),) = bench.producer.open
+    assert sent.value is None
+    assert VALUE_OMITTED in sent.headers
     bench.producer.answer()
     assert bench.safe == [1]
 

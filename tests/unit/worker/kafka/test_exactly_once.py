@@ -1,21 +1,22 @@
 """worker.kafka.exactly_once: one reaction for each kind of error, and every result exactly once whatever
 fails.
 
-The broker here is a model: it keeps what was committed and nothing else. The same promises are tested on
-Apache Kafka in tests/integration and tests/faults.
+The broker here is a stand-in. The same promises are tested on Apache Kafka in tests/integration and
+tests/faults.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.fake_kafka import Error, FakeBroker
+from tests.support.fake_uploads import FakeUploadsConsumer
 from worker.errors import StartError
 from worker.kafka.client_config import transaction_config
 from worker.kafka.delivery import Result
@@ -23,159 +24,25 @@ from worker.kafka.exactly_once import AGAIN_MAX, ExactlyOnce, State
 from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
-Error = dict[str, Any]
 ABORTABLE: Error = {"error": KafkaError.ILLEGAL_GENERATION, "txn_requires_abort": True}
 FATAL: Error = {"error": KafkaError._FENCED, "fatal": True}
 TIMED_OUT: Error = {"error": KafkaError._TIMED_OUT, "retriable": True}
 REFUSED: Error = {"error": KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 
 
-@dataclasses.dataclass
-class Broker:
-    """What is committed, and the script of what goes wrong: an error and whether the call took effect."""
-
-    log: list[tuple[str, int]]
-    offsets: dict[int, str]  # partition → mark
-    script: dict[str, deque[tuple[Error | None, bool]]]
-    calls: list[str]
-    open: tuple[list[Result], dict[int, str]] | None = None
-
-    def call(self, name: str) -> bool:
-        """Raises what the script says; whether the call has its effect."""
-        self.calls.append(name)
-        if not self.script.get(name):
-            return True
-        error, effect = self.script[name].popleft()
-        if error is not None and not effect:
-            raise KafkaException(KafkaError(**error))
-        self.after = error
-        return True
-
-    def answered(self) -> None:
-        error, self.after = self.after, None
-        if error is not None:
-            raise KafkaException(KafkaError(**error))
-
-    after: Error | None = None
-
-    def commit(self) -> None:
-        if self.open is not None:
-            records, offsets = self.open
-            self.log += [(r.topic, r.source.offset) for r in records]
-            self.offsets.update(offsets)
-        self.open = None
-
-
-class FakeProducer:
-    broker: Broker
-
-    def __init__(self, config: dict[str, Any], **_: object) -> None:
-        self.records: list[Result] = []
-        self.ready = self.purged = False
-
-    def init_transactions(self, timeout: float) -> None:
-        assert not self.ready
-        self.broker.call("init")
-        self.broker.open = None  # what the last producer left open is aborted
-        self.ready = True
-        self.broker.answered()
-
-    def begin_transaction(self) -> None:
-        self.broker.call("begin")
-        self.broker.open = ([], {})
-        self.broker.answered()
-
-    def produce(self, topic: str, *, on_delivery: Any, **_: object) -> None:
-        self.broker.call("produce")
-        _, result = on_delivery.args
-        assert self.broker.open is not None
-        self.broker.open[0].append(result)
-        self.broker.answered()
-
-    def send_offsets_to_transaction(self, offsets: Any, member: object, timeout: float) -> None:
-        self.broker.call("send")
-        assert self.broker.open is not None
-        self.broker.open[1].update(offsets)
-        self.broker.answered()
-
-    def commit_transaction(self, timeout: float) -> None:
-        self.broker.call("commit")
-        self.broker.commit()
-        self.broker.answered()
-
-    def abort_transaction(self, timeout: float) -> None:
-        self.broker.call("abort")
-        self.broker.open = None
-        self.broker.answered()
-
-    def poll(self, timeout: float) -> int:
-        return 0
-
-    def purge(self) -> None:
-        self.purged = True
-
-
-@dataclasses.dataclass
-class FakeSnapshot:
-    states: tuple[int, ...]
-    offsets: dict[int, str]
-    member: bytes = b"member"
-
-
-class FakeConsumer:
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        self.owned = {0: 1, 1: 1}  # partition → epoch
-        self.done_: set[tuple[int, int]] = set()
-        self.said: set[tuple[int, int]] = set()
-        self.is_member = True
-        self.left: set[int] = set()  # partitions that a transaction gave up in order
-
-    def owns(self, partition: int, epoch: int) -> bool:
-        return self.owned.get(partition) == epoch
-
-    def done(self, record: Record) -> None:
-        self.done_.add((record.partition, record.offset))
-
-    @property
-    def uncommitted(self) -> bool:
-        return bool(self.done_ - self.said)
-
-    @property
-    def partitions(self) -> list[int]:
-        return sorted(self.owned)
-
-    def snapshot(self, mark: str, also: set[int], leaving: set[int]) -> FakeSnapshot | None:
-        if not self.is_member:
-            return None
-        changed = {partition for partition, _ in self.done_ - self.said}
-        self.left |= leaving
-        states = tuple(sorted((also | changed | leaving) & set(self.owned)))
-        return FakeSnapshot(states, dict.fromkeys(states, mark))
-
-    def committed(self, snapshot: FakeSnapshot) -> None:
-        self.said |= self.done_
-
-    def not_committed(self, snapshot: FakeSnapshot) -> None:
-        self.said = set()
-
-    def wrote(self, snapshot: FakeSnapshot, mark: str) -> bool | None:
-        self.broker.call("ask")
-        for partition in snapshot.states:
-            if partition in self.owned:
-                return self.broker.offsets.get(partition) == mark
-        return None
-
-
 class Bench:
+    """Two partitions, of which everything is committed; what goes wrong is scripted."""
+
     def __init__(self, **script: list[tuple[Error | None, bool]]) -> None:
-        self.broker = Broker([], {}, {name: deque(steps) for name, steps in script.items()}, [])
-        self.consumer = FakeConsumer(self.broker)
+        self.broker = FakeBroker({"uploads": 2, "tags": 2}, script)
+        self.consumer = FakeUploadsConsumer({0: [], 1: []}, broker=self.broker)
+        for partition in range(2):
+            self.consumer.assign(partition, [])
+        self.consumer.commit()
         self.metrics = Metrics()
         self.now = 0.0
-        producer = type("P", (FakeProducer,), {"broker": self.broker})
         patch = pytest.MonkeyPatch()
-        patch.setattr("worker.kafka.exactly_once.Producer", producer)
+        patch.setattr("worker.kafka.exactly_once.Producer", self.broker.producer)
         patch.setattr("worker.kafka.exactly_once.time.sleep", self.sleep)
         self.undo = patch.undo
         self.delivery = ExactlyOnce(
@@ -186,13 +53,27 @@ class Bench:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    def record(self, offset: int, partition: int = 0, epoch: int = 1) -> Record:
+        record = Record(partition, epoch, offset, b"k", b"v", 7)
+        self.consumer.take(record)
+        return record
+
     def publish(self, offset: int, partition: int = 0, epoch: int = 1) -> None:
-        self.delivery.publish(Result("tags", b"k", b"v", Record(partition, epoch, offset, b"k", b"v", 7)))
+        self.delivery.publish(Result("tags", b"k", b"v", self.record(offset, partition, epoch)))
 
     def turns(self, count: int = 1) -> None:
         for _ in range(count):
             self.delivery.run_once()
             self.now += AGAIN_MAX
+
+    @property
+    def published(self) -> list[int]:
+        """Source offsets of the tags that readers see, in order."""
+        return [int(dict(record.headers)["source-offset"]) for _, _, record in self.broker.history]
+
+    @property
+    def committed(self) -> set[int]:
+        return {partition for _, _, partition in self.broker.committed}
 
     def commits(self, outcome: str) -> float:
         return self.metrics.value("imgclust_commits_total", outcome=outcome) or 0.0
@@ -220,8 +101,8 @@ def test_results_and_offsets_are_one_transaction(bench: Any) -> None:
     b.publish(2, partition=1)
     b.turns()
     assert b.broker.calls[1:] == ["begin", "produce", "produce", "send", "commit"]
-    assert b.broker.log == [("tags", 1), ("tags", 2)]
-    assert set(b.broker.offsets) == {0, 1}
+    assert b.published == [1, 2]
+    assert b.committed == {0, 1}
     assert (b.delivery.waiting, b.delivery.waiting_bytes) == (0, 0)
     assert b.commits("committed") == 1
 
@@ -235,10 +116,10 @@ def test_what_follows_waits_for_the_interval(bench: Any) -> None:
     b.now -= AGAIN_MAX
     b.publish(2)
     b.delivery.run_once()
-    assert len(b.broker.log) == 1
+    assert len(b.published) == 1
     b.now += 0.05
     b.delivery.run_once()
-    assert len(b.broker.log) == 2
+    assert len(b.published) == 2
 
 
 @pytest.mark.parametrize("call", ["produce", "send", "commit"])
@@ -248,7 +129,7 @@ def test_an_abortable_error_publishes_the_same_again(bench: Any, call: str) -> N
     b.publish(1)
     b.turns(5)
     assert "abort" in b.broker.calls
-    assert b.broker.log == [("tags", 1)]
+    assert b.published == [1]
     assert (b.commits("aborted"), b.commits("committed")) == (1, 1)
 
 
@@ -259,7 +140,7 @@ def test_a_commit_without_an_answer_is_asked_for_again(bench: Any) -> None:
     b.turns(5)
     assert b.broker.calls.count("commit") == 3
     assert "abort" not in b.broker.calls
-    assert b.broker.log == [("tags", 1)]
+    assert b.published == [1]
 
 
 @pytest.mark.parametrize(("effect", "produced"), [(True, 1), (False, 2)])
@@ -272,17 +153,17 @@ def test_after_a_fatal_error_the_broker_is_asked(bench: Any, effect: bool, produ
     assert b.broker.calls.count("init") == 2
     assert b.broker.calls.count("ask") == 1
     assert b.broker.calls.count("produce") == produced
-    assert b.broker.log == [("tags", 1)]
+    assert b.published == [1]
     assert b.delivery.waiting == 0
 
 
 def test_an_offset_without_results_is_committed_too(bench: Any) -> None:
     """A superseded upload has no result, and its offset moves all the same."""
     b = bench()
-    b.consumer.done(Record(0, 1, 5, b"k", b"v", 7))
+    b.consumer.done(b.record(5))
     b.turns(3)
     assert b.broker.calls == ["init", "begin", "send", "commit"]
-    assert set(b.broker.offsets) == {0}
+    assert b.committed == {0}
 
 
 def test_without_a_membership_nothing_is_sent(bench: Any) -> None:
@@ -295,7 +176,7 @@ def test_without_a_membership_nothing_is_sent(bench: Any) -> None:
     assert b.broker.calls == ["init"]
     b.consumer.is_member = True
     b.turns()
-    assert b.broker.log == [("tags", 1)]
+    assert b.published == [1]
 
 
 def test_results_of_partitions_that_went_are_dropped(bench: Any) -> None:
@@ -307,12 +188,12 @@ def test_results_of_partitions_that_went_are_dropped(bench: Any) -> None:
     b.delivery.leave({0}, lost=True)
     del b.consumer.owned[0]
     b.turns()
-    assert b.broker.log == [("tags", 2)]
+    assert b.published == [2]
     b.publish(3, partition=1)
     going = {1}
     b.delivery.leave(going, lost=False)
     assert going == {1}, "the consumer goes on with it: what is not in it any more would stay owned"
-    assert b.broker.log[-1] == ("tags", 3)
+    assert b.published[-1] == 3
     assert b.delivery.waiting == 0
     assert b.consumer.left == {1}
 
@@ -333,7 +214,7 @@ def test_a_result_of_an_old_epoch_is_never_published(bench: Any) -> None:
     b.turns()
     b.publish(1, epoch=0)
     b.turns()
-    assert b.broker.log == []
+    assert b.published == []
     assert b.delivery.waiting == 0
 
 
@@ -390,7 +271,7 @@ def test_whatever_fails_every_result_is_there_once(
         b.turns(60)
         assert b.delivery._state is State.READY
         assert b.delivery.waiting == b.delivery.waiting_bytes == 0
-        found = [offset for _, offset in b.broker.log]
+        found = b.published
         assert set(Counter(found).values()) <= {1}
         ours = [o for o in range(len(pauses)) if o % 2 == 0 or lose_at >= len(pauses)]
         assert set(ours) <= set(found)

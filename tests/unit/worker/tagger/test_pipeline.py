@@ -1,12 +1,13 @@
-"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference: every upload ends once, and the
-last
-event of an id wins. The same promises are tested on real brokers in tests/integration and tests/faults."""
+"""worker.tagger.pipeline on stand-ins for Kafka, the fetchers and inference.
+
+Every upload ends once, and the last event of an id wins. The same promises are tested on real brokers in
+tests/integration and tests/faults.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import orjson
@@ -15,295 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import fitted
-from worker.fetching.protocol import Failed, Job
-from worker.kafka.assignment import BegunPartition
-from worker.kafka.delivery import Result
-from worker.kafka.offsets import PartitionOffsets, decode_done, lives_of
-from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.retry_changelog import Pending
+from tests.support.world import MAKER, POLICY, World, upload
+from worker.fetching.protocol import Failed
+from worker.kafka.offsets import decode_done
 from worker.messages.embedding import EmbeddingWriter, read_embedding
-from worker.messages.record import Record
 from worker.messages.tag import Tag
-from worker.settings.values import RetryLimits
-from worker.tagger.pipeline import MAX_RESULT_BYTES, Pipeline, Policy
-from worker.tagger.prediction import ModelInfo, Predicted, Ready, Unencodable
-from worker.telemetry.metrics import Metrics
-from worker.telemetry.tracing import Tracing
-
-POLICY = Policy(
-    tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
-    retry_first=1.0, retry_max=10.0, tag_url=True,
-)  # fmt: skip
-
-MAKER = ModelInfo("0123456789ab", "0123456789ab", {1: "dogs"})
-
-
-class FakeConsumer:
-    """One log per partition, owned until `revoke`; keeps what was committed, as a broker would."""
-
-    def __init__(
-        self,
-        logs: dict[int, list[bytes | None]],
-        on_begun: Callable[[BegunPartition], None],
-        on_leaving: Callable[[set[int], bool], None],
-    ) -> None:
-        self.logs = logs
-        self.on_begun = on_begun
-        self.on_leaving = on_leaving
-        self.committed: dict[int, tuple[int, str]] = dict.fromkeys(logs, (0, ""))
-        self.owned: dict[int, PartitionOffsets] = {}
-        self.epochs: dict[int, int] = {}
-        self.read: dict[int, int] = {}
-        self.paused = False
-        self.closed = False
-        self.traceparent: bytes | None = None
-
-    def assign(self, partition: int, retries: list[Result]) -> None:
-        """Begin where the last commit ended, with the pending retries that the topic `retries` has."""
-        self.owned[partition] = PartitionOffsets(*self.committed[partition])
-        self.epochs[partition] = self.epochs.get(partition, 0) + 1
-        self.read[partition] = self.committed[partition][0]
-        pending: PendingRetries[Pending] = PendingRetries()
-        for result in retries:
-            if result.source.partition == partition and result.key is not None:
-                pending.remove(result.key.decode())
-                if result.value is not None:
-                    headers = {name: int(value) for name, value in result.headers if name != "error-code"}
-                    record = dataclasses.replace(
-                        result.source, epoch=self.epochs[partition], key=result.key, value=result.value
-                    )
-                    retry = Pending(
-                        record, headers["attempt"], headers["not-before"], headers.get("deaths", 0)
-                    )
-                    pending.add(result.key.decode(), retry, retry.not_before / 1000, record.timestamp)
-        position, metadata = self.committed[partition]
-        self.on_begun(
-            BegunPartition(partition, self.epochs[partition], position, lives_of(metadata), pending)
-        )
-
-    def revoke(self, partition: int, lost: bool) -> None:
-        self.on_leaving({partition}, lost)
-        del self.owned[partition]
-
-    def poll(self, limit: int, timeout: float) -> list[Record]:
-        records: list[Record] = []
-        if self.paused:
-            return records
-        for partition, offsets in self.owned.items():
-            while len(records) < limit and self.read[partition] < len(self.logs[partition]):
-                offset = self.read[partition]
-                self.read[partition] += 1
-                if offsets.take(offset):
-                    value = self.logs[partition][offset]
-                    key = f"{partition}-{offset % 3}".encode() if value is None else None
-                    epoch = self.epochs[partition]
-                    records.append(Record(partition, epoch, offset, key, value, 1000, self.traceparent))
-        return records
-
-    def owns(self, partition: int, epoch: int) -> bool:
-        return partition in self.owned and self.epochs[partition] == epoch
-
-    @property
-    def partitions(self) -> list[int]:
-        return sorted(self.owned)
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-    def done(self, record: Record) -> None:
-        if self.owns(record.partition, record.epoch):
-            self.owned[record.partition].done(record.offset)
-
-    def position(self, partition: int) -> int:
-        return self.owned[partition].position
-
-    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
-        for partition, offsets in self.owned.items():
-            self.committed[partition] = offsets.state(leaving=partition in leaving)
-            offsets.committed(self.committed[partition])
-
-    def report(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeDelivery:
-    """Keeps results until told to commit them, all at once with their offsets: a transaction."""
-
-    def __init__(self, consumer: FakeConsumer) -> None:
-        self.consumer = consumer
-        self.results: list[Result] = []  # committed, in order
-        self.gathered: list[Result] = []
-        self.prompt = False  # whether turns commit
-
-    @property
-    def waiting(self) -> int:
-        return len(self.gathered)
-
-    @property
-    def waiting_bytes(self) -> int:
-        return sum(len(result.value or b"") for result in self.gathered)
-
-    def publish(self, *results: Result) -> None:
-        self.gathered += results
-
-    def run_once(self) -> None:
-        if self.prompt:
-            self.commit()
-
-    def commit(self, leaving: frozenset[int] = frozenset()) -> None:
-        for result in self.gathered:
-            assert self.consumer.owns(result.source.partition, result.source.epoch)
-            self.consumer.done(result.source)
-            result.ended()
-        self.results += self.gathered
-        self.gathered = []
-        self.consumer.commit(leaving)
-
-    def leave(self, partitions: set[int], lost: bool) -> None:
-        if not lost:
-            self.commit(frozenset(partitions))
-        self.gathered = [r for r in self.gathered if r.source.partition not in partitions]
-
-    def finish(self, timeout: float) -> bool:
-        self.commit(frozenset(self.consumer.owned))
-        return True
-
-    @property
-    def ends(self) -> list[Result]:
-        """What was published beside the retry topic."""
-        return [result for result in self.results if result.topic != "retry"]
-
-    @property
-    def retries(self) -> list[Result]:
-        return [result for result in self.results if result.topic == "retry"]
-
-
-class FakeFetchers:
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.released: list[int] = []
-
-    def submit(self, jobs: list[Job]) -> None:
-        self.jobs += jobs
-
-    def release(self, slots: list[int]) -> None:
-        self.released += slots
-
-
-class FakeInference:
-    """Keeps what it is given; the test says when it is done."""
-
-    maker = MAKER
-
-    def __init__(self) -> None:
-        self.has: list[Ready] = []
-
-    def put(self, ready: Sequence[Ready]) -> None:
-        self.has += ready
-
-    @property
-    def outstanding(self) -> int:
-        return len(self.has)
-
-
-class World:
-    """A pipeline and everything around it, moved by hand."""
-
-    def __init__(
-        self,
-        logs: dict[int, list[bytes | None]],
-        policy: Policy = POLICY,
-        tracing: Callable[[Callable[[], float]], Tracing] | None = None,
-    ) -> None:
-        self.now = 0.0
-        self.policy = policy
-        self.fetchers = FakeFetchers()
-        self.inference = FakeInference()
-        self.metrics = Metrics()
-        made: dict[str, object] = {}
-
-        def consumer(
-            on_begun: Callable[[BegunPartition], None],
-            on_leaving: Callable[[set[int], bool], None],
-        ) -> FakeConsumer:
-            made["consumer"] = FakeConsumer(logs, on_begun, on_leaving)
-            return made["consumer"]  # type: ignore[return-value]
-
-        def delivery(consumer: FakeConsumer) -> FakeDelivery:
-            made["delivery"] = FakeDelivery(consumer)
-            return made["delivery"]  # type: ignore[return-value]
-
-        self.pipeline = Pipeline(
-            policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
-            inference=self.inference,
-            clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
-            metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
-            tracing=tracing(lambda: self.now) if tracing else None,
-        )  # fmt: skip
-        self.consumer: FakeConsumer = made["consumer"]  # type: ignore[assignment]
-        self.delivery: FakeDelivery = made["delivery"]  # type: ignore[assignment]
-        for partition in logs:
-            self.assign(partition)
-
-    def assign(self, partition: int) -> None:
-        self.consumer.assign(partition, self.delivery.retries)
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    @property
-    def pending(self) -> int:
-        return sum(map(len, self.pipeline._retries.values()))
-
-    def next_life(self) -> World:
-        """Another process, after this one was killed: it has what the broker has."""
-        after = World({}, self.policy)
-        after.now = self.now
-        after.delivery.results = list(self.delivery.results)
-        after.consumer.logs, after.consumer.committed = self.consumer.logs, dict(self.consumer.committed)
-        for partition in self.consumer.logs:
-            after.assign(partition)
-        return after
-
-    def answer(self, index: int, how: str) -> None:
-        """One of the open jobs comes back."""
-        job = self.fetchers.jobs.pop(index % len(self.fetchers.jobs))
-        if how == "tag":
-            self.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, ((1, 0.5), (2, 0.25)), False)])
-        elif how == "unencodable":
-            self.pipeline.on_predicted([Unencodable(job.token, "boom")])
-        else:
-            transient = how == "transient"
-            code = "fetch-timeout" if transient else "decode-failed"
-            self.pipeline.on_failed([Failed(job.token, code, "fetch", "no", transient, None)])
-
-    def settle(self) -> None:
-        """Everything succeeds from here on, until nothing is left to do."""
-        for _ in range(1000):
-            self.pipeline.run_once()
-            while self.fetchers.jobs:
-                self.answer(0, "tag")
-            self.delivery.commit()
-            self.now += 1.0
-            unread = any(self.consumer.read[p] < len(self.consumer.logs[p]) for p in self.consumer.owned)
-            if not (unread or self.pipeline.in_flight or self.pending or self.consumer.paused):
-                return
-        raise AssertionError("it never settles")
-
-    def ends(self) -> dict[str, float]:
-        return {o: self.metrics.value("imgclust_uploads_total", outcome=o) or 0.0
-                for o in ("tagged", "deleted", "dead", "superseded")}  # fmt: skip
-
-
-def upload(upload_id: str, url: str = "http://x/1.jpg") -> bytes:
-    return orjson.dumps({"id": upload_id, "url": url})
-
+from worker.tagger.pipeline import MAX_RESULT_BYTES
+from worker.tagger.prediction import Predicted, Ready
 
 events = st.one_of(
     st.sampled_from(["p-0", "p-1", "p-2"]).map(upload),  # few ids, so that they supersede one another
@@ -356,7 +75,7 @@ def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
     world.settle()
 
     for partition, log in logs.items():
-        position, metadata = world.consumer.committed[partition]
+        position, metadata = world.consumer.stored[partition]
         assert (position, decode_done(position, metadata)) == (len(log), set())
     sources = Counter((r.source.partition, r.source.offset) for r in world.delivery.ends)
     assert set(sources.values()) <= {1}
@@ -519,7 +238,7 @@ def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
     assert (record.key, record.value) == (b"0-0", upload("0-0"))
     assert (headers["attempt"], headers["error-code"]) == (b"1", b"fetch-timeout")
     assert int(headers["not-before"]) == 1000
-    assert world.consumer.committed[0][0] == 1
+    assert world.consumer.stored[0][0] == 1
 
 
 def test_a_retry_survives_the_process_with_its_attempts() -> None:
@@ -625,7 +344,7 @@ def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
 def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
     """One at a time, a picture that nobody waits for any more is not encoded, and its slot is free again."""
     world = World({0: [upload("0-0")]})
-    world.consumer.committed[0] = (0, "2:~2:")
+    world.consumer.stored[0] = (0, "2:~2:")
     world.consumer.revoke(0, lost=True)
     world.assign(0)
     world.pipeline.run_once()
@@ -645,7 +364,7 @@ def test_a_revocation_waits_for_what_is_on_its_way() -> None:
         if comes:
             world.answer(0, "tag")
         world.consumer.revoke(0, lost=False)
-        assert world.consumer.committed[0] == (position, "")
+        assert world.consumer.stored[0] == (position, "")
 
 
 def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
@@ -656,9 +375,9 @@ def test_nothing_is_committed_before_the_broker_has_the_result() -> None:
     world.pipeline.run_once()
     assert world.delivery.gathered
     world.consumer.commit()
-    assert world.consumer.committed[0][0] == 0
+    assert world.consumer.stored[0][0] == 0
     world.delivery.commit()
-    assert world.consumer.committed[0][0] == 1
+    assert world.consumer.stored[0][0] == 1
 
 
 def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
@@ -670,7 +389,7 @@ def test_drain_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
         world.answer(0, "tag")
     world.delivery.prompt = True
     assert world.pipeline.drain(10.0, lambda: False)
-    assert world.consumer.committed[0] == (taken, "")  # left in order
+    assert world.consumer.stored[0] == (taken, "")  # left in order
     assert taken == POLICY.max_in_flight
 
 
@@ -685,7 +404,7 @@ def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
         return False
 
     assert not world.pipeline.drain(5.0, time_passes)
-    position, metadata = world.consumer.committed[0]
+    position, metadata = world.consumer.stored[0]
     assert (position, decode_done(position, metadata)) == (0, {1})  # the finished one is not done again
 
 
@@ -726,4 +445,4 @@ def test_embeddings_go_with_their_tags() -> None:
             assert (record.id, record.url, record.attributes) == ("a", "http://x/a", {"n": 7})
             assert record.vector.tobytes() == vector
             assert record.identity == fitted.ENCODER
-            assert world.consumer.committed[0][0] == 1
+            assert world.consumer.stored[0][0] == 1

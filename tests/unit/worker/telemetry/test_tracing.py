@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.unit.worker.tagger.test_pipeline import World, upload
+from tests.support.world import World, upload
 from worker.fetching.protocol import Failed
 from worker.kafka.reading import traceparent_of
 from worker.messages.record import Record
