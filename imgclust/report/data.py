@@ -52,7 +52,7 @@ class ReportData:
         ids, x, y, labels: the map, row by row; float (n,) coordinates, int (n,) labels.
         thumbnails: image id → WebP bytes, of typical pictures.
         tiles: image id → WebP bytes, smaller ones, of any other images.
-        notes: image id → what predictions say of it.
+        notes: image id → its prediction and attributes.
         drift: of the tags that were given, against the model's held-out images.
         continuation: what became of the clusters of the model before; None: it starts its taxonomy.
     """
@@ -163,21 +163,21 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
 _TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
 
 
-def _merged(known: Mapping[str, Note], told: Mapping[str, Note]) -> dict[str, Note]:
-    """What was told counts, also in part: attributes alone leave what was predicted as it was."""
-    merged = {**known, **told}
-    for image in known.keys() & told.keys():
-        before, now = known[image], told[image]
+def _merged(known: Mapping[str, Note], given: Mapping[str, Note]) -> dict[str, Note]:
+    """Given notes win, in part too: attributes alone leave the prediction as it was."""
+    merged = {**known, **given}
+    for image in known.keys() & given.keys():
+        before, now = known[image], given[image]
         attributes = {**before.attributes, **now.attributes}
-        said = before if now.probability is None else now
-        merged[image] = dataclasses.replace(said, attributes=attributes)
+        prediction = before if now.probability is None else now
+        merged[image] = dataclasses.replace(prediction, attributes=attributes)
     return merged
 
 
 def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
     """The probabilities of the fit, where the map shows all training images: they are its first rows.
 
-    A sampled map does not say which rows it shows; then only predictions can tell.
+    A sampled map does not say which rows it shows; then only predictions know.
     """
     n = len(model.labels_)
     if len(ids) < n or not np.array_equal(labels[:n], model.labels_):
@@ -186,18 +186,18 @@ def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.
 
 
 def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str, Note]:
-    """What the model says of images that the fit did not tell of, from their embeddings."""
+    """What the model says of images that the fit has no prediction of, from their embeddings."""
     from imgclust.embedding.store import iter_embeddings
 
     notes = {}
     for shard in iter_embeddings(folder):
         rows = [row for row, image in enumerate(shard.ids) if image in wanted]
-        said = model.predict(shard.vectors[rows], encoder=shard.identity)
+        found = model.predict(shard.vectors[rows], encoder=shard.identity)
         for i, row in enumerate(rows):
-            likely = zip(said.candidates[i].tolist(), said.scores[i].tolist(), strict=True)
+            likely = zip(found.candidates[i].tolist(), found.scores[i].tolist(), strict=True)
             notes[shard.ids[row]] = Note(
-                probability=float(said.probabilities[i]),
-                novel=bool(said.novel[i]),
+                probability=float(found.probabilities[i]),
+                novel=bool(found.novel[i]),
                 candidates=tuple((c, s) for c, s in likely if c != OTHER),
             )
     return notes

@@ -1,4 +1,4 @@
-"""A file of tags against what the model said of its held-out images: the report's sheets on drift."""
+"""A file of tags against the model's predictions for its held-out images: the report's sheets on drift."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_drift(model: ClusterModel, path: Path) -> TagsDrift | None:
     Args:
         path: as `imgclust.report.annotations.read_notes` reads it; without a column "similarity", which tags
         of the
-            topic do not have, nothing is said of similarities.
+            topic do not have, similarities are not compared.
 
     Returns:
         None for a model that keeps no held-out images.

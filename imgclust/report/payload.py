@@ -18,7 +18,7 @@ MAX_THUMBNAIL_BYTES = 9_000_000
 MAX_TILE_BYTES = 1_250  # for each image, on average; clip-art of 48 px has 400
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 8, 200  # of an image, beyond those that are filters
 _STEPS = 65535  # places on the map are 16-bit
-_UNKNOWN = 255  # a probability that nobody told us; known ones are 0..254
+_UNKNOWN = 255  # an unknown probability; known ones are 0..254
 
 
 def payload(data: ReportData) -> dict[str, Any]:

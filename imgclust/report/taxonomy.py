@@ -64,7 +64,7 @@ def _all_names(found: Continuation, names: Names) -> dict[int, str | None]:
 
 
 def hint(cluster: Continued | Retired, names: Names) -> str:
-    """Where most of a cluster's images came from, or went; empty if there is nothing to say.
+    """Where most of a cluster's images came from, or went; empty if no part is large enough.
 
     Splits and mergers, as MONIC has them (Spiliopoulou et al., "MONIC: modeling and monitoring cluster
     transitions", 2006): most of a cluster in one other, or parts of it in several.
@@ -83,8 +83,8 @@ def hint(cluster: Continued | Retired, names: Names) -> str:
         verb = "merged from" if len(clusters) > 1 else "split off" if _most(clusters) else "from"
     else:
         verb = "split into" if len(clusters) > 1 else "merged into" if _most(clusters) else "now in"
-    told = clusters + [part for part in parts if part[0] == OTHER]
-    return f"{verb} {', '.join(_named(part, names) for part in told)}"
+    shown = clusters + [part for part in parts if part[0] == OTHER]
+    return f"{verb} {', '.join(_named(part, names) for part in shown)}"
 
 
 def _most(clusters: list[Part]) -> bool:
@@ -124,8 +124,8 @@ def sheets(found: Continuation, taxonomy: str, names: Names) -> Iterator[dict[st
 
 def _sheet_row(cluster: Continued | Retired, text: str, names: Names) -> list[str]:
     name, more = names.get(cluster.number), hint(cluster, names)
-    told = f"{text}; {more}" if more else text
-    return [f"#{cluster.number} {name or ''}".rstrip(), told.replace(" %", "\u00a0%")]
+    line = f"{text}; {more}" if more else text
+    return [f"#{cluster.number} {name or ''}".rstrip(), line.replace(" %", "\u00a0%")]
 
 
 def tile(found: Continuation) -> tuple[str, str, str | None]:

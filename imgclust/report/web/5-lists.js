@@ -134,7 +134,7 @@ function meter(label, value, colour) {
     el("span", {}, label), el("span", { class: "n" }, percent(value)), el("i", { "aria-hidden": "true" }));
 }
 
-/** The chosen picture: what it is, what the model says of it, and what lies beside it. */
+/** The chosen picture: what it is, its prediction, and what lies beside it. */
 function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
   const { images } = report;
   const cluster = report.clusters.get(images.cluster[chosen]) ?? report.clusters.get(OTHER);
@@ -163,18 +163,18 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
 /** How sure the model is of the cluster, and which others it thought of. */
 function membership(report, chosen, cluster, note) {
   const probability = report.images.probability[chosen];
-  const said = [];
+  const parts = [];
   if (probability !== 255 && cluster.id !== OTHER) {
-    said.push(meter("Probability", probability / 254, colourOf(report, cluster.id)));
+    parts.push(meter("Probability", probability / 254, colourOf(report, cluster.id)));
   } else if (cluster.id === OTHER) {
-    said.push(el("p", { class: "sub" }, "In no cluster: too few pictures are like it."));
+    parts.push(el("p", { class: "sub" }, "In no cluster: too few pictures are like it."));
   }
   for (const [id, score] of note.candidates ?? []) {
     const other = report.clusters.get(id);
     const name = shortened(other?.label ?? `Cluster ${id}`, 40);
     if (id !== cluster.id) said.push(meter(`or ${name}`, score, colourOf(report, id)));
   }
-  return said;
+  return parts;
 }
 
 function attributeList(report, chosen, note) {
