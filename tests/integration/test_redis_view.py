@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.support.redis_server import RedisServer, running
 from worker.demo.backends import free_ports
-from worker.feed import Cluster, Feed
+from worker.feed import Feed
 from worker.messages.tag import Candidate, Tag
+from worker.reader.values import Cluster
 from worker.view import sweep
 from worker.view.client import RedisTrouble, connect
 from worker.view.keys import Keys

@@ -6,10 +6,10 @@ import asyncio
 import signal
 
 from imgclust.fetching.urls import FetchPolicy
-from worker.feed import Feed
+from worker.feed import AsyncFeed
 from worker.settings.settings import Settings
 from worker.telemetry import log as logs
-from worker.view.client import connect
+from worker.view.client import connect_async
 from worker.wall.app import REDIS_SECONDS, Wall
 
 log = logs.get(__name__)
@@ -21,19 +21,21 @@ def wall(settings: Settings) -> int:
     Raises:
         StartError: the address cannot be listened on.
     """
-    client = connect(settings.redis_url, settings.redis_password, timeout=REDIS_SECONDS)
     policy = FetchPolicy(
         allow_networks=settings.fetch_allow_networks,
         allow_hosts=settings.fetch_allow_hosts,
         deny_hosts=settings.fetch_deny_hosts,
         allow_ports=settings.fetch_allow_ports,
     )
-    page = Wall(Feed(client, settings.redis_prefix), settings.wall_images, policy, loopback=settings.wall[0])
-    asyncio.run(_serve(page, *settings.wall))
+    asyncio.run(_serve(settings, policy))
     return 0
 
 
-async def _serve(page: Wall, host: str, port: int) -> None:
+async def _serve(settings: Settings, policy: FetchPolicy) -> None:
+    client = connect_async(settings.redis_url, settings.redis_password, timeout=REDIS_SECONDS)
+    feed = AsyncFeed(client, settings.redis_prefix)
+    host, port = settings.wall
+    page = Wall(feed, settings.wall_images, policy, loopback=host)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,3 +43,4 @@ async def _serve(page: Wall, host: str, port: int) -> None:
     async with page.listening(host, port) as address:
         log.info("the wall", address=f"http://{address}/")
         await stop.wait()
+    await feed.aclose()

@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -48,17 +50,38 @@ def connect(url: str, password: str | None = None, timeout: float = 5.0) -> redi
     Args:
         timeout: seconds that one read or write may take; a frozen Redis is noticed after so long.
     """
-    options: dict[str, Any] = {} if password is None else {"password": password}
     return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 3.0),
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        client_name="imgclust-view",
-        **options,
+        url, retry=Retry(NoBackoff(), 0), client_name="imgclust-view", **_options(password, timeout)
     )
+
+
+def connect_async(url: str, password: str | None = None, timeout: float = 2.0) -> redis.asyncio.Redis:
+    """A client for asyncio that reports every failure at once; it opens at most eight connections, and who
+    asks for a ninth waits for one.
+
+    Args:
+        timeout: seconds that one read, write or wait may take.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=8,
+        timeout=timeout,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        client_name="imgclust-feed",
+        **_options(password, timeout),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _options(password: str | None, timeout: float) -> dict[str, Any]:
+    named = {} if password is None else {"password": password}
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, 3.0),
+        "socket_keepalive": True,
+        "protocol": 2,
+        **named,
+    }
 
 
 class Script:
@@ -82,3 +105,8 @@ def parse_pair(value: bytes | str | None) -> tuple[int, int] | None:
 def text_of(value: bytes | str) -> str:
     """What a client gave, with or without `decode_responses`."""
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def bytes_of(value: bytes | str) -> bytes:
+    """What a client gave, with or without `decode_responses`."""
+    return value.encode() if isinstance(value, str) else value

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
-import ipaddress
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import redis
 from aiohttp import web
 
 from imgclust.fetching.urls import FetchPolicy
-from worker.errors import StartError
-from worker.feed import Feed
+from worker.feed import AsyncFeed
+from worker.http.answers import DATA_HEADERS, guard, json_answer, refused
+from worker.http.server import Limits, listening
 from worker.messages.tag import Tag
 from worker.messages.upload import MAX_ID_CHARS
 from worker.settings.values import ImageSource
@@ -38,14 +37,13 @@ FILES = Path(__file__).parent / "web"
 STRIP = 9  # pictures of each cluster on the first page
 PAGE = 60  # pictures of one cluster at a time
 MINUTE_MS = 60_000
-MAX_CONNECTIONS = 256
+LIMITS = Limits()
 MAX_STREAMS = 128  # the other half is for those who ask for a page
-IDLE_SECONDS = 15  # a connection without a request, or with half of one, is closed after so long
 SEND_SECONDS = 20.0  # who does not take an event for so long has gone
 PING_SECONDS = 15.0
 REDIS_SECONDS = 2.0
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
 
 
 class Wall:
@@ -60,16 +58,15 @@ class Wall:
     """
 
     def __init__(
-        self, feed: Feed, sources: tuple[ImageSource, ...], policy: FetchPolicy, loopback: str = ""
+        self, feed: AsyncFeed, sources: tuple[ImageSource, ...], policy: FetchPolicy, loopback: str = ""
     ) -> None:
         self._feed = feed
         self._sources = sources
         self._policy = policy
-        self._only_loopback = _is_loopback(loopback)
+        self._host = loopback
         self._headers = headers(sources)
         self._board = Board(self._look)
         self._streams = 0
-        self._asking = asyncio.Semaphore(4)  # threads that wait for Redis
         self._files = {f"/{file.name}": _file(file) for file in sorted(FILES.iterdir())}
         self._files["/"] = self._files.pop("/index.html")
 
@@ -80,34 +77,18 @@ class Wall:
         Raises:
             StartError: the address cannot be listened on.
         """
-        runner = web.AppRunner(
-            self.application(),
-            access_log=None,
-            handler_cancellation=True,  # a stream ends with its browser, not at the next event
-            keepalive_timeout=IDLE_SECONDS,
-            shutdown_timeout=1.0,
-        )
-        await runner.setup()
         looking = asyncio.create_task(self._board.run())
         try:
-            loop = asyncio.get_running_loop()
-            server = await loop.create_server(functools.partial(_connection, runner), host, port)
-            try:
-                bound, number = server.sockets[0].getsockname()[:2]
-                yield f"[{bound}]:{number}" if ":" in bound else f"{bound}:{number}"
-            finally:
-                server.close()
-        except OSError as error:
-            raise StartError(
-                f"the wall cannot be served on {host}:{port} ({error.strerror}); "
-                "set WORKER_WALL to a free address, or to port 0 for any"
-            ) from error
+            async with listening(
+                self.application(), host, port, setting="WORKER_WALL", limits=LIMITS
+            ) as address:
+                yield address
         finally:
             looking.cancel()
-            await runner.cleanup()
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._guarded], client_max_size=1024)
+        guarded = guard(self._headers, self._host, "WORKER_WALL")
+        app = web.Application(middlewares=[guarded], client_max_size=1024)
         app.router.add_get("/events", self._events)
         app.router.add_get("/cluster", self._cluster)
         app.router.add_get("/tag", self._tag)
@@ -121,11 +102,11 @@ class Wall:
 
     # ── what is read ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _look(self) -> Reading:
-        """All clusters and their newest pictures; called in a thread."""
-        taxonomy = self._feed.taxonomy()
+    async def _look(self) -> Reading:
+        """All clusters and their newest pictures."""
+        taxonomy = await self._feed.taxonomy()
         minute_ago = int(time.time() * 1000) - MINUTE_MS
-        found = self._feed.overview(STRIP, minute_ago, taxonomy) if taxonomy else {}
+        found = await self._feed.overview(STRIP, minute_ago, taxonomy) if taxonomy else {}
         shown = {}
         for number, latest in found.items():
             facts = {
@@ -158,38 +139,19 @@ class Wall:
             "delay": (tag.tagged_at - tag.uploaded_at) / 1000,
         }
 
-    async def _ask(self, question: Callable[[], Any]) -> Any:
-        """The answer of Redis, from a thread.
+    async def _ask(self, answer: Awaitable[T]) -> T:
+        """What Redis answers.
 
         Raises:
-            HTTPServiceUnavailable: Redis does not answer.
+            HTTPServiceUnavailable: it does not.
         """
-        async with self._asking:
-            try:
-                return await asyncio.to_thread(question)
-            except redis.RedisError as error:
-                log.debug("Redis cannot be read", error=str(error))
-                raise _refused(web.HTTPServiceUnavailable, "Redis does not answer") from None
+        try:
+            return await answer
+        except redis.RedisError as error:
+            log.debug("Redis cannot be read", error=str(error))
+            raise refused(web.HTTPServiceUnavailable, "Redis does not answer", retry=1) from None
 
     # ── what is answered ─────────────────────────────────────────────────────────────────────────────────
-
-    @web.middleware
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse strange names; put the headers on every answer, errors too."""
-        try:
-            if self._only_loopback and not _is_loopback(_host_name(request.headers.get("Host", ""))):
-                raise _refused(
-                    web.HTTPMisdirectedRequest,
-                    "this page is for this machine alone; WORKER_WALL can name another address",
-                )
-            response = await handler(request)
-        except web.HTTPException as error:
-            error.headers.update(self._headers)
-            raise
-        if not response.prepared:
-            for name, value in self._headers.items():
-                response.headers.setdefault(name, value)
-        return response
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
         body, kind, etag = self._files[request.path]
@@ -202,36 +164,36 @@ class Wall:
         return response
 
     async def _healthz(self, request: web.Request) -> web.StreamResponse:
-        return _json({"alive": True})
+        return json_answer({"alive": True})
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
-        await self._ask(self._feed.taxonomy)
-        return _json({"ready": True})
+        await self._ask(self._feed.taxonomy())
+        return json_answer({"ready": True})
 
     async def _tag(self, request: web.Request) -> web.StreamResponse:
         upload_id = request.query.get("id", "")
         if not 1 <= len(upload_id) <= MAX_ID_CHARS:
-            raise _refused(web.HTTPBadRequest, f"an id has 1 to {MAX_ID_CHARS} characters")
-        found: dict[str, Tag] = await self._ask(lambda: self._feed.get([upload_id]))
+            raise refused(web.HTTPBadRequest, f"an id has 1 to {MAX_ID_CHARS} characters")
+        found = await self._ask(self._feed.get([upload_id]))
         if upload_id not in found:
-            raise _refused(
+            raise refused(
                 web.HTTPNotFound, "no tag: not tagged yet, deleted, a dead letter, or older than 30 days"
             )
-        return _json(self._whole(found[upload_id]))
+        return json_answer(self._whole(found[upload_id]))
 
     async def _cluster(self, request: web.Request) -> web.StreamResponse:
         try:
             number = int(request.query.get("id", ""))
             cursor = request.query.get("cursor")
-            page = await self._ask(lambda: self._feed.latest(number, PAGE, cursor))
+            page = await self._ask(self._feed.latest(number, PAGE, cursor))
         except ValueError as error:
-            raise _refused(web.HTTPBadRequest, str(error)) from None
-        return _json({"tags": [self._small(tag) for tag in page.tags], "cursor": page.cursor})
+            raise refused(web.HTTPBadRequest, str(error)) from None
+        return json_answer({"tags": [self._small(tag) for tag in page.tags], "cursor": page.cursor})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The board, whole and then what changes, for as long as the browser listens."""
         if self._streams >= MAX_STREAMS:
-            raise _refused(web.HTTPServiceUnavailable, f"{MAX_STREAMS} are looking already", retry=10)
+            raise refused(web.HTTPServiceUnavailable, f"{MAX_STREAMS} are looking already", retry=10)
         response = web.StreamResponse(
             headers={**self._headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
@@ -275,40 +237,12 @@ def headers(sources: Iterable[ImageSource]) -> dict[str, str]:
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     return {
+        **DATA_HEADERS,
         "Content-Security-Policy": policy,
         "Cache-Control": "no-store",
         "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-        "Referrer-Policy": "no-referrer",
-        "Server": "imgclust",
-        "X-Content-Type-Options": "nosniff",
     }
-
-
-class _Refusal(asyncio.Protocol):
-    """One connection too many: told so, and closed."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\n\r\n")
-        transport.close()
-
-
-def _connection(runner: web.AppRunner) -> asyncio.BaseProtocol:
-    server = runner.server
-    assert server is not None
-    return _Refusal() if len(server.connections) >= MAX_CONNECTIONS else server()
-
-
-def _refused(kind: type[web.HTTPException], reason: str, retry: int | None = None) -> web.HTTPException:
-    more = {} if retry is None else {"Retry-After": str(retry)}
-    text = orjson.dumps({"error": reason}).decode()
-    return kind(text=text, content_type="application/json", headers=more)
-
-
-def _json(value: Mapping[str, Any]) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
 
 
 def _file(file: Path) -> tuple[bytes, str, str]:
@@ -316,17 +250,3 @@ def _file(file: Path) -> tuple[bytes, str, str]:
     body = file.read_bytes()
     kind = {".js": "text/javascript"}.get(file.suffix) or mimetypes.guess_type(file.name)[0]
     return body, f"{kind}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,7 +1,7 @@
 """What the wall shows, kept up to date for all who look: one reader of Redis, however many they are.
 
-Redis is asked only while somebody looks, and never for more than a tenth of the time. Those who look are
-told what changed since they were told last; who is slow gets more at once, and nothing piles up for them.
+Redis is asked only while somebody looks, and never for more than a tenth of the time. Each reader gets what
+changed since its last message; a slow one gets more at once, and nothing piles up for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from worker.telemetry import log as logs
@@ -48,11 +48,11 @@ class Board:
     """The newest reading, and when each part of it changed.
 
     Args:
-        read: looks into Redis; called in a thread.
+        read: looks into Redis.
         interval: seconds from one look to the next.
     """
 
-    def __init__(self, read: Callable[[], Reading], interval: float = INTERVAL) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Reading]], interval: float = INTERVAL) -> None:
         self._read = read
         self._interval = interval
         self._rows: dict[int, _Row] = {}
@@ -82,7 +82,7 @@ class Board:
             await self._wanted.wait()
             started = time.monotonic()
             try:
-                reading = await asyncio.to_thread(self._read)
+                reading = await self._read()
             except Exception as error:  # Redis is away, or holds what no view has written
                 self._fail(error)
                 rest = self._interval

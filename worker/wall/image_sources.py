@@ -1,6 +1,6 @@
 """Which pictures a browser may load for the wall, and from where. Pure.
 
-A tag's URL was chosen by whoever uploaded; a browser that loads it tells that server where the reader is,
+A tag's URL was chosen by whoever uploaded; a browser that loads it shows that server where the reader is,
 and follows its redirects. So a URL has to pass twice: it is one that the worker itself may fetch, and it is
 from one of the sources that the operator names, which the page's Content-Security-Policy names too: that is
 what holds in the browser, for redirects as well.

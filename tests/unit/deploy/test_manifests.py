@@ -85,15 +85,15 @@ def test_the_image_is_made_for_a_stranger(target: str, tmp_path: Path) -> None:
     made = " ".join(image.all("RUN"))
     assert f"mkdir {image.env['WORKER_MODEL']}" in made, "or the view, which needs no model, refuses to start"
     assert image.command("ENTRYPOINT") == ["imgclust-worker"]
-    said = " ".join(rest for stage in stages.values() for _, rest in stage.instructions)
-    assert not re.search(r"apt|gcc|g\+\+|build-essential|-dev\b", said)
+    commands = " ".join(rest for stage in stages.values() for _, rest in stage.instructions)
+    assert not re.search(r"apt|gcc|g\+\+|build-essential|-dev\b", commands)
     assert "ARG TORCH_INDEX\n" in dockerfile.PATH.read_text(), "it must have no default"
 
 
 def test_the_script_wants_to_be_told_where_torch_comes_from(tmp_path: Path) -> None:
     """Without TORCH_INDEX, with a wrong build or step: a sentence, exit code 2 or 1, and nothing is made."""
     script = DEPLOY / "install.sh"
-    for env, step, said in (
+    for env, step, message in (
         ({}, [], "name the package index that torch is taken from"),
         ({"TORCH_INDEX": "x", "TORCH_BUILD": "rocm"}, [], "TORCH_BUILD must be cpu or cuda, got 'rocm'"),
         ({"TORCH_INDEX": "x"}, ["everything"], "unknown step 'everything'"),
@@ -105,7 +105,7 @@ def test_the_script_wants_to_be_told_where_torch_comes_from(tmp_path: Path) -> N
             text=True,
         )
         assert done.returncode in (1, 2)
-        assert said in done.stderr
+        assert message in done.stderr
         assert not (tmp_path / "venv").exists()
 
 

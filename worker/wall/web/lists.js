@@ -235,7 +235,7 @@ export class One {
     } finally {
       this.loading = false;
     }
-    // the button may still be in sight, which the observer would not tell again
+    // the button may still be in sight, and the observer does not report it twice
     this.observer.unobserve(byId("more"));
     if (this.id !== null && this.cursor !== null) this.observer.observe(byId("more"));
   }

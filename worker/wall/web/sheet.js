@@ -33,7 +33,7 @@ function fill(box, tag) {
   box.replaceChildren(
     close,
     el("figure", { class: "hero", cluster: tag.cluster }, picture(tag, `the picture of upload ${tag.id}`)),
-    el("div", { class: "said" },
+    el("div", { class: "details" },
       el("h2", {}, el("bdi", {}, tag.id)),
       el("p", { class: "chips" }, where, tag.novel && el("span", { class: "chip flag" }, "Novel")),
       el("p", { class: "why" }, why(tag), tag.novel && " It is unlike anything that the model was trained on."),
@@ -55,7 +55,7 @@ function fill(box, tag) {
 function refuse(box, id, reason) {
   box.replaceChildren(
     el("button", { type: "button", class: "quiet small close", onclick: () => box.close() }, "Close"),
-    el("div", { class: "said" }, el("h2", {}, el("bdi", {}, id)), el("p", { class: "why" }, reason)),
+    el("div", { class: "details" }, el("h2", {}, el("bdi", {}, id)), el("p", { class: "why" }, reason)),
   );
 }
 

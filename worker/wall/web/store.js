@@ -1,4 +1,4 @@
-/* What the server told: the whole board at first, then what changes. */
+/* What the server sent: the whole board at first, then what changes. */
 
 export class Store {
   constructor(onChange, onState) {
@@ -35,10 +35,10 @@ export class Store {
       if (first) this.seen.clear();
     }
     const arrived = [];
-    for (const told of clusters) {
-      const cluster = { ...this.clusters.get(told.id), ...told };
+    for (const update of clusters) {
+      const cluster = { ...this.clusters.get(update.id), ...update };
       this.clusters.set(cluster.id, cluster);
-      for (const item of told.pictures ?? []) {
+      for (const item of update.pictures ?? []) {
         const name = `${item.tagged_at} ${item.id}`;
         if (!this.seen.has(name)) arrived.push({ ...item, name: cluster.name });
         this.seen.add(name);

@@ -37,9 +37,10 @@ from worker.demo.services import topic_names, worker_environment
 from worker.demo.training import Chosen, choose
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, UploadResult, percentile, plan
 from worker.errors import ERROR_CODES
-from worker.feed import Feed, Page
+from worker.feed import Feed
 from worker.messages.tag import Tag
 from worker.messages.upload import parse_upload
+from worker.reader.values import Page
 from worker.telemetry.metrics import Metrics
 
 

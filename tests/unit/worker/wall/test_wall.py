@@ -1,4 +1,4 @@
-"""The wall's server: what becomes a picture's source, what is told to whom, and what is refused."""
+"""The wall's server: what becomes a picture's source, what each reader gets, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from yarl import URL
 
 from imgclust.fetching.urls import FetchPolicy
 from worker.errors import SettingsError, StartError
-from worker.feed import Cluster, Feed, Latest, Page
+from worker.feed import AsyncFeed
+from worker.http.server import Limits
 from worker.messages.tag import Candidate, Tag
+from worker.reader.values import Cluster, Latest, Page
 from worker.settings.load import load
 from worker.settings.values import ImageSource
 from worker.wall import app as walls
@@ -44,7 +46,7 @@ def tag(upload_id: str = "a", url: str | None = "https://cdn.example/a.jpg", clu
     ["https:", "http:", "https://cdn.example", "http://*.cdn.example:8080", "http://127.0.0.1:81"],
 )
 def test_a_source_is_written_as_it_was_read(text: str) -> None:
-    """What an operator writes is what the browser is told."""
+    """What an operator writes is what the browser gets."""
     assert str(ImageSource.parse(text)) == text
 
 
@@ -139,13 +141,13 @@ def shown(number: int, count: int, *ids: str) -> Shown:
 
 
 class Redis:
-    """What the board is told, changed by a test; an exception is raised instead."""
+    """What the board reads, changed by a test; an exception is raised instead."""
 
     def __init__(self) -> None:
         self.now: Reading | Exception = Reading("t1", {})
         self.looks = 0
 
-    def __call__(self) -> Reading:
+    async def __call__(self) -> Reading:
         self.looks += 1
         if isinstance(self.now, Exception):
             raise self.now
@@ -167,31 +169,31 @@ def with_board(test: Callable[[Board, Redis], Awaitable[None]]) -> None:
 
 
 def test_all_at_first_then_what_changed() -> None:
-    """A watcher is told everything once; then only clusters that changed, pictures only when they did."""
+    """A watcher gets everything once; then only clusters that changed, pictures only when they did."""
 
     async def test(board: Board, store: Redis) -> None:
         store.now = Reading("t1", {1: shown(1, 5, "a"), 2: shown(2, 7, "b")})
         with board.watching():
-            version, told = await board.after(0)
-            assert told["whole"] is True
-            assert told["clusters"] == [
+            version, update = await board.after(0)
+            assert update["whole"] is True
+            assert update["clusters"] == [
                 {"id": 1, "count": 5, "pictures": [{"id": "a"}]},
                 {"id": 2, "count": 7, "pictures": [{"id": "b"}]},
             ]
             store.now = Reading("t1", {1: shown(1, 6, "a"), 2: shown(2, 7, "b")})
-            version, told = await board.after(version)
-            assert told == {
+            version, update = await board.after(version)
+            assert update == {
                 "whole": False, "taxonomy": "t1", "trouble": None, "clusters": [{"id": 1, "count": 6}]
             }  # fmt: skip
             store.now = Reading("t1", {1: shown(1, 6, "a"), 2: shown(2, 8, "c", "b")})
-            version, told = await board.after(version)
-            assert told["clusters"] == [{"id": 2, "count": 8, "pictures": [{"id": "c"}, {"id": "b"}]}]
+            version, update = await board.after(version)
+            assert update["clusters"] == [{"id": 2, "count": 8, "pictures": [{"id": "c"}, {"id": "b"}]}]
 
     with_board(test)
 
 
 def test_who_is_slow_gets_all_changes_at_once() -> None:
-    """Nothing is kept for a watcher: one that comes late is told the newest state of all that changed."""
+    """Nothing is kept for a watcher: one that comes late gets the newest state of all that changed."""
 
     async def test(board: Board, store: Redis) -> None:
         with board.watching():
@@ -201,8 +203,8 @@ def test_who_is_slow_gets_all_changes_at_once() -> None:
             for count in range(2, 6):
                 store.now = Reading("t1", {1: shown(1, count), 2: shown(2, 1)})
                 seen, _ = await board.after(seen)
-            _, told = await board.after(version)
-            assert told["clusters"] == [{"id": 1, "count": 5}]
+            _, update = await board.after(version)
+            assert update["clusters"] == [{"id": 1, "count": 5}]
 
     with_board(test)
 
@@ -215,9 +217,9 @@ def test_another_taxonomy_is_told_as_a_whole() -> None:
             store.now = Reading("t1", {1: shown(1, 1), 2: shown(2, 1)})
             version, _ = await board.after(0)
             store.now = Reading("t2", {1: shown(1, 1)})
-            _, told = await board.after(version)
-            assert (told["whole"], told["taxonomy"]) == (True, "t2")
-            assert [cluster["id"] for cluster in told["clusters"]] == [1]
+            _, update = await board.after(version)
+            assert (update["whole"], update["taxonomy"]) == (True, "t2")
+            assert [cluster["id"] for cluster in update["clusters"]] == [1]
 
     with_board(test)
 
@@ -230,14 +232,14 @@ def test_redis_away_is_told_and_forgotten_when_it_is_back() -> None:
             store.now = Reading("t1", {1: shown(1, 1, "a")})
             version, _ = await board.after(0)
             store.now = redis.ConnectionError("no route to 10.0.0.1")
-            version, told = await board.after(version)
-            assert "ConnectionError" in told["trouble"]
-            assert "10.0.0.1" not in told["trouble"]
+            version, update = await board.after(version)
+            assert "ConnectionError" in update["trouble"]
+            assert "10.0.0.1" not in update["trouble"]
             _, late = await board.after(0)
             assert [cluster["id"] for cluster in late["clusters"]] == [1]
             store.now = Reading("t1", {1: shown(1, 1, "a")})
-            _, told = await board.after(version)
-            assert told["trouble"] is None
+            _, update = await board.after(version)
+            assert update["trouble"] is None
 
     with_board(test)
 
@@ -261,32 +263,34 @@ def test_redis_is_asked_only_while_somebody_looks() -> None:
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-class FakeFeed(Feed):
+class FakeFeed(AsyncFeed):
     """A feed that knows a few tags, or whose Redis is away."""
 
     def __init__(self, *tags: Tag) -> None:
         self.tags = {each.id: each for each in tags}
         self.away = False
 
-    def taxonomy(self) -> str | None:
+    async def taxonomy(self) -> str | None:
         if self.away:
             raise redis.ConnectionError("away")
         return "t1"
 
-    def get(self, ids: Iterable[str]) -> dict[str, Tag]:
-        self.taxonomy()
+    async def get(self, ids: Iterable[str]) -> dict[str, Tag]:
+        await self.taxonomy()
         return {i: self.tags[i] for i in ids if i in self.tags}
 
-    def latest(
+    async def latest(  # type: ignore[override]
         self, cluster: int, limit: int = 50, cursor: str | None = None, taxonomy: str | None = None
     ) -> Page:
-        self.taxonomy()
+        await self.taxonomy()
         if cursor == "bad":
             raise ValueError("not a cursor")
         return Page(tuple(t for t in self.tags.values() if t.cluster == cluster)[:limit], None)
 
-    def overview(self, limit: int = 12, since: int = 0, taxonomy: str | None = None) -> dict[int, Latest]:
-        self.taxonomy()
+    async def overview(
+        self, limit: int = 12, since: int = 0, taxonomy: str | None = None
+    ) -> dict[int, Latest]:
+        await self.taxonomy()
         return {3: Latest(Cluster(3, "cats", "m1"), len(self.tags), 1, tuple(self.tags.values())[:limit])}
 
 
@@ -356,17 +360,17 @@ def test_only_names_of_this_machine_are_answered_on_loopback() -> None:
 
 
 def test_a_tag_says_all_that_it_says() -> None:
-    """With the picture's URL as it may be loaded, or none; the URL itself is told as it is."""
+    """With the picture's URL as it may be loaded, or none; the URL itself is shown as it is."""
 
     async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
         async with client.get(f"{url}/tag", params={"id": "a"}) as answer:
-            told = await answer.json()
-        assert told["image"] == "https://cdn.example/a.jpg"
-        assert told["candidates"][0] == {"cluster": 3, "name": "cats", "score": 0.8}
-        assert (told["delay"], told["novel"], told["model"]) == (0.21, True, "m1")
+            found = await answer.json()
+        assert found["image"] == "https://cdn.example/a.jpg"
+        assert found["candidates"][0] == {"cluster": 3, "name": "cats", "score": 0.8}
+        assert (found["delay"], found["novel"], found["model"]) == (0.21, True, "m1")
         async with client.get(f"{url}/tag", params={"id": "<b>&é\u202e"}) as answer:
-            told = await answer.json()
-        assert (told["image"], told["url"]) == (None, "javascript:alert(1)")
+            found = await answer.json()
+        assert (found["image"], found["url"]) == (None, "javascript:alert(1)")
 
     with_wall(test, tag(), tag("<b>&é\u202e", "javascript:alert(1)"))
 
@@ -381,9 +385,9 @@ def test_a_stream_begins_with_everything_and_goes_on() -> None:
             assert first["whole"] is True
             assert [item["id"] for item in first["clusters"][0]["pictures"]] == ["a"]
             feed.tags = {"b": tag("b"), **feed.tags}
-            told = await events(answer)
-            assert told["whole"] is False
-            assert [item["id"] for item in told["clusters"][0]["pictures"]] == ["b", "a"]
+            found = await events(answer)
+            assert found["whole"] is False
+            assert [item["id"] for item in found["clusters"][0]["pictures"]] == ["b", "a"]
 
     with_wall(test, tag())
 
@@ -407,8 +411,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream and one connection more than there may be are refused at once; a place that becomes free
     is given away again; one that never asks for anything is closed."""
     monkeypatch.setattr(walls, "MAX_STREAMS", 2)
-    monkeypatch.setattr(walls, "MAX_CONNECTIONS", 4)
-    monkeypatch.setattr(walls, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(walls, "LIMITS", Limits(connections=4, idle=0.3))
 
     async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
         host, port = "127.0.0.1", URL(url).port

@@ -1,0 +1,91 @@
+"""A small HTTP server on one address: bounded in connections and in patience."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from worker.errors import StartError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may take.
+
+    Attributes:
+        connections: open at once; one more is refused with 503.
+        idle: seconds after which a connection without a request, or with half of one, is closed.
+    """
+
+    connections: int = 256
+    idle: float = 15.0
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    app: web.Application, host: str, port: int, *, setting: str, limits: Limits | None = None
+) -> AsyncIterator[str]:
+    """Serve while the block runs; yields `host:port`.
+
+    Args:
+        setting: the one that names the address, for the error.
+
+    Raises:
+        StartError: the address cannot be listened on.
+    """
+    limits = limits or Limits()
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,  # a stream ends with its browser, not at the next event
+        keepalive_timeout=limits.idle,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    try:
+        loop = asyncio.get_running_loop()
+        factory = functools.partial(_connection, runner, limits.connections)
+        server = await _bind(loop, factory, host, port, setting)
+        try:
+            bound, number = server.sockets[0].getsockname()[:2]
+            yield f"[{bound}]:{number}" if ":" in bound else f"{bound}:{number}"
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+async def _bind(
+    loop: asyncio.AbstractEventLoop,
+    factory: functools.partial[asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    setting: str,
+) -> asyncio.Server:
+    try:
+        return await loop.create_server(factory, host, port)
+    except OSError as error:
+        raise StartError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); "
+            f"set {setting} to a free address, or to port 0 for any"
+        ) from error
+
+
+class _Refusal(asyncio.Protocol):
+    """One connection too many: answered, and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\n\r\n")
+        transport.close()
+
+
+def _connection(runner: web.AppRunner, most: int) -> asyncio.BaseProtocol:
+    server = runner.server
+    assert server is not None
+    return _Refusal() if len(server.connections) >= most else server()
