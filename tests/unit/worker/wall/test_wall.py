@@ -209,7 +209,7 @@ def test_who_is_slow_gets_all_changes_at_once() -> None:
     with_board(test)
 
 
-def test_another_taxonomy_is_told_as_a_whole() -> None:
+def test_another_taxonomy_is_sent_as_a_whole() -> None:
     """Cluster numbers mean something else then; what was known is to be forgotten."""
 
     async def test(board: Board, store: Redis) -> None:
@@ -224,7 +224,7 @@ def test_another_taxonomy_is_told_as_a_whole() -> None:
     with_board(test)
 
 
-def test_redis_away_is_told_and_forgotten_when_it_is_back() -> None:
+def test_redis_away_is_shown_until_it_is_back() -> None:
     """The last state stays, with a sentence; nothing ends."""
 
     async def test(board: Board, store: Redis) -> None:
@@ -440,7 +440,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with_wall(test, tag())
 
 
-def test_an_address_that_is_taken_is_told() -> None:
+def test_an_address_that_is_taken_is_an_error() -> None:
     """The error names the address and the setting."""
 
     async def go() -> None:
