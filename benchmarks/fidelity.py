@@ -124,8 +124,8 @@ def methods(predictor: FrozenPredictor, labels: np.ndarray, rows: np.ndarray) ->
 
 
 def weighted_mean(predictor: FrozenPredictor, near: Neighbourhood) -> np.ndarray:
-    weights = predictor._placing._weights(np.ascontiguousarray(near.distances.T))
-    places = predictor._placing._axes[:, near.rows].swapaxes(1, 2).astype(np.float64)
+    weights = predictor._umap._weights(np.ascontiguousarray(near.distances.T))
+    places = predictor._umap._axes[:, near.rows].swapaxes(1, 2).astype(np.float64)
     means = [ordered_sum(weights * axis) / ordered_sum(weights) for axis in places]
     return np.stack(means, 1).astype(np.float32)
 
@@ -134,7 +134,7 @@ def settled_only(predictor: FrozenPredictor, near: Neighbourhood) -> np.ndarray:
     before = umap_transform._REPLAY, umap_transform._LONG_REPLAY
     umap_transform._REPLAY = umap_transform._LONG_REPLAY = 0
     try:
-        return predictor.tree.predict(predictor._placing.place(near).points).labels
+        return predictor.tree.predict(predictor._umap.transform(near).points).labels
     finally:
         umap_transform._REPLAY, umap_transform._LONG_REPLAY = before
 
@@ -194,9 +194,9 @@ def differing(name: str, cache: Path, ours: np.ndarray, yard: Yardstick) -> dict
     tally = {
         f"{who}_{verdict}": sum(
             bool(label >= 0 and (commonest[label] == category) == right)
-            for label, category in zip(said[rows], data.held_out_categories[rows], strict=True)
+            for label, category in zip(answers[rows], data.held_out_categories[rows], strict=True)
         )
-        for who, said in (("ours", ours), ("theirs", yard.first))
+        for who, answers in (("ours", ours), ("theirs", yard.first))
         for verdict, right in (("right", True), ("wrong", False))
     }
     return {

@@ -30,7 +30,7 @@ import torch
 from benchmarks.settings import SETTINGS, fitted, frozen, unit_half
 from imgclust import ClusterModel
 from imgclust.predictor import int8
-from imgclust.predictor.ivf import build_cells
+from imgclust.predictor.ivf import build_ivf
 from imgclust.predictor.neighbours import Neighbourhood, Neighbours
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.predictor.prepare import prepare
@@ -89,13 +89,13 @@ def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
     torch.set_num_threads(1)  # as in the predictor's own threads
     reading = predictor._neighbours.reading(rows)
     found = [predictor._neighbours.candidates(reading, slice(None))]
-    placed = predictor._placing.place(near)
+    placed = predictor._umap.transform(near)
     membership = predictor.tree.predict(placed.points)
     for stage, call in {
         "cells to read": lambda: predictor._neighbours.reading(rows),
         "shortlist by 8-bit products": lambda: predictor._neighbours.candidates(reading, slice(None)),
         "true distances of the shortlist": lambda: predictor._neighbours.ranked(rows, found),
-        "placing": lambda: predictor._placing.place(near),
+        "UMAP transform": lambda: predictor._umap.transform(near),
         "cluster tree": lambda: predictor.tree.predict(placed.points),
         "candidates": lambda: predictor._soft.best(placed.points, membership),
     }.items():
@@ -124,7 +124,7 @@ def search(cache: Path) -> Iterator[Line]:
         joined = Neighbourhood(
             *(np.concatenate([getattr(n, f.name) for n in near]) for f in dataclasses.fields(Neighbourhood))
         )
-        return predictor.tree.predict(predictor._placing.place(joined).points).labels
+        return predictor.tree.predict(predictor._umap.transform(joined).points).labels
 
     truth = np.concatenate([exact(rows[i : i + 100]) for i in range(0, len(rows), 100)])
     expected = label(truth)
@@ -350,7 +350,7 @@ def novelty(cache: Path, own: Path | None = None) -> Iterator[Line]:
 def _novelty(
     name: str, rows: np.ndarray, categories: np.ndarray, strange: Mapping[str, np.ndarray]
 ) -> Iterator[Line]:
-    from imgclust.predictor.novelty import calibrate, judge, middle_of
+    from imgclust.predictor.novelty import calibrate, judge, mean_direction
 
     found: dict[tuple[str, float], list[float]] = {}
     names = np.unique(categories)
@@ -359,8 +359,8 @@ def _novelty(
         order = np.random.default_rng(split).permutation(np.flatnonzero(~left_out))
         held, train = order[: len(order) // 4], rows[order[len(order) // 4 :]]
         embeddings = train.astype(np.float16)
-        near = Neighbours({"embeddings": embeddings, **build_cells(embeddings, 15)}, 15, "euclidean")
-        middle = middle_of(embeddings)
+        near = Neighbours({"embeddings": embeddings, **build_ivf(embeddings, 15)}, 15, "euclidean")
+        middle = mean_direction(embeddings)
         groups = {"known, held out": rows[held[1::2]], "categories left out": rows[left_out], **strange}
         nearest = {group: near.search(vectors).similarities for group, vectors in groups.items()}
         calibrating = rows[held[::2]]
@@ -368,8 +368,8 @@ def _novelty(
         for rate in RATES:
             table = calibrate(train, middle, calibrating, cosines, rate)
             for group, vectors in groups.items():
-                told = judge(table, middle, vectors, nearest[group])
-                found.setdefault((group, rate), []).append(float(told.mean()))
+                novel = judge(table, middle, vectors, nearest[group])
+                found.setdefault((group, rate), []).append(float(novel.mean()))
     for group in groups:
         yield {
             "figure": f"novel among {group}, {name}",

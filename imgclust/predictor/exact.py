@@ -3,7 +3,7 @@
 Only correctly rounded operations (+ − × ÷ √, comparisons) on each element by itself, in a fixed order. Left
 out on purpose: `exp`, `pow` and `log` (libraries answer differently in SIMD bodies and scalar tails), `sum`
 (its order depends on shape and alignment), matrix products of anything but small integers. Works on numpy
-arrays and on torch tensors alike: `xp` is the module, `numpy` or `torch`.
+arrays and on torch tensors alike: `xp` is the module of what is given, `numpy` or `torch`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _BASE = (_LOWEST + 127) * BINS
 _SMALL = 4096  # numbers below which the calls cost more than the arithmetic
 
 
-def exp(x: Any, xp: Any = np) -> Any:
+def exp(x: Any) -> Any:
     """e**x for x ≤ 0, float64, relative error below 1e-9; 0 below -700."""
+    xp = module(x)
     clamped = clip(x, -700.0, 0.0)
     n = xp.floor(clamped * _LOG2_E + 0.5)
     r = (clamped - n * _LN2_HIGH) - n * _LN2_LOW
@@ -40,6 +41,43 @@ def exp(x: Any, xp: Any = np) -> Any:
     int64 = xp.int64
     bits = (n.astype(int64) if xp is np else n.to(int64)) + 1023
     return xp.where(x < -700.0, 0.0, total * (bits << 52).view(xp.float64))
+
+
+def module(x: Any) -> Any:
+    """numpy or torch: whose array `x` is."""
+    return np if isinstance(x, np.ndarray) else torch
+
+
+def pick(x: Any, index: Any) -> Any:
+    """`x[..., index]`; numpy's indexing would hold the interpreter's lock, and take four times as long."""
+    return x.take(index, axis=-1) if isinstance(x, np.ndarray) else x[..., index]
+
+
+def keep(x: Any, mask: Any) -> Any:
+    """`x[mask]` of a list."""
+    return x.compress(mask) if isinstance(x, np.ndarray) else x[mask]
+
+
+def repeat(x: Any, counts: Any) -> Any:
+    """Each element of a list `counts` times."""
+    return x.repeat(counts) if isinstance(x, np.ndarray) else x.repeat_interleave(counts)
+
+
+def arange(n: int, like: Any) -> Any:
+    """0 to n - 1 as int64, where `like` is."""
+    return np.arange(n) if isinstance(like, np.ndarray) else torch.arange(n, device=like.device)
+
+
+def zeros(shape: tuple[int, ...], like: Any) -> Any:
+    """float32 zeros, where `like` is."""
+    if isinstance(like, np.ndarray):
+        return np.zeros(shape, dtype=np.float32)
+    return torch.zeros(shape, device=like.device)
+
+
+def contiguous(x: Any) -> Any:
+    """The same numbers, the last axis densest."""
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
 
 
 def single(x: Any) -> Any:
@@ -107,8 +145,9 @@ def table(function: Any) -> npt.NDArray[np.float32]:
     return np.asarray(function((left[:-1] + left[1:]) / 2), dtype=np.float32)
 
 
-def lookup(values: Any, x: Any, xp: Any = np) -> Any:
+def lookup(values: Any, x: Any) -> Any:
     """The tabulated function of float32 x ≥ 0: bins of equal width within each power of two."""
+    xp = module(x)
     index = (x.view(xp.int32) >> _SHIFT) - _BASE
     if xp is np:
         return values.take(index, mode="clip")

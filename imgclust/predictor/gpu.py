@@ -1,8 +1,9 @@
-"""The predictor's heavy parts in torch, for a GPU: neighbours, placing and the nearest point by reachability.
+"""The predictor's heavy parts in torch, for a GPU: neighbours, UMAP and the nearest point by reachability.
 
-The same arithmetic as `neighbours`, `placing`, `repulsion` and `clustertree`, over a whole batch at once;
-where these prune with a tree or a shortlist's floor, this compares with everything, which a GPU does faster.
-On a processor the answers are the same bit for bit; a GPU may scan products in another order.
+The same arithmetic as `neighbours` and `condensed_tree`, over a whole batch at once; where these prune with a
+tree or a shortlist's floor, this compares with everything, which a GPU does faster. `umap_transform` runs on
+tensors as it is. On a processor the answers are the same bit for bit; a GPU may scan products in another
+order.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imgclust.predictor import exact, int8, repulsion, umap_transform
+from imgclust.predictor import int8
 from imgclust.predictor.condensed_tree import ClusterTree
 from imgclust.predictor.ivf import shortlist_length
-from imgclust.predictor.kdtree import KDTree
+from imgclust.predictor.umap_transform import UmapTransform
 
 _CHUNK = 256  # queries at once: their scores of a million rows take 2 GB
 _TREE_CHUNK = 32  # queries at once whose distances to every point are float64
@@ -63,7 +64,7 @@ class DeviceLocator:
     ) -> None:
         self._device = device
         self._near = _Neighbours(arrays, params["umap"], device)
-        self._place = _Placing(arrays, params["umap"], tree, device)
+        self._umap = UmapTransform(arrays, params["umap"], tree.index, self._put)
         self._points = self._put(arrays["points"]).double().T.contiguous()
         self._core = self._put(arrays["core_distances"])
         self._rank, self._count = tree.rank, tree.count
@@ -81,7 +82,7 @@ class DeviceLocator:
 
     def _locate(self, queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
         rows, distances, similarities = self._near.search(queries)
-        points, settled = self._place.move(rows, distances)
+        points, settled = self._umap.move(rows, distances)
         found = [
             self._nearest(points[i : i + _TREE_CHUNK].double()) for i in range(0, len(points), _TREE_CHUNK)
         ]
@@ -155,87 +156,3 @@ class _Neighbours:
         distances, order = distances.sort(dim=1, stable=True)
         rows = rows.gather(1, order[:, : self._count])
         return rows, distances[:, : self._count].clamp(min=0.0), cosines.amax(1).clamp(max=1.0)
-
-
-class _Placing(umap_transform.UmapTransform):
-    """`imgclust.predictor.umap_transform.Placing` on a device: its steps are written for both."""
-
-    xp = torch
-
-    def __init__(
-        self,
-        arrays: Mapping[str, npt.NDArray[Any]],
-        params: Mapping[str, Any],
-        tree: ClusterTree,
-        device: torch.device,
-    ) -> None:
-        super().__init__(arrays, params, tree.index)
-        self._on_device = torch.tensor(arrays["points"], device=device)
-        self._attraction = torch.tensor(arrays["attraction"], device=device)  # type: ignore[assignment]
-        self._repulsion = _Repulsion(self._repulsion, tree.index, arrays["repulsion"], device)
-
-    def move(self, rows: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places, float32 (m, d), of points with these neighbours, (m, k); and whether they settled."""
-        places = self._on_device[rows].permute(1, 2, 0).contiguous()
-        points, settled = self._move(places, distances.T.contiguous())
-        return points.T.float().contiguous(), settled
-
-
-class _Repulsion(repulsion.Repulsion):
-    """`imgclust.predictor.repulsion.Repulsion` on a device: the walk through the boxes is torch's."""
-
-    xp = torch
-
-    def __init__(
-        self, like: repulsion.Repulsion, tree: KDTree, table: npt.NDArray[np.float32], device: torch.device
-    ) -> None:
-        self._tree = tree
-        self._table = torch.tensor(table, device=device)  # type: ignore[assignment]
-        self._opening, self._negligible = like._opening, like._negligible
-        self._levels = [tuple(torch.tensor(part, device=device) for part in level) for level in like._levels]  # type: ignore[misc]
-        places, weights = tree.leaf_points(np.arange(len(tree.rows)))
-        points = np.concatenate([places, np.zeros_like(weights)[None], weights[None]])
-        self._leaves = torch.tensor(points, device=device)  # (d + 2, leaves, width)
-
-    def sources(self, points: torch.Tensor, *, roughly: bool = False) -> repulsion.Sources:  # type: ignore[override]
-        """See `Repulsion.sources`; the entries come in the same order."""
-        care = repulsion._ROUGHLY if roughly else 1.0
-        opening, negligible = self._opening * care, self._negligible * care
-        level = min(repulsion._START, self._tree.depth)
-        everyone = torch.arange(len(points), device=points.device)
-        query = everyone.repeat_interleave(2**level)
-        node = torch.arange(2**level, device=points.device).repeat(len(points))
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
-        while True:
-            means, variances, shares, entries = self._levels[level]
-            gap = exact.squared_lengths((points.T[:, query] - means[:, node])[None])[0]
-            spread = variances[node]
-            far = spread <= gap * opening
-            far |= shares[node] * spread <= negligible * (gap + spread)
-            found.append((query[far], entries[:, node[far]]))  # type: ignore[arg-type]
-            query, node = query[~far], node[~far]
-            if level == self._tree.depth:
-                break
-            level += 1
-            query = query.repeat_interleave(2)
-            node = (2 * node).repeat_interleave(2)
-            node[1::2] += 1
-        leaves: torch.Tensor = self._leaves[:, node]
-        found.append((query.repeat_interleave(leaves.shape[2]), leaves.flatten(1)))
-        return _columns(len(points), found)
-
-
-def _columns(m: int, found: list[tuple[torch.Tensor, torch.Tensor]]) -> repulsion.Sources:
-    query = torch.cat([part for part, _ in found])
-    entries = torch.cat([part for _, part in found], dim=1)
-    real = entries[-1] > 0
-    query, order = query[real].sort(stable=True)
-    entries = entries[:, real][:, order]
-    counts = query.bincount(minlength=m)
-    height = -(-int(counts.max()) // repulsion._GROUP) * repulsion._GROUP
-    row = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
-    places = torch.zeros((height, len(entries) - 2, m), device=query.device)
-    places[row, :, query] = entries[:-2].T
-    rest = torch.zeros((2, height, m), device=query.device)
-    rest[:, row, query] = entries[-2:]
-    return repulsion.Sources(places, rest[0], rest[1])

@@ -45,7 +45,7 @@ def shortlist_length(n: int, count: int) -> int:
     return min(n, count + max(count // 2, 32))
 
 
-def build_cells(embeddings: int8.Halves, count: int, *, least: int = _LEAST) -> dict[str, Array]:
+def build_ivf(embeddings: int8.Halves, count: int, *, least: int = _LEAST) -> dict[str, Array]:
     """Sort embeddings, rounded to 8-bit integers, into cells.
 
     Args:

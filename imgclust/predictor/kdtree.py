@@ -6,6 +6,9 @@ the queries beside it. Only the order of the points is stored; boxes are compute
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,10 +61,32 @@ def build_order(points: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     return order
 
 
-def pairs_with_boxes(queries: int, level: int) -> tuple[Indices, Indices]:
-    """Each query with each box of a level: their numbers, int64 (queries × 2**level,)."""
-    boxes = 2**level
-    return np.arange(queries).repeat(boxes), np.arange(queries * boxes) & (boxes - 1)
+def pairs_with_boxes(queries: Any, level: int) -> tuple[Any, Any]:
+    """Each query with each box of a level: their numbers, int64 (queries × 2**level,), where `queries` is."""
+    boxes, m = 2**level, len(queries)
+    return exact.repeat(exact.arange(m, queries), boxes), exact.arange(m * boxes, queries) & (boxes - 1)
+
+
+def descend(queries: Any, level: int, depth: int, goes_on: Callable[[int, Any, Any], Any]) -> tuple[Any, Any]:
+    """Walk down a tree of halved boxes for all queries at once, on numpy arrays and torch tensors alike.
+
+    Args:
+        queries: one row for each.
+        level, depth: where the walk begins, and the leaves' level.
+        goes_on: level, queries and boxes (pairs,) → bool (pairs,): which pairs are looked at more closely.
+
+    Returns:
+        The pairs of a query and a leaf that are left: int64 (pairs,), ordered by query.
+    """
+    query, node = pairs_with_boxes(queries, level)
+    while True:
+        some = goes_on(level, query, node)
+        query, node = exact.keep(query, some), exact.keep(node, some)
+        if level == depth:
+            return query, node
+        level += 1
+        query, node = exact.repeat(query, 2), exact.repeat(2 * node, 2)
+        node[1::2] += 1
 
 
 class KDTree:
@@ -123,7 +148,7 @@ class KDTree:
         """
         everyone = np.arange(len(queries))
         level = min(_HOME_START, self.depth)
-        gaps = self._gap(level, queries, *pairs_with_boxes(len(queries), level))
+        gaps = self._gap(level, queries, *pairs_with_boxes(queries, level))
         node = gaps.reshape(len(queries), -1).argmin(1)
         twice = np.tile(everyone, 2)
         for below in range(level + 1, self.depth + 1):
@@ -142,24 +167,19 @@ class KDTree:
         variances = (np.add.reduceat(gaps * gaps, edges[:-1], axis=1) / sizes).sum(0)
         return means, variances, sizes / self.n
 
-    def leaf_points(self, leaf: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Points of leaves, float32 (d, m, width), and their shares of all points, 0 where there is none."""
-        shares = np.where(self._missing.take(leaf, axis=0), np.float32(0), np.float32(1 / self.n))
-        return self._leaf_points.take(leaf, axis=1).astype(np.float32), shares
+    def leaf_points(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Points of all leaves, float32 (d, leaves, width), and their shares of all points, 0 where there is
+        none."""
+        shares = np.where(self._missing, np.float32(0), np.float32(1 / self.n))
+        return self._leaf_points.astype(np.float32), shares
 
     def _leaves(self, queries: Array, radius: Array) -> tuple[Indices, Indices]:
-        level = min(_START, self.depth)
-        query, node = pairs_with_boxes(len(queries), level)
         reach = (radius * radius) * _SLACK
-        while True:
-            near = self._gap(level, queries, query, node) <= reach.take(query)
-            query, node = query.compress(near), node.compress(near)
-            if level == self.depth:
-                return query, node
-            level += 1
-            query = query.repeat(2)
-            node = (2 * node).repeat(2)
-            node[1::2] += 1
+
+        def near(level: int, query: Indices, node: Indices) -> npt.NDArray[np.bool_]:
+            return self._gap(level, queries, query, node) <= reach.take(query)
+
+        return descend(queries, min(_START, self.depth), self.depth, near)
 
     def _gap(self, level: int, queries: Array, query: Indices, node: Indices) -> Array:
         """Squared distances between queries and boxes, float64 (pairs,); 0 inside."""

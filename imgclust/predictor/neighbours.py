@@ -34,7 +34,7 @@ _RANK = (1 << _PLACE + _SCORE) - 1  # all but the query; all ones where there is
 _MIDDLE = 1 << _SCORE - 1  # scores lie on both sides of 0
 _NONE = -_MIDDLE  # below any score
 _FEW = 4096  # blocks that are sorted as they are
-_CLASS_BITS = 8  # of a score, by which blocks are told apart before they are sorted
+_CLASS_BITS = 8  # of a score, by which blocks are classed before they are sorted
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Neighbours:
     """Search over the frozen embeddings.
 
     Args:
-        arrays: `embeddings` float16 (n, D) and what `cells.build_cells` made of them.
+        arrays: `embeddings` float16 (n, D) and what `ivf.build_ivf` made of them.
         count: how many neighbours are asked for, at most as many as the cells were built for.
         metric: "euclidean" or "cosine".
     """

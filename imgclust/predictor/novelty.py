@@ -1,9 +1,9 @@
 """Novel: unlike everything a model was trained on, judged in the encoder's space.
 
 UMAP places anything somewhere, noise and blank pictures as well as a new meme, so this is judged before it.
-An image is novel when it is far from the nearest training image, or far from the middle of them all. The
-first finds pictures of something new; the second those that show little of anything, which lie near some
-sparse training picture, but less in the direction that all pictures share.
+An image is novel when it is far from the nearest training image, or far from the mean direction of them
+all. The first finds pictures of something new; the second those that show little of anything, which lie near
+some sparse training picture, but less in the direction that all pictures share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALIBRATING = 20_000  # images that thresholds are taken from, at most: of the d
 BLOCK = 8192
 COMPARED = 1024  # rows that are compared with all others at once
 
-Middle = npt.NDArray[np.float16]
+Direction = npt.NDArray[np.float16]
 Rows = npt.NDArray[np.int64]
 
 
@@ -39,11 +39,11 @@ def check_rate(rate: float) -> None:
         raise FitError(f"novel_rate must be 0 to {HIGHEST_RATE}, is {rate}")
 
 
-def middle_of(embeddings: npt.NDArray[Any]) -> Middle:
+def mean_direction(embeddings: npt.NDArray[Any]) -> Direction:
     """float16 (D,): the mean direction of embeddings (n, D), unit-norm; zeros where they have none.
 
     Products of two rows of float16 values of length 1, and their sums, are exact in float64: cosines to the
-    middle are the same in any order, on any processor.
+    mean are the same in any order, on any processor.
     """
     total = np.zeros(embeddings.shape[1])
     for start in range(0, len(embeddings), BLOCK):
@@ -52,8 +52,12 @@ def middle_of(embeddings: npt.NDArray[Any]) -> Middle:
     return (total / length if length else total).astype(np.float16)
 
 
-def middle_in(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, float]) -> Middle | None:
-    """The middle by which a model judges; None: a folder from before it was, or a threshold given by hand.
+def stored_mean_direction(
+    arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, float]
+) -> Direction | None:
+    """The mean direction by which a model judges.
+
+    None: a folder from before it was stored, or a threshold given by hand.
 
     Raises:
         ModelError: it is missing.
@@ -65,13 +69,13 @@ def middle_in(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, float]
     return arrays["middle"]
 
 
-def cosines_to(middle: Middle, embeddings: Floats) -> npt.NDArray[np.float64]:
-    """float64 (m,): exact products of embeddings of float16 values, (m, D), with the middle."""
-    return embeddings.astype(np.float64) @ middle.astype(np.float64)
+def cosines_to(mean: Direction, embeddings: Floats) -> npt.NDArray[np.float64]:
+    """float64 (m,): exact products of embeddings of float16 values, (m, D), with the mean direction."""
+    return embeddings.astype(np.float64) @ mean.astype(np.float64)
 
 
 def calibrate(
-    training: Floats, middle: Middle, held_out: Floats, nearest: Floats, rate: float = NOVEL_RATE
+    training: Floats, mean: Direction, held_out: Floats, nearest: Floats, rate: float = NOVEL_RATE
 ) -> dict[str, float]:
     """The table "novelty" of a model's parameters: cosines below which an image is novel.
 
@@ -80,14 +84,14 @@ def calibrate(
 
     Args:
         training: (n, D) embeddings.
-        middle: of these.
+        mean: their direction.
         held_out: (h, D).
         nearest: (h,) cosines of these to the nearest of the training embeddings.
         rate: share of images like the training ones that may be called novel, 0..0.2.
     """
     asked = np.sort(shuffled(len(training))[: max(0, CALIBRATING - len(held_out))])
     near = np.concatenate([nearest, nearest_other(training, asked)])
-    central = np.concatenate([cosines_to(middle, held_out), cosines_to(middle, training[asked])])
+    central = np.concatenate([cosines_to(mean, held_out), cosines_to(mean, training[asked])])
     lowest = np.float32(np.quantile(near, rate / 2, method="lower"))
     return {
         # one step lower, as cosines to the nearest are judged before they are rounded
@@ -98,19 +102,19 @@ def calibrate(
 
 
 def judge(
-    table: Mapping[str, float], middle: Middle | None, embeddings: Floats, nearest: npt.NDArray[Any]
+    table: Mapping[str, float], mean: Direction | None, embeddings: Floats, nearest: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:
     """bool (m,): which of the embeddings, (m, D), are novel.
 
     Args:
         table: of `calibrate`.
-        middle: as `middle_in` gives it.
+        mean: as `stored_mean_direction` gives it.
         nearest: (m,) cosines to the nearest training embedding.
     """
     far: npt.NDArray[np.bool_] = nearest < table["threshold"]
-    if middle is None:
+    if mean is None:
         return far
-    return far | (cosines_to(middle, embeddings) < table["middle"])
+    return far | (cosines_to(mean, embeddings) < table["middle"])
 
 
 def nearest_other(rows: Floats, asked: Rows | None = None) -> Floats:

@@ -1,7 +1,7 @@
 """Embedding → point → cluster, from frozen arrays: the same answer for the same embedding, always.
 
-    embeddings ─► neighbours ─► placing ─► clustertree ─► membership
-                  CLIP space     UMAP        HDBSCAN       candidates
+    embeddings ─► neighbours ─► umap_transform ─► condensed_tree ─► soft_membership
+                  CLIP space    a place           a cluster         candidates
 
 Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
 """
@@ -25,9 +25,6 @@ from imgclust.predictor.prepare import LARGEST, METRICS, Arrays, check_prepared,
 from imgclust.predictor.soft_membership import SoftMembership
 from imgclust.predictor.umap_transform import UmapTransform
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
-
-__all__ = ["ClusterTree", "FrozenPredictor", "prepare"]
-
 
 _AT_ONCE = 256  # rows: bounds the memory of one call
 _TWO_PARTS = 8  # rows from which on two threads search: the products of codes hold no lock
@@ -72,14 +69,14 @@ class FrozenPredictor:
         check_prepared(arrays, umap["n_neighbors"])
         self._dim = arrays["embeddings"].shape[1]
         self._novelty = {name: float(value) for name, value in params["novelty"].items()}
-        self._middle = novelty.middle_in(arrays, self._novelty)
+        self._mean = novelty.stored_mean_direction(arrays, self._novelty)
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
             None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
         )
         if self._locator is None:
             self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
-            self._placing = UmapTransform(arrays, umap, self.tree.index)
+            self._umap = UmapTransform(arrays, umap, self.tree.index)
         self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
         self._threads = threads or torch.get_num_threads()
         self._pool = _pool(self._threads)
@@ -123,7 +120,7 @@ class FrozenPredictor:
         return self._place(embeddings, self._neighbours.ranked(embeddings, candidates))
 
     def _place(self, embeddings: Floats, near: Neighbourhood) -> Prediction:
-        placed = self._placing.place(near)
+        placed = self._umap.transform(near)
         rows, reach = self.tree.nearest(placed.points)
         located = Located(placed.points, placed.settled, near.similarities, rows, reach)
         return self._answer(embeddings, located)
@@ -138,7 +135,7 @@ class FrozenPredictor:
             labels=membership.labels,
             probabilities=membership.probabilities.astype(np.float32),
             points=located.points,
-            novel=novelty.judge(self._novelty, self._middle, embeddings, located.similarities),
+            novel=novelty.judge(self._novelty, self._mean, embeddings, located.similarities),
             candidates=candidates,
             scores=scores,
             similarities=located.similarities.astype(np.float32),
@@ -173,7 +170,7 @@ class FrozenPredictor:
             ),
         ):
             if wrong.any():
-                raise ValueError(f"embedding {int(np.argmax(wrong))} {what}: no cluster can be told from it")
+                raise ValueError(f"embedding {int(np.argmax(wrong))} {what}: it has no cluster")
         with np.errstate(over="ignore"):
             half = embeddings.astype(np.float16).astype(np.float32)
         if (half != embeddings).any():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from imgclust.errors import ModelError
 from imgclust.predictor import int8, novelty
-from imgclust.predictor.ivf import BLOCK, build_cells, shortlist_length
+from imgclust.predictor.ivf import BLOCK, build_ivf, shortlist_length
 from imgclust.predictor.kdtree import build_order
 from imgclust.predictor.umap_transform import build_tables
 
@@ -31,14 +31,14 @@ def prepare(arrays: Arrays, params: Mapping[str, Mapping[str, Any]]) -> dict[str
         params: with the tables "umap" and "hdbscan".
 
     Returns:
-        `kd_order` int32 (n,); the cells of `cells.build_cells`; `attraction` and `repulsion` float32,
+        `kd_order` int32 (n,); the arrays of `ivf.build_ivf`; `attraction` and `repulsion` float32,
         `knn_target` float64 (1,); `middle` float16 (D,).
     """
     return {
         "kd_order": build_order(arrays["points"]),
-        **build_cells(arrays["embeddings"], params["umap"]["n_neighbors"]),
+        **build_ivf(arrays["embeddings"], params["umap"]["n_neighbors"]),
         **build_tables(params["umap"]),
-        "middle": novelty.middle_of(arrays["embeddings"]),
+        "middle": novelty.mean_direction(arrays["embeddings"]),
     }
 
 

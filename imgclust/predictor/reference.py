@@ -43,7 +43,7 @@ class ReferencePredictor:
     ) -> None:
         self._embeddings = np.asarray(arrays["embeddings"], np.float32)
         self._novelty = params["novelty"]
-        self._middle = novelty.middle_in(arrays, self._novelty)
+        self._mean = novelty.stored_mean_direction(arrays, self._novelty)
         self.umap = rebuild_umap(arrays, params["umap"], transform_seed=transform_seed)
         self.hdbscan = rebuild_hdbscan(arrays, params["hdbscan"])
 
@@ -65,7 +65,7 @@ class ReferencePredictor:
             labels=label.astype(np.int32),
             probabilities=probability.astype(np.float32),
             points=point,
-            novel=novelty.judge(self._novelty, self._middle, row, similarity),
+            novel=novelty.judge(self._novelty, self._mean, row, similarity),
             candidates=candidates,
             scores=scores,
             similarities=similarity,

@@ -7,14 +7,14 @@ k-d tree count as one soft point (Barnes and Hut, 1986), near ones point by poin
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from imgclust.predictor import exact
-from imgclust.predictor.kdtree import Array, Indices, KDTree, pairs_with_boxes
-from imgclust.predictor.neighbours import ranges
+from imgclust.predictor.kdtree import Array, KDTree, descend
 
 CLIP = 4.0  # UMAP's bound on each coordinate of a force
 _OPENING = 0.35  # a box counts as one point when its spread is below this share of its distance,
@@ -28,6 +28,7 @@ _ROUGHLY = 3.0  # how much larger both may be while a point is still far from wh
 _GROUP = 16  # entries of a list are summed in groups of so many, so that empty ones at its end change nothing
 
 Singles = npt.NDArray[np.float32]
+Put = Callable[[npt.NDArray[Any]], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,19 +53,20 @@ class Repulsion:
         tree: over the training points.
         table: float32, the force's coefficient as a function of the squared distance; see `exact.table`.
         push: negative samples for each pull, times their strength: what an error is multiplied with.
+        put: takes arrays to where points will be.
     """
 
-    xp: Any = np
-
-    def __init__(self, tree: KDTree, table: Singles, push: float) -> None:
-        self._tree = tree
-        self._table = table
+    def __init__(self, tree: KDTree, table: Singles, push: float, put: Put = np.asarray) -> None:
+        self._depth = tree.depth
+        self._table = put(table)
         care = min(1.0, _USUAL_PUSH / push) if push > 0.0 else 1.0
         self._opening, self._negligible = _OPENING * _OPENING * care, _NEGLIGIBLE * care
         boxes = [tree.box(level) for level in range(tree.depth + 1)]
-        self._levels = [(*box, _entries(*box)) for box in boxes]
+        self._levels = [tuple(put(part) for part in (*box, _entries(*box))) for box in boxes]
+        places, shares = tree.leaf_points()
+        self._leaves = put(np.concatenate([places, np.zeros_like(shares)[None], shares[None]]))
 
-    def sources(self, points: Array, *, roughly: bool = False) -> Sources:
+    def sources(self, points: Any, *, roughly: bool = False) -> Sources:
         """The entries that matter to each point, and to all places near it.
 
         Args:
@@ -73,26 +75,20 @@ class Repulsion:
         """
         care = _ROUGHLY if roughly else 1.0
         opening, negligible = self._opening * care, self._negligible * care
-        level = min(_START, self._tree.depth)
-        query, node = pairs_with_boxes(len(points), level)
-        found: list[tuple[Indices, Singles]] = []
-        while True:
+        found: list[tuple[Any, Any]] = []
+
+        def near(level: int, query: Any, node: Any) -> Any:
             means, variances, shares, entries = self._levels[level]
-            gap = exact.squared_lengths((points.T.take(query, axis=1) - means.take(node, axis=1))[None])[0]
-            spread = variances.take(node)
+            gap = exact.squared_lengths((exact.pick(points.T, query) - exact.pick(means, node))[None])[0]
+            spread = exact.pick(variances, node)
             far = spread <= gap * opening
-            far |= shares.take(node) * spread <= negligible * (gap + spread)
-            found.append((query.compress(far), entries.take(node.compress(far), axis=1)))
-            query, node = query.compress(~far), node.compress(~far)
-            if level == self._tree.depth:
-                break
-            level += 1
-            query, node = query.repeat(2), (2 * node).repeat(2)
-            node[1::2] += 1
-        places, weights = self._tree.leaf_points(node)
-        points_of_leaves = np.concatenate([places, np.zeros_like(weights)[None], weights[None]])
-        flat = points_of_leaves.reshape(len(points_of_leaves), -1)
-        found.append((query.repeat(weights.shape[1]), flat))
+            far |= exact.pick(shares, node) * spread <= negligible * (gap + spread)
+            found.append((exact.keep(query, far), exact.pick(entries, exact.keep(node, far))))
+            return ~far
+
+        query, node = descend(points, min(_START, self._depth), self._depth, near)
+        leaves = self._leaves.take(node, axis=1) if isinstance(node, np.ndarray) else self._leaves[:, node]
+        found.append((exact.repeat(query, leaves.shape[2]), leaves.reshape(len(leaves), -1)))
         return _columns(len(points), found)
 
     def force(self, points: Any, sources: Sources) -> Any:
@@ -103,7 +99,7 @@ class Repulsion:
         """
         forces = points - sources.places
         squares = exact.squared_lengths(forces) + sources.softening
-        forces *= exact.lookup(self._table, squares, self.xp)[:, None]
+        forces *= exact.lookup(self._table, squares)[:, None]
         forces = exact.clip(forces, -CLIP, CLIP)
         forces *= sources.weights[:, None]
         return _grouped_sum(forces)
@@ -127,17 +123,19 @@ def _grouped_sum(x: Any) -> Any:
     return exact.ordered_sum(total)
 
 
-def _columns(m: int, found: list[tuple[Indices, Singles]]) -> Sources:
-    query = np.concatenate([part for part, _ in found])
-    entries = np.concatenate([part for _, part in found], axis=1)
-    real = np.flatnonzero(entries[-1] > 0)
-    order = real.take(np.argsort(query.take(real), kind="stable"))
-    query, entries = query.take(order), entries.take(order, axis=1)
-    counts = np.bincount(query, minlength=m)
+def _columns(m: int, found: list[tuple[Any, Any]]) -> Sources:
+    xp = exact.module(found[0][0])
+    query = xp.concatenate([part for part, _ in found])
+    entries = xp.concatenate([part for _, part in found], 1)
+    real = xp.where(entries[-1] > 0)[0]
+    # stable: each point's entries stay in the order of the walk
+    order = exact.pick(real, xp.argsort(exact.pick(query, real), stable=True))
+    query, entries = exact.pick(query, order), exact.pick(entries, order)
+    counts = xp.bincount(query, minlength=m)
     height = -(-int(counts.max()) // _GROUP) * _GROUP
-    cell = ranges(0, counts) * m + query
-    cells = np.zeros((len(entries), height * m), dtype=np.float32)
-    for axis, values in zip(cells, entries, strict=True):
-        axis[cell] = values
-    table = cells.reshape(-1, height, m)
+    row = exact.arange(len(query), query) - exact.pick(counts.cumsum(0) - counts, query)
+    table = exact.zeros((len(entries), height * m), query)
+    for axis, values in zip(table, entries, strict=True):
+        axis[row * m + query] = values
+    table = table.reshape(-1, height, m)
     return Sources(table[:-2].swapaxes(0, 1), table[-2], table[-1])

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from imgclust.predictor import exact
 from imgclust.predictor.kdtree import Array, KDTree
 from imgclust.predictor.neighbours import Neighbourhood
-from imgclust.predictor.repulsion import CLIP, Repulsion, Sources
+from imgclust.predictor.repulsion import CLIP, Put, Repulsion, Sources
 
 _NEWTON, _NEWTON_STEP = 20, 1e-7  # steps for the bandwidth, and the last one's size; umap stops at 1e-5
 _COARSE, _FINE = 4, 8  # steps to settle, before and after the sources of the push are looked up anew
@@ -65,7 +65,7 @@ def build_tables(params: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Placed:
+class Transformed:
     """Attributes: points float32 (m, d); settled bool (m,)."""
 
     points: npt.NDArray[np.float32]
@@ -99,18 +99,22 @@ class UmapTransform:
         arrays: `points` float32 (n, d), `attraction` and `repulsion` from `build_tables`.
         params: UMAP's parameters.
         tree: over `points`.
+        put: takes arrays to where neighbours will be.
     """
 
-    xp: Any = np
-
     def __init__(
-        self, arrays: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], tree: KDTree
+        self,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        params: Mapping[str, Any],
+        tree: KDTree,
+        put: Put = np.asarray,
     ) -> None:
-        self._axes = np.ascontiguousarray(arrays["points"].T)
-        self._attraction = arrays["attraction"]
+        self._axes = put(np.ascontiguousarray(arrays["points"].T))
+        self._attraction = put(arrays["attraction"])
+        self._xp = exact.module(self._attraction)
         self._negatives = float(params["negative_sample_rate"])
         push = self._negatives * float(params["repulsion_strength"])
-        self._repulsion = Repulsion(tree, arrays["repulsion"], push)
+        self._repulsion = Repulsion(tree, arrays["repulsion"], push, put)
         self._epochs = 100 if params["n_epochs"] is None else int(params["n_epochs"] // 3)
         self._rate = params["learning_rate"] / 4.0
         self._local = max(0.0, params["local_connectivity"] - 1.0)
@@ -119,18 +123,24 @@ class UmapTransform:
         others = max(min(params["n_neighbors"], len(arrays["points"])) - 1, 1)
         self._first = max(0.0, math.floor(1000 * math.log(others / self._target)) / 1000)
 
-    def place(self, near: Neighbourhood) -> Placed:
-        """Place new points; each by itself."""
+    def transform(self, near: Neighbourhood) -> Transformed:
+        """Places of new points; each by itself."""
         parts = [
-            self._place(near.rows[i : i + _CHUNK], near.distances[i : i + _CHUNK])
+            self.move(near.rows[i : i + _CHUNK], near.distances[i : i + _CHUNK])
             for i in range(0, len(near.rows), _CHUNK)
         ]
-        return Placed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Transformed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def _place(self, rows: npt.NDArray[np.int64], distances: Array) -> tuple[Any, Any]:
-        places = self._axes.take(rows.T, axis=1).swapaxes(0, 1)
-        points, settled = self._move(places, np.ascontiguousarray(distances.T))
-        return np.ascontiguousarray(points.T), settled
+    def move(self, rows: Any, distances: Any) -> tuple[Any, Any]:
+        """Places of new points, float32 (m, d), and whether they settled, (m,).
+
+        Args:
+            rows: int64 (m, k), the neighbours' rows.
+            distances: float64 (m, k), to them in CLIP space.
+        """
+        places = exact.pick(self._axes, rows.T).swapaxes(0, 1)
+        points, settled = self._move(places, exact.contiguous(distances.T))
+        return exact.contiguous(points.T), settled
 
     def _move(self, places: Any, distances: Any) -> tuple[Any, Any]:
         """Places of new points, float32 (d, m), and whether they settled, (m,).
@@ -160,7 +170,7 @@ class UmapTransform:
 
     def _weights(self, distances: Any) -> Any:
         """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
-        xp = self.xp
+        xp = self._xp
         beyond = exact.clip(distances - self._nearest(distances), 0.0, math.inf)
         mean = exact.ordered_sum(distances) / len(distances)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -171,14 +181,14 @@ class UmapTransform:
             inverse = xp.where(spread > 0.0, self._first / spread, 0.0)
             moving = inverse >= 0.0
             for _ in range(_NEWTON):
-                values = exact.exp(-beyond[1:] * inverse, xp)
+                values = exact.exp(-beyond[1:] * inverse)
                 total, slope = exact.ordered_sum(xp.stack([values, values * beyond[1:]], 1))
                 step = xp.where((slope > 0.0) & moving, (total - self._target) / slope, 0.0)
                 inverse = xp.minimum(exact.clip(inverse + step, 0.0, math.inf), most)
                 moving = moving & (xp.abs(step) > _NEWTON_STEP * inverse)
                 if not moving.any():
                     break
-        strengths = exact.exp(-beyond * inverse, xp)
+        strengths = exact.exp(-beyond * inverse)
         strengths = strengths / strengths[0]
         return xp.where(strengths < 1.0 / self._epochs, 0.0, strengths)
 
@@ -186,7 +196,7 @@ class UmapTransform:
         """umap's rho, (m,): the distance within which all neighbours count fully."""
         if self._local == 0.0:
             return 0.0
-        xp, last = self.xp, len(distances) - 1
+        xp, last = self._xp, len(distances) - 1
         zeros = (distances == 0.0).sum(0)
         whole, share = int(self._local), self._local - int(self._local)
         first = xp.clip(zeros + max(whole - 1, 0), None, last)[None]
@@ -198,13 +208,13 @@ class UmapTransform:
     def _start(self, pull: _Pull, equal: Any) -> Any:
         """The weighted mean of the neighbours; for an embedding of the training data its own place."""
         means = exact.ordered_sum(pull.weights[:, None] * pull.places) / pull.total
-        return self.xp.where(equal, pull.places[0], means)
+        return self._xp.where(equal, pull.places[0], means)
 
     def _settle(
         self, pull: _Pull, points: Any, sources: Sources, steps: int, stride: float
     ) -> tuple[Any, Any]:
         """Fixed-point steps to where pull and push cancel; the places, and how far the last step went."""
-        xp = self.xp
+        xp = self._xp
         share = self._negatives * pull.total
         # one row of ones more, so that one sum has the strengths' own too
         places = xp.concatenate([pull.places, xp.ones_like(pull.places[:, :1])], 1)
@@ -219,7 +229,7 @@ class UmapTransform:
 
     def _replay(self, pull: _Pull, points: Any, sources: Sources, epochs: int) -> Any:
         """The last epochs of UMAP's own descent, with the mean push after each pull."""
-        xp = self.xp
+        xp = self._xp
         before = xp.floor(max(self._epochs - epochs - 1, 0) * pull.exactly)
         for epoch in range(max(self._epochs - epochs, 1), self._epochs):
             rate = self._rate * (1.0 - epoch / self._epochs)
@@ -239,4 +249,4 @@ class UmapTransform:
 
     def _strengths(self, differences: Any) -> Any:
         """The pull's coefficient of each neighbour, (k, m)."""
-        return exact.lookup(self._attraction, exact.squared_lengths(differences), self.xp)
+        return exact.lookup(self._attraction, exact.squared_lengths(differences))

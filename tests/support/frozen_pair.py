@@ -7,7 +7,7 @@ from typing import Any
 import hdbscan
 import numpy as np
 
-from imgclust.predictor.ivf import build_cells
+from imgclust.predictor.ivf import build_ivf
 from imgclust.predictor.prepare import prepare
 
 UMAP = {
@@ -80,5 +80,5 @@ def frozen_pair(
     }
     arrays = {"embeddings": rows.astype(np.float16), **tree_arrays(clusterer, points)}
     arrays |= prepare(arrays, params)
-    arrays |= build_cells(arrays["embeddings"], params["umap"]["n_neighbors"], least=30)  # more than one
+    arrays |= build_ivf(arrays["embeddings"], params["umap"]["n_neighbors"], least=30)  # more than one
     return arrays, params

@@ -1,7 +1,7 @@
 """The shadow model: it predicts what the model at work predicts, and publishes nothing.
 
 It has a thread of its own and takes what it can: live tags never wait for it, and an error of it is counted
-and logged, never more. What it said is compared in the metrics, before anybody switches.
+and logged, never more. Its answers are compared in the metrics, before anybody switches.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def agreement(pairs: Mapping[tuple[int, int], int], *, one_taxonomy: bool) -> fl
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Comparison:
-    """One shadow model beside one live model, and what they said of the latest images."""
+    """One shadow model beside one live model, and their answers for the latest images."""
 
     model: Any
     one_taxonomy: bool
@@ -104,13 +104,13 @@ class Shadow:
     def _beside(self, model: Any, live: Any) -> _Comparison:
         return _Comparison(model, model.taxonomy == live.taxonomy, Sliding(Pairs(), self._clock))
 
-    def offer(self, embeddings: Floats, said: Prediction) -> None:
+    def offer(self, embeddings: Floats, prediction: Prediction) -> None:
         """What the model at work has just predicted; never waits."""
         comparison = self._comparison
         if comparison is None:
             return
         try:
-            self._offered.put_nowait((comparison, embeddings, said.labels))
+            self._offered.put_nowait((comparison, embeddings, prediction.labels))
         except queue.Full:
             self._metrics.shadow_skipped.inc(len(embeddings))
 

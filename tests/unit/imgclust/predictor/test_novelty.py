@@ -32,7 +32,7 @@ def nearest(rows: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def calibrated(training: np.ndarray, held_out: np.ndarray, rate: float = NOVEL_RATE) -> dict[str, float]:
-    middle = novelty.middle_of(training)
+    middle = novelty.mean_direction(training)
     return novelty.calibrate(training, middle, held_out, nearest(held_out, training), rate)
 
 
@@ -41,7 +41,7 @@ def test_the_cosine_to_the_middle_is_exact_in_any_order(seed: int, rows: int, di
     """Permuting the numbers of the embeddings, or taking rows alone, changes no bit."""
     rng = np.random.default_rng(seed)
     embeddings, order = unit_half(rng.normal(size=(rows, dim))), rng.permutation(dim)
-    middle = novelty.middle_of(unit_half(rng.normal(size=(5, dim))))
+    middle = novelty.mean_direction(unit_half(rng.normal(size=(5, dim))))
     cosines = novelty.cosines_to(middle, embeddings)
     np.testing.assert_array_equal(cosines, novelty.cosines_to(middle[order], embeddings[:, order]))
     alone = [novelty.cosines_to(middle, row[None])[0] for row in embeddings]
@@ -54,7 +54,7 @@ def test_calibrated_images_are_novel_at_most_at_the_rate(rate: float, seed: int)
     training, held_out = cone(400, seed), cone(600, seed + 1000)
     table = calibrated(training, held_out, rate)
     near = np.concatenate([nearest(held_out, training), novelty.nearest_other(training)])
-    told = novelty.judge(table, novelty.middle_of(training), np.concatenate([held_out, training]), near)
+    told = novelty.judge(table, novelty.mean_direction(training), np.concatenate([held_out, training]), near)
     assert told.mean() <= rate
     assert told.mean() >= rate / 4 - 1 / len(told), "and not much less"
 
@@ -66,7 +66,7 @@ def test_what_lies_near_one_training_image_only_can_be_novel() -> None:
     blank[0, 3] = 1
     blank_like = unit_half(blank + 0.05 * np.random.default_rng(0).normal(size=(1, 32)))
     training = np.concatenate([training, blank])
-    table, middle = calibrated(training, held_out), novelty.middle_of(training)
+    table, middle = calibrated(training, held_out), novelty.mean_direction(training)
     near = nearest(blank_like, training)
     assert near > 0.9
     assert novelty.judge(table, middle, blank_like, near).all()
@@ -76,7 +76,7 @@ def test_what_lies_near_one_training_image_only_can_be_novel() -> None:
 def test_embeddings_without_a_middle_are_judged_by_the_nearest_alone() -> None:
     """Training rows that cancel out have no middle; nothing is novel for being far from it."""
     rows = np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32)
-    middle = novelty.middle_of(rows)
+    middle = novelty.mean_direction(rows)
     assert not middle.any()
     table = calibrated(rows, rows[:0])
     assert not novelty.judge(table, middle, rows, np.ones(len(rows), np.float32)).any()

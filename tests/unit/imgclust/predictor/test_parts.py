@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from imgclust.predictor import exact, int8, neighbours, repulsion, umap_transform
-from imgclust.predictor.ivf import BLOCK, build_cells, shortlist_length, shuffled
+from imgclust.predictor.ivf import BLOCK, build_ivf, shortlist_length, shuffled
 from imgclust.predictor.kdtree import KDTree, build_order
 from imgclust.predictor.neighbours import Neighbours
 from imgclust.predictor.repulsion import Repulsion
@@ -24,7 +24,7 @@ from tests.support.frozen_pair import UMAP, embeddings, frozen_pair
 def test_exp_is_exp(x: np.ndarray) -> None:
     """The relative error stays below 1e-9, and torch gives the same bits."""
     np.testing.assert_allclose(exact.exp(x), [math.exp(v) for v in x], rtol=1e-9)
-    assert exact.exp(torch.from_numpy(x), torch).numpy().tobytes() == exact.exp(x).tobytes()
+    assert exact.exp(torch.from_numpy(x)).numpy().tobytes() == exact.exp(x).tobytes()
 
 
 @given(st.integers(1, 90), st.integers(1, 9), st.integers(0, 1000))
@@ -107,7 +107,7 @@ def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric:
     """Of the cells that are read, the nearest rows are found, and their distances are the true ones."""
     rows = embeddings(n + 9, dim, 4, seed)[0]
     train, asked = rows[:n].astype(np.float16), rows[n:]
-    cells = build_cells(train, k, least=least)
+    cells = build_ivf(train, k, least=least)
     search = Neighbours({"embeddings": train, **cells}, k, metric)
     found, reading = search.search(asked), search.reading(asked)
     read = np.zeros((len(asked), n), dtype=bool)
@@ -131,7 +131,7 @@ def test_neighbours_are_the_nearest(seed: int, n: int, dim: int, k: int, metric:
 def test_equal_training_rows_are_found_by_number() -> None:
     """Of rows that are equally near the first come first, however many there are."""
     train = np.repeat(embeddings(3, 16, 3, 0)[0], 50, axis=0).astype(np.float16)
-    found = Neighbours({"embeddings": train, **build_cells(train, 20)}, 20, "euclidean").search(
+    found = Neighbours({"embeddings": train, **build_ivf(train, 20)}, 20, "euclidean").search(
         train[[0, 60]].astype(np.float32)
     )
     assert found.rows.tolist() == [list(range(20)), list(range(50, 70))]
@@ -156,7 +156,7 @@ def test_processors_without_exact_int8_products_find_the_same(monkeypatch: pytes
 def test_cells_hold_every_row_once(seed: int, n: int, clusters: int) -> None:
     """Cells are whole blocks with enough rows for a shortlist; repeated rows are marked; no order is lost."""
     train = embeddings(n, 24, clusters, seed)[0].astype(np.float16)
-    built = build_cells(train, 10, least=20)
+    built = build_ivf(train, 10, least=20)
     rows, starts = built["code_rows"], built["cell_starts"]
     assert sorted(rows[rows >= 0].tolist()) == list(range(n))
     assert not (starts % BLOCK).any()
@@ -168,7 +168,7 @@ def test_cells_hold_every_row_once(seed: int, n: int, clusters: int) -> None:
         assert (inside[count:] == -1).all()
         repeated = built["codes"][start + count : stop]
         assert (repeated == built["codes"][start + count - 1]).all()
-    again = build_cells(train, 10, least=20)
+    again = build_ivf(train, 10, least=20)
     assert all(again[name].tobytes() == array.tobytes() for name, array in built.items())
 
 
@@ -176,7 +176,7 @@ def test_few_rows_are_read_and_few_neighbours_missed() -> None:
     """Where data has clusters a search reads a part of it, and finds what a search of everything finds."""
     rows = embeddings(6300, 32, 12, seed=4)[0]
     train, asked = rows[:6000].astype(np.float16), rows[6000:]
-    arrays = {"embeddings": train, **build_cells(train, 15, least=100)}
+    arrays = {"embeddings": train, **build_ivf(train, 15, least=100)}
     part = Neighbours(arrays, 15, "euclidean")
     whole = Neighbours({**arrays, "cell_margin": np.array([2**30], dtype=np.int32)}, 15, "euclidean")
     sizes = np.diff(arrays["cell_starts"])
