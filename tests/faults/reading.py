@@ -7,7 +7,7 @@ from typing import Any
 from tests.faults.checker import History, Published, Shown
 from tests.faults.surroundings import PARTITIONS, Surroundings
 from worker.kafka.offsets import lives_of
-from worker.kafka.scanner import Entry, Scanner, source_of
+from worker.kafka.scanner import Entry, Scanner
 from worker.view.client import parse_pair
 
 ALL = dict.fromkeys(range(PARTITIONS), 0)
@@ -17,7 +17,7 @@ def result_of(entry: Entry, *, dead: bool) -> Published:
     """A record of tags or of the dead letters."""
     import orjson
 
-    source = source_of(entry)
+    source = entry.source
     number = cluster = None
     if not dead and entry.value is not None:
         tag = orjson.loads(entry.value)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from worker.errors import Rejected
-from worker.kafka.scanner import Entry, SourcePosition, source_of
+from worker.kafka.scanner import Entry
+from worker.messages.headers import DeadLetterHeaders, SourcePosition
 from worker.messages.text import format_time
 from worker.messages.upload import Upload
 
@@ -48,17 +49,17 @@ def upload_of(entry: Entry) -> Upload | None:
 
 def read_letter(entry: Entry) -> DeadLetter:
     """A record of the dead-letter topic; it may have been written by anybody."""
-    headers, upload = entry.headers, upload_of(entry)
+    headers, upload = DeadLetterHeaders.read(entry.headers), upload_of(entry)
     return DeadLetter(
         entry,
         None if upload is None else upload.id,
-        source_of(entry),
-        headers.get("error-code", "?"),
-        headers.get("error-stage", "?"),
-        headers.get("error-message", ""),
-        headers.get("attempts", "?"),
-        headers.get("model", "?"),
-        "value-omitted" in headers,
+        entry.source,
+        headers.code,
+        headers.stage,
+        headers.message,
+        "?" if headers.attempts is None else str(headers.attempts),
+        headers.model,
+        headers.omitted,
     )
 
 

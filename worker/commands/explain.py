@@ -18,7 +18,8 @@ from worker.commands.dead_letters import read_letter, upload_of
 from worker.commands.output import watching, when
 from worker.errors import WorkerError
 from worker.kafka.offsets import decode_done
-from worker.kafka.scanner import Entry, Scanner, SourcePosition, source_of
+from worker.kafka.scanner import Entry, Scanner
+from worker.messages.headers import SourcePosition, replay_of
 from worker.messages.mapping import plain_json
 from worker.messages.text import printable
 from worker.settings.settings import Settings
@@ -96,7 +97,7 @@ def look(scanner: Scanner, settings: Settings, upload_id: str, since: float | No
     tags, retries = keyed(settings.tags_topic), keyed(settings.retry_topic)
     letters = keyed(settings.dlq_topic)
     events = _events(scanner, settings, upload_id, since)
-    known = [source for entry in (*tags, *retries, *letters) if (source := source_of(entry)) is not None]
+    known = [source for entry in (*tags, *retries, *letters) if (source := entry.source) is not None]
     partitions = {source.partition for source in known} | {entry.partition for entry in events}
     trouble = None
     committed: dict[int, tuple[int, str]] = {}
@@ -134,7 +135,7 @@ def told(found: Found, now_ms: int) -> list[Fields]:
     """What became of each event, in the order of the log; of events that are gone from it, their results."""
     sources: dict[tuple[int, int], int] = {(e.partition, e.offset): e.timestamp for e in found.events}
     for entry in (*found.tags, *found.letters, *found.retries):
-        if (source := source_of(entry)) is not None:
+        if (source := entry.source) is not None:
             sources.setdefault((source.partition, source.offset), source.timestamp)
     places = [SourcePosition(p, o, t) for (p, o), t in sources.items()]
     places.sort(key=lambda s: (s.partition, s.offset))
@@ -157,13 +158,13 @@ def _kind(entry: Entry) -> str:
 
 
 def _replayed(entry: Entry) -> bool:
-    return parse_pair(entry.headers.get("replay-of")) is not None
+    return replay_of(entry.headers) is not None
 
 
 def _of(entries: Iterable[Entry], place: SourcePosition) -> list[Entry]:
     found = []
     for entry in entries:
-        source = source_of(entry)
+        source = entry.source
         if source is not None and (source.partition, source.offset) == (place.partition, place.offset):
             found.append(entry)
     return found

@@ -26,7 +26,8 @@ from worker.commands.dlq import SHOWN, letter_fields, letters, name_of
 from worker.commands.output import to_json, watching
 from worker.errors import WorkerError
 from worker.kafka.reading import client_log
-from worker.kafka.scanner import Entry, Scanner, SourcePosition, source_of
+from worker.kafka.scanner import Entry, Scanner
+from worker.messages.headers import SourcePosition, replay_headers
 from worker.settings.settings import Settings
 from worker.wiring import formats
 
@@ -119,7 +120,7 @@ def _see_letters(scanner: Scanner, settings: Settings, later: LaterEvents, parti
 
 def _see_tags(scanner: Scanner, settings: Settings, later: LaterEvents, partitions: set[int]) -> None:
     for entry in _read(scanner, settings.tags_topic, partitions, later):
-        source, upload_id = source_of(entry), _key_id(entry.key)
+        source, upload_id = entry.source, _key_id(entry.key)
         if source is not None and upload_id is not None:
             what = "is tagged" if entry.value is not None else "is a deletion"
             later.saw(upload_id, source, f"a later event of the id {what}: {entry.position} in tags")
@@ -132,7 +133,7 @@ def _see_retries(scanner: Scanner, settings: Settings, later: LaterEvents, parti
         if upload_id is not None:
             last[upload_id] = entry
     for upload_id, entry in last.items():
-        source = source_of(entry)
+        source = entry.source
         if entry.value is not None and source is not None:
             later.saw(upload_id, source, "a later event of the id waits for another try")
 
@@ -215,9 +216,7 @@ def _send(settings: Settings, to_send: list[DeadLetter]) -> None:
 
 def _produce(producer: Producer, topic: str, letter: DeadLetter, delivered: Any) -> None:
     assert letter.source is not None
-    headers: list[tuple[str, str | bytes | None]] = [("replay-of", letter.entry.position.encode())]
-    if "traceparent" in letter.entry.headers:
-        headers.append(("traceparent", letter.entry.headers["traceparent"].encode()))
+    headers = replay_headers(letter.entry.position, letter.entry.headers)
     while True:
         with contextlib.suppress(BufferError):
             producer.produce(

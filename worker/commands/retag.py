@@ -33,6 +33,7 @@ from worker.kafka.reading import client_log
 from worker.kafka.scanner import Entry, Scanner
 from worker.kafka.topic_rules import PLANS, REPLICAS, min_insync
 from worker.messages.embedding import EmbeddingRecord, read_embedding
+from worker.messages.headers import result_headers
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import first_model
 from worker.tagger.prediction import ModelInfo, Predicted, rows, tag_of
@@ -226,14 +227,8 @@ class _Job:
         return self._encoder[1]
 
     def _produce(self, entry: Entry, value: bytes | None) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [
-            ("source-topic", self._source.encode()),
-            ("source-partition", b"%d" % entry.partition),
-            ("source-offset", b"%d" % entry.offset),
-            ("source-timestamp", b"%d" % entry.timestamp),
-        ]
-        if value is not None:
-            headers.append(("content-type", self._format.content_type))
+        kind = None if value is None else self._format.content_type
+        headers = result_headers(self._source.encode(), entry, content_type=kind)
         while True:
             try:
                 self._producer.produce(

@@ -54,7 +54,7 @@ class AtLeastOnce:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`interval`: seconds between two commits."""
-        self._source_topic = ("source-topic", uploads_topic.encode())
+        self._uploads_topic = uploads_topic.encode()
         self._consumer = consumer
         self._interval = interval
         self._metrics = metrics
@@ -107,7 +107,7 @@ class AtLeastOnce:
             self._hand_over(result)
 
     def _hand_over(self, result: Result) -> None:
-        headers = wire_headers(result, self._source_topic)
+        headers = wire_headers(result, self._uploads_topic)
         while not self._produce(result, headers):
             self._producer.poll(0.1)  # the queue is full: let acknowledgements in
             self._raise_fatal()

@@ -16,7 +16,7 @@ from typing import Protocol
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import StartError
-from worker.messages.headers import VALUE_OMITTED, source_headers
+from worker.messages.headers import VALUE_OMITTED, result_headers
 from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.tracing import UploadTrace
@@ -55,18 +55,10 @@ class Result:
             self.trace.end(outcome)
 
 
-def wire_headers(result: Result, uploads_topic: tuple[str, bytes]) -> list[tuple[str, str | bytes | None]]:
-    """All headers of a result."""
-    headers: list[tuple[str, str | bytes | None]] = [
-        uploads_topic,
-        *source_headers(result.source),
-        *result.headers,
-    ]
-    if result.content_type is not None:
-        headers.append(("content-type", result.content_type))
-    if result.traceparent is not None:
-        headers.append(("traceparent", result.traceparent))
-    return headers
+def wire_headers(result: Result, uploads_topic: bytes) -> list[tuple[str, str | bytes | None]]:
+    return result_headers(
+        uploads_topic, result.source, result.headers, result.content_type, result.traceparent
+    )
 
 
 def without_value(result: Result) -> Result:

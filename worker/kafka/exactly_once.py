@@ -83,7 +83,7 @@ class ExactlyOnce:
             interval: seconds that a result waits for its transaction at most, while the broker keeps up.
         """
         self._config = config
-        self._source_topic = ("source-topic", uploads_topic.encode())
+        self._uploads_topic = uploads_topic.encode()
         self._consumer = consumer
         self._interval = interval
         self._metrics = metrics
@@ -228,7 +228,7 @@ class ExactlyOnce:
                     key=result.key,
                     value=result.value,
                     partition=result.source.partition,
-                    headers=wire_headers(result, self._source_topic),
+                    headers=wire_headers(result, self._uploads_topic),
                     on_delivery=functools.partial(self._refused, index, result),
                 )
             except BufferError:

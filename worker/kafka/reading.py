@@ -6,7 +6,7 @@ import logging
 
 from confluent_kafka import Consumer, Message
 
-from worker.messages.record import trace_header
+from worker.messages.headers import read_headers, read_traceparent
 
 client_log = logging.getLogger("worker.kafka")
 
@@ -18,12 +18,9 @@ def some_of(consumer: Consumer, wait: float, most: int) -> list[Message]:
     return [] if first is None else [first, *consumer.consume(most, 0)]
 
 
-def headers_of(message: Message) -> dict[str, bytes]:
-    """A message's headers; the last one of a name."""
-    headers = message.headers() or []
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    return {name: value for name, value in pairs if isinstance(value, bytes)}
+def headers_of(message: Message) -> dict[str, str]:
+    return read_headers(message.headers() or ())
 
 
 def traceparent_of(message: Message) -> bytes | None:
-    return trace_header(headers_of(message)) if message.headers() else None
+    return read_traceparent(headers_of(message)) if message.headers() else None

@@ -19,7 +19,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from worker.kafka.failpoints import reach
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.reading import client_log, headers_of
-from worker.messages.record import Record, trace_header
+from worker.messages.headers import RetryHeaders, SourcePosition, read_traceparent
+from worker.messages.record import Record
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)
@@ -159,7 +160,7 @@ class RetryChangelog:
                 pending = _pending(message, state.epoch)
                 wait = min(self._longest, (pending.not_before - self._wall_ms()) / 1000)
                 state.found.add(upload_id, pending, self._clock() + wait, pending.record.timestamp)
-        except (ValueError, KeyError) as error_:
+        except ValueError as error_:
             log.error(
                 "a record of the retry topic is none of this worker's; it is left alone",
                 partition=partition, offset=offset, error=f"{type(error_).__name__}: {str(error_)[:100]!a}",
@@ -174,19 +175,14 @@ def _pending(message: Message, epoch: int) -> Pending:
     """A record of the retry topic as it was published, see `worker.tagger.pipeline`.
 
     Raises:
-        ValueError, KeyError: a header is missing or says nothing.
+        ValueError: a header is missing or says nothing.
     """
     headers = headers_of(message)
+    source, retry = SourcePosition.read(headers), RetryHeaders.read(headers)
+    if source is None or source.partition != message.partition():
+        raise ValueError(f"its source is {source}")
     record = Record(
-        partition=int(headers["source-partition"]),
-        epoch=epoch,
-        offset=int(headers["source-offset"]),
-        key=message.key(),
-        value=message.value(),
-        timestamp=int(headers["source-timestamp"]),
-        traceparent=trace_header(headers),
-    )
-    if record.partition != message.partition():
-        raise ValueError(f"source-partition is {record.partition}")
-    deaths = int(headers.get("deaths", b"0"))
-    return Pending(record, int(headers["attempt"]), int(headers["not-before"]), deaths)
+        source.partition, epoch, source.offset, message.key(), message.value(), source.timestamp,
+        read_traceparent(headers),
+    )  # fmt: skip
+    return Pending(record, retry.attempts, retry.not_before, retry.deaths)

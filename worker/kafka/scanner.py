@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from worker.errors import StartError, WorkerError
 from worker.kafka.client_config import reader_config
-from worker.kafka.reading import client_log, some_of
+from worker.kafka.reading import client_log, headers_of, some_of
 from worker.messages.formats import Formats
+from worker.messages.headers import SourcePosition
 from worker.messages.text import printable
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
@@ -47,50 +48,10 @@ class Entry:
     def position(self) -> str:
         return f"{self.partition}:{self.offset}"
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SourcePosition:
-    """Where the upload of a result came from: what its headers say."""
-
-    partition: int
-    offset: int
-    timestamp: int
-
     @property
-    def position(self) -> str:
-        return f"{self.partition}:{self.offset}"
-
-    def earlier_than(self, other: SourcePosition) -> bool:
-        """Whether `other` is of a later event; across partitions only the clock can tell."""
-        if self.partition == other.partition:
-            return self.offset < other.offset
-        return self.timestamp < other.timestamp
-
-
-def source_of(entry: Entry) -> SourcePosition | None:
-    """The source that a result's headers name; None when they name none."""
-    try:
-        return SourcePosition(
-            int(entry.headers["source-partition"]),
-            int(entry.headers["source-offset"]),
-            int(entry.headers["source-timestamp"]),
-        )
-    except (KeyError, ValueError):
-        return None
-
-
-def _headers(message: Message) -> dict[str, str]:
-    found = {}
-    raw = message.headers() or []
-    for name, value in raw.items() if isinstance(raw, dict) else raw:
-        if isinstance(value, str):
-            found[name] = value
-        elif isinstance(value, bytes):
-            try:
-                found[name] = value.decode()
-            except UnicodeDecodeError:
-                continue
-    return found
+    def source(self) -> SourcePosition | None:
+        """The upload that a result's headers name; None when they name none."""
+        return SourcePosition.read(self.headers)
 
 
 class Scanner:
@@ -244,7 +205,7 @@ class Scanner:
         key, value = message.key(), message.value()
         if wanted is not None and not wanted(key, value):
             return None
-        at, headers = message.timestamp()[1], _headers(message)
+        at, headers = message.timestamp()[1], headers_of(message)
         return Entry(topic, partition, offset, at, key, value, headers, self.formats)
 
 

@@ -1,18 +1,46 @@
-"""The headers of every record that the worker writes, and their reading."""
+"""The headers of every record that the worker and its commands write, and their reading.
+
+All values are UTF-8 text, numbers in decimal. A reader takes what strangers may have written: a value that is
+no text is left out, and a set of headers is read whole or not at all.
+"""
 
 from __future__ import annotations
 
-from worker.messages.record import Record
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
 from worker.messages.text import printable
 
-MAX_HEADER_TEXT = 500
+Header = tuple[str, bytes]
+HeaderTexts = Mapping[str, str]
 
+MAX_HEADER_TEXT = 500
 
 # A dead letter is larger than its upload by the headers; one that no longer fits says where the upload is.
 VALUE_OMITTED = ("value-omitted", b"too large to be copied; it is at source-partition, source-offset")
 
+# W3C Trace Context; versions to come may add fields. Whatever else stands there is not passed on.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")
+_POSITION = re.compile(r"([0-9]{1,10}):([0-9]{1,19})")
 
-def text_header(name: str, value: object) -> tuple[str, bytes]:
+
+def read_headers(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> dict[str, str]:
+    """A record's headers as text: the last one of a name; what is no UTF-8 text is left out."""
+    found = {}
+    for name, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        if isinstance(value, str):
+            found[name] = value
+        elif isinstance(value, bytes):
+            try:
+                found[name] = value.decode()
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def text_header(name: str, value: object) -> Header:
     """A header of printable ASCII, bounded: what is in it may come from a stranger."""
     text = str(value)
     if not (text.isascii() and text.isprintable()):
@@ -20,9 +48,179 @@ def text_header(name: str, value: object) -> tuple[str, bytes]:
     return name, text[:MAX_HEADER_TEXT].encode()
 
 
-def source_headers(source: Record) -> list[tuple[str, bytes]]:
-    return [
+# ── what every result carries ────────────────────────────────────────────────────────────────────────────
+
+
+class Place(Protocol):
+    """A record's place and time, as `Record` and the operators' entries have them."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+
+
+def result_headers(
+    topic: bytes,
+    source: Place,
+    own: Iterable[Header] = (),
+    content_type: bytes | None = None,
+    traceparent: bytes | None = None,
+) -> list[tuple[str, str | bytes | None]]:
+    """All headers of a result whose upload is `source`, a record of `topic`; times in ms since the epoch."""
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("source-topic", topic),
         ("source-partition", b"%d" % source.partition),
         ("source-offset", b"%d" % source.offset),
         ("source-timestamp", b"%d" % source.timestamp),
+        *own,
     ]
+    if content_type is not None:
+        headers.append(("content-type", content_type))
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent))
+    return headers
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourcePosition:
+    """Where the upload of a result came from; `timestamp` in milliseconds since the epoch."""
+
+    partition: int
+    offset: int
+    timestamp: int
+
+    @classmethod
+    def read(cls, headers: HeaderTexts) -> SourcePosition | None:
+        """None for a record that names none: the worker did not write it."""
+        try:
+            return cls(
+                int(headers["source-partition"]),
+                int(headers["source-offset"]),
+                int(headers["source-timestamp"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def position(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    def earlier_than(self, other: SourcePosition) -> bool:
+        """Whether `other` is of a later event; across partitions only the clock can tell."""
+        if self.partition == other.partition:
+            return self.offset < other.offset
+        return self.timestamp < other.timestamp
+
+
+def read_traceparent(headers: HeaderTexts) -> bytes | None:
+    """The W3C trace header, where there is a proper one."""
+    found = headers.get("traceparent")
+    return found.encode() if found is not None and _TRACEPARENT.fullmatch(found) else None
+
+
+# ── pending retries ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetryHeaders:
+    """What a record of the retry topic says of its upload.
+
+    Attributes:
+        attempts: tries that failed.
+        not_before: when it is due, milliseconds since the epoch.
+        error_code: of the last try.
+        deaths: how many workers died while it was encoded with nothing beside it.
+    """
+
+    attempts: int
+    not_before: int
+    error_code: str
+    deaths: int = 0
+
+    def pairs(self) -> tuple[Header, ...]:
+        pairs = (
+            ("attempt", b"%d" % self.attempts),
+            ("not-before", b"%d" % self.not_before),
+            ("error-code", self.error_code.encode()),
+        )
+        return (*pairs, ("deaths", b"%d" % self.deaths)) if self.deaths else pairs
+
+    @classmethod
+    def read(cls, headers: HeaderTexts) -> RetryHeaders:
+        """
+        Raises:
+            ValueError: one is missing, or is no number.
+        """
+        try:
+            return cls(
+                int(headers["attempt"]),
+                int(headers["not-before"]),
+                headers.get("error-code", ""),
+                int(headers.get("deaths", "0")),
+            )
+        except KeyError as error:
+            raise ValueError(f"no header {error}") from None
+
+
+# ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadLetterHeaders:
+    """Why an upload is dead.
+
+    Attributes:
+        message: any text; it is escaped and cut on the way out.
+        attempts: tries, the last one included; None where a record does not say.
+        model: version of the model at work.
+        omitted: the upload was too large to be copied; its place is the source position.
+    """
+
+    code: str
+    stage: str
+    message: str
+    attempts: int | None
+    model: str
+    omitted: bool = False
+
+    def pairs(self) -> tuple[Header, ...]:
+        return (
+            ("error-code", self.code.encode()),
+            ("error-stage", self.stage.encode()),
+            text_header("error-message", self.message),
+            ("attempts", b"%d" % (self.attempts or 0)),
+            ("model", self.model.encode()),
+            *((VALUE_OMITTED,) if self.omitted else ()),
+        )
+
+    @classmethod
+    def read(cls, headers: HeaderTexts) -> DeadLetterHeaders:
+        """What there is; anybody may have written the record."""
+        attempts = headers.get("attempts", "")
+        return cls(
+            headers.get("error-code", "?"),
+            headers.get("error-stage", "?"),
+            headers.get("error-message", ""),
+            int(attempts) if attempts.isascii() and attempts.isdecimal() else None,
+            headers.get("model", "?"),
+            VALUE_OMITTED[0] in headers,
+        )
+
+
+# ── replays ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def replay_headers(position: str, headers: HeaderTexts) -> list[tuple[str, str | bytes | None]]:
+    """Headers of an upload that is sent again: of the dead letter at `position`, whose headers are given."""
+    pairs: list[tuple[str, str | bytes | None]] = [("replay-of", position.encode())]
+    trace = read_traceparent(headers)
+    return pairs if trace is None else [*pairs, ("traceparent", trace)]
+
+
+def replay_of(headers: HeaderTexts) -> tuple[int, int] | None:
+    """The dead letter (partition, offset) that an upload replays; None when it is no replay."""
+    found = _POSITION.fullmatch(headers.get("replay-of", ""))
+    return None if found is None else (int(found[1]), int(found[2]))

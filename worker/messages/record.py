@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-
-# W3C Trace Context; versions to come may add fields. Whatever else stands there is not passed on.
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")
 
 
 @dataclasses.dataclass(slots=True)  # not frozen, which would make it four times as slow to make
@@ -26,8 +22,3 @@ class Record:
     value: bytes | None
     timestamp: int
     traceparent: bytes | None = None
-
-
-def trace_header(headers: dict[str, bytes]) -> bytes | None:
-    found = headers.get("traceparent")
-    return found if found is not None and _TRACEPARENT.fullmatch(found) else None

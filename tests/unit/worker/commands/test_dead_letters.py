@@ -18,7 +18,8 @@ from worker.commands.dead_letters import (
     reason_to_skip,
     value_to_send,
 )
-from worker.kafka.scanner import Entry, SourcePosition, source_of
+from worker.kafka.scanner import Entry
+from worker.messages.headers import SourcePosition
 
 NOW = 1_790_000_000_000
 
@@ -53,7 +54,7 @@ def test_any_record_is_read(value: bytes | None, headers: dict[str, str]) -> Non
 )
 def test_a_source_is_read_whole_or_not_at_all(headers: dict[str, str], source: SourcePosition | None) -> None:
     """Headers that do not name a place name none."""
-    assert source_of(entry(**headers)) == source
+    assert entry(**headers).source == source
 
 
 @pytest.mark.parametrize(
