@@ -23,6 +23,7 @@ from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, settings_for, wait_for
 from worker.commands import models as models_command
+from worker.commands import set_models
 from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.feed import Feed
@@ -134,7 +135,7 @@ def test_ten_changes_under_load(
         worker.ready()
         wait_for("the first tags", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > 10)
         for folder in itertools.islice(itertools.cycle(("renamed", "again", "first")), SWAPS):
-            assert models_command.set_live(settings, folder, wait=60) == 0
+            assert set_models.set_live(settings, folder, wait=60) == 0
             with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=5) as answer:
                 ready.append(answer.status)
         assert worker.metric('imgclust_model_changes_total{outcome="changed"}') == SWAPS
@@ -192,13 +193,13 @@ def test_wrong_models_shadows_and_the_way_back(
         assert "no folder 'nowhere'" in reported["refused"]["live"]
 
         with pytest.raises(SettingsError, match="models there: again, first, renamed"):
-            models_command.set_live(settings, "nowhere", wait=0)
+            set_models.set_live(settings, "nowhere", wait=0)
         with pytest.raises(SettingsError, match="copy it there"):
-            models_command.set_live(settings, "/tmp", wait=0)
-        assert models_command.set_live(settings, "first", wait=60) == 0
+            set_models.set_live(settings, "/tmp", wait=0)
+        assert set_models.set_live(settings, "first", wait=60) == 0
         wait_for("it is refused no more", lambda: worker.metric(refused) == 0)
 
-        assert models_command.set_shadow(settings, "again") == 0
+        assert set_models.set_shadow(settings, "again") == 0
         wait_for("the shadow sees images", lambda: worker.metric("imgclust_shadow_images") > 2 * RATE)
         assert 0 < worker.metric("imgclust_shadow_agreement_ratio") <= 1
         assert (
@@ -208,20 +209,20 @@ def test_wrong_models_shadows_and_the_way_back(
             == 1
         )
         with pytest.raises(SettingsError, match="feeds would be empty"):
-            models_command.promote(settings, again.taxonomy)
+            set_models.promote(settings, again.taxonomy)
 
-        assert models_command.set_live(settings, "again", wait=60) == 0
+        assert set_models.set_live(settings, "again", wait=60) == 0
         assert told()["shadow"] is None  # it went live
         wait_for("its sets fill", lambda: feed.clusters(again.taxonomy))
         assert feed.taxonomy() == first.taxonomy
-        assert models_command.promote(settings, None) == 0
+        assert set_models.promote(settings, None) == 0
         assert feed.taxonomy() == told()["feeds"] == again.taxonomy
-        assert models_command.promote(settings, first.taxonomy) == 0
+        assert set_models.promote(settings, first.taxonomy) == 0
         assert feed.taxonomy() == first.taxonomy
 
-        assert models_command.roll_back(settings, wait=60) == 0
+        assert set_models.roll_back(settings, wait=60) == 0
         assert read_book(settings).wishes["live"].model.folder == "first"
-        assert models_command.roll_back(settings, wait=60) == 0
+        assert set_models.roll_back(settings, wait=60) == 0
         sent = stream.stop()
         reader = topics.reader(topics.tags)
         wait_for("all are tagged", lambda: len(reader.read()) >= len(sent))
@@ -244,8 +245,8 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     reason."""
     first, again = ClusterModel.load(models / "first"), ClusterModel.load(models / "again")
     assert first_model(settings).version == first.version
-    assert models_command.set_live(settings, "renamed", wait=0) == 0
-    assert models_command.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
+    assert set_models.set_live(settings, "renamed", wait=0) == 0
+    assert set_models.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
     assert read_book(settings).wishes["live"].model.version == first.version
     name_live(settings, ModelRef(again.version, again.taxonomy, "again"))
     assert first_model(settings).version == again.version

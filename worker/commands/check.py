@@ -11,7 +11,7 @@ from rich.console import Console
 from imgclust.errors import ImgclustError
 from worker import wiring
 from worker.commands import topics
-from worker.commands.findings import Finding, tell
+from worker.commands.findings import Finding, report
 from worker.errors import WorkerError
 from worker.messages import registry
 from worker.settings.settings import Settings
@@ -98,4 +98,4 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 def check(settings: Settings, console: Console | None = None) -> int:
     """Print what `look` finds; returns the exit code: 0 when all works, else 3."""
-    return tell(look(settings), console, ready="ready: `imgclust-worker run`")
+    return report(look(settings), console, ready="ready: `imgclust-worker run`")

@@ -37,7 +37,7 @@ class DeadLetter:
 
 def upload_of(entry: Entry) -> Upload | None:
     """The upload event that a record of uploads, or of the dead letters, holds; None if it is none."""
-    # a letter's key is the id, unless the event was bad from the start: then it has none, and its own key
+    # a dead letter's key is the id, unless the event was bad from the start: then it is the event's own key
     known = None
     if entry.value is not None and entry.key and entry.headers.get("error-code", "bad-event") != "bad-event":
         known = entry.key.decode(errors="replace")
@@ -47,7 +47,7 @@ def upload_of(entry: Entry) -> Upload | None:
         return None
 
 
-def read_letter(entry: Entry) -> DeadLetter:
+def read_dead_letter(entry: Entry) -> DeadLetter:
     """A record of the dead-letter topic; it may have been written by anybody."""
     headers, upload = DeadLetterHeaders.read(entry.headers), upload_of(entry)
     return DeadLetter(
@@ -65,13 +65,25 @@ def read_letter(entry: Entry) -> DeadLetter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
-    """Which letters are meant; an empty field means all. Ages are in seconds, since it was written."""
+    """Which dead letters are meant; an empty field means all. Ages are in seconds, since it was written."""
 
     codes: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
     partitions: frozenset[int] = frozenset()
     older_than: float | None = None
     newer_than: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        codes: Iterable[str],
+        ids: Iterable[str],
+        partitions: Iterable[int],
+        older_than: float | None,
+        newer_than: float | None,
+    ) -> Filter:
+        """From a command's arguments."""
+        return cls(frozenset(codes), frozenset(ids), frozenset(partitions), older_than, newer_than)
 
     def takes(self, letter: DeadLetter, now_ms: int) -> bool:
         age = (now_ms - letter.entry.timestamp) / 1000
@@ -102,7 +114,7 @@ class LaterEvents:
         return upload_id in self._latest
 
     def saw(self, upload_id: str, source: SourcePosition, where: str) -> None:
-        """An event of `upload_id` was read at `source`; what became of it is said in `where`."""
+        """An event of `upload_id` was read at `source`; `where` says what became of it."""
         known = self._latest[upload_id]
         if known is None or known.source.earlier_than(source):
             self._latest[upload_id] = Later(source, where)
@@ -114,10 +126,10 @@ class LaterEvents:
 
 
 def reason_to_skip(letter: DeadLetter, later: LaterEvents, *, without_id: bool) -> str | None:
-    """Why sending this letter again would be wrong or useless; None when it would not.
+    """Why sending this dead letter again would be wrong or useless; None when it would not.
 
     Args:
-        without_id: whether letters whose event has no readable id are wanted.
+        without_id: whether dead letters whose event has no readable id are wanted.
     """
     if letter.source is None:
         return "it does not say where it came from: the worker did not write it"
@@ -133,7 +145,7 @@ def reason_to_skip(letter: DeadLetter, later: LaterEvents, *, without_id: bool) 
 
 def value_to_send(letter: DeadLetter) -> bytes | None:
     """The upload as it was; one without `uploaded_at` gets the time at which it was first sent, which the new
-    record would not tell any more."""
+    record would no longer show."""
     value = letter.entry.value
     if letter.id is None or value is None or letter.source is None:
         return value

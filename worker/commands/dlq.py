@@ -1,4 +1,4 @@
-"""`imgclust-worker dlq list` and `dlq replay`: look at dead letters, send their uploads back."""
+"""`imgclust-worker dlq list`: look at dead letters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker import wiring
 from worker.commands.dead_letters import (
     DeadLetter,
     Filter,
-    read_letter,
+    read_dead_letter,
 )
 from worker.commands.output import to_json, watching, when
 from worker.errors import SettingsError
@@ -25,10 +25,10 @@ from worker.messages.text import printable
 from worker.settings.settings import Settings
 from worker.wiring import formats
 
-SHOWN = 50  # letters in a table
+SHOWN = 50  # rows of a table
 
 
-def list_letters(
+def list_dead_letters(
     settings: Settings,
     chosen: Filter,
     *,
@@ -41,7 +41,7 @@ def list_letters(
 
     Args:
         counts: only how many there are of each error code.
-        limit: of letters shown, the newest.
+        limit: show the newest so many.
         as_json: None: by whether `out` is a terminal.
 
     Returns:
@@ -53,53 +53,51 @@ def list_letters(
     out = out or sys.stdout
     as_json = not out.isatty() if as_json is None else as_json
     keep = limit or (None if as_json else SHOWN)
-    tally = DeadLetterCounts()
+    counted = DeadLetterCounts()
     newest: deque[DeadLetter] = deque(maxlen=keep)
     with Scanner(wiring.connection(settings), formats=formats(settings)) as scanner:
-        for letter in tally.watch(letters(scanner, settings, chosen)):
+        for letter in counted.watch(dead_letters(scanner, settings, chosen)):
             if counts:
                 continue
             if as_json and limit is None:
-                print(to_json(letter_fields(letter)), file=out)
+                print(to_json(dead_letter_fields(letter)), file=out)
             else:
                 newest.append(letter)
     if as_json:
-        for fields in tally.rows() if counts else (letter_fields(letter) for letter in newest):
+        for fields in counted.rows() if counts else (dead_letter_fields(letter) for letter in newest):
             print(to_json(fields), file=out)
         return 0
     console = Console(file=out, highlight=False, soft_wrap=True)
     if newest:
-        console.print(_letters_table(newest))
-    if tally.total > len(newest) > 0:
-        console.print(f"the newest {len(newest)} of {tally.total:,}; --limit shows more, --json all")
-    _print_tally(console, settings, tally)
+        console.print(_dead_letters_table(newest))
+    if counted.total > len(newest) > 0:
+        console.print(f"the newest {len(newest)} of {counted.total:,}; --limit shows more, --json all")
+    _print_counts(console, settings, counted)
     return 0
 
 
-def letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[DeadLetter]:
-    """The letters that `chosen` takes, in the order of each partition."""
+def dead_letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[DeadLetter]:
+    """The dead letters that `chosen` takes, in the order of each partition."""
     now = time.time_ns() // 1_000_000
-    for entry in _all_letters(scanner, settings, chosen):
-        letter = read_letter(entry)
+    for entry in _entries(scanner, settings, chosen):
+        letter = read_dead_letter(entry)
         if chosen.takes(letter, now):
             yield letter
 
 
-def _all_letters(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[Entry]:
+def _entries(scanner: Scanner, settings: Settings, chosen: Filter) -> Iterator[Entry]:
     topic = settings.dlq_topic
     there = scanner.partitions(topic)
     missing = chosen.partitions - set(there)
     if missing:
-        raise SettingsError(
-            f"{topic!r} has no partition {min(missing)}; it has 0 to {there[-1]}"
-        )  # an argument, in truth
+        raise SettingsError(f"--partition {min(missing)}: {topic!r} has only 0 to {there[-1]}")
     wanted = [p for p in there if not chosen.partitions or p in chosen.partitions]
     with watching(f"reading {topic}") as progress:
         yield from scanner.read(topic, dict.fromkeys(wanted, 0), progress=progress)
 
 
 class DeadLetterCounts:
-    """Counts letters by code as they pass, and when the first and the last were written."""
+    """Counts dead letters by code as they pass, and when the first and the last were written."""
 
     def __init__(self) -> None:
         self._codes: Counter[str] = Counter()
@@ -131,8 +129,8 @@ class DeadLetterCounts:
             }
 
 
-def letter_fields(letter: DeadLetter) -> dict[str, object]:
-    """A letter for machines."""
+def dead_letter_fields(letter: DeadLetter) -> dict[str, object]:
+    """A dead letter for machines."""
     entry, source = letter.entry, letter.source
     return {
         "partition": entry.partition,
@@ -157,11 +155,11 @@ def _bytes(value: bytes | None) -> str | None:
 
 
 def name_of(letter: DeadLetter) -> str:
-    """The letter's id, or its key where it has none; safe to show."""
+    """The dead letter's id, or its key where it has none; safe to show."""
     return key_text(letter.entry) if letter.id is None else printable(letter.id, 300)[1:-1]
 
 
-def _letters_table(shown: deque[DeadLetter]) -> Table:
+def _dead_letters_table(shown: deque[DeadLetter]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("letter", "written", "id", "code", "tries", "why"):
         table.add_column(title, no_wrap=title != "why", overflow="ellipsis" if title == "id" else "fold")
@@ -178,18 +176,15 @@ def _letters_table(shown: deque[DeadLetter]) -> Table:
     return table
 
 
-def _print_tally(console: Console, settings: Settings, tally: DeadLetterCounts) -> None:
-    if not tally.total:
+def _print_counts(console: Console, settings: Settings, counted: DeadLetterCounts) -> None:
+    if not counted.total:
         console.print(f"no such dead letters in {settings.dlq_topic!r}", markup=False)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("code", "letters", "first", "last"):
         table.add_column(title, justify="right" if title == "letters" else "left")
-    for row in tally.rows():
+    for row in counted.rows():
         code, count = printable(row["code"])[1:-1], f"{row['letters']:,}"
         table.add_row(*map(Text, (code, count, str(row["first"])[:19], str(row["last"])[:19])))
     console.print(table)
-    console.print(f"{tally.total:,} in all")
-
-
-# ── replay ───────────────────────────────────────────────────────────────────────────────────────────────
+    console.print(f"{counted.total:,} in all")

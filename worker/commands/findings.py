@@ -1,4 +1,4 @@
-"""What a look at the surroundings found, and how it is told: `imgclust-worker check` and `topics`."""
+"""What was found about the surroundings, and how it is printed: `imgclust-worker check` and `topics`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        ok: whether it works; what does not must be mended before a start.
+        ok: whether it works; what does not must be fixed before a start.
         warning: it works, and contradicts a promise all the same.
         remedy: what to do about it.
     """
@@ -27,7 +27,7 @@ class Finding:
     warning: bool = False
 
 
-def tell(findings: Iterable[Finding], console: Console | None = None, *, ready: str) -> int:
+def report(findings: Iterable[Finding], console: Console | None = None, *, ready: str) -> int:
     """Print findings as they come, and what follows from them.
 
     Args:
@@ -47,5 +47,5 @@ def tell(findings: Iterable[Finding], console: Console | None = None, *, ready: 
         if finding.remedy:
             console.print(f"      → {finding.remedy}", markup=False)
     warnings = f"; {warned} warning(s), marked !!" if warned else ""
-    console.print((f"{wrong} of these must be mended first" if wrong else ready) + warnings, markup=False)
+    console.print((f"{wrong} of these must be fixed first" if wrong else ready) + warnings, markup=False)
     return EXIT_MISSING if wrong else EXIT_OK

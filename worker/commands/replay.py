@@ -17,12 +17,12 @@ from worker.commands.dead_letters import (
     DeadLetter,
     Filter,
     LaterEvents,
-    read_letter,
+    read_dead_letter,
     reason_to_skip,
     upload_of,
     value_to_send,
 )
-from worker.commands.dlq import SHOWN, letter_fields, letters, name_of
+from worker.commands.dlq import SHOWN, dead_letter_fields, dead_letters, name_of
 from worker.commands.output import to_json, watching
 from worker.errors import WorkerError
 from worker.kafka.reading import client_log
@@ -48,12 +48,12 @@ def replay(
 ) -> int:
     """Send the uploads of dead letters to the uploads topic again, each with the header `replay-of`.
 
-    Left out, and listed with the reason, is every letter whose id has had a later event: sent again, the old
-    one would win over the new one. So a second replay of the same letters sends nothing. Letters without a
+    Left out, and listed with the reason, is every dead letter whose id has had a later event: sent again, the
+    old one would win over the new one. So a second replay of the same ones sends nothing. Those without a
     readable id are sent only when their code (`bad-event`) is asked for by name.
 
     Returns:
-        The exit code: 0; 2 when it would send more than 20, was not told `yes`, and has nobody to ask.
+        The exit code: 0; 2 when it would send more than 20, `yes` is not set, and there is nobody to ask.
 
     Raises:
         WorkerError: Kafka is away, or refuses.
@@ -67,7 +67,7 @@ def replay(
     if as_json:
         for letter, reason in plan:
             action = {"action": "send"} if reason is None else {"action": "skip", "reason": reason}
-            print(to_json({**action, **letter_fields(letter)}), file=out)
+            print(to_json({**action, **dead_letter_fields(letter)}), file=out)
     else:
         _show_plan(console, settings, plan)
     if dry_run or not to_send:
@@ -84,12 +84,12 @@ Plan = list[tuple[DeadLetter, str | None]]
 
 
 def _plan(scanner: Scanner, settings: Settings, chosen: Filter) -> Plan:
-    """The chosen letters, each with the reason to leave it out, or None."""
-    found = list(letters(scanner, settings, chosen))
+    """The chosen dead letters, each with the reason to leave it out, or None."""
+    found = list(dead_letters(scanner, settings, chosen))
     later = LaterEvents(letter.id for letter in found if letter.id is not None)
     if found:
         partitions = {letter.entry.partition for letter in found}
-        for step in (_see_letters, _see_tags, _see_retries, _see_uploads):
+        for step in (_see_dead_letters, _see_tags, _see_retries, _see_uploads):
             step(scanner, settings, later, partitions)
     taken: set[tuple[int, int]] = set()
     plan: Plan = []
@@ -97,7 +97,7 @@ def _plan(scanner: Scanner, settings: Settings, chosen: Filter) -> Plan:
         reason = reason_to_skip(letter, later, without_id="bad-event" in chosen.codes)
         if letter.source is not None and reason is None:
             place = letter.source.partition, letter.source.offset
-            reason = "another letter is of the same upload" if place in taken else None
+            reason = "another dead letter is of the same upload" if place in taken else None
             taken.add(place)
         plan.append((letter, reason))
     return plan
@@ -111,9 +111,9 @@ def _key_id(key: bytes | None) -> str | None:
     return None
 
 
-def _see_letters(scanner: Scanner, settings: Settings, later: LaterEvents, partitions: set[int]) -> None:
+def _see_dead_letters(scanner: Scanner, settings: Settings, later: LaterEvents, partitions: set[int]) -> None:
     for entry in _read(scanner, settings.dlq_topic, partitions, later):
-        letter = read_letter(entry)
+        letter = read_dead_letter(entry)
         if letter.id is not None and letter.id in later and letter.source is not None:
             later.saw(letter.id, letter.source, f"a later event of the id is a dead letter: {entry.position}")
 
@@ -139,7 +139,7 @@ def _see_retries(scanner: Scanner, settings: Settings, later: LaterEvents, parti
 
 
 def _see_uploads(scanner: Scanner, settings: Settings, later: LaterEvents, partitions: set[int]) -> None:
-    """Events that no worker has finished yet: a letter that was just sent again is one of them."""
+    """Events that no worker has finished yet: a dead letter that was just sent again is one of them."""
     topic = settings.uploads_topic
     committed = scanner.committed(topic, partitions)
     starts = {p: committed[p][0] if p in committed else 0 for p in partitions}

@@ -185,7 +185,7 @@ class _Job:
     def _publish(self, entries: list[Entry]) -> None:
         """Tags and deletions, in the order of the entries: the last one of an id has to stay the last."""
         records = [None if entry.value is None else self._usable(entry.value) for entry in entries]
-        said = self._predicted([record for record in records if record is not None])
+        predictions = self._predicted([record for record in records if record is not None])
         now = int(time.time() * 1000)
         for entry, record in zip(entries, records, strict=True):
             if entry.value is None:
@@ -193,7 +193,7 @@ class _Job:
                 self.deleted += 1
             elif record is not None:
                 tag = tag_of(
-                    next(said),
+                    next(predictions),
                     id=record.id,
                     url=record.url,
                     uploaded_at=record.uploaded_at,
@@ -220,10 +220,10 @@ class _Job:
             return None
         return record
 
-    def _same_encoder(self, told: Mapping[str, Any]) -> bool:
-        if self._encoder is None or self._encoder[0] != told:  # records of one encoder follow each other
+    def _same_encoder(self, encoder: Mapping[str, Any]) -> bool:
+        if self._encoder is None or self._encoder[0] != encoder:  # records of one encoder follow each other
             mine = self._model.encoder
-            self._encoder = told, mine is None or EncoderIdentity.from_dict(told).same_space(mine)
+            self._encoder = encoder, mine is None or EncoderIdentity.from_dict(encoder).same_space(mine)
         return self._encoder[1]
 
     def _produce(self, entry: Entry, value: bytes | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from worker.commands.findings import Finding, tell
+from worker.commands.findings import Finding, report
 from worker.kafka.topic_rules import Topic, duration, warnings
 from worker.kafka.topics import Topics, await_made, create_missing, describe, look, problems
 from worker.settings.settings import Settings
@@ -34,7 +34,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     silent = [t.name for t in cluster.topics.values() if t.partitions and not t.config]
     if silent:
         yield Finding(
-            "topics", True, f"their configuration is not told: {', '.join(silent)}",
+            "topics", True, f"the brokers do not show the configuration of {', '.join(silent)}",
             "allow DescribeConfigs on the topics to have it checked", warning=True,
         )  # fmt: skip
     for warn in warnings(cluster):
@@ -56,7 +56,7 @@ def command(settings: Settings, *, create: bool, replicas: int | None = None) ->
     if create:
         config = topics_config(settings)
         made = create_missing(config, look(config), replicas)
-        print(f"made: {', '.join(made)}" if made else "made: nothing, all four topics are there")
+        print(f"made: {', '.join(made)}" if made else "made: nothing, all topics are there")
         if made:
             await_made(config)
-    return tell(findings(settings), ready="the topics are fit for `imgclust-worker run`")
+    return report(findings(settings), ready="the topics are fit for `imgclust-worker run`")

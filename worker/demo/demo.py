@@ -66,7 +66,9 @@ def demo(
         with _ended_by_signals(), warnings.catch_warnings(), started() as stack:
             warnings.simplefilter("ignore")  # of libraries, about themselves
             folders, out = _folders(images), _made(out)
-            backends = start_backends(screen, stack, kafka)  # first: what is missing is told before the fit
+            backends = start_backends(
+                screen, stack, kafka
+            )  # first, so that what is missing is reported before the fit
             trained = _train(screen, folders, out, encoder)
             report = _report(screen, trained, out)
             running = start_worker(screen, stack, backends, trained, out)

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Samples:
-    """What /metrics said at one moment."""
+    """What /metrics showed at one moment."""
 
     def __init__(self, text: str = "") -> None:
         families = text_string_to_metric_families(text)

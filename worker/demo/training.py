@@ -133,7 +133,7 @@ def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embedding
 
 
 def _stamp(chosen: Chosen, encoder: Encoder) -> str:
-    """What the embeddings depend on: the files (as far as sizes and times tell) and the encoder."""
+    """What the embeddings depend on: the files (as far as sizes and times show) and the encoder."""
     seen = hashlib.sha256(json.dumps(encoder.identity.to_dict(), sort_keys=True).encode())
     for item in chosen.items:
         status = Path(item.source).stat()

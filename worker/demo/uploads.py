@@ -140,7 +140,7 @@ class UploadResult:
 class Ledger:
     """Which events were sent, how each ended, and what is wrong with that.
 
-    Sending and results may be told in any order: a result can be read before its upload is acknowledged.
+    Sending and results may be reported in any order: a result can be read before its upload is acknowledged.
     """
 
     def __init__(self, events: Sequence[Event]) -> None:

@@ -61,7 +61,7 @@ class EmbeddingWriter:
 
     def value(self, upload: Upload, vector: bytes) -> bytes:
         """`vector`: the float16 numbers, see `halves`."""
-        told = {
+        fields = {
             "schema": SCHEMA,
             "id": upload.id,
             "url": upload.url if self._keep_url else None,
@@ -69,7 +69,7 @@ class EmbeddingWriter:
             "attributes": upload.attributes,
             "encoder": self._encoder,
         }
-        return orjson.dumps(told) + b"\n" + vector
+        return orjson.dumps(fields) + b"\n" + vector
 
 
 def halves(embeddings: Floats) -> list[bytes]:
@@ -85,17 +85,17 @@ def read_embedding(value: bytes) -> EmbeddingRecord:
     """
     head, newline, numbers = value.partition(b"\n")
     try:
-        told = orjson.loads(head)
-        dim = told["encoder"]["dim"]
-        if not newline or told["schema"] != SCHEMA or len(numbers) != HALF.itemsize * dim:
-            raise ValueError(f"{len(numbers)} bytes for {dim} numbers of schema {told['schema']}")
+        fields = orjson.loads(head)
+        dim = fields["encoder"]["dim"]
+        if not newline or fields["schema"] != SCHEMA or len(numbers) != HALF.itemsize * dim:
+            raise ValueError(f"{len(numbers)} bytes for {dim} numbers of schema {fields['schema']}")
         return EmbeddingRecord(
-            id=told["id"],
+            id=fields["id"],
             vector=np.frombuffer(numbers, HALF).astype(np.float16, copy=False),
-            encoder=told["encoder"],
-            url=told.get("url"),
-            uploaded_at=parse_time(told["uploaded_at"]),
-            attributes=told.get("attributes") or {},
+            encoder=fields["encoder"],
+            url=fields.get("url"),
+            uploaded_at=parse_time(fields["uploaded_at"]),
+            attributes=fields.get("attributes") or {},
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
         raise ValueError(

@@ -175,9 +175,9 @@ class HealthServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """Serves metrics and health from threads of its own; a context manager.
 
     Args:
-        host, port: where; port 0 takes a free one, `address` tells which.
+        host, port: where; port 0 takes a free one, `address` is which.
         registry: the metrics.
-        health: what `/healthz` and `/readyz` tell.
+        health: what `/healthz` and `/readyz` show.
         seconds: that a request may take to come in, and again to be answered.
 
     Raises:

@@ -71,7 +71,7 @@ def _exception(record: logging.LogRecord, formatter: logging.Formatter) -> str |
         return None
     lines = formatter.formatException(record.exc_info).splitlines()
     text = "\n".join(_text(line, 400) for line in lines)
-    half = MAX_EXCEPTION_CHARS // 2  # the first frames and the error itself both tell something
+    half = MAX_EXCEPTION_CHARS // 2  # the first frames and the error itself both matter
     return text if len(text) <= MAX_EXCEPTION_CHARS else f"{text[:half]}\n…\n{text[-half:]}"
 
 
@@ -132,7 +132,7 @@ class RateLimit:
         return state[1] <= self._burst
 
     def due(self, everything: bool = False) -> list[tuple[str, int, str, int]]:
-        """(logger, level, event, how many were held back) of windows that are over; each is told once."""
+        """(logger, level, event, how many were held back) of windows that are over, each once."""
         latest = self._clock() - self._window
         over = [(kind, state) for kind, state in self._kinds.items() if everything or state[0] <= latest]
         for kind, _ in over:

@@ -1,6 +1,6 @@
 """Notices stages that stopped making progress, and ends the process so that another worker takes over.
 
-A thread that hangs inside a driver or a library cannot be mended from within; a process that is gone can be
+A thread that hangs inside a driver or a library cannot be fixed from within; a process that is gone can be
 replaced, and its uploads are done by whoever owns the partitions next.
 """
 

@@ -18,7 +18,7 @@ class Partition:
         committed: what the group has committed; None for nothing.
         at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
             `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
-        paused: None until the client was told.
+        paused: None until the client knows.
         rebuild: set while all of the partition is read again, to find out what is no longer in it.
     """
 

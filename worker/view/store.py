@@ -25,7 +25,7 @@ from worker.view.records import FUTURE_MS, TagRecord
 log = logs.get(__name__)
 
 DAY_MS = 86_400_000
-TAG_DAYS = 30  # a tag is kept so long after uploaded_at, unless told otherwise
+TAG_DAYS = 30  # a tag is kept so long after uploaded_at, unless set otherwise
 DELETED_DAYS = 7  # the position of a deleted upload is kept so long: longer than any writer sleeps
 SET_SIZE = 10_000
 
@@ -71,7 +71,7 @@ return stop
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
     """Offsets [start, end) of a partition, all of whose records are known; at `at` (ms since the epoch) there
-    was nothing that these did not tell."""
+    was nothing else in the topic."""
 
     start: int
     end: int
@@ -102,7 +102,7 @@ _Name = tuple[int, str | None, str]  # when, name, model
 
 @dataclasses.dataclass(slots=True)
 class _Sets:
-    """What the sorted sets are to be told, by key."""
+    """Changes to the sorted sets, by key."""
 
     add: dict[bytes, dict[str, int]] = dataclasses.field(default_factory=dict)
     remove: dict[bytes, set[str]] = dataclasses.field(default_factory=dict)
@@ -141,9 +141,9 @@ class TagsView:
         self._keep_ms = int(keep * 1000)
         self._set_size = set_size
         self._now = now
-        # what `…:clusters` was told: by (taxonomy, cluster)
+        # what `…:clusters` holds, by (taxonomy, cluster)
         self._named: dict[tuple[str, int], _Name] = {}
-        self._taxonomy_told = False
+        self._taxonomy_set = False
 
     def apply(self, records: Sequence[TagRecord], spans: Mapping[int, Span]) -> Applied:
         """Write records, in two round trips.
@@ -200,7 +200,7 @@ class TagsView:
             RedisTrouble
         """
         self._named.clear()  # a Redis that lost its data lost the names too
-        self._taxonomy_told = False
+        self._taxonomy_set = False
         try:
             for partition, start in starts.items():
                 self.client.hset(self.keys.view, str(partition), f"{start.offset}:{start.at}")
@@ -240,7 +240,7 @@ class TagsView:
             if isinstance(reply, redis.ResponseError):
                 raise trouble(reply)
         self._named.update(names)
-        self._taxonomy_told = self._taxonomy_told or bool(names)
+        self._taxonomy_set = self._taxonomy_set or bool(names)
         return dict(zip(spans, reached, strict=True))
 
     def _queue(
@@ -259,13 +259,13 @@ class TagsView:
         for (taxonomy, cluster), (_, name, model) in names.items():
             value = orjson.dumps({"name": name, "model": model})
             pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)
-        if names and not self._taxonomy_told:
+        if names and not self._taxonomy_set:
             pipe.set(self.keys.taxonomy, next(iter(names))[0], nx=True)
         for partition, span in spans.items():
             ADVANCE.queue(pipe, self.keys.view, partition, span.start, span.end, span.at)
 
     def _new_names(self, records: Iterable[TagRecord]) -> dict[tuple[str, int], _Name]:
-        """Names of clusters that Redis was not told, each from the tag that was made last."""
+        """Names of clusters that Redis does not have, each from the tag that was made last."""
         new: dict[tuple[str, int], _Name] = {}
         for record in records:
             if (tag := record.tag) is None:

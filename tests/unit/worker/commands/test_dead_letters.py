@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.commands.arguments import duration
 from worker.commands.dead_letters import (
     DeadLetter,
     Filter,
     LaterEvents,
-    read_letter,
+    read_dead_letter,
     reason_to_skip,
     value_to_send,
 )
+from worker.commands.operator_arguments import duration
 from worker.kafka.scanner import Entry
 from worker.messages.headers import SourcePosition
 
@@ -33,13 +33,13 @@ def letter(
     value: bytes | None = b'{"id":"a","url":"http://x/"}', at: int = NOW, **headers: str
 ) -> DeadLetter:
     source = {"source_partition": "2", "source_offset": "40", "source_timestamp": str(NOW - 5000)}
-    return read_letter(entry(value, at, **{**source, "error_code": "fetch-failed", **headers}))
+    return read_dead_letter(entry(value, at, **{**source, "error_code": "fetch-failed", **headers}))
 
 
 @given(st.one_of(st.none(), st.binary(max_size=40)), st.dictionaries(st.text(), st.text(), max_size=6))
 def test_any_record_is_read(value: bytes | None, headers: dict[str, str]) -> None:
     """Whatever lies in the topic, reading it raises nothing, and only what has an id has one."""
-    found = read_letter(Entry("uploads.dlq", 0, 0, NOW, None, value, headers))
+    found = read_dead_letter(Entry("uploads.dlq", 0, 0, NOW, None, value, headers))
     assert found.id is None or isinstance(found.id, str)
     assert value_to_send(found) is None or isinstance(value_to_send(found), bytes)
 
@@ -110,7 +110,7 @@ def test_the_latest_event_counts() -> None:
 def test_what_cannot_be_sent_again_says_why() -> None:
     """A letter without a source, one whose upload was left out, and one whose event has no id."""
     nothing = LaterEvents([])
-    foreign = read_letter(entry())
+    foreign = read_dead_letter(entry())
     assert "did not write" in (reason_to_skip(foreign, nothing, without_id=True) or "")
     omitted = letter(value=None, value_omitted="too large")
     assert "2:40" in (reason_to_skip(omitted, nothing, without_id=True) or "")

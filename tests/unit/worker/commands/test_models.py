@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import fitted
-from worker.commands import models
+from worker.commands import models, set_models
 from worker.commands.arguments import parser
 from worker.errors import SettingsError, StartError
 from worker.messages.models import Assignment, ModelRef, ModelRole, ModelsState, WorkerReport
@@ -30,8 +30,9 @@ class Terminal(io.StringIO):
 def book(monkeypatch: pytest.MonkeyPatch) -> ModelsState:
     """The topic as it stands."""
     made = ModelsState()
-    monkeypatch.setattr(models, "read_book", lambda _: made)
-    monkeypatch.setattr(models, "wall_ms", lambda: NOW)
+    for module in (models, set_models):
+        monkeypatch.setattr(module, "read_book", lambda _: made)
+        monkeypatch.setattr(module, "wall_ms", lambda: NOW)
     monkeypatch.setattr(
         models, "_feeds", lambda _: {"taxonomy": "a" * 12, "reads": f"read taxonomy {'a' * 12}"}
     )
@@ -128,14 +129,14 @@ def test_set_waits_for_the_workers(
         model = book.wishes["live"].model
         book.reports["host-a"] = report(model)
 
-    monkeypatch.setattr(models.time, "sleep", obeying)
-    assert models.set_live(settings, "second", wait=60) == 0
+    monkeypatch.setattr(set_models.time, "sleep", obeying)
+    assert set_models.set_live(settings, "second", wait=60) == 0
     assert written[-1]["live"].before.version == first.version  # type: ignore[union-attr]
     assert "1 of 1 workers run " + second_version() in capsys.readouterr().out
-    assert models.set_live(settings, "second", wait=60) == 0
+    assert set_models.set_live(settings, "second", wait=60) == 0
     assert "is live already" in capsys.readouterr().out
     book.wishes["shadow"] = Assignment(book.wishes["live"].before, 0)  # type: ignore[arg-type]
-    assert models.roll_back(settings, wait=60) == 0
+    assert set_models.roll_back(settings, wait=60) == 0
     assert set(written[-1]) == {"live", "shadow"}
     assert second_version() == first.version
 
@@ -143,11 +144,11 @@ def test_set_waits_for_the_workers(
         wanted = book.wishes["live"].model.version
         book.reports["host-a"] = report(OLD, refused={"live": f"{wanted}: its folder is missing"})
 
-    monkeypatch.setattr(models.time, "sleep", refusing)
-    assert models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
+    monkeypatch.setattr(set_models.time, "sleep", refusing)
+    assert set_models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
     assert "host-a refuses: " in capsys.readouterr().err
     with pytest.raises(SettingsError, match="as its own shadow it says nothing"):
-        models.set_shadow(settings, "second")
+        set_models.set_shadow(settings, "second")
 
 
 def test_the_encoder_of_the_live_model_decides(
@@ -160,10 +161,10 @@ def test_the_encoder_of_the_live_model_decides(
     other.save(tmp_path / "live")
     book.wishes["live"] = Assignment(ModelRef(other.version, other.taxonomy, "live"), NOW)
     with pytest.raises(StartError, match="a new encoder takes new workers"):
-        models.set_live(settings, "second", wait=0)
+        set_models.set_live(settings, "second", wait=0)
     assert not written
     book.wishes["live"] = Assignment(ModelRef("c" * 12, "c" * 12, "live"), NOW)
-    models.set_live(settings, "second", wait=0)
+    set_models.set_live(settings, "second", wait=0)
     assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
 
 
