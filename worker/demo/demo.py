@@ -66,9 +66,8 @@ def demo(
         with _ended_by_signals(), warnings.catch_warnings(), started() as stack:
             warnings.simplefilter("ignore")  # of libraries, about themselves
             folders, out = _folders(images), _made(out)
-            backends = start_backends(
-                screen, stack, kafka
-            )  # first, so that what is missing is reported before the fit
+            # first, so that what is missing is reported before the fit
+            backends = start_backends(screen, stack, kafka)
             trained = _train(screen, folders, out, encoder)
             report = _report(screen, trained, out)
             running = start_worker(screen, stack, backends, trained, out)

@@ -39,7 +39,7 @@ def test_every_command_has_a_handler_and_every_handler_a_command() -> None:
         (
             SettingsError("WORKER_X is wrong\nWORKER_Y too"),
             2,
-            "wrong settings: WORKER_X is wrong\n    WORKER_Y",
+            "settings: WORKER_X is wrong\n    WORKER_Y",
         ),
         (StartError("no topic"), 3, "cannot start: no topic"),
         (ImgclustError("no model"), 3, "cannot start: no model"),

@@ -52,7 +52,7 @@ def written(monkeypatch: pytest.MonkeyPatch, book: ModelsState) -> list[dict[Mod
             else:
                 book.wishes[role] = wish
 
-    monkeypatch.setattr(models, "_write", write)
+    monkeypatch.setattr(set_models, "_write", write)
     return found
 
 
