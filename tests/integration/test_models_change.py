@@ -28,11 +28,11 @@ from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.feed import Feed
 from worker.kafka.topics import look
-from worker.messages.models import Assignment, ModelRef, write_wish
+from worker.messages.models import Assignment, ModelRef, write_assignment
 from worker.messages.tag import Tag
 from worker.settings.load import load
 from worker.settings.settings import Settings
-from worker.tagger.model_loading import first_model, read_book
+from worker.tagger.model_loading import first_model, read_state
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -117,7 +117,7 @@ def stream(topics: Topics, origin: Origin, held_out: list[str]) -> Iterator[Stre
 def name_live(settings: Settings, model: ModelRef) -> None:
     """As a record, past all that `models set` checks."""
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
-    producer.produce(settings.models_topic or "", write_wish(Assignment(model, 1)), b"live", 0)
+    producer.produce(settings.models_topic or "", write_assignment(Assignment(model, 1)), b"live", 0)
     assert producer.flush(20) == 0
 
 
@@ -221,7 +221,7 @@ def test_wrong_models_shadows_and_the_way_back(
         assert feed.taxonomy() == first.taxonomy
 
         assert set_models.roll_back(settings, wait=60) == 0
-        assert read_book(settings).wishes["live"].model.folder == "first"
+        assert read_state(settings).assignments["live"].model.folder == "first"
         assert set_models.roll_back(settings, wait=60) == 0
         sent = stream.stop()
         reader = topics.reader(topics.tags)
@@ -247,7 +247,7 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     assert first_model(settings).version == first.version
     assert set_models.set_live(settings, "renamed", wait=0) == 0
     assert set_models.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
-    assert read_book(settings).wishes["live"].model.version == first.version
+    assert read_state(settings).assignments["live"].model.version == first.version
     name_live(settings, ModelRef(again.version, again.taxonomy, "again"))
     assert first_model(settings).version == again.version
     models_command._write(

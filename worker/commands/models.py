@@ -21,7 +21,7 @@ from worker.messages.models import (
 from worker.messages.text import format_time, printable, wall_ms
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import (
-    read_book,
+    read_state,
 )
 from worker.tagger.models_topic import REPORT_EVERY
 from worker.view.client import connect, text_of
@@ -32,9 +32,9 @@ POLL = 1.0
 SEND_TIMEOUT = 15.0
 
 
-def alive(book: ModelsState, now: int) -> dict[str, WorkerReport]:
+def alive(state: ModelsState, now: int) -> dict[str, WorkerReport]:
     """Workers that have reported lately, by name."""
-    return {name: r for name, r in sorted(book.reports.items()) if now - r.at <= GONE * 1000}
+    return {name: r for name, r in sorted(state.reports.items()) if now - r.at <= GONE * 1000}
 
 
 # ── show ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -47,16 +47,16 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
         WorkerError: Kafka is away, or there is no models topic.
     """
     out = out or sys.stdout
-    book, now = read_book(settings), wall_ms()
+    state, now = read_state(settings), wall_ms()
     feeds = _feeds(settings)
     if not out.isatty() if as_json is None else as_json:
-        print(json.dumps(_fields(book, feeds, now)), file=out)
+        print(json.dumps(_fields(state, feeds, now)), file=out)
         return 0
     console = Console(file=out, highlight=False, soft_wrap=True, markup=False)
     for role in ROLES:
-        console.print(f"{role:7} {_wished(book, role, now)}")
+        console.print(f"{role:7} {_assigned(state, role, now)}")
     console.print(f"feeds   {feeds if isinstance(feeds, str) else feeds['reads']}")
-    workers = alive(book, now)
+    workers = alive(state, now)
     if not workers:
         console.print(f"no worker has reported within {GONE:g} s")
         return 0
@@ -79,13 +79,13 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
     return 0
 
 
-def _wished(book: ModelsState, role: ModelRole, now: int) -> str:
-    wish = book.wishes.get(role)
-    if wish is None:
+def _assigned(state: ModelsState, role: ModelRole, now: int) -> str:
+    assignment = state.assignments.get(role)
+    if assignment is None:
         return "none is named: each worker runs its WORKER_MODEL" if role == "live" else "none"
-    model, before = wish.model, wish.before
+    model, before = assignment.model, assignment.before
     back = f"; before it {before}" if before else ""
-    age = _age(now - wish.at)
+    age = _age(now - assignment.at)
     return f"{model.version} in {model.folder}, taxonomy {model.taxonomy}, named {age} ago{back}"
 
 
@@ -101,20 +101,24 @@ def _age(ms: int) -> str:
     return f"{seconds} s"
 
 
-def _fields(book: ModelsState, feeds: str | Mapping[str, str | None], now: int) -> dict[str, Any]:
-    def wished(role: ModelRole) -> dict[str, Any] | None:
-        wish = book.wishes.get(role)
-        if wish is None:
+def _fields(state: ModelsState, feeds: str | Mapping[str, str | None], now: int) -> dict[str, Any]:
+    def assigned(role: ModelRole) -> dict[str, Any] | None:
+        assignment = state.assignments.get(role)
+        if assignment is None:
             return None
-        before = wish.before and dataclasses.asdict(wish.before)
-        return {**dataclasses.asdict(wish.model), "set_at": format_time(wish.at), "before": before}
+        before = assignment.before and dataclasses.asdict(assignment.before)
+        return {
+            **dataclasses.asdict(assignment.model),
+            "set_at": format_time(assignment.at),
+            "before": before,
+        }
 
     workers = {
         name: {**dataclasses.asdict(r), "since": format_time(r.since), "at": format_time(r.at)}
-        for name, r in alive(book, now).items()
+        for name, r in alive(state, now).items()
     }
     reads = feeds["taxonomy"] if not isinstance(feeds, str) else None
-    return {"live": wished("live"), "shadow": wished("shadow"), "feeds": reads, "workers": workers}
+    return {"live": assigned("live"), "shadow": assigned("shadow"), "feeds": reads, "workers": workers}
 
 
 def _feeds(settings: Settings) -> str | dict[str, str | None]:

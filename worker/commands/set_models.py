@@ -18,7 +18,7 @@ from worker import wiring
 from worker.commands.models import alive, redis_client
 from worker.errors import SettingsError, WorkerError
 from worker.kafka.reading import client_log
-from worker.messages.models import FOLDER, Assignment, ModelRef, ModelRole, ModelsState, write_wish
+from worker.messages.models import FOLDER, Assignment, ModelRef, ModelRole, ModelsState, write_assignment
 from worker.messages.tag import TAXONOMY
 from worker.messages.text import printable, wall_ms
 from worker.settings.settings import Settings
@@ -27,7 +27,7 @@ from worker.tagger.model_loading import (
     load_named,
     models_folder,
     models_topic,
-    read_book,
+    read_state,
     warm,
 )
 from worker.view.client import text_of
@@ -51,14 +51,14 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
         SettingsError, StartError, ModelError: there is no such model, or no worker could use it.
         WorkerError: Kafka is away.
     """
-    book = read_book(settings)
-    live = book.wishes.get("live")
+    state = read_state(settings)
+    live = state.assignments.get("live")
     before = _at_work(settings) if live is None else live.model
-    model, named = _checked(settings, folder, book)
+    model, named = _checked(settings, folder, state)
     if before == named:
         print(f"{named} is live already")
     else:
-        _write(settings, {"live": Assignment(named, wall_ms(), before), **_without(book, named)})
+        _write(settings, {"live": Assignment(named, wall_ms(), before), **_without(state, named)})
         print(f"live: {named}" + (f"; before it {before}" if before else ""))
         _report_taxonomy(named, before)
         _warn_of_origin(model, before)
@@ -80,12 +80,12 @@ def roll_back(settings: Settings, *, wait: float) -> int:
     Raises:
         SettingsError: there is none.
     """
-    book = read_book(settings)
-    live = book.wishes.get("live")
+    state = read_state(settings)
+    live = state.assignments.get("live")
     if live is None or live.before is None:
         raise SettingsError("there is no model before the live one; name one with `models set FOLDER`")
     load_named(models_folder(settings), live.before, None)
-    _write(settings, {"live": Assignment(live.before, wall_ms(), live.model), **_without(book, live.before)})
+    _write(settings, {"live": Assignment(live.before, wall_ms(), live.model), **_without(state, live.before)})
     print(f"live: {live.before}; before it {live.model}")
     _report_taxonomy(live.before, live.model)
     return _watch(settings, live.before, wait)
@@ -101,9 +101,9 @@ def set_shadow(settings: Settings, folder: str | None) -> int:
         _write(settings, {"shadow": None})
         print("shadow: none")
         return 0
-    book = read_book(settings)
-    _, named = _checked(settings, folder, book)
-    live = book.wishes.get("live")
+    state = read_state(settings)
+    _, named = _checked(settings, folder, state)
+    live = state.assignments.get("live")
     if live is not None and live.model.version == named.version:
         raise SettingsError(f"{named} is live: as its own shadow it says nothing")
     _write(settings, {"shadow": Assignment(named, wall_ms())})
@@ -120,7 +120,7 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
         WorkerError: Redis is away.
     """
     if taxonomy is None:
-        live = read_book(settings).wishes.get("live")
+        live = read_state(settings).assignments.get("live")
         if live is None:
             raise SettingsError(f"{settings.models_topic!r} names no live model; name the taxonomy")
         taxonomy = live.model.taxonomy
@@ -143,7 +143,7 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
     return 0
 
 
-def _checked(settings: Settings, folder: str, book: ModelsState) -> tuple[ClusterModel, ModelRef]:
+def _checked(settings: Settings, folder: str, state: ModelsState) -> tuple[ClusterModel, ModelRef]:
     """The model as a worker would load it, tried here first."""
     root = models_folder(settings)
     path = Path(folder)
@@ -162,7 +162,7 @@ def _checked(settings: Settings, folder: str, book: ModelsState) -> tuple[Cluste
         )
     model = ClusterModel.load(root / folder)
     named = ModelRef(model.version, model.taxonomy, folder)
-    live = book.wishes.get("live")
+    live = state.assignments.get("live")
     encoder = None
     if live is not None:
         encoder = _encoder_of(root, live.model)
@@ -183,9 +183,9 @@ def _encoder_of(root: Path, named: ModelRef) -> EncoderIdentity | None:
         return None
 
 
-def _without(book: ModelsState, live: ModelRef) -> dict[ModelRole, Assignment | None]:
+def _without(state: ModelsState, live: ModelRef) -> dict[ModelRole, Assignment | None]:
     """A model that goes live is its own shadow no more."""
-    shadow = book.wishes.get("shadow")
+    shadow = state.assignments.get("shadow")
     return {"shadow": None} if shadow is not None and shadow.model.version == live.version else {}
 
 
@@ -211,7 +211,7 @@ def _warn_of_origin(live: ClusterModel, before: ModelRef | None) -> None:
         )
 
 
-def _write(settings: Settings, wishes: Mapping[ModelRole, Assignment | None]) -> None:
+def _write(settings: Settings, assignments: Mapping[ModelRole, Assignment | None]) -> None:
     """
     Raises:
         WorkerError: Kafka does not take them.
@@ -221,11 +221,14 @@ def _write(settings: Settings, wishes: Mapping[ModelRole, Assignment | None]) ->
     producer = Producer({"client.id": "imgclust-models", **connection}, logger=client_log)
     topic = models_topic(settings)
     try:
-        for role, wish in wishes.items():
+        for role, assignment in assignments.items():
             producer.produce(
-                topic, key=role.encode(), value=None if wish is None else write_wish(wish), partition=0,
+                topic,
+                key=role.encode(),
+                value=None if assignment is None else write_assignment(assignment),
+                partition=0,
                 on_delivery=lambda error, _: failed.append(error.str()) if error else None,
-            )  # fmt: skip
+            )
         left = producer.flush(SEND_TIMEOUT)
     except KafkaException as error:
         raise WorkerError(f"{topic!r} does not take the change: {error.args[0].str()}") from None
@@ -241,7 +244,7 @@ def _watch(
     deadline = clock() + wait
     shown = ""
     while wait and clock() < deadline:
-        workers = alive(read_book(settings), wall_ms())
+        workers = alive(read_state(settings), wall_ms())
         running = [name for name, r in workers.items() if r.version == named.version]
         line = f"{len(running)} of {len(workers)} workers run {named.version}"
         if line != shown:

@@ -66,15 +66,15 @@ class Assignment:
     before: ModelRef | None = None
 
 
-def write_wish(wish: Assignment) -> bytes:
+def write_assignment(assignment: Assignment) -> bytes:
     """A value of the key `live` or `shadow`."""
-    before = None if wish.before is None else dataclasses.asdict(wish.before)
+    before = None if assignment.before is None else dataclasses.asdict(assignment.before)
     return orjson.dumps(
-        {"schema": SCHEMA, **dataclasses.asdict(wish.model), "set_at": wish.at, "before": before}
+        {"schema": SCHEMA, **dataclasses.asdict(assignment.model), "set_at": assignment.at, "before": before}
     )
 
 
-def read_wish(value: bytes) -> Assignment:
+def read_assignment(value: bytes) -> Assignment:
     """
     Raises:
         ValueError: it is none, or of a schema that this worker does not know.
@@ -142,25 +142,25 @@ class ModelsState:
     """The topic, record by record: the newest of each key.
 
     Attributes:
-        wishes: role → what is wanted.
+        assignments: role → what is wanted.
         reports: worker → what it runs.
         strange: offsets of records that are none of these; they are left alone.
     """
 
-    wishes: dict[ModelRole, Assignment] = dataclasses.field(default_factory=dict)
+    assignments: dict[ModelRole, Assignment] = dataclasses.field(default_factory=dict)
     reports: dict[str, WorkerReport] = dataclasses.field(default_factory=dict)
     strange: list[int] = dataclasses.field(default_factory=list)
 
     def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
-        """The next record. What cannot be read changes nothing: the last wish goes on."""
+        """The next record. What cannot be read changes nothing: the last assignment holds."""
         try:
             name = (key or b"").decode("ascii")
             if name in ROLES:
                 role: ModelRole = "live" if name == "live" else "shadow"
                 if value is None:
-                    self.wishes.pop(role, None)
+                    self.assignments.pop(role, None)
                 else:
-                    self.wishes[role] = read_wish(value)
+                    self.assignments[role] = read_assignment(value)
             elif name.startswith(REPORT):
                 if value is None:
                     self.reports.pop(name.removeprefix(REPORT), None)

@@ -118,7 +118,7 @@ def warm(model: ClusterModel) -> None:
         model.predict(own[np.arange(size) % len(own)].astype(np.float32))
 
 
-def read_book(settings: Settings) -> ModelsState:
+def read_state(settings: Settings) -> ModelsState:
     """All that the models topic says now.
 
     Raises:
@@ -126,13 +126,13 @@ def read_book(settings: Settings) -> ModelsState:
         WorkerError: Kafka is away.
     """
     topic = models_topic(settings)
-    book = ModelsState()
+    state = ModelsState()
     with Scanner(wiring.connection(settings)) as scanner:
         if scanner.partitions(topic) != [0]:
             raise StartError(f"{topic!r} must have one partition, so that its records have one order")
         for entry in scanner.read(topic, {0: 0}):
-            book.take(entry.key, entry.value, entry.offset)
-    return book
+            state.take(entry.key, entry.value, entry.offset)
+    return state
 
 
 def models_topic(settings: Settings) -> str:
@@ -168,9 +168,9 @@ def first_model(settings: Settings) -> ClusterModel:
             raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
         return ClusterModel.load(settings.model)
     folder = models_folder(settings)
-    wish = read_book(settings).wishes.get("live")
+    assignment = read_state(settings).assignments.get("live")
     tries: list[tuple[str, Callable[[], ClusterModel]]] = []
-    for what, named in (("live", wish.model), ("before", wish.before)) if wish else ():
+    for what, named in (("live", assignment.model), ("before", assignment.before)) if assignment else ():
         if named is not None:
             tries.append((f"{what} {named}", partial(load_named, folder, named, None)))
     if settings.model is not None:

@@ -73,23 +73,23 @@ class ModelChanger:
         self._have: dict[ModelRole, _Have] = {"live": _Have(first.version), "shadow": _Have(None)}
         self._since = wall_ms()
 
-    def settle(self, wishes: Mapping[ModelRole, Assignment]) -> bool:
+    def settle(self, assignments: Mapping[ModelRole, Assignment]) -> bool:
         """Take into use what is wanted and is not used; returns whether anything has changed."""
-        changed = self._settle("live", wishes.get("live"))
-        shadow = wishes.get("shadow")
+        changed = self._settle("live", assignments.get("live"))
+        shadow = assignments.get("shadow")
         if shadow is not None and shadow.model.version == self._have["live"].version:
             shadow = None  # it would agree with itself
         return self._settle("shadow", shadow) or changed
 
-    def _settle(self, role: ModelRole, wish: Assignment | None) -> bool:
+    def _settle(self, role: ModelRole, assignment: Assignment | None) -> bool:
         have = self._have[role]
-        version = None if wish is None else wish.model.version
-        if version == have.version or (wish is None and role == "live"):
+        version = None if assignment is None else assignment.model.version
+        if version == have.version or (assignment is None and role == "live"):
             # what was refused is not wanted any more
             return self._refused(role, None, "")
         if version == have.refused and self._clock() < have.again:
             return False
-        if wish is None:
+        if assignment is None:
             self._inference.use_shadow(None)
             have.version = None
             log.info("no shadow model any more")
@@ -97,11 +97,11 @@ class ModelChanger:
             return True
         started = self._clock()
         try:
-            model = self._load(self._folder, wish.model, self._encoder)
+            model = self._load(self._folder, assignment.model, self._encoder)
             warm(model)
         except Exception as error:  # whatever is in the folder, the old model goes on
             have.again = self._clock() + TRY_AGAIN
-            return self._refused(role, wish.model, str(error) or type(error).__name__)
+            return self._refused(role, assignment.model, str(error) or type(error).__name__)
         self._take(role, model)
         have.version = model.version
         self._refused(role, None, "")
@@ -109,7 +109,7 @@ class ModelChanger:
         log.info(
             "another model is at work" if role == "live" else "another shadow model",
             model=model.version, taxonomy=model.taxonomy, clusters=len(model.clusters),
-            folder=wish.model.folder, seconds=round(self._clock() - started, 2),
+            folder=assignment.model.folder, seconds=round(self._clock() - started, 2),
         )  # fmt: skip
         return True
 

@@ -55,7 +55,7 @@ class ModelsWatch:
         self._changer = changer
         self._clock = clock
         self._key = f"{REPORT}{worker_name()}".encode()
-        self._book = ModelsState()
+        self._state = ModelsState()
         self._stop = threading.Event()
         self._report_at = 0.0
         self._consumer = Consumer(
@@ -81,7 +81,7 @@ class ModelsWatch:
             try:
                 caught_up = self._read() or caught_up
                 if caught_up:  # not before: what is read on the way was wanted once
-                    changed = self._changer.settle(self._book.wishes)
+                    changed = self._changer.settle(self._state.assignments)
                     if changed or self._clock() >= self._report_at:
                         self._report(write_report(self._changer.report()))
             except Exception:  # models do not change then, and everything else goes on
@@ -102,9 +102,9 @@ class ModelsWatch:
                     log.warning("reading the models topic failed for now", error=error.str())
                 continue
             reached = False
-            known = len(self._book.strange)
-            self._book.take(message.key(), message.value(), -1 if offset is None else offset)
-            if len(self._book.strange) > known:
+            known = len(self._state.strange)
+            self._state.take(message.key(), message.value(), -1 if offset is None else offset)
+            if len(self._state.strange) > known:
                 log.error("a record of the models topic is none of this worker's", offset=offset)
         return reached
 

@@ -27,11 +27,11 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def book(monkeypatch: pytest.MonkeyPatch) -> ModelsState:
+def state(monkeypatch: pytest.MonkeyPatch) -> ModelsState:
     """The topic as it stands."""
     made = ModelsState()
     for module in (models, set_models):
-        monkeypatch.setattr(module, "read_book", lambda _: made)
+        monkeypatch.setattr(module, "read_state", lambda _: made)
         monkeypatch.setattr(module, "wall_ms", lambda: NOW)
     monkeypatch.setattr(
         models, "_feeds", lambda _: {"taxonomy": "a" * 12, "reads": f"read taxonomy {'a' * 12}"}
@@ -40,17 +40,17 @@ def book(monkeypatch: pytest.MonkeyPatch) -> ModelsState:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch, book: ModelsState) -> list[dict[ModelRole, Assignment | None]]:
+def written(monkeypatch: pytest.MonkeyPatch, state: ModelsState) -> list[dict[ModelRole, Assignment | None]]:
     """What is written to the topic, which has it at once."""
     found: list[dict[ModelRole, Assignment | None]] = []
 
-    def write(_: Settings, wishes: dict[ModelRole, Assignment | None]) -> None:
-        found.append(wishes)
-        for role, wish in wishes.items():
-            if wish is None:
-                book.wishes.pop(role, None)
+    def write(_: Settings, assignments: dict[ModelRole, Assignment | None]) -> None:
+        found.append(assignments)
+        for role, assignment in assignments.items():
+            if assignment is None:
+                state.assignments.pop(role, None)
             else:
-                book.wishes[role] = wish
+                state.assignments[role] = assignment
 
     monkeypatch.setattr(set_models, "_write", write)
     return found
@@ -61,13 +61,13 @@ def report(model: ModelRef, **more: object) -> WorkerReport:
     return WorkerReport(model.version, model.taxonomy, **fields)  # type: ignore[arg-type]
 
 
-def test_people_see_a_table(book: ModelsState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_see_a_table(state: ModelsState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Live, shadow and what feeds read; for each worker its model, since when, how the shadow does, and what
     it refuses. One that has not reported lately is gone; nothing that a worker wrote moves the terminal."""
-    book.wishes["live"] = Assignment(NEW, NOW - 120_000, OLD)
-    book.reports["host-a"] = report(NEW, shadow={"version": "c" * 12, "agreement": 0.9375, "other": 0.21})
-    book.reports["host-b"] = report(OLD, refused={"live": "b: no folder\x1b[2J 'new'"})
-    book.reports["host-c"] = report(OLD, at=NOW - 91_000)
+    state.assignments["live"] = Assignment(NEW, NOW - 120_000, OLD)
+    state.reports["host-a"] = report(NEW, shadow={"version": "c" * 12, "agreement": 0.9375, "other": 0.21})
+    state.reports["host-b"] = report(OLD, refused={"live": "b: no folder\x1b[2J 'new'"})
+    state.reports["host-c"] = report(OLD, at=NOW - 91_000)
     out = Terminal()
     monkeypatch.setenv("COLUMNS", "200")
     assert models.show(load({}), out=out) == 0
@@ -84,10 +84,10 @@ def test_people_see_a_table(book: ModelsState, monkeypatch: pytest.MonkeyPatch) 
     assert "no folder" in out.getvalue()
 
 
-def test_programs_get_json(book: ModelsState) -> None:
+def test_programs_get_json(state: ModelsState) -> None:
     """Elsewhere than on a terminal: one object, with all that the table has."""
-    book.wishes["live"] = Assignment(NEW, NOW, OLD)
-    book.reports["host-a"] = report(NEW)
+    state.assignments["live"] = Assignment(NEW, NOW, OLD)
+    state.reports["host-a"] = report(NEW)
     out = io.StringIO()
     assert models.show(load({}), out=out) == 0
     told = json.loads(out.getvalue())
@@ -112,7 +112,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_set_waits_for_the_workers(
     settings: Settings,
-    book: ModelsState,
+    state: ModelsState,
     written: list[dict[ModelRole, Assignment | None]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -120,14 +120,14 @@ def test_set_waits_for_the_workers(
     """It ends when all workers that report run the model, with 1 when one refuses it or time is up; a model
     that was the shadow is that no more; the way back is the model before."""
     first = fitted.fitted().model
-    book.reports["host-a"] = report(ModelRef(first.version, first.taxonomy, "first"))
+    state.reports["host-a"] = report(ModelRef(first.version, first.taxonomy, "first"))
 
     def second_version() -> str:
         return written[-1]["live"].model.version  # type: ignore[union-attr]
 
     def obeying(_: float) -> None:
-        model = book.wishes["live"].model
-        book.reports["host-a"] = report(model)
+        model = state.assignments["live"].model
+        state.reports["host-a"] = report(model)
 
     monkeypatch.setattr(set_models.time, "sleep", obeying)
     assert set_models.set_live(settings, "second", wait=60) == 0
@@ -135,14 +135,14 @@ def test_set_waits_for_the_workers(
     assert "1 of 1 workers run " + second_version() in capsys.readouterr().out
     assert set_models.set_live(settings, "second", wait=60) == 0
     assert "is live already" in capsys.readouterr().out
-    book.wishes["shadow"] = Assignment(book.wishes["live"].before, 0)  # type: ignore[arg-type]
+    state.assignments["shadow"] = Assignment(state.assignments["live"].before, 0)  # type: ignore[arg-type]
     assert set_models.roll_back(settings, wait=60) == 0
     assert set(written[-1]) == {"live", "shadow"}
     assert second_version() == first.version
 
     def refusing(_: float) -> None:
-        wanted = book.wishes["live"].model.version
-        book.reports["host-a"] = report(OLD, refused={"live": f"{wanted}: its folder is missing"})
+        wanted = state.assignments["live"].model.version
+        state.reports["host-a"] = report(OLD, refused={"live": f"{wanted}: its folder is missing"})
 
     monkeypatch.setattr(set_models.time, "sleep", refusing)
     assert set_models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
@@ -152,18 +152,18 @@ def test_set_waits_for_the_workers(
 
 
 def test_the_encoder_of_the_live_model_decides(
-    settings: Settings, book: ModelsState, written: list[dict[ModelRole, Assignment | None]], tmp_path: Path
+    settings: Settings, state: ModelsState, written: list[dict[ModelRole, Assignment | None]], tmp_path: Path
 ) -> None:
     """A model of another encoder than the live one's is refused before it is named; a folder that no longer
     holds the live model says nothing about its encoder, and the workers will."""
     model = fitted.fitted().model
     other = dataclasses.replace(model, encoder=dataclasses.replace(fitted.ENCODER, weights="1" * 64))
     other.save(tmp_path / "live")
-    book.wishes["live"] = Assignment(ModelRef(other.version, other.taxonomy, "live"), NOW)
+    state.assignments["live"] = Assignment(ModelRef(other.version, other.taxonomy, "live"), NOW)
     with pytest.raises(StartError, match="a new encoder takes new workers"):
         set_models.set_live(settings, "second", wait=0)
     assert not written
-    book.wishes["live"] = Assignment(ModelRef("c" * 12, "c" * 12, "live"), NOW)
+    state.assignments["live"] = Assignment(ModelRef("c" * 12, "c" * 12, "live"), NOW)
     set_models.set_live(settings, "second", wait=0)
     assert written[-1]["live"].model.folder == "second"  # type: ignore[union-attr]
 

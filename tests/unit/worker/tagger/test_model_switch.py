@@ -26,10 +26,10 @@ from worker.messages.models import (
     ModelRef,
     ModelsState,
     WorkerReport,
+    read_assignment,
     read_report,
-    read_wish,
+    write_assignment,
     write_report,
-    write_wish,
 )
 from worker.tagger.model_loading import load_named, warm
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
@@ -47,7 +47,7 @@ named = st.builds(
     folder=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True),
 )
 times = st.integers(0, 2**53)
-wishes = st.builds(Assignment, model=named, at=times, before=st.none() | named)
+assignments = st.builds(Assignment, model=named, at=times, before=st.none() | named)
 reports = st.builds(
     WorkerReport,
     version=st.text(max_size=12),
@@ -59,10 +59,10 @@ reports = st.builds(
 )
 
 
-@given(wishes, reports)
-def test_what_is_written_is_read(wish: Assignment, report: WorkerReport) -> None:
-    """A wish and a report come back from their records as they were."""
-    assert read_wish(write_wish(wish)) == wish
+@given(assignments, reports)
+def test_what_is_written_is_read(assignment: Assignment, report: WorkerReport) -> None:
+    """An assignment and a report come back from their records as they were."""
+    assert read_assignment(write_assignment(assignment)) == assignment
     assert read_report(write_report(report)) == report
 
 
@@ -76,13 +76,13 @@ def test_what_is_written_is_read(wish: Assignment, report: WorkerReport) -> None
     st.sampled_from([b"live", b"shadow", b"worker/x", b"\xff", b"else", None]))  # fmt: skip
 def test_nothing_in_the_topic_disturbs(value: bytes, key: bytes | None) -> None:
     """Whatever a record holds, it is read or passed over, and what was wanted before is still wanted."""
-    book = ModelsState()
-    wish = Assignment(ModelRef("0" * 12, "0" * 12, "first"), 1)
-    book.take(b"live", write_wish(wish), 0)
-    book.take(key, value, 1)
-    assert book.strange in ([], [1])
-    if book.strange:
-        assert book.wishes == {"live": wish}
+    state = ModelsState()
+    assignment = Assignment(ModelRef("0" * 12, "0" * 12, "first"), 1)
+    state.take(b"live", write_assignment(assignment), 0)
+    state.take(key, value, 1)
+    assert state.strange in ([], [1])
+    if state.strange:
+        assert state.assignments == {"live": assignment}
 
 
 def _too_large(value: Any) -> bool:
@@ -98,22 +98,22 @@ def _too_large(value: Any) -> bool:
 )
 def test_a_record_names_a_folder_and_no_path(folder: object) -> None:
     """What the topic names stays within the folder of models."""
-    wish = orjson.loads(write_wish(Assignment(ModelRef("0" * 12, "0" * 12, "good"), 1)))
+    assignment = orjson.loads(write_assignment(Assignment(ModelRef("0" * 12, "0" * 12, "good"), 1)))
     with pytest.raises(ValueError, match="has not the form"):
-        read_wish(orjson.dumps({**wish, "folder": folder}))
+        read_assignment(orjson.dumps({**assignment, "folder": folder}))
 
 
 def test_the_book_keeps_the_newest_of_each_key() -> None:
     """The last record of a key counts, and a null takes it back."""
-    book = ModelsState()
+    state = ModelsState()
     for n in range(3):
-        book.take(b"live", write_wish(Assignment(ModelRef(f"{n:012x}", "0" * 12, "f"), n)), n)
-        book.take(b"shadow", write_wish(Assignment(ModelRef(f"{n + 5:012x}", "0" * 12, "f"), n)), n)
-        book.take(b"worker/a", write_report(WorkerReport("v", "t", 0, None, {}, n)), n)
-    assert (book.wishes["live"].at, book.wishes["shadow"].at, book.reports["a"].at) == (2, 2, 2)
-    book.take(b"shadow", None, 9)
-    book.take(b"worker/a", None, 10)
-    assert (set(book.wishes), book.reports, book.strange) == ({"live"}, {}, [])
+        state.take(b"live", write_assignment(Assignment(ModelRef(f"{n:012x}", "0" * 12, "f"), n)), n)
+        state.take(b"shadow", write_assignment(Assignment(ModelRef(f"{n + 5:012x}", "0" * 12, "f"), n)), n)
+        state.take(b"worker/a", write_report(WorkerReport("v", "t", 0, None, {}, n)), n)
+    assert (state.assignments["live"].at, state.assignments["shadow"].at, state.reports["a"].at) == (2, 2, 2)
+    state.take(b"shadow", None, 9)
+    state.take(b"worker/a", None, 10)
+    assert (set(state.assignments), state.reports, state.strange) == ({"live"}, {}, [])
 
 
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +213,7 @@ def test_what_is_wanted_is_used_once(bench: Callable[[], tuple[Bench, ModelRef, 
     ) == 1  # fmt: skip
     assert b.want(first)
     assert (b.inference.maker.version, b.changes("changed")) == (first.version, 2)
-    assert not b.want(None)  # no wish any more: what is at work goes on
+    assert not b.want(None)  # no assignment any more: what is at work goes on
     assert b.inference.maker.version == first.version
 
 
