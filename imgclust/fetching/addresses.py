@@ -1,6 +1,6 @@
 """Which addresses are the public internet's. A table of our own, pure, without any network access.
 
-`ipaddress.is_global` answers another question (is the block globally reachable in principle) and says yes to
+`ipaddress.is_global` answers another question (is the block globally reachable in principle) and accepts
 NAT64, 6to4, multicast and ISATAP; what may be *connected to on a stranger's word* is narrower:
 
 - IPv4: everything outside `_IPV4_RESERVED`.

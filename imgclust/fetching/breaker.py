@@ -31,7 +31,7 @@ class Breaker:
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
     def wait(self, host: str) -> float:
-        """Seconds until the host may be asked; 0: now. The one who is told 0 after a pause is the probe."""
+        """Seconds until the host may be asked; 0: now. Whoever gets 0 after a pause is the probe."""
         state = self._hosts.get(host)
         if state is None or state.failures < THRESHOLD:
             return 0.0

@@ -24,7 +24,7 @@ class Watch:
     Attributes:
         timeout: asyncio's, without a time of its own; the sweep sets it off.
         started: on the clock, in seconds.
-        heard: when the server was asked or last said something; infinite while it is not its turn.
+        heard: when the server was asked or last sent something; infinite while nothing is expected of it.
         body_since: when the body began, None before.
         size: bytes of the body so far.
         overdue: why it was ended, once it was.

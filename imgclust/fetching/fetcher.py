@@ -2,11 +2,11 @@
 
 The URL and the server are both hostile. What keeps them in bounds:
 
-1. What the URL says is checked before anything else (`imgclust.fetching.urls`), again for every redirect.
+1. The URL is checked before anything else (`imgclust.fetching.urls`), again for every redirect.
 2. The address that is connected to is checked where the socket is made, so neither a name that resolves to
    something else by then nor a literal address gets round it. Names are resolved once, by us.
 3. Bytes are counted while they arrive, against limits of size, time and rate; no header is believed when it
-   says "less", `Content-Type` not at all.
+   announces less, `Content-Type` not at all.
 4. Whatever aiohttp raises is translated at one border (`imgclust.fetching.translate`).
 """
 
@@ -65,8 +65,8 @@ class Fetched:
 ReserveBytes = Callable[[int], Awaitable[None]]
 
 
-async def _plenty(size: int) -> None:
-    """There is always room."""
+async def _unbounded(size: int) -> None:
+    """Take any number of bytes."""
 
 
 class Fetcher:
@@ -142,15 +142,15 @@ class Fetcher:
             raise UrlForbidden(f"the address {address[0]!a} is not public")
         return socket.socket(family, kind, protocol)
 
-    async def fetch(self, url: str, *, room: ReserveBytes = _plenty) -> Fetched:
+    async def fetch(self, url: str, *, reserve: ReserveBytes = _unbounded) -> Fetched:
         """Fetch one image's bytes.
 
         Args:
             url: http, https, or `file:` and `s3:` where the policy allows a folder or a bucket.
-            room: is awaited with the most bytes that will be held, before a body is read.
+            reserve: is awaited with the most bytes that will be held, before a body is read.
 
         Raises:
-            FetchError: the one subclass of it that says why; nothing else.
+            FetchError: the one subclass that names the reason; nothing else.
         """
         watch = Watch(asyncio.timeout(None), self._clock())
         self._deadlines.add(watch)
@@ -159,8 +159,8 @@ class Fetcher:
                 if url[:5].lower() == "file:":
                     return Fetched(await asyncio.to_thread(read_file, url, self.policy))
                 if url[: len(S3)].lower() == S3:
-                    return Fetched(await self._object(url, room, watch))
-                return await self._download(url, room, watch)
+                    return Fetched(await self._object(url, reserve, watch))
+                return await self._download(url, reserve, watch)
         except Exception as error:
             if watch.overdue and isinstance(error, TimeoutError):
                 raise FetchTimeout(f"{watch.overdue}: {shown(url)}") from None
@@ -168,23 +168,23 @@ class Fetcher:
         finally:
             self._deadlines.remove(watch)
 
-    async def _object(self, url: str, room: ReserveBytes, watch: Watch) -> bytes:
+    async def _object(self, url: str, reserve: ReserveBytes, watch: Watch) -> bytes:
         if self._buckets is None:
-            split(url, self.policy)  # says why not
+            split(url, self.policy)  # raises the reason
             raise AssertionError("buckets are allowed, but were not opened")
         watch.heard = self._clock()
         size, pieces = await self._buckets.open(url)
         watch.heard = math.inf
-        await room(size)
+        await reserve(size)
         return await self._read(pieces, self.policy.max_bytes, watch)
 
-    async def _download(self, url: str, room: ReserveBytes, watch: Watch) -> Fetched:
+    async def _download(self, url: str, reserve: ReserveBytes, watch: Watch) -> Fetched:
         target = self._urls.check(url)
         for hop in range(self.policy.max_redirects + 1):
             async with await self._ask(target, watch) as response:
                 if response.status not in _REDIRECTS:
                     self._check_status(response)
-                    return Fetched(await self._body(response, room, watch), hop)
+                    return Fetched(await self._body(response, reserve, watch), hop)
                 target = self._next_hop(target, response)
         raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
 
@@ -199,7 +199,7 @@ class Fetcher:
         except UrlForbidden:
             raise
         except asyncio.CancelledError:
-            if watch.overdue:  # else somebody does not want the image any more
+            if watch.overdue:  # else the caller cancelled the fetch
                 self._breaker.failed(host)
             raise
         except Exception:
@@ -228,11 +228,11 @@ class Fetcher:
         if status == 200:
             return
         if status in _GONE:
-            raise NotFound(f"the server says that there is no such image (HTTP {status})")
+            raise NotFound(f"the server has no such image (HTTP {status})")
         wait = retry_after(response.headers.get("Retry-After"), self._wall())
         raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
 
-    async def _body(self, response: aiohttp.ClientResponse, room: ReserveBytes, watch: Watch) -> bytes:
+    async def _body(self, response: aiohttp.ClientResponse, reserve: ReserveBytes, watch: Watch) -> bytes:
         limit = self.policy.max_bytes
         announced = response.content_length
         if announced is not None and announced > limit:
@@ -241,7 +241,7 @@ class Fetcher:
         if encoding != "identity" and encoding not in _INFLATES:
             raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
         watch.heard = math.inf
-        await room(limit if announced is None or encoding != "identity" else announced)
+        await reserve(limit if announced is None or encoding != "identity" else announced)
         data = await self._read(response.content.iter_any(), limit, watch)
         return data if encoding == "identity" else inflate(data, limit)
 

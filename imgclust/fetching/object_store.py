@@ -70,7 +70,7 @@ class Buckets:
         """Ask for an object: its size in bytes, and its content in pieces.
 
         Raises:
-            FetchError: as `imgclust.fetching.fetcher` says.
+            FetchError: see `imgclust.fetching.fetcher`.
         """
         bucket, key = split(url, self._policy)
         store = self._stores.get(bucket) or self._open_bucket(bucket)
@@ -104,7 +104,7 @@ class Buckets:
 
 
 def translate(error: Exception, url: str) -> FetchError | None:
-    """What an error of obstore means; None: it is somebody else's."""
+    """What an error of obstore means; None: it is not obstore's."""
     if not type(error).__module__.startswith("obstore"):
         return None
     meaning, text = _MEANINGS.get(type(error).__name__, (FetchFailed, "the store cannot be read"))

@@ -30,7 +30,7 @@ def system_lookup(host: str) -> list[str]:
     """Addresses of a host by the system's resolver, in its order.
 
     Raises:
-        OSError: there is no such name, or nobody answered.
+        OSError: there is no such name, or no answer.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -44,7 +44,7 @@ class _Answer:
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves names for aiohttp and hands on only the addresses that `permitted` says yes to.
+    """Resolves names for aiohttp and hands on only the addresses that `permitted` accepts.
 
     Args:
         permitted: whether a socket to an address may be opened.
@@ -74,7 +74,7 @@ class CheckedResolver(AbstractResolver):
 
         Raises:
             UrlForbidden: it has addresses, but none that may be.
-            FetchFailed: it has none, or nobody could say.
+            FetchFailed: it has none, or no name server answered.
         """
         answer = await self._answer(host)
         if answer.error is not None:

@@ -49,7 +49,7 @@ class FetchPolicy:
         allow_files: a folder; `file:` URLs of regular files below it are read. None: no `file:` URL is.
         allow_buckets: of S3; `s3://` URLs that name one of these are read.
         proxy: the URL of an HTTP proxy that connects in our place, also to hosts whose addresses only it
-            resolves: what it lets pass is then its own decision. None: none, whatever the environment says.
+            resolves: what it lets pass is then its own decision. None: none, whatever the environment holds.
         nat64_prefixes: of the network that this machine is in, beside 64:ff9b::/96.
         max_bytes: of one image.
         connect_timeout: of one attempt to connect, TLS included.
@@ -94,7 +94,7 @@ class FetchPolicy:
         return may_connect(address, self.allow_networks, self.nat64_prefixes)
 
     def permits_host(self, host: str) -> bool:
-        """Whether the globs let this host pass; says nothing about its addresses."""
+        """Whether the globs let this host pass; its addresses are another matter."""
         if _matches(host, self.deny_hosts):
             return False
         return not self.allow_hosts or _matches(host, self.allow_hosts)
@@ -195,7 +195,7 @@ class UrlChecker:
 
 
 def _check_host(host: str, policy: FetchPolicy) -> str:
-    """A host in lower-case ASCII, allowed by the policy as far as can be said without asking the resolver."""
+    """A host in lower-case ASCII, allowed by the policy as far as can be decided without the resolver."""
     bare = host.removesuffix(".")
     if not policy.permits_host(bare):
         raise UrlForbidden(f"the host {shown(host)} is not among the allowed hosts, or is denied")

@@ -44,8 +44,8 @@ class Prepared:
     Attributes:
         data: the file, without the metadata that no pixel needs.
         orientation: EXIF orientation, 1 to 8.
-        size: width and height in pixels where the container tells them and the decoder would allocate
-            before it tells; None where the decoder's own word comes early enough.
+        size: width and height in pixels where the container states them and the decoder would allocate
+            before it reports them; None where the decoder reports them early enough.
     """
 
     data: bytes
@@ -118,7 +118,7 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def _jpeg(data: bytes) -> Prepared:
-    """Keep tables and frame; of the APP segments only JFIF's and Adobe's, which tell the colours."""
+    """Keep tables and frame; of the APP segments only JFIF's and Adobe's, which define the colours."""
     kept, seen, orientation, at = [data[:2]], set(), 1, 2
     for _ in range(MAX_JPEG_SEGMENTS):
         at = data.find(b"\xff", at)

@@ -2,7 +2,7 @@
 
 The bytes are hostile. Three things keep them in bounds:
 
-1. The format is told by the content, and only that format's plugin is called; metadata that no pixel needs
+1. The content decides the format, and only that format's plugin is called; metadata that no pixel needs
    is cut away before, unread (`imgclust.images.containers`).
 2. What an image would cost (pixels, scans, chunks) is judged from its header, before anything is decoded.
 3. Whatever Pillow raises is translated at one border, `_translated`.
@@ -167,7 +167,7 @@ def _load(data: bytes, limits: Limits, shortest: int | None) -> _Picture:
     if format == "TIFF":
         raw_size = image.size  # Pillow has turned it
     orientation = prepared.orientation
-    if format in ("AVIF", "HEIF"):  # bounded by the plugin: the container's own rotation, told as EXIF
+    if format in ("AVIF", "HEIF"):  # bounded by the plugin: the container's own rotation, given as EXIF
         orientation = containers.exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
     return _Picture(image, raw_size, orientation, format)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgclust.errors import ImgclustError
 
-# A list's column that tells where the image is; the first that is there counts.
+# A list's column that locates the image; the first that exists counts.
 LOCATION_COLUMNS = ("source", "file", "path", "filename", "image", "url")
 ID_COLUMN = "id"
 LISTS = (".csv", ".tsv", ".parquet")
@@ -31,7 +31,7 @@ class Item:
     Attributes:
         id: what it is called from now on: a list's `id`, else the path below the folder, or the URL.
         source: a path or an http(s) or s3 URL.
-        named: somebody named this very image, so it is an error if it is none; files that a folder just
+        named: the user named this very image, so it is an error if it is none; files that a folder just
             happens to hold are skipped instead.
         attributes: a list's other columns.
     """
@@ -62,11 +62,11 @@ def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) ->
         skipped: counts what is passed over: hidden files, loops of links, folders that cannot be read.
 
     Raises:
-        ImgclustError: a source does not exist; a list has no column that tells where its images are.
+        ImgclustError: a source does not exist; a list has no column that locates its images.
     """
     skipped = Counter() if skipped is None else skipped
     names = [str(source) for source in sources]
-    for name in names:  # a wrong one is told before hours of work
+    for name in names:  # report a wrong one before hours of work
         if not (is_url(name) or os.path.isdir(name) or os.path.isfile(name)):
             raise ImgclustError(f"{name!a} is neither a file, a folder nor a URL (http, https, s3)")
     several = sum(not is_url(name) and os.path.isdir(name) for name in names) > 1
@@ -137,7 +137,7 @@ def _listed(path: Path) -> Iterator[Item]:
             location = next((c for c in LOCATION_COLUMNS if c in row), None)
             if location is None:
                 raise ImgclustError(
-                    f"{str(path)!a} has no column that tells where the images are: "
+                    f"{str(path)!a} has no column that locates the images: "
                     f"one of {', '.join(LOCATION_COLUMNS)}; it has {ascii(list(row))[:200]}"
                 )
         where = str(row[location] or "")

@@ -36,7 +36,7 @@ def available_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take; None where the system does not say.
+    """Bytes that this process may still take; None where the system does not report it.
 
     The smaller of the machine's available memory and what the control group (a container's limit) leaves.
     """
@@ -52,7 +52,7 @@ def _machine() -> int | None:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    try:  # macOS tells its size only; half of it is a fair guess at what is free
+    try:  # macOS reports its size only; half of it is a fair guess at what is free
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""What a long computation says while it runs: its stage, how far it is, how long it has taken."""
+"""Progress of long computations: the stage, the share that is done, the time it has taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TextIO
 
 LINE_SECONDS = 10.0
 
-Tell = Callable[[float | None], None]
+Update = Callable[[float | None], None]
 BEAT_SECONDS = 1.0
 
 
@@ -39,12 +39,12 @@ Listener = Callable[[Progress], None]
 
 
 class Stages:
-    """Times stages and tells a listener.
+    """Times stages and reports to a listener.
 
     Args:
-        listener: told at the start and at the end of each stage (`done` is 1), and in between, at least every
-            `BEAT_SECONDS` (from another thread, never from two at once), so that a stage which cannot say how
-            far it is still shows that it lives.
+        listener: called at the start and at the end of each stage (`done` is 1), and in between at least
+            every `BEAT_SECONDS` (from another thread, never from two at once), so that a stage which cannot
+            report its share still shows that it is alive.
         clock: seconds, monotonic.
 
     Attributes:
@@ -57,11 +57,11 @@ class Stages:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, detail: str) -> Iterator[Tell]:
+    def stage(self, name: str, detail: str) -> Iterator[Update]:
         """Run a stage; what it yields is called with the share that is done."""
         start, latest, ended = self._clock(), None, threading.Event()
 
-        def tell(done: float | None) -> None:
+        def update(done: float | None) -> None:
             nonlocal latest
             with self._one_at_a_time:
                 latest = done
@@ -70,44 +70,44 @@ class Stages:
 
         def beat() -> None:
             while not ended.wait(BEAT_SECONDS):
-                tell(latest)
+                update(latest)
 
-        tell(None)
+        update(None)
         thread = threading.Thread(target=beat, name="imgclust-progress", daemon=True)
         if self._listener:
             thread.start()
         try:
-            yield tell
+            yield update
         finally:
             ended.set()
             if self._listener:
                 thread.join()
         self.seconds[name] = round(self._clock() - start, 3)
-        tell(1.0)
+        update(1.0)
 
 
 _STEPS = re.compile(r"steps (\d+)/(\d+)")
 
 
 class _Bar(io.TextIOBase):
-    """Takes the text of a tqdm bar and tells the share that it shows."""
+    """Takes the text of a tqdm bar and reports the share that it shows."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, update: Update) -> None:
+        self._update = update
 
     def write(self, text: str) -> int:
         found = _STEPS.search(text)
         if found and int(found[2]):
-            self._tell(int(found[1]) / int(found[2]))
+            self._update(int(found[1]) / int(found[2]))
         return len(text)
 
 
-def umap_progress(tell: Tell) -> dict[str, Any]:
-    """Arguments for `umap.UMAP` that show its progress bar to `tell` instead of on the terminal.
+def umap_progress(update: Update) -> dict[str, Any]:
+    """Arguments for `umap.UMAP` that send its progress bar to `update` instead of the terminal.
 
     Not `verbose`: that would print, and standard output belongs to whoever calls.
     """
-    bars = {"disable": False, "file": _Bar(tell), "bar_format": "steps {n_fmt}/{total_fmt}"}
+    bars = {"disable": False, "file": _Bar(update), "bar_format": "steps {n_fmt}/{total_fmt}"}
     return {"tqdm_kwds": {**bars, "mininterval": 0.5}}
 
 
@@ -134,7 +134,7 @@ class _Total:
         try:
             self.value = self._count()
         except Exception:
-            self.value = None  # the run itself meets the same error and tells it
+            self.value = None  # the run itself meets the same error and reports it
 
 
 class _Lines:

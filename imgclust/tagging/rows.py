@@ -1,8 +1,8 @@
-"""Pictures → rows that say which cluster each belongs to.
+"""Pictures → rows with the cluster that each belongs to.
 
 Everything streams: a million pictures need no more memory than a batch. Rows are made by `predict_paths`,
-`predict_lines` or `predict_embeddings`, may pass through `sorting.copy_to` or `link_to`, and end in
-`prediction_files.write_rows` or `print_table`.
+`predict_lines` or `predict_embeddings`, may pass through `folders.copy_to` or `link_to`, and end in
+`files.write_rows` or `table.print_table`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.images.sources import Item, from_lines, items
-from imgclust.tagging.table import PredictionSummary, plain, print_summary, print_table
 from imgclust.types import Encoder, Floats
 
 if TYPE_CHECKING:
     from imgclust.embedding.embed import EmbedOutcome, Failed
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
-
-__all__ = [
-    "Guess",
-    "PredictionSummary",
-    "Row",
-    "plain",
-    "predict_embeddings",
-    "predict_lines",
-    "predict_paths",
-    "predict_rows",
-    "print_summary",
-    "print_table",
-]
 
 OTHER = -1
 CHUNK = 1024  # embeddings predicted before the first of them is passed on
@@ -52,7 +38,7 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """What a model says of one picture; the fields mean what they mean in a tag.
+    """A model's prediction for one picture; the fields mean what they mean in a tag.
 
     Attributes:
         id: as `imgclust embed` would name it: the path below the folder that was given.
@@ -62,8 +48,8 @@ class Row:
         novel: unlike anything the model was fitted on.
         similarity: cosine to the nearest training image; tags do not have it.
         candidates: at most three likely clusters, best first, also for "other".
-        model, taxonomy: which model said so, and what its cluster numbers mean.
-        attributes: what a list or an embeddings folder said of the picture.
+        model, taxonomy: which model predicted it, and what its cluster numbers mean.
+        attributes: the picture's, from a list or an embeddings folder.
     """
 
     id: str
@@ -95,7 +81,7 @@ def predict_paths(
         model: what predicts.
         encoder: the one whose embeddings the model takes.
         sources: folders, files, CSV/TSV/Parquet lists, http(s) URLs; see `imgclust.images.sources.items`.
-        on_failed: told of each picture that could not be had; it stops nobody.
+        on_failed: called with each picture that could not be had; the others go on.
         skipped: counts by reason what a folder holds beside pictures.
         workers: threads that decode; by default as many as cores.
         reader: how bytes are had; by default files, and URLs of public addresses.
@@ -130,7 +116,7 @@ def _predict_items(
     workers: int | None,
     reader: Reader | None,
 ) -> Iterator[Row]:
-    """Check at once, so that nobody waits for the first picture to learn of a wrong encoder."""
+    """Check the encoder at once, not when the first picture is ready."""
     from imgclust.embedding.embed import stream
 
     model.check_encoder(encoder.identity)
@@ -178,23 +164,23 @@ def predict_rows(
     Raises:
         EmbeddingsError: the embeddings are not ones that the model takes.
     """
-    said = model.predict(embeddings)
+    prediction = model.predict(embeddings)
     version, taxonomy = model.version, model.taxonomy
     for i, (image, source, known) in enumerate(zip(ids, sources, attributes, strict=True)):
-        cluster = int(said.labels[i])
-        likely = zip(said.candidates[i].tolist(), said.scores[i].tolist(), strict=True)
+        cluster = int(prediction.labels[i])
+        likely = zip(prediction.candidates[i].tolist(), prediction.scores[i].tolist(), strict=True)
         yield Row(
             id=image,
             source=source,
             cluster=cluster,
             name=model.name(cluster),
-            probability=float(said.probabilities[i]),
-            novel=bool(said.novel[i]),
+            probability=float(prediction.probabilities[i]),
+            novel=bool(prediction.novel[i]),
             candidates=tuple(Guess(c, model.name(c), s) for c, s in likely if c != OTHER),
             model=version,
             taxonomy=taxonomy,
             attributes=known,
-            similarity=round(float(said.similarities[i]), 6),
+            similarity=round(float(prediction.similarities[i]), 6),
         )
 
 

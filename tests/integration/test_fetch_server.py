@@ -317,13 +317,13 @@ def test_a_body_waits_for_room(origin: Origin) -> None:
     origin.paths["/unknown"] = then_close(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
     asked = []
 
-    async def room(size: int) -> None:
+    async def reserve(size: int) -> None:
         asked.append(size)
 
     async def go() -> None:
         async with Fetcher(policy(origin.port, max_bytes=10**6)) as fetcher:
             for path in ("/ok", "/unknown"):
-                assert (await fetcher.fetch(origin.url(path), room=room)).data == BODY
+                assert (await fetcher.fetch(origin.url(path), reserve=reserve)).data == BODY
 
     asyncio.run(go())
     assert asked == [len(BODY), 10**6]

@@ -1,4 +1,4 @@
-"""One fetcher process as its parent sees it: started, spoken to, listened to, ended. Never waits for it."""
+"""One fetcher process as its parent sees it: start it, write to it, read from it, end it. Never blocks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 MAX_LINE = 4 * 1024 * 1024  # bytes; the longest honest line, 2,048 failures of 400 characters, is far shorter
-LAST_WORDS = 4000  # characters of stderr that are kept for the line about a dead process
-MAX_MUTTER = 256 * 1024  # bytes of stderr that are read
+STDERR_TAIL = 4000  # characters of stderr that are kept for the log line about a dead process
+MAX_STDERR = 256 * 1024  # bytes of stderr that are read in all
 _RECEIVE = 256 * 1024
 
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH",
@@ -20,7 +20,7 @@ _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "L
 
 
 class LinkLostError(Exception):
-    """The process is gone or talks nonsense; the text says which."""
+    """The process is gone, or broke the protocol; the text says which."""
 
 
 def environment(also: str = "") -> dict[str, str]:
@@ -63,7 +63,7 @@ class FetcherLink:
                  str(theirs.fileno()), str(ring_file)],
                 pass_fds=(theirs.fileno(), ring_file),
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # codecs write there what a stranger's image says
+                stderr=subprocess.PIPE,  # codecs quote strangers' images there
                 env=environment(also),
                 process_group=0,
             )  # fmt: skip
@@ -74,10 +74,10 @@ class FetcherLink:
             theirs.close()
         self.channel.setblocking(False)
         assert self.process.stderr is not None
-        self.mutter = self.process.stderr
-        os.set_blocking(self.mutter.fileno(), False)
-        self._muttered = 0
-        self._heard = ""  # the end of it
+        self.stderr = self.process.stderr
+        os.set_blocking(self.stderr.fileno(), False)
+        self._stderr_bytes = 0
+        self._stderr_tail = ""  # the end of it
         self._inbox = bytearray()
         self._outbox = bytearray()
         self.put(config)
@@ -88,7 +88,7 @@ class FetcherLink:
         return bool(self._outbox)
 
     def put(self, message: dict[str, Any]) -> None:
-        """Say something with the next `send`."""
+        """Queue a message for the next `send`."""
         self._outbox += orjson.dumps(message) + b"\n"
 
     def send(self) -> None:
@@ -125,34 +125,34 @@ class FetcherLink:
             raise LinkLostError("it sends a line without end")
         return lines
 
-    def overhear(self) -> str:
+    def read_stderr(self) -> str:
         """What the process has written to stderr since the last call.
 
         A crash's traceback is there, and the warnings of codecs, which no image may use to fill a disk: after
-        `MAX_MUTTER` bytes nobody listens any more, and what is written goes nowhere.
+        `MAX_STDERR` bytes the pipe is closed, and further output is lost.
         """
-        if self.mutter.closed:
+        if self.stderr.closed:
             return ""
         try:
-            text = os.read(self.mutter.fileno(), _RECEIVE)
+            text = os.read(self.stderr.fileno(), _RECEIVE)
         except OSError:  # nothing is there
             return ""
-        self._muttered += len(text)
-        if self._muttered > MAX_MUTTER:
-            self.mutter.close()
-        heard = text.decode(errors="backslashreplace")
-        self._heard = (self._heard + heard)[-LAST_WORDS:]
-        return heard
+        self._stderr_bytes += len(text)
+        if self._stderr_bytes > MAX_STDERR:
+            self.stderr.close()
+        text_read = text.decode(errors="backslashreplace")
+        self._stderr_tail = (self._stderr_tail + text_read)[-STDERR_TAIL:]
+        return text_read
 
-    def last_words(self) -> str:
-        """The end of all that it has written to stderr: why it died is there, overheard before or not."""
-        self.overhear()
-        return self._heard
+    def stderr_tail(self) -> str:
+        """The end of all that it has written to stderr, where the reason of its death is."""
+        self.read_stderr()
+        return self._stderr_tail
 
     def close(self) -> None:
-        """Hang up, which ends an honest fetcher."""
+        """Close the socket, which ends an honest fetcher."""
         self.channel.close()
-        self.mutter.close()
+        self.stderr.close()
 
     def kill(self) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""A place in the pool: one fetcher process after another, and the book of what each has been given. Pure."""
+"""One fetcher of the pool, process after process: which jobs and slots it holds, and how it fails. Pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class FetcherState:
     """What the parent knows of one fetcher.
 
     Attributes:
-        slots: of the ring, that only this place's processes fill.
-        suspects: jobs to try with nothing beside them, see `worker.fetching.quarantine`.
-        ready: it has said so, and lives.
+        slots: of the ring, that only this fetcher's processes fill.
+        quarantine: jobs to try with nothing else in the process, see `worker.fetching.quarantine`.
+        ready: it has reported so, and is alive.
         deaths: of processes, since the last outcome.
         held: jobs that it has and that have not ended, by token.
         lent: slots whose pictures the consumer has not released.
@@ -31,7 +31,7 @@ class FetcherState:
 
     index: int
     slots: range
-    suspects: Quarantine
+    quarantine: Quarantine
     link: FetcherLink | None = None
     ready: bool = False
     deaths: int = 0
@@ -40,36 +40,36 @@ class FetcherState:
     held: dict[int, Job] = dataclasses.field(default_factory=dict)
     lent: set[int] = dataclasses.field(default_factory=set)
     _forgotten: set[int] = dataclasses.field(default_factory=set)
-    # to be told in the next message
+    # for the next message
     _jobs: list[Job] = dataclasses.field(default_factory=list)
     _credit: list[int] = dataclasses.field(default_factory=list)
     _forget: list[int] = dataclasses.field(default_factory=list)
-    # what the ring said last, and since when
+    # what the ring showed last, and since when
     _mark: int = 0
     _marked_at: float = 0.0
     _beats: int = 0
     _beat_at: float = 0.0
 
-    # ── what it is told ──────────────────────────────────────────────────────────────────────────────────
+    # ── what it is sent ──────────────────────────────────────────────────────────────────────────────────
 
-    def give(self, job: Job) -> None:
+    def assign(self, job: Job) -> None:
         self.held[job.token] = job
         self._jobs.append(job)
 
-    def give_back(self, slot: int) -> None:
+    def slot_released(self, slot: int) -> None:
         """The consumer has read the picture in a slot."""
         if slot in self.lent:
             self.lent.remove(slot)
             self._credit.append(slot)
 
     def forget(self, tokens: Set[int]) -> None:
-        told = tokens & self.held.keys()
-        self._forgotten |= told
-        self._forget.extend(told)
-        self.suspects.forget(tokens)
+        affected = tokens & self.held.keys()
+        self._forgotten |= affected
+        self._forget.extend(affected)
+        self.quarantine.forget(tokens)
 
-    def news(self) -> dict[str, Any] | None:
-        """The next message, if there is reason for one."""
+    def next_message(self) -> dict[str, Any] | None:
+        """The next message, if one is due."""
         can_fill = len(self.slots) - len(self.lent) - len(self._credit)
         short = bool(self._credit) and can_fill <= len(self.slots) * RETURN
         if not (self._jobs or self._forget or short):
@@ -82,10 +82,10 @@ class FetcherState:
         self._jobs, self._credit, self._forget = [], [], []
         return message
 
-    # ── what it says ─────────────────────────────────────────────────────────────────────────────────────
+    # ── what it reports ────────────────────────────────────────────────────────────────────────────────────
 
-    def hear(self, report: FetcherReport) -> tuple[list[Job], list[FetchOutcome]]:
-        """Book a report.
+    def apply(self, report: FetcherReport) -> tuple[list[Job], list[FetchOutcome]]:
+        """Apply a report.
 
         Returns:
             The jobs that have ended, and the outcomes that somebody still wants.
@@ -111,13 +111,13 @@ class FetcherState:
             self._forgotten -= unwanted
             for outcome in report.decoded:
                 if outcome.token in unwanted:
-                    self.give_back(outcome.slot)
+                    self.slot_released(outcome.slot)
             outcomes = [outcome for outcome in outcomes if outcome.token not in unwanted]
         return ended, outcomes
 
     # ── how it lives and dies ────────────────────────────────────────────────────────────────────────────
 
-    def begins(self, now: float, beats: int) -> list[int]:
+    def begin(self, now: float, beats: int) -> list[int]:
         """A new process; returns the slots that it may fill."""
         self._mark, self._beats, self._beat_at = 0, beats, now
         self.blocked = False
@@ -150,7 +150,7 @@ class FetcherState:
         self.held.clear()
         self._forgotten.clear()
         self._jobs, self._forget = [], []
-        again, given_up = self.suspects.lost(wanted, mark)
+        again, given_up = self.quarantine.lost(wanted, mark)
         return held, again, given_up
 
     def back_off(self, now: float) -> float:

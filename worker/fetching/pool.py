@@ -3,9 +3,9 @@
     submit ─► queue ─► the least loaded fetcher ─► fetch ─► decode ─► slot ─► on_outcomes ─► … ─► release
                             └─ dies or hangs: replaced; what it held is tried again (`quarantine`)
 
-One thread owns every socket and process; the methods that others call leave a note and wake it. A fetcher is
-not trusted: an outcome counts only for a job that it holds and a slot that is its own and free, and neither a
-silent nor a flooding fetcher can make this thread wait.
+One thread owns every socket and process; the methods that other threads call leave a request and wake it. A
+fetcher is not trusted: an outcome counts only for a job that it holds and a slot that is its own and free,
+and neither a silent nor a flooding fetcher can make this thread wait.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from worker.fetching.fair_queue import FairQueue, host_of
 from worker.fetching.fetcher_state import HEARTBEAT_TIMEOUT, FetcherState
 from worker.fetching.protocol import (
     BODIES,
-    Decoded,
     Failed,
     FetchOutcome,
     Job,
@@ -40,8 +39,6 @@ from worker.fetching.protocol import (
 from worker.fetching.quarantine import Quarantine
 from worker.fetching.shared_slots import SharedSlots, share
 from worker.telemetry import log as logs
-
-__all__ = ["Decoded", "Failed", "FetchOutcome", "FetcherPool", "Job"]
 
 log = logs.get(__name__)
 
@@ -67,7 +64,7 @@ def memory_needed(max_pixels: int, max_bytes: int) -> int:
 
 
 def _both_ends(text: str, limit: int = 400) -> str:
-    """A crash names itself at the start of what it writes, an exception at the end."""
+    """A crash is named at the start of what is written, an exception at the end."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
@@ -125,11 +122,12 @@ class FetcherPool:
         self._environment = "AWS_" if policy.allow_buckets else ""
         self._window = WINDOW * connections
         self._ring = SharedSlots.create(slots, preprocessing.size, processes)
-        self._beside: Counter[int] = Counter()
-        self._places = [
-            FetcherState(i, share(slots, processes, i), Quarantine(self._beside)) for i in range(processes)
+        self._bystanders: Counter[int] = Counter()
+        self._fetchers = [
+            FetcherState(i, share(slots, processes, i), Quarantine(self._bystanders))
+            for i in range(processes)
         ]
-        self._owner = [place for place in self._places for _ in place.slots]
+        self._owner = [fetcher for fetcher in self._fetchers for _ in fetcher.slots]
         # A host may hold what it can use (its share of downloads in each fetcher) and two thirds more, which
         # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
         self._queue: FairQueue[Job] = FairQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
@@ -138,7 +136,7 @@ class FetcherPool:
         self._tick_at = clock()
         self._broken: Exception | None = None
         self._stopping: float | None = None  # seconds that the fetchers have to end
-        # notes of other threads
+        # requests of other threads
         self._submitted: deque[list[Job]] = deque()
         self._released: deque[list[int]] = deque()
         self._unwanted: deque[set[int]] = deque()
@@ -185,17 +183,17 @@ class FetcherPool:
     @property
     def alive(self) -> int:
         """Processes that are ready to work."""
-        return sum(place.ready for place in self._places)
+        return sum(fetcher.ready for fetcher in self._fetchers)
 
     @property
     def slots_used(self) -> int:
         """Slots with a decoded picture that was not released yet."""
-        return sum(len(place.lent) for place in self._places)
+        return sum(len(fetcher.lent) for fetcher in self._fetchers)
 
     @property
     def pids(self) -> list[int]:
         """The fetcher processes that run, ready or not."""
-        return [place.link.process.pid for place in self._places if place.link is not None]
+        return [fetcher.link.process.pid for fetcher in self._fetchers if fetcher.link is not None]
 
     def stop(self, timeout: float) -> None:
         """End the processes; what they hold is dropped.
@@ -235,19 +233,19 @@ class FetcherPool:
         if now >= self._tick_at:
             self._tick_at = now + TICK
             self._tick(now)
-        noted = self._submitted or self._released or self._unwanted
-        for key, events in self._selector.select(0.0 if noted else max(0.0, self._tick_at - now)):
+        requested = self._submitted or self._released or self._unwanted
+        for key, events in self._selector.select(0.0 if requested else max(0.0, self._tick_at - now)):
             if key.data is None:
                 self._wake_out.recv(4096)
                 self._woken.clear()
             else:
-                self._converse(key.data, events)
-        self._take_notes()
+                self._exchange(key.data, events)
+        self._take_requests()
         self._dispatch()
-        self._tell()
+        self._send_messages()
         self._deliver()
 
-    def _take_notes(self) -> None:
+    def _take_requests(self) -> None:
         while self._submitted:
             for job in self._submitted.popleft():
                 if job.url.isascii() or is_text(job.url):
@@ -256,142 +254,142 @@ class FetcherPool:
                     self._outcomes.append(Failed(job.token, "url-forbidden", "fetch", _NO_TEXT, False, None))
         while self._released:
             for slot in self._released.popleft():
-                self._owner[slot].give_back(slot)
+                self._owner[slot].slot_released(slot)
         while self._unwanted:
             self._drop(self._unwanted.popleft())
 
     def _drop(self, tokens: set[int]) -> None:
         self._queue.drop(lambda job: job.token in tokens)
-        for place in self._places:
-            place.forget(tokens)
-        for token in tokens if self._beside else ():
-            self._beside.pop(token, None)
+        for fetcher in self._fetchers:
+            fetcher.forget(tokens)
+        for token in tokens if self._bystanders else ():
+            self._bystanders.pop(token, None)
 
     def _dispatch(self) -> None:
-        for place in self._places:
-            if place.ready and not place.held:
-                for job in place.suspects.next_group():
+        for fetcher in self._fetchers:
+            if fetcher.ready and not fetcher.held:
+                for job in fetcher.quarantine.next_group():
                     self._queue.claim(host_of(job.url))
-                    place.give(job)
+                    fetcher.assign(job)
         if not self._queue:
             return
         low = min(self._window - 1, int(self._window * (1 - REFILL)))
-        free = [p for p in self._places if p.ready and not p.suspects.trying and len(p.held) <= low]
+        free = [f for f in self._fetchers if f.ready and not f.quarantine.trying and len(f.held) <= low]
         while free and (taken := self._queue.take()) is not None:
-            place = min(free, key=lambda place: len(place.held))
-            place.give(taken[1])
-            if len(place.held) >= self._window:
-                free.remove(place)
+            fetcher = min(free, key=lambda fetcher: len(fetcher.held))
+            fetcher.assign(taken[1])
+            if len(fetcher.held) >= self._window:
+                free.remove(fetcher)
 
-    def _tell(self) -> None:
-        for place in self._places:
-            if place.link is not None and place.ready and (news := place.news()) is not None:
-                place.link.put(news)
-                self._converse(place, selectors.EVENT_WRITE)
+    def _send_messages(self) -> None:
+        for fetcher in self._fetchers:
+            if fetcher.link is not None and fetcher.ready and (message := fetcher.next_message()) is not None:
+                fetcher.link.put(message)
+                self._exchange(fetcher, selectors.EVENT_WRITE)
 
     def _deliver(self) -> None:
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
             self._on_outcomes(outcomes)
 
-    # ── what a fetcher says ──────────────────────────────────────────────────────────────────────────────
+    # ── what a fetcher reports ────────────────────────────────────────────────────────────────────────────
 
-    def _converse(self, place: FetcherState, events: int) -> None:
-        """Listen and speak, as far as either is possible without waiting."""
-        link = place.link
+    def _exchange(self, fetcher: FetcherState, events: int) -> None:
+        """Read and write, as far as either is possible without waiting."""
+        link = fetcher.link
         if link is None:
             return
         try:
             if events & selectors.EVENT_READ:
                 for line in link.receive():
-                    self._book(*place.hear(read_report(line)))
+                    self._end_jobs(*fetcher.apply(read_report(line)))
             if events & selectors.EVENT_WRITE:
                 link.send()
         except LinkLostError as error:
-            self._lose(place, str(error))
+            self._lose(fetcher, str(error))
             return
         except ProtocolError as error:
-            self._lose(place, f"it talks nonsense ({error})")
+            self._lose(fetcher, f"it breaks the protocol ({error})")
             return
-        if link.waiting != place.blocked:
-            place.blocked = link.waiting
-            write = selectors.EVENT_WRITE if place.blocked else 0
-            self._selector.modify(link.channel, selectors.EVENT_READ | write, place)
+        if link.waiting != fetcher.blocked:
+            fetcher.blocked = link.waiting
+            write = selectors.EVENT_WRITE if fetcher.blocked else 0
+            self._selector.modify(link.channel, selectors.EVENT_READ | write, fetcher)
 
-    def _book(self, ended: list[Job], outcomes: list[FetchOutcome]) -> None:
+    def _end_jobs(self, ended: list[Job], outcomes: list[FetchOutcome]) -> None:
         for job in ended:
             self._queue.done(host_of(job.url))
-            if self._beside:
-                self._beside.pop(job.token, None)
+            if self._bystanders:
+                self._bystanders.pop(job.token, None)
         self._outcomes += outcomes
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────
 
     def _tick(self, now: float) -> None:
-        for place in self._places:
-            if place.link is not None:
-                self._look_after(place, now)
-            elif now >= place.start_at:
-                self._start(place, now)
+        for fetcher in self._fetchers:
+            if fetcher.link is not None:
+                self._check(fetcher, now)
+            elif now >= fetcher.start_at:
+                self._start(fetcher, now)
         self._dying = [process for process in self._dying if process.poll() is None]
 
-    def _look_after(self, place: FetcherState, now: float) -> None:
-        if place.link is not None and (text := place.link.overhear()):
-            log.info("a fetcher process writes", fetcher=place.index, text=text)
-        mark, beats = self._ring.marked(place.index), self._ring.beats(place.index)
-        if why := place.overdue(now, mark, beats, self._decode_timeout):
-            self._lose(place, why)
+    def _check(self, fetcher: FetcherState, now: float) -> None:
+        if fetcher.link is not None and (text := fetcher.link.read_stderr()):
+            log.info("a fetcher process writes", fetcher=fetcher.index, text=text)
+        mark, beats = self._ring.marked(fetcher.index), self._ring.beats(fetcher.index)
+        if why := fetcher.overdue(now, mark, beats, self._decode_timeout):
+            self._lose(fetcher, why)
 
-    def _start(self, place: FetcherState, now: float) -> None:
-        self._ring.mark(place.index, 0)
-        free = place.begins(now, self._ring.beats(place.index))
+    def _start(self, fetcher: FetcherState, now: float) -> None:
+        self._ring.mark(fetcher.index, 0)
+        free = fetcher.begin(now, self._ring.beats(fetcher.index))
         try:
-            config = {**self._config, "index": place.index, "free": free}
-            place.link = FetcherLink(config, self._ring.file, also=self._environment)
+            config = {**self._config, "index": fetcher.index, "free": free}
+            fetcher.link = FetcherLink(config, self._ring.file, also=self._environment)
         except OSError as error:
-            self._replace(place, f"it cannot be started: {error.strerror}")
+            self._replace(fetcher, f"it cannot be started: {error.strerror}")
             return
-        self._selector.register(place.link.channel, selectors.EVENT_READ, place)
-        self._converse(place, selectors.EVENT_WRITE)
+        self._selector.register(fetcher.link.channel, selectors.EVENT_READ, fetcher)
+        self._exchange(fetcher, selectors.EVENT_WRITE)
 
-    def _lose(self, place: FetcherState, why: str) -> None:
+    def _lose(self, fetcher: FetcherState, why: str) -> None:
         """A process is gone, or has to be: what it held is tried again, and it is replaced."""
-        assert place.link is not None
-        self._selector.unregister(place.link.channel)
-        last_words = place.link.last_words()
-        place.link.kill()
-        self._dying.append(place.link.process)
-        place.link = None
+        assert fetcher.link is not None
+        self._selector.unregister(fetcher.link.channel)
+        stderr_tail = fetcher.link.stderr_tail()
+        fetcher.link.kill()
+        self._dying.append(fetcher.link.process)
+        fetcher.link = None
         self.restarts += 1
-        held, again, given_up = place.lost(self._ring.marked(place.index))
+        held, again, given_up = fetcher.lost(self._ring.marked(fetcher.index))
         for job in held:
             self._queue.done(host_of(job.url))
         for job in reversed(again):
             self._queue.put_first(host_of(job.url), job)
         for job in given_up:
             self._outcomes.append(Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None))
-            self._beside.pop(job.token, None)
-        self._replace(place, why, last_words)
+            self._bystanders.pop(job.token, None)
+        self._replace(fetcher, why, stderr_tail)
 
-    def _replace(self, place: FetcherState, why: str, last_words: str = "") -> None:
-        started = place.ready
-        wait = place.back_off(self._clock())
-        self._tick_at = min(self._tick_at, place.start_at)
-        say = log.warning if started and place.deaths <= 2 else log.error
-        say(
+    def _replace(self, fetcher: FetcherState, why: str, stderr_tail: str = "") -> None:
+        started = fetcher.ready
+        wait = fetcher.back_off(self._clock())
+        self._tick_at = min(self._tick_at, fetcher.start_at)
+        report = log.warning if started and fetcher.deaths <= 2 else log.error
+        report(
             "a fetcher process is replaced" if started else "a fetcher process does not start",
-            fetcher=place.index, why=why, deaths_in_a_row=place.deaths, starts_in=wait,
-            suspects=len(place.suspects), stderr=_both_ends(last_words),
+            fetcher=fetcher.index, why=why, deaths_in_a_row=fetcher.deaths, starts_in=wait,
+            suspects=len(fetcher.quarantine), stderr=_both_ends(stderr_tail),
         )  # fmt: skip
 
     def _end_all(self, timeout: float) -> None:
-        """Hang up, which ends an honest fetcher; kill the others."""
+        """Close the sockets, which ends honest fetchers; kill the others."""
         processes = self._dying
-        for place in self._places:
-            place.ready = False
-            if place.link is not None:
-                place.link.close()
-                processes.append(place.link.process)
+        for fetcher in self._fetchers:
+            fetcher.ready = False
+            if fetcher.link is not None:
+                fetcher.link.close()
+                processes.append(fetcher.link.process)
         deadline = time.monotonic() + timeout
         for process in processes:
             try:

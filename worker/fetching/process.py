@@ -1,12 +1,11 @@
 """One fetcher process: URLs come in, decoded pictures go into shared memory, outcomes go out.
 
 Started by `worker.fetching.pool` as `python -m worker.fetching.process SOCKET RING`, the numbers of two
-inherited
-files. Lines of JSON go both ways over the socket; the first one brings the configuration. An event loop
-fetches, one thread decodes; the process ends when the socket does, which is when its parent has.
+inherited files. Lines of JSON go both ways over the socket; the first one brings the configuration. An event
+loop fetches, one thread decodes; the process ends when the socket does, which is when its parent has.
 
-It decodes what strangers send, so it is treated as lost already: it gets no secrets in its environment, its
-memory is bounded, and its parent believes nothing that it says without checking.
+It decodes what strangers send, so it is treated as compromised: it gets no secrets in its environment, its
+memory is bounded, and its parent checks everything that it reports.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from imgclust.errors import FetchError, ImageError
 from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Preprocessing
+from worker.fetching.byte_budget import ByteBudget, Item
 from worker.fetching.fair_queue import FairQueue, host_of
 from worker.fetching.protocol import BODIES, MAX_MESSAGE
 from worker.fetching.shared_slots import SharedSlots
@@ -50,13 +50,14 @@ SMALL_STACK = 1024 * 1024  # bytes; the usual 8 MiB of each thread would count a
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Config:
-    """What a fetcher is told in its first line.
+    """The first line that a fetcher receives.
 
     Attributes:
         index: of this fetcher; its row in the ring.
         free: slots that it may fill.
         decode: dotted name (`module:function`) of `imgclust.images.decode.decode` or what stands for it in a
-        test. memory_limit: bytes of private memory (RLIMIT_DATA).
+            test.
+        memory_limit: bytes of private memory (RLIMIT_DATA).
         orphan_timeout: seconds without a turn of the event loop after which the process ends by itself.
     """
 
@@ -71,58 +72,6 @@ class Config:
     decode: str
     preprocessing: dict[str, Any]
     policy: dict[str, Any]
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Item:
-    """A job on its way through this process."""
-
-    token: int
-    url: str
-    host: str
-    task: asyncio.Task[None] | None = None
-    forgotten: bool = False
-    data: bytes = b""
-    room: int = 0
-    fetch_seconds: float = 0.0
-
-
-class ByteBudget:
-    """How many bytes of bodies may be held at once. First come, first served; never stuck on a large one."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._held = 0
-        self._asking: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, item: Item, size: int) -> None:
-        if self._asking or not self._fits(size):
-            turn = asyncio.get_running_loop().create_future()
-            self._asking.append((size, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(size)  # granted and cancelled in the same moment
-                raise
-        else:
-            self._held += size
-        item.room += size
-
-    def give_back(self, item: Item) -> None:
-        size, item.room = item.room, 0
-        self._give(size)
-
-    def _fits(self, size: int) -> bool:
-        return self._held == 0 or self._held + size <= self._total
-
-    def _give(self, size: int) -> None:
-        self._held -= size
-        while self._asking and (self._asking[0][1].done() or self._fits(self._asking[0][0])):
-            wanted, turn = self._asking.popleft()
-            if not turn.done():
-                self._held += wanted
-                turn.set_result(None)
 
 
 class FetcherProcess:
@@ -140,7 +89,7 @@ class FetcherProcess:
         self._fetcher = Fetcher(policy, connections=config.connections)
         self._decode = decoder(config, policy)
         self._queue: FairQueue[Item] = FairQueue(policy.host_share(config.connections))
-        self._room = ByteBudget(max(BODIES, policy.max_bytes))
+        self._budget = ByteBudget(max(BODIES, policy.max_bytes))
         self._items: dict[int, Item] = {}  # all that the parent waits for
         self._active = 0
         self._free = deque(config.free)
@@ -186,7 +135,7 @@ class FetcherProcess:
     # ── fetch ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start_more(self) -> None:
-        """A connection's place is taken until the picture is decoded, which bounds what is held."""
+        """A job counts as active until its picture is decoded, which bounds what is held."""
         while self._active < self._config.connections and (next_one := self._queue.take()) is not None:
             item = next_one[1]
             self._active += 1
@@ -197,7 +146,9 @@ class FetcherProcess:
         try:
             if item.forgotten:
                 raise asyncio.CancelledError
-            fetched = await self._fetcher.fetch(item.url, room=functools.partial(self._room.take, item))
+            fetched = await self._fetcher.fetch(
+                item.url, reserve=functools.partial(self._budget.reserve, item)
+            )
         except FetchError as error:
             self._end_failed(item, error, "fetch")
         except asyncio.CancelledError:
@@ -266,7 +217,7 @@ class FetcherProcess:
         del self._items[item.token]
         self._active -= 1
         item.data = b""
-        self._room.give_back(item)
+        self._budget.release(item)
         if not self._items:
             self._flush()
         elif not self._flushing:

@@ -66,7 +66,7 @@ FetchOutcome = Decoded | Failed
 
 
 class ProtocolError(Exception):
-    """A fetcher said what an honest one cannot say."""
+    """A fetcher reported what an honest one cannot report."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

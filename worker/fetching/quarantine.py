@@ -1,4 +1,4 @@
-"""Who is to blame when a fetcher process dies: what is tried again, how, and what is given up. Pure.
+"""Which image killed a fetcher process: what is tried again, how, and what is given up. Pure.
 
 The process leaves a mark that says what it was decoding, so mostly there is one suspect, and it is tried once
 more with nothing else in the process. Where there is no mark (killed from outside, a crash outside of the
@@ -13,20 +13,20 @@ from collections.abc import Iterable, Set
 
 from worker.fetching.protocol import Job
 
-# A job that was beside the mark in so many lost processes is a suspect too: it may be what kills, just never
+# A job that was beside the mark in so many lost processes is a suspect too: it may be what kills, only never
 # in the decoder, and would otherwise go round for ever.
 INNOCENT_TIMES = 3
 
 
 class Quarantine:
-    """The suspects of one place in the pool.
+    """The suspects of one fetcher.
 
     Args:
-        beside: how often each job was in a lost process without a mark on it; shared by all places.
+        bystanders: how often each job was in a lost process without a mark on it; shared by all fetchers.
     """
 
-    def __init__(self, beside: Counter[int]) -> None:
-        self._beside = beside
+    def __init__(self, bystanders: Counter[int]) -> None:
+        self._bystanders = bystanders
         self._groups: deque[list[Job]] = deque()
         self._trying: list[Job] = []
 
@@ -74,9 +74,9 @@ class Quarantine:
 
     def _set_apart(self, jobs: list[Job]) -> list[Job]:
         """Those that were beside the mark; returns the ones that are still above suspicion."""
-        self._beside.update(job.token for job in jobs)
-        self._add([job for job in jobs if self._beside[job.token] >= INNOCENT_TIMES])
-        return [job for job in jobs if self._beside[job.token] < INNOCENT_TIMES]
+        self._bystanders.update(job.token for job in jobs)
+        self._add([job for job in jobs if self._bystanders[job.token] >= INNOCENT_TIMES])
+        return [job for job in jobs if self._bystanders[job.token] < INNOCENT_TIMES]
 
     def _add(self, group: Iterable[Job]) -> list[Job]:
         if jobs := list(group):

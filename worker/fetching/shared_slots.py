@@ -6,7 +6,7 @@ an open file: nothing can leak in /dev/shm, no resource tracker is needed, and D
     ┌ one row per fetcher: token being decoded, heartbeat ┐ padding to a page ┌ slot 0 ┐ ┌ slot 1 ┐ …
 
 Who may write where is fixed: row i and the slots `share(slots, n, i)` belong to fetcher i. Whether a slot is
-free is told by messages, never by the block.
+free is exchanged by messages, never through the block.
 """
 
 from __future__ import annotations
