@@ -108,7 +108,7 @@ def with_bertopic_defaults(data: Data, split: int) -> SplitResult:
     import umap
 
     from imgclust.training.dedupe import find_duplicates
-    from imgclust.training.fit import split_rows
+    from imgclust.training.split import split_rows
 
     parts = split_rows(find_duplicates(data.rows).kept, test_fraction=0.2, max_train=10**9, seed=split)
     start = time.perf_counter()

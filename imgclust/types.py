@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imgclust.errors import EmbeddingsError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
 MAX_CANDIDATES = 3
+OTHER = -1  # the label of images that are in no cluster
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +58,25 @@ class EncoderIdentity:
         """Whether embeddings of both may be mixed (all that counts is equal; name and licence do not)."""
         ignored: dict[str, Any] = {"name": "", "licence": None}
         return dataclasses.replace(self, **ignored) == dataclasses.replace(other, **ignored)
+
+    def check_same(self, wanted: EncoderIdentity, where: str, remedy: str) -> None:
+        """Refuse to mix embeddings of this encoder with another's.
+
+        Args:
+            where: what wants the other one, as the subject of a sentence: "this model was fitted on".
+            remedy: what to do about it.
+
+        Raises:
+            EmbeddingsError: naming both encoders.
+        """
+        if not self.same_space(wanted):
+            raise EmbeddingsError(
+                f"the embeddings are from {self.describe()}, {where} {wanted.describe()}: {remedy}"
+            )
+
+    def describe(self) -> str:
+        """An identity in a few words: name, precision, weights."""
+        return f"{self.name} ({self.precision}, weights {self.weights[:12]})"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -17,8 +17,9 @@ from imgclust.errors import ImgclustError
 if TYPE_CHECKING:
     from imgclust.embedding.store import Embeddings
     from imgclust.model.model import ClusterModel
-    from imgclust.training.fit import FitResult, Split
+    from imgclust.training.fit import FitResult
     from imgclust.training.parameters import Parameters
+    from imgclust.training.split import Split
 
 
 def add(commands: Commands) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import ModelError
-from imgclust.types import Floats, Ints, Prediction
+from imgclust.types import OTHER, Floats, Ints, Prediction
 
 Counts = npt.NDArray[np.int64]
 
@@ -33,7 +33,6 @@ class Summable(Protocol):
 SumT = TypeVar("SumT", bound=Summable)
 Verdict = Literal["steady", "shifting", "drifted"]
 
-OTHER = -1
 PARTS = ("clusters", "probabilities", "similarities")
 STEADY, DRIFTED = 0.1, 0.25  # customary limits of the index
 BINS = 10

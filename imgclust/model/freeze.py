@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import ModelError
-from imgclust.model import gallery
 from imgclust.model.folder import Array
-from imgclust.model.model import ClusterModel
-from imgclust.model.naming import name_clusters
-from imgclust.model.parts import UNIT, Cluster
-from imgclust.predictor import novelty
+from imgclust.model.parts import UNIT, ModelParts
 from imgclust.predictor.prepare import METRICS, prepare
-from imgclust.types import EncoderIdentity, Floats
 
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
-def freeze(umap_model: Any, hdbscan_model: Any) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays (`imgclust.model.folder.SPECS`) and parameter tables of a fitted pair.
+def freeze(umap_model: Any, hdbscan_model: Any) -> ModelParts:
+    """What prediction needs of a fitted pair, and what is prepared from it; nothing is novel yet.
 
     Raises:
         ModelError: the pair is not one that can be frozen; the text says why.
@@ -51,7 +44,7 @@ def freeze(umap_model: Any, hdbscan_model: Any) -> tuple[dict[str, Array], dict[
         "tree_size": tree["child_size"].astype(np.int64),
         "cluster_nodes": selected_nodes(tree, labels),
     }
-    return arrays, parameters
+    return ModelParts({**arrays, **prepare(arrays, parameters)}, parameters)
 
 
 def selected_nodes(tree: Array, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
@@ -174,99 +167,6 @@ def _check_hdbscan(umap_model: Any, model: Any) -> None:
             f"min_samples {effective_min_samples(model)} needs at least {2 * effective_min_samples(model)} "
             f"training rows to predict, there are {n}"
         )
-
-
-def start_model(umap_model: Any, hdbscan_model: Any, encoder: EncoderIdentity | None = None) -> ClusterModel:
-    """A model that can predict, without all that people see of it, and that finds nothing novel yet."""
-    arrays, parameters = freeze(umap_model, hdbscan_model)
-    labels = arrays["labels"]
-    clusters = tuple(Cluster(c, None, int(size)) for c, size in enumerate(np.bincount(labels[labels >= 0])))
-    return ClusterModel(
-        encoder=encoder,
-        parameters=parameters,
-        clusters=clusters,
-        figures={"train": basic_figures(labels)},
-        arrays={**arrays, **prepare(arrays, parameters)},
-        map_data=b"",
-        libraries=library_versions(),
-    )
-
-
-def with_novelty(model: ClusterModel, table: Mapping[str, float]) -> ClusterModel:
-    """The model with thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
-    return dataclasses.replace(model, parameters={**model.parameters, "novelty": dict(table)})
-
-
-def finish_model(
-    model: ClusterModel,
-    *,
-    ids: Sequence[str],
-    points: Floats | None = None,
-    labels: npt.NDArray[np.int32] | None = None,
-    figures: Mapping[str, Any] | None = None,
-    phrases: tuple[Sequence[str], Floats] | None = None,
-    thumbnail: Callable[[int], bytes | None] | None = None,
-) -> ClusterModel:
-    """Add what people see: names, typical images with their thumbnails, the map, figures.
-
-    Args:
-        ids: of the rows of `points`, the training rows first.
-        points, labels: of all images that the map may show, by default the training rows.
-        phrases: a vocabulary and its vectors.
-        thumbnail: row → WebP, or None.
-    """
-    arrays = model.arrays
-    points = arrays["points"] if points is None else points
-    labels = model.labels_ if labels is None else labels
-    typical = gallery.exemplars(arrays["embeddings"], arrays["labels"], arrays["probabilities"])
-    names = [cluster.name for cluster in model.clusters]
-    if phrases is not None:
-        names = name_clusters(gallery.centres(arrays["embeddings"], arrays["labels"]), *phrases, known=names)
-    clusters = tuple(
-        dataclasses.replace(cluster, name=name, exemplars=tuple(ids[row] for row in rows))
-        for cluster, name, rows in zip(model.clusters, names, typical, strict=True)
-    )
-    pictures = {ids[row]: thumbnail(int(row)) for rows in typical for row in rows} if thumbnail else {}
-    seed = model.parameters["umap"]["random_state"]
-    return dataclasses.replace(
-        model,
-        clusters=clusters,
-        figures=dict(figures) if figures else model.figures,
-        map_data=gallery.draw_map(points, labels, ids, seed=seed),
-        thumbnails={id_: picture for id_, picture in pictures.items() if picture},
-    )
-
-
-def freeze_pair(
-    umap_model: Any,
-    hdbscan_model: Any,
-    *,
-    encoder: EncoderIdentity | None,
-    ids: Sequence[str] | None,
-    names: Sequence[str | None] | None,
-    threshold: float | None,
-    novel_rate: float,
-) -> ClusterModel:
-    """See `ClusterModel.from_fitted`; `threshold` is its `novelty`."""
-    novelty.check_rate(novel_rate)
-    model = start_model(umap_model, hdbscan_model, encoder)
-    if threshold is None:
-        rows, none = model.arrays["embeddings"].astype(np.float32), np.empty(0, np.float32)
-        table = novelty.calibrate(rows, model.arrays["middle"], rows[:0], none, novel_rate)
-    else:
-        table = {"threshold": float(threshold)}
-    model = with_novelty(model, table)
-    n, k = len(model.labels_), len(model.clusters)
-    ids = [str(i) for i in (ids if ids is not None else range(n))]
-    if len(ids) != n:
-        raise ModelError(f"{len(ids)} ids for {n} training rows")
-    if names is not None and len(names) != k:
-        raise ModelError(f"{len(names)} names for {k} clusters")
-    model = finish_model(model, ids=ids)
-    clusters = zip(model.clusters, names or [None] * k, strict=True)
-    return dataclasses.replace(
-        model, clusters=tuple(dataclasses.replace(cluster, name=name) for cluster, name in clusters)
-    )
 
 
 def basic_figures(labels: npt.NDArray[np.int32]) -> dict[str, Any]:

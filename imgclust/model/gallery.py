@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,66 @@ import numpy.typing as npt
 
 from imgclust.errors import ImageError
 from imgclust.model.folder import EXEMPLARS, MAP_ROWS, Array
+from imgclust.model.naming import name_clusters
+from imgclust.model.parts import Cluster
 from imgclust.types import Floats
 
 Rows = npt.NDArray[np.int64]
-BLOCK = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gallery:
+    """What people see of a model.
+
+    Attributes:
+        clusters: with names and typical images, in the order of the arrays.
+        map_data: a Parquet file; see `draw_map`.
+        thumbnails: image id → WebP.
+    """
+
+    clusters: tuple[Cluster, ...]
+    map_data: bytes
+    thumbnails: Mapping[str, bytes]
+
+
+def show(
+    arrays: Mapping[str, Array],
+    numbers: Sequence[int],
+    names: Sequence[str | None],
+    *,
+    ids: Sequence[str],
+    points: Floats,
+    labels: npt.NDArray[np.int32],
+    seed: int | None,
+    phrases: tuple[Sequence[str], Floats] | None = None,
+    thumbnail: Callable[[int], bytes | None] | None = None,
+) -> Gallery:
+    """Choose typical images, name what has no name yet, and draw the map.
+
+    Args:
+        arrays: of the training rows; see `imgclust.model.folder.SPECS`.
+        numbers, names: of the clusters, in the order of the arrays.
+        ids: of the rows of `points`, the training rows first.
+        points, labels: of all images that the map may show; labels are in `numbers`.
+        seed: of the map.
+        phrases: a vocabulary and its vectors, for clusters without a name.
+        thumbnail: row → WebP, or None.
+    """
+    embeddings, own = arrays["embeddings"], arrays["labels"]
+    typical = exemplars(embeddings, own, arrays["probabilities"])
+    if phrases is not None:
+        names = name_clusters(centres(embeddings, own), *phrases, known=names)
+    sizes = np.bincount(own[own >= 0], minlength=len(numbers)).tolist()
+    clusters = tuple(
+        Cluster(number, name, size, tuple(ids[row] for row in rows))
+        for number, name, size, rows in zip(numbers, names, sizes, typical, strict=True)
+    )
+    pictures = {ids[row]: thumbnail(int(row)) for rows in typical for row in rows} if thumbnail else {}
+    return Gallery(
+        clusters,
+        draw_map(points, labels, ids, seed=seed),
+        {id_: picture for id_, picture in pictures.items() if picture},
+    )
 
 
 def centres(embeddings: Array, labels: npt.NDArray[np.int32]) -> Floats:

@@ -19,9 +19,12 @@ from imgclust.model import folder as layout
 from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
 from imgclust.model.folder import Array
+from imgclust.model.freeze import basic_figures, freeze, library_versions
+from imgclust.model.gallery import show
 from imgclust.model.parts import UNIT, Cluster
-from imgclust.predictor.novelty import NOVEL_RATE
-from imgclust.types import EncoderIdentity, Ints, Prediction, Predictor
+from imgclust.predictor import novelty as novelties
+from imgclust.predictor.batches import predict_batches
+from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +105,7 @@ class ClusterModel:
     def _numbers(self) -> Ints | None:
         """int32 (k + 1,): a cluster's number in the arrays → its own, "other" being last; None: the same."""
         numbers = self.numbers
-        return None if layout.in_order(numbers) else np.append(numbers, np.int32(-1))
+        return None if layout.in_order(numbers) else np.append(numbers, np.int32(OTHER))
 
     @property
     def dim(self) -> int:
@@ -140,13 +143,7 @@ class ClusterModel:
         self.check_encoder(encoder)
         rows = np.asarray(embeddings)
         self._check_rows(rows)
-        parts = []
-        for start in range(0, max(len(rows), 1), batch):
-            part = rows[start : start + batch].astype(np.float16).astype(np.float32)
-            parts.append(self.predictor.predict(part))
-            if progress:
-                progress(min(start + batch, len(rows)))
-        found = Prediction.concat(parts)
+        found = predict_batches(self.predictor, rows, batch=batch, progress=progress)
         return found if self._numbers is None else found.numbered(self._numbers)
 
     def check_encoder(self, encoder: EncoderIdentity | None) -> None:
@@ -155,12 +152,9 @@ class ClusterModel:
         Raises:
             EmbeddingsError: naming both encoders.
         """
-        if encoder is None or self.encoder is None or encoder.same_space(self.encoder):
-            return
-        raise EmbeddingsError(
-            f"the embeddings are from {_describe(encoder)}, this model was fitted on "
-            f"{_describe(self.encoder)}: embed the images again with --encoder {self.encoder.name}"
-        )
+        if encoder is not None and self.encoder is not None:
+            remedy = f"embed the images again with --encoder {self.encoder.name}"
+            encoder.check_same(self.encoder, "this model was fitted on", remedy)
 
     def _check_rows(self, rows: Array) -> None:
         if rows.ndim != 2 or rows.shape[1] != self.dim:
@@ -263,7 +257,7 @@ class ClusterModel:
         ids: Sequence[str] | None = None,
         names: Sequence[str | None] | None = None,
         novelty: float | None = None,
-        novel_rate: float = NOVEL_RATE,
+        novel_rate: float = novelties.NOVEL_RATE,
     ) -> ClusterModel:
         """Freeze a pair that was fitted elsewhere, as in a pipeline like BERTopic's.
 
@@ -287,16 +281,38 @@ class ClusterModel:
             ModelError: the pair is not one that can be frozen; the text says why.
             FitError: a rate outside 0..0.2.
         """
-        from imgclust.model.freeze import freeze_pair
-
-        return freeze_pair(
-            umap_model,
-            hdbscan_model,
-            encoder=encoder,
+        novelties.check_rate(novel_rate)
+        parts = freeze(umap_model, hdbscan_model)
+        arrays, labels = parts.arrays, parts.arrays["labels"]
+        n, k = len(labels), len(arrays["cluster_nodes"])
+        ids = [str(i) for i in (ids if ids is not None else range(n))]
+        if len(ids) != n:
+            raise ModelError(f"{len(ids)} ids for {n} training rows")
+        if names is not None and len(names) != k:
+            raise ModelError(f"{len(names)} names for {k} clusters")
+        rows = arrays["embeddings"].astype(np.float32)
+        table = (
+            novelties.calibrate(rows, arrays["middle"], rows[:0], np.empty(0, np.float32), novel_rate)
+            if novelty is None
+            else {"threshold": float(novelty)}
+        )
+        gallery = show(
+            arrays,
+            range(k),
+            names or [None] * k,
             ids=ids,
-            names=names,
-            threshold=novelty,
-            novel_rate=novel_rate,
+            points=arrays["points"],
+            labels=labels,
+            seed=parts.parameters["umap"]["random_state"],
+        )
+        return cls(
+            encoder=encoder,
+            parameters=parts.with_novelty(table).parameters,
+            clusters=gallery.clusters,
+            figures={"train": basic_figures(labels)},
+            arrays=arrays,
+            map_data=gallery.map_data,
+            libraries=library_versions(),
         )
 
 
@@ -333,10 +349,6 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         reference=reference,
         known_version=manifest["version"],
     )
-
-
-def _describe(encoder: EncoderIdentity) -> str:
-    return f"{encoder.name} ({encoder.precision}, weights {encoder.weights[:12]})"
 
 
 def _now() -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
 
 UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
 
@@ -20,3 +24,20 @@ class Cluster:
     name: str | None
     size: int
     exemplars: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What prediction needs of a fit; nothing that people see of it yet.
+
+    Attributes:
+        arrays: those of `imgclust.model.folder.SPECS` and `PREPARED`; clusters are numbered 0..k-1.
+        parameters: the tables "umap", "hdbscan" and "novelty".
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    parameters: Mapping[str, Mapping[str, Any]]
+
+    def with_novelty(self, table: Mapping[str, float]) -> ModelParts:
+        """With other thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
+        return dataclasses.replace(self, parameters={**self.parameters, "novelty": dict(table)})

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import ModelError
-from imgclust.types import Ints
+from imgclust.types import OTHER, Ints
 
 Counts = npt.NDArray[np.int64]
 
-OTHER = -1
 # of either's training images, at most: of a cluster of 0.5 %, as small as they get in large fits, a hundred
 COMPARED = 20_000
 WORTH_A_WORD = 0.25  # of a cluster's images; smaller parts that came from or went to another are not told

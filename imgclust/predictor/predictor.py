@@ -8,6 +8,7 @@ Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ class FrozenPredictor:
         if "kd_order" not in arrays:  # a folder that was written before there was anything to prepare
             arrays = {**arrays, **prepare(arrays, params)}
         check_prepared(arrays, umap["n_neighbors"])
+        self._arrays = arrays
         self._dim = arrays["embeddings"].shape[1]
         self._novelty = {name: float(value) for name, value in params["novelty"].items()}
         self._mean = novelty.stored_mean_direction(arrays, self._novelty)
@@ -96,6 +98,13 @@ class FrozenPredictor:
         self._check(embeddings)
         parts = [self._predict(embeddings[i : i + _AT_ONCE]) for i in range(0, len(embeddings), _AT_ONCE)]
         return Prediction.concat(parts) if parts else self._nothing()
+
+    def judging(self, thresholds: Mapping[str, float]) -> FrozenPredictor:
+        """The same predictor, with other thresholds of novelty (the table "novelty")."""
+        other = copy.copy(self)
+        other._novelty = {name: float(value) for name, value in thresholds.items()}
+        other._middle = novelty.middle_in(self._arrays, other._novelty)
+        return other
 
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:

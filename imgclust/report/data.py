@@ -17,11 +17,11 @@ from imgclust.model.taxonomy import Continuation
 from imgclust.report.annotations import Note, read_notes
 from imgclust.report.drift import TagsDrift, read_drift
 from imgclust.report.tiles import embedded_from, tiles
+from imgclust.types import OTHER
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
-OTHER = -1
 MAX_FACETS = 4
 MAX_FACET_VALUES = 60
 TYPICAL = 24

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.errors import ImgclustError
-from imgclust.model.drift import OTHER, PARTS, Drift, Reference, compare
+from imgclust.model.drift import PARTS, Drift, Reference, compare
 from imgclust.report.annotations import records
+from imgclust.types import OTHER
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from imgclust.report.annotations import Note
-from imgclust.report.data import OTHER, TYPICAL, Facet, ReportData, facets
+from imgclust.report.data import TYPICAL, Facet, ReportData, facets
 from imgclust.report.figures import in_no_cluster, words
 from imgclust.report.palette import colours
+from imgclust.types import OTHER
 
 # Base64 makes 4 of 3: (9 MB + 1,500 × 1,250 bytes) × 4/3 = 14.5 MB, and all else of 1,500 images is 0.3 MB.
 MAX_THUMBNAIL_BYTES = 9_000_000

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.images.sources import Item, from_lines, items
-from imgclust.types import Encoder, Floats
+from imgclust.types import OTHER, Encoder, Floats
 
 if TYPE_CHECKING:
     from imgclust.embedding.embed import EmbedOutcome, Failed
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
 
-OTHER = -1
 CHUNK = 1024  # embeddings predicted before the first of them is passed on
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from imgclust.types import OTHER
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
     from imgclust.tagging.rows import Row
 
-OTHER = -1
 TABLE_ROWS = 40
 WORTH_A_WORD = 0.05  # second guesses below it are not shown
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
 from imgclust.model.model import ClusterModel
-from imgclust.model.taxonomy import COMPARED, OTHER, Continuation, contingency, continued
+from imgclust.model.taxonomy import COMPARED, Continuation, contingency, continued
+from imgclust.predictor.batches import predict_batches
 from imgclust.training.dedupe import Rows
-from imgclust.types import EncoderIdentity, Floats, Ints
+from imgclust.types import OTHER, EncoderIdentity, Floats, Ints, Predictor
 
 
 def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity | None) -> None:
@@ -34,63 +35,88 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
 
 
 def compare(
-    previous: ClusterModel, model: ClusterModel, progress: Callable[[float], None] | None = None
+    previous: ClusterModel,
+    arrays: Mapping[str, Array],
+    predictor: Predictor,
+    progress: Callable[[float], None] | None = None,
 ) -> Continuation:
-    """What became of the previous model's clusters: each model is asked about the other's training images.
+    """What became of the previous model's clusters: each fit is asked about the other's training images.
 
     One alone would be deceived: a model puts a kind of picture that it never saw into a cluster of its own,
     and where that cluster's own pictures are gone, nothing contradicts.
 
     Args:
-        model: the new one; what numbers its clusters have now is of no influence.
-        progress: told the share that is done.
+        arrays, predictor: of the new fit; clusters are numbered 0..k-1.
+        progress: called with the share that is done.
     """
-    samples = [_sample(one) for one in (previous, model)]
-    total, before = sum(map(len, samples)), 0
+    then, now = _sample(previous.arrays), _sample(arrays)
+    total, before = len(then) + len(now), 0
 
-    def told(done: int) -> None:
+    def report(done: int) -> None:
         if progress:
             progress((before + done) / total)
 
-    now = _said(model, previous.arrays["embeddings"][samples[0]], told)
-    before = len(samples[0])
-    then = _said(previous, model.arrays["embeddings"][samples[1]], told)
-    clusters = len(previous.clusters), len(model.clusters)
+    by_new = _labels(predictor, previous.arrays["embeddings"][then], report)
+    before = len(then)
+    by_previous = _labels(previous.predictor, arrays["embeddings"][now], report)
+    sizes = np.bincount(arrays["labels"][arrays["labels"] >= 0], minlength=len(arrays["cluster_nodes"]))
+    clusters = len(previous.clusters), len(sizes)
     return continued(
         (
-            contingency(previous.arrays["labels"][samples[0]], now, clusters),
-            contingency(then, model.arrays["labels"][samples[1]], clusters),
+            contingency(previous.arrays["labels"][then], by_new, clusters),
+            contingency(by_previous, arrays["labels"][now], clusters),
         ),
-        [cluster.size for cluster in model.clusters],
+        sizes.tolist(),
         previous.clusters,
         following=previous.next_number,
         version=previous.version,
     )
 
 
-def _sample(model: ClusterModel) -> Rows:
-    rows = np.random.default_rng(0).permutation(len(model.arrays["labels"]))
+def _sample(arrays: Mapping[str, Array]) -> Rows:
+    rows = np.random.default_rng(0).permutation(len(arrays["labels"]))
     return np.sort(rows[:COMPARED])
 
 
-def _said(model: ClusterModel, rows: Array, told: Callable[[int], None]) -> Ints:
-    """int32: labels as the model's arrays count clusters; "other", too, what is unlike all that it knows."""
-    found = model.predict(rows, progress=told)
-    place = {number: i for i, number in enumerate(model.numbers.tolist())}
-    labels = np.array([place.get(label, OTHER) for label in found.labels.tolist()], np.int32)
-    return np.where(found.novel, np.int32(OTHER), labels)
+def _labels(predictor: Predictor, rows: Array, report: Callable[[int], None]) -> Ints:
+    """int32: the predicted clusters; "other", too, what is unlike all that the model knows."""
+    found = predict_batches(predictor, rows, progress=report)
+    return np.where(found.novel, np.int32(OTHER), found.labels)
 
 
-def continue_model(model: ClusterModel, previous: ClusterModel, found: Continuation) -> ClusterModel:
-    """The model with the taxonomy's numbers, and the names of the clusters that it keeps."""
-    clusters = tuple(
-        dataclasses.replace(cluster, id=number, name=previous.name(number))
-        for cluster, number in zip(model.clusters, found.numbers, strict=True)
-    )
-    return dataclasses.replace(
-        model,
-        clusters=clusters,
-        figures={**model.figures, "taxonomy": found.to_dict()},
-        continues=previous.taxonomy,
-        used=max(previous.next_number, 1 + max(found.numbers)),
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class Numbering:
+    """The numbers of a fit's clusters in their taxonomy.
+
+    Attributes:
+        numbers: of the clusters, in the order of the fit.
+        names: that they have already.
+        continues: the taxonomy; None: the model starts one.
+        used: how many numbers the taxonomy has used; None: no others than these.
+    """
+
+    numbers: Sequence[int]
+    names: Sequence[str | None]
+    continues: str | None = None
+    used: int | None = None
+
+    @classmethod
+    def fresh(cls, clusters: int) -> Numbering:
+        """Of a fit that starts a taxonomy."""
+        return cls(range(clusters), [None] * clusters)
+
+    @classmethod
+    def continuing(cls, previous: ClusterModel, found: Continuation) -> Numbering:
+        """Of a fit that continues one: clusters that are kept have their names, too."""
+        names = [previous.name(number) for number in found.numbers]
+        used = max(previous.next_number, 1 + max(found.numbers))
+        return cls(found.numbers, names, previous.taxonomy, used)
+
+    @property
+    def table(self) -> Ints:
+        """int32 (k + 1,): the numbers, then that of "other"."""
+        return np.array([*self.numbers, OTHER], np.int32)
+
+    def of(self, labels: Ints) -> Ints:
+        """int32: the numbers of labels as the fit counts them."""
+        return self.table[labels]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgclust.errors import FitError
+from imgclust.support.machine import available_memory
+from imgclust.types import Floats
 
 MIN_IMAGES = 50
 LARGE = 100_000  # images from which on the published recipe's parameters hold
@@ -85,6 +87,30 @@ class Parameters:
                 raise FitError(f"{name} must be {' or '.join(allowed)}, is {getattr(self, name)!r}")
 
 
+def choose(
+    given: Parameters | Mapping[str, Any] | None, n: int, different: int, duplicates: int
+) -> Parameters:
+    """What was given, or the defaults with what was given put in; checked.
+
+    Args:
+        given: all parameters, or those that differ from the defaults.
+        n: training images.
+        different: images without duplicates.
+        duplicates: images that were left out.
+
+    Raises:
+        FitError: too few images, or parameters that cannot be used with so many.
+    """
+    if different < MIN_IMAGES or n < MIN_IMAGES // 2:
+        raise FitError(
+            f"{different} different images ({duplicates} duplicates left out), {n} of them to train on, "
+            f"are too few to cluster: give at least {MIN_IMAGES}"
+        )
+    parameters = given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(given or {})
+    parameters.check(n)
+    return parameters
+
+
 def _clamp(value: int, least: int, most: int) -> int:
     return max(least, min(most, value))
 
@@ -110,3 +136,20 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     hdbscan = n * p.min_samples * 23 + n * 400
     seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
     return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
+
+
+def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:
+    """What fitting n of the rows will cost.
+
+    Raises:
+        FitError: there is not enough memory.
+    """
+    cost = estimate(n, rows.shape[1], len(rows), parameters)
+    there = available_memory()
+    if there is not None and cost.memory - rows.nbytes > there:  # the rows are in memory already
+        raise FitError(
+            f"fitting {n} images needs about {cost.memory / 1e9:.1f} GB of memory, "
+            f"{(there + rows.nbytes) / 1e9:.1f} GB are there: train on fewer (max_train, now {n}) "
+            f"or lower min_samples (now {parameters.min_samples})"
+        )
+    return cost

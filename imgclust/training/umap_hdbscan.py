@@ -9,21 +9,21 @@ from threadpoolctl import threadpool_limits
 
 from imgclust.errors import FitError
 from imgclust.support.progress import Stages, umap_progress
-from imgclust.training.parameters import Parameters, estimate
+from imgclust.training.parameters import Cost, Parameters
 from imgclust.types import Floats
 
 
-def fit_pair(rows: Floats, p: Parameters, stages: Stages) -> tuple[Any, Any]:
+def fit_pair(rows: Floats, p: Parameters, cost: Cost, stages: Stages) -> tuple[Any, Any]:
     """Fit UMAP and, on its points, HDBSCAN.
 
     Args:
         rows: float32 (n, d), unit-norm, of float16 values.
-        stages: are told what is going on, and before that what it will cost.
+        cost: reported before the long part begins.
+        stages: are told what is going on.
 
     Raises:
         FitError: no cluster was found.
     """
-    cost = estimate(len(rows), rows.shape[1], len(rows), p)
     expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
     with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
         reducer = fit_umap(rows, p, tell)

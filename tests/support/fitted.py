@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from imgclust.training.fit import FitResult, fit
-from imgclust.training.parameters import Parameters
+from imgclust.training.parameters import Parameters, estimate
 from imgclust.types import EncoderIdentity, Preprocessing
 
 GROUPS, EACH, DIM = 6, 50, 24
@@ -47,4 +47,5 @@ def fitted_pair() -> tuple[object, object, Parameters]:
 
     rows, _ = grouped()
     parameters = Parameters.for_size(len(rows)).replaced(SMALL)
-    return *fit_pair(rows, parameters, Stages(None)), parameters
+    cost = estimate(len(rows), DIM, len(rows), parameters)
+    return *fit_pair(rows, parameters, cost, Stages(None)), parameters

@@ -45,7 +45,7 @@ def test_nearest_other_leaves_the_row_itself_out(monkeypatch: pytest.MonkeyPatch
     products = rows @ rows.T
     np.fill_diagonal(products, -1)
     for block in (4, 23, 100):
-        monkeypatch.setattr(gallery, "BLOCK", block)
+        monkeypatch.setattr(novelty, "COMPARED", block)
         np.testing.assert_allclose(novelty.nearest_other(rows), products.max(axis=1), atol=1e-6)
 
 

@@ -14,8 +14,9 @@ from scipy.optimize import linear_sum_assignment
 
 from imgclust.errors import ModelError
 from imgclust.model.parts import Cluster
-from imgclust.model.taxonomy import OTHER, Continuation, contingency, continued, match, overlaps
+from imgclust.model.taxonomy import Continuation, contingency, continued, match, overlaps
 from imgclust.report.taxonomy import hint, sheets, table
+from imgclust.types import OTHER
 
 
 @dataclasses.dataclass(frozen=True)

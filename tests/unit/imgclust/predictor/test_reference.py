@@ -18,7 +18,8 @@ def pair() -> tuple:
 
 @pytest.fixture(scope="module")
 def rebuilt(pair: tuple) -> ReferencePredictor:
-    arrays, parameters = freeze(*pair[:2])
+    parts = freeze(*pair[:2])
+    arrays, parameters = parts.arrays, parts.parameters
     return ReferencePredictor(arrays, parameters)
 
 
@@ -47,7 +48,8 @@ def test_training_rows_are_placed_and_not_looked_up(pair: tuple, rebuilt: Refere
 
 def test_seeds_are_told_apart(pair: tuple) -> None:
     """Another transform seed gives other points: the spread that the yardstick has is in reach of a test."""
-    arrays, parameters = freeze(*pair[:2])
+    parts = freeze(*pair[:2])
+    arrays, parameters = parts.arrays, parts.parameters
     rows, _ = fitted.grouped(seed=5, each=2)
     one = ReferencePredictor(arrays, parameters, transform_seed=1).predict(rows)
     two = ReferencePredictor(arrays, parameters, transform_seed=2).predict(rows)

@@ -170,14 +170,15 @@ def test_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models say of each other what the fit said, whatever numbers they have; of many images a sample is
     asked about, the same each time, and the clusters are found all the same."""
     told: list[float] = []
-    assert continuation.compare(first(), second().model, told.append) == second().continuation
+    new = second().model.arrays, second().model.predictor
+    assert continuation.compare(first(), *new, told.append) == second().continuation
     assert told == sorted(told)
     assert told[-1] == 1
     monkeypatch.setattr(continuation, "COMPARED", 120)
-    sampled = continuation.compare(first(), second().model)
+    sampled = continuation.compare(first(), *new)
     assert sampled.images == 240
     assert sampled.numbers == second().model.numbers.tolist()
-    assert sampled == continuation.compare(first(), second().model)
+    assert sampled == continuation.compare(first(), *new)
 
 
 # ── the predictor ────────────────────────────────────────────────────────────────────────────────────────

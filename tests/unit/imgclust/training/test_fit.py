@@ -14,8 +14,10 @@ from imgclust.errors import FitError
 from imgclust.support import machine, progress
 from imgclust.support.progress import Progress, Stages
 from imgclust.training import fit as fit_module
-from imgclust.training.fit import fit, split_rows
+from imgclust.training import parameters as parameters_module
+from imgclust.training.fit import fit
 from imgclust.training.parameters import LARGE, Parameters, estimate
+from imgclust.training.split import split_rows
 from tests.support import fitted
 
 
@@ -155,7 +157,7 @@ def test_no_cluster() -> None:
 
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is compared with what is there before the long part begins."""
-    monkeypatch.setattr(fit_module, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(parameters_module, "available_memory", lambda: 1_000_000)
     monkeypatch.setattr(fit_module, "fit_pair", lambda *_: pytest.fail("the fit was begun"))
     with pytest.raises(FitError, match=r"needs about 1\.\d GB.*max_train, now 240"):
         fit(fitted.grouped()[0])

@@ -1,0 +1,85 @@
+"""What `fit` was given, checked: rows of float16 values, and what is known of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imgclust.errors import FitError
+from imgclust.model.folder import Array
+from imgclust.model.gallery import thumbnail_of
+from imgclust.model.parts import UNIT
+from imgclust.types import EncoderIdentity, Floats
+
+if TYPE_CHECKING:
+    from imgclust.embedding.store import Embeddings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Given:
+    """The input, checked.
+
+    Attributes:
+        rows: float32 (n, d), unit-norm, of float16 values.
+        ids: n different names.
+        digests: SHA-256 of each file.
+        sources: path or URL of each image.
+        encoder: who made the rows.
+    """
+
+    rows: Floats
+    ids: Sequence[str]
+    digests: Sequence[str | None] | None
+    sources: Sequence[str] | None
+    encoder: EncoderIdentity | None
+
+    @classmethod
+    def of(
+        cls, embeddings: Embeddings | Array, ids: Sequence[str] | None, encoder: EncoderIdentity | None
+    ) -> Given:
+        if isinstance(embeddings, np.ndarray):
+            rows = _checked(embeddings)
+            names = [str(i) for i in (ids if ids is not None else range(len(rows)))]
+            return cls(rows, _different(names, len(rows)), None, None, encoder)
+        if ids is not None or encoder is not None:
+            raise FitError("ids and encoder come with the embeddings: give them with an array only")
+        rows = _checked(embeddings.vectors)
+        return cls(
+            rows,
+            _different(embeddings.ids, len(rows)),
+            embeddings.sha256,
+            embeddings.sources,
+            embeddings.identity,
+        )
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """WebP of a row's picture; None where its file is not to be had."""
+        return thumbnail_of(self.sources[row]) if self.sources is not None else None
+
+
+def _checked(rows: Array) -> Floats:
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise FitError(f"embeddings must be floats (n, d), are {rows.dtype} {rows.shape}")
+    rounded = rows.astype(np.float16).astype(np.float32)
+    lengths = np.linalg.norm(rounded, axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
+    if len(wrong):
+        raise FitError(
+            f"embeddings must be finite and of length 1: row {wrong[0]} has length "
+            f"{lengths[wrong[0]]:.4g}; divide each row by its length"
+        )
+    return rounded
+
+
+def _different(ids: Sequence[str], n: int) -> Sequence[str]:
+    if len(ids) != n:
+        raise FitError(f"{len(ids)} ids for {n} embeddings")
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise FitError(f"the id {name[:200]!a} is there twice: ids must be different")
+        seen.add(name)
+    return ids

@@ -1,0 +1,88 @@
+"""A frozen fit's predictions of all images, and the figures that a user wants of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from imgclust.model.freeze import basic_figures
+from imgclust.model.parts import ModelParts
+from imgclust.predictor import novelty
+from imgclust.predictor.batches import predict_batches
+from imgclust.predictor.predictor import FrozenPredictor
+from imgclust.training.dedupe import Duplicates, Rows
+from imgclust.training.split import Split
+from imgclust.types import OTHER, Floats, Ints, Prediction
+
+CHECKED = 10_000  # training rows whose predicted label is compared with the fitted one, at most
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What a fit says of all images; clusters are numbered as its arrays do.
+
+    Attributes:
+        test: of the held-out rows.
+        labels: int32 (n,); of every row that was given: fitted for training rows, predicted for others, the
+            original's for duplicates.
+        checked: how many training rows were predicted, too.
+        same: the share of these whose predicted label is the fitted one.
+    """
+
+    test: Prediction
+    labels: Ints
+    checked: int
+    same: float
+
+    def figures(self, split: Split, duplicates: Duplicates) -> dict[str, Any]:
+        """The same for the same fit, so without times."""
+        return {
+            "images": len(self.labels),
+            "duplicates": {"exact": int(duplicates.exact.sum()), "near": int((~duplicates.exact).sum())},
+            "train": basic_figures(self.labels[split.train]),
+            "test": basic_figures(self.test.labels),
+            "predicted_as_fitted": {"checked": self.checked, "share": round(self.same, 4)},
+        }
+
+
+def predict_all(
+    predictor: FrozenPredictor,
+    parts: ModelParts,
+    rows: Floats,
+    split: Split,
+    duplicates: Duplicates,
+    novel_rate: float,
+    progress: Callable[[float], None],
+) -> tuple[Found, dict[str, float]]:
+    """Predict all images; the held-out ones, and training ones where these are few, say what is novel.
+
+    Args:
+        rows: all that were given.
+
+    Returns:
+        What was found, and the table "novelty" of the model's parameters.
+    """
+    fitted = parts.arrays["labels"]
+    checked = np.sort(np.random.default_rng(0).permutation(len(split.train))[:CHECKED])
+    total = len(split.test) + len(split.rest) + len(checked)
+    before = 0
+
+    def predicted(part: Rows) -> Prediction:
+        nonlocal before
+        prediction = predict_batches(
+            predictor, rows[part], progress=lambda done: progress((before + done) / total)
+        )
+        before += len(part)
+        return prediction
+
+    test, rest, again = predicted(split.test), predicted(split.rest), predicted(split.train[checked])
+    middle, held_out, nearest = parts.arrays["middle"], rows[split.test], test.similarities
+    table = novelty.calibrate(rows[split.train], middle, held_out, nearest, novel_rate)
+    test = dataclasses.replace(test, novel=novelty.judge(table, middle, held_out, nearest))
+    labels = np.full(len(rows), OTHER, np.int32)
+    labels[split.train], labels[split.test], labels[split.rest] = fitted, test.labels, rest.labels
+    same = float((again.labels == fitted[checked]).mean())
+    return Found(test, labels[duplicates.representative()], len(checked), same), table
