@@ -103,7 +103,7 @@ class FrozenPredictor:
         """The same predictor, with other thresholds of novelty (the table "novelty")."""
         other = copy.copy(self)
         other._novelty = {name: float(value) for name, value in thresholds.items()}
-        other._middle = novelty.middle_in(self._arrays, other._novelty)
+        other._mean = novelty.stored_mean_direction(self._arrays, other._novelty)
         return other
 
     def _predict(self, embeddings: Floats) -> Prediction:
