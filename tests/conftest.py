@@ -1,15 +1,17 @@
-"""Puts this folder on the path of all tests (pytest does that for a folder with a conftest), so that helpers
-such as `redis_server` can be imported from any of them; and what many tests share."""
+"""What many tests share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.support import kafka_cluster
 from tests.support.paths import CLIPART
+from worker.demo.backends import Kafka
 
 # how long an example takes says more of the machine than of the code
 settings.register_profile("imgclust", deadline=None)
@@ -33,3 +35,15 @@ def mini() -> TorchEncoder:
     from imgclust.embedding.encoder import load_encoder
 
     return load_encoder("mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mock_kafka() -> Iterator[Kafka]:
+    with kafka_cluster.mock() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def apache_kafka() -> Iterator[Kafka]:
+    with kafka_cluster.apache() as kafka:
+        yield kafka

@@ -9,25 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import kafka_cluster, redis_server
+from tests.support import redis_server
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin, response
 from tests.support.paths import CLIPART
 from worker.demo.backends import Kafka
 
 TRAINING, HELD_OUT = 400, 60
-
-
-@pytest.fixture(scope="session")
-def mock_kafka() -> Iterator[Kafka]:
-    with kafka_cluster.mock() as kafka:
-        yield kafka
-
-
-@pytest.fixture(scope="session")
-def apache_kafka() -> Iterator[Kafka]:
-    with kafka_cluster.apache() as kafka:
-        yield kafka
 
 
 @pytest.fixture(params=["mock", pytest.param("apache", marks=pytest.mark.kafka)])

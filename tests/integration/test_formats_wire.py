@@ -14,7 +14,8 @@ from tests.support.kafka_cluster import Topics, headers_of
 from tests.support.origin import Handler, Origin, Request, response
 from tests.support.redis_server import RedisServer
 from tests.support.schema_registry import SchemaRegistry
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.commands.explain import explain
 from worker.demo.backends import Kafka
 from worker.feed import Feed

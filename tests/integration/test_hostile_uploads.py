@@ -24,7 +24,8 @@ from tests.support.kafka_cluster import PARTITIONS, Topics, headers_of
 from tests.support.origin import Origin, response
 from tests.support.paths import CLIPART
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import Kafka
 from worker.feed import Feed
 from worker.fetching.pool import memory_needed

@@ -26,7 +26,8 @@ from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
 from tests.support.paths import ROOT
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import PATIENCE, settings_for, wait_for
+from tests.support.waiting import PATIENCE, wait_for
+from tests.support.worker_process import settings_for
 from worker.demo.backends import Kafka, free_ports
 from worker.messages.upload import parse_upload
 

@@ -21,7 +21,8 @@ from imgclust.training.fit import fit
 from tests.support.kafka_cluster import PARTITIONS, Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.commands import models as models_command
 from worker.commands import set_models
 from worker.demo.backends import Kafka

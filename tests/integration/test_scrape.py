@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from tests.support import prometheus_server
-from tests.support.worker_process import wait_for
+from tests.support.waiting import wait_for
 from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
 

@@ -24,7 +24,8 @@ from tests.support.certificates import Certificates
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import JavaKafka, find_java, free_ports
 from worker.errors import SettingsError
 from worker.settings.load import load

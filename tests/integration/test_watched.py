@@ -15,7 +15,8 @@ from tests.support import kafka_cluster, prometheus_server, promql
 from tests.support.kafka_cluster import PARTITIONS, Topics, headers_of
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import Kafka
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]

@@ -16,7 +16,8 @@ import pytest
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import Kafka, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]

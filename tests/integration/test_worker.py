@@ -19,7 +19,8 @@ from tests.support.kafka_cluster import PARTITIONS, Reader, Topics, headers_of
 from tests.support.origin import Origin, response, silence, then_close
 from tests.support.paths import CLIPART
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import WorkerProcess, settings_for, wait_for
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess, settings_for
 from worker.feed import Feed
 from worker.messages.embedding import read_embedding
 from worker.messages.tag import Tag

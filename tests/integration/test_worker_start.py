@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 
 from tests.support.kafka_cluster import Topics
 from tests.support.redis_server import RedisServer
-from tests.support.worker_process import wait_for
+from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka, free_ports
 
 pytestmark = pytest.mark.slow

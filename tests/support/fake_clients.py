@@ -81,12 +81,13 @@ class FakeConsumer:
     ) -> None:
         (self._topic,) = topics
         self._on = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
-        self.member = self.broker.join(self.group, self)
 
     def _follow_group(self) -> None:
         """Give back what the group has given to others; take what it gives."""
-        if self.member is None:
+        if not self._on:
             return
+        if self.member is None:
+            self.member = self.broker.join(self.group, self)
         if self.member not in self.broker.members[self.group]:  # it was away for longer than its session
             self.take_away(self.group_owns, "lost")
             self.member = self.broker.join(self.group, self)
@@ -116,7 +117,7 @@ class FakeConsumer:
                 self._on["assign"](self, self._named(set(self.while_closing)))
             self.take_away(set(self.group_owns))
             self.broker.leave(self.group, self.member)
-            self.member = None
+        self.member, self._on = None, {}
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Error = dict[str, Any]  # arguments of KafkaError
 Script = Mapping[str, Sequence[tuple[Error | None, bool]]]
-MAX_METADATA_BYTES = 4096
+MAX_METADATA_BYTES = 4095  # the broker's default setting says 4,096, and refuses that many
 
 
 def failure(code: int, **flags: bool) -> KafkaException:

@@ -19,6 +19,11 @@ _quiet = logging.getLogger("tests.kafka")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 PARTITIONS = 4  # the mock cluster gives each topic four
+# members of a KIP-848 group hear of a change with their next heartbeat, every 5 s by default
+PROMPT = {
+    "group.consumer.heartbeat.interval.ms": "200",
+    "group.consumer.min.heartbeat.interval.ms": "200",
+}
 
 
 @contextlib.contextmanager
@@ -34,7 +39,7 @@ def apache() -> Iterator[Kafka]:
     if bootstrap:
         yield RunningKafka(bootstrap)
     elif home and find_java():
-        with JavaKafka(Path(home)) as kafka:
+        with JavaKafka(Path(home), options=PROMPT) as kafka:
             yield kafka
     else:
         pytest.skip("no Apache Kafka: set KAFKA_HOME (with Java 17 installed) or TEST_KAFKA_BOOTSTRAP")

@@ -8,25 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.kafka_cluster import Topics
+from tests.support.waiting import wait_for
 from worker.demo.backends import free_ports
-
-PATIENCE = 90.0  # seconds that anything may take on a slow machine; tests do not depend on it
-
-
-def wait_for(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
 
 
 def settings_for(topics: Topics, redis_url: str, model: Path, port: int | str) -> dict[str, str]:
