@@ -140,6 +140,7 @@ def main() -> int:
     from imgclust.model.model import ClusterModel
     from worker import run
     from worker.settings import load as all_settings
+    from worker.tagger import tagger
     from worker.telemetry import log as logs
 
     logs.configure("text")
@@ -148,9 +149,10 @@ def main() -> int:
     model = ClusterModel.load(settings.model)
     assert model.encoder is not None
     encoder = FixedTimeEncoder(model.encoder, model.arrays["embeddings"], arguments.call_ms / 1000)
-    swapped: Any = run
+    swapped: Any = tagger
     swapped.FetcherPool = MemoryPool
-    swapped.load = lambda _: (model if arguments.predict else Unpredicted(model), encoder)
+    starting: Any = run
+    starting.load = lambda _: (model if arguments.predict else Unpredicted(model), encoder)
     return run.run(settings, view=False)
 
 

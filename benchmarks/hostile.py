@@ -51,9 +51,8 @@ def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[s
     """Tag the uploads of `warm`, then those of `urls`, until `good` of these are tagged."""
     from imgclust.support.machine import keep_freed_memory
     from worker.kafka import topics
-    from worker.run import spare_collector
+    from worker.run import make_tagger, spare_collector
     from worker.settings import load as all_settings
-    from worker.tagger.tagger import Tagger
     from worker.telemetry import log as logs
     from worker.telemetry.health import Health
     from worker.telemetry.metrics import Metrics
@@ -66,7 +65,7 @@ def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[s
     topics.ensure(topics_config(settings))
     model, encoder = parts(setup)
     produce(setup.bootstrap, f"uploads-{run}", "warm", warm)
-    tagger = Tagger(settings, model, encoder, metrics=metrics, health=health)
+    tagger = make_tagger(settings, model, encoder, metrics, health)
     tagged, dead = metrics.uploads["tagged"], metrics.uploads["dead"]
 
     def until(count: int) -> float:

@@ -114,9 +114,8 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
     """
     from imgclust.support.machine import keep_freed_memory
     from worker.kafka import topics
-    from worker.run import beside, spare_collector
+    from worker.run import beside, make_tagger, spare_collector
     from worker.settings import load as all_settings
-    from worker.tagger.tagger import Tagger
     from worker.telemetry import log as logs
     from worker.telemetry.health import Health
     from worker.telemetry.metrics import Metrics
@@ -130,7 +129,7 @@ def run_worker(setup: Setup, run: str, warm: int, count: int) -> Measured:
     model, encoder = (Clocked(part) for part in parts(setup))
     used: Any = model if setup.predict else Unpredicted(model)
     with beside(settings, metrics, health) if setup.view else contextlib.nullcontext():
-        tagger = Tagger(settings, used, encoder, metrics=metrics, health=health)
+        tagger = make_tagger(settings, used, encoder, metrics, health)
         try:
             tagger.start()
             spare_collector()

@@ -22,7 +22,10 @@ from worker.kafka.client_config import (
 )
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import load
-from worker.tagger.tagger import Tagger
+from worker.tagger.pipeline import PipelinePolicy
+from worker.tagger.results import ResultTopics
+from worker.tagger.retrying import RetryPolicy
+from worker.tagger.tagger import Fetching, Tagger, TaggerConfig, UploadsSource
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
@@ -32,7 +35,8 @@ from worker.view.consumer import ViewConsumer
 from worker.view.store import TagsView
 
 if TYPE_CHECKING:
-    pass
+    from imgclust.model.model import ClusterModel
+    from imgclust.types import Encoder
 
 log = logs.get(__name__)
 
@@ -116,7 +120,7 @@ def run(settings: Settings, *, view: bool = True) -> int:
         model, encoder = load(settings)
         if view:
             stack.enter_context(beside(settings, metrics, health))
-        tagger = Tagger(settings, model, encoder, metrics=metrics, health=health)
+        tagger = make_tagger(settings, model, encoder, metrics, health)
         finished = False
         try:
             tagger.start()
@@ -131,6 +135,45 @@ def run(settings: Settings, *, view: bool = True) -> int:
         finally:
             tagger.stop(leave_group=not signals.hurry)
     return EXIT_HURRIED if signals.hurry else EXIT_OK
+
+
+def make_tagger(
+    settings: Settings, model: ClusterModel, encoder: Encoder, metrics: Metrics, health: Health
+) -> Tagger:
+    formats = wiring.formats(settings)
+    return Tagger(tagger_config(settings), model, encoder, formats=formats, metrics=metrics, health=health)
+
+
+def tagger_config(settings: Settings) -> TaggerConfig:
+    """What the settings say of the tagger.
+
+    Raises:
+        StartError: buckets are allowed, but what reads them is not installed.
+    """
+    s = settings
+    source = UploadsSource(
+        wiring.connection(s), s.uploads_topic, s.group_id, s.group_protocol, s.start,
+        exactly_once=s.delivery == "exactly-once", commit_interval=s.commit_interval,
+    )  # fmt: skip
+    fetching = Fetching(
+        s.fetchers, s.slots, s.fetch_connections, s.max_pixels, s.decode_timeout, wiring.fetch_policy(s)
+    )
+    models = None
+    if s.models_topic is not None and s.models_folder is not None:
+        models = s.models_topic, s.models_folder
+    return TaggerConfig(
+        source,
+        ResultTopics(s.tags_topic, s.retry_topic, s.dlq_topic, s.embeddings_topic),
+        fetching,
+        PipelinePolicy(s.max_in_flight, s.skip),
+        RetryPolicy(s.retry_limit, s.retry_first, s.retry_max),
+        max_batch=s.max_batch,
+        max_wait=s.max_wait,
+        tag_url=s.tag_url,
+        drain_timeout=s.drain_timeout,
+        stall_timeout=s.stall_timeout,
+        models=models,
+    )
 
 
 def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsumer:

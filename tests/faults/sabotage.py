@@ -26,25 +26,27 @@ def ignored_metadata() -> None:
 
 def no_superseding() -> None:
     """Every event of an id is published, in whatever order they get done."""
+    from worker.tagger.endings import Endings
+    from worker.tagger.in_flight import InFlight
     from worker.tagger.pipeline import Pipeline
 
-    class Latest(dict[str, Any]):
-        def __delitem__(self, key: str) -> None:
+    class Latest(dict[Any, Any]):
+        def __delitem__(self, key: Any) -> None:
             self.pop(key, None)
 
-    take_in, created = Pipeline._take_in, Pipeline.__init__
+    consume, created = Pipeline._consume, InFlight.__init__
 
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        created(self, *args, **kwargs)
-        self._latest = Latest()
+    def init(self: Any) -> None:
+        created(self)
+        self._by_id = Latest()
 
     def one_by_one(self: Any, records: Any) -> None:
         for record in records:
-            take_in(self, [record])
+            consume(self, [record])
 
-    Pipeline.__init__ = init  # type: ignore[method-assign]
-    Pipeline._take_in = one_by_one  # type: ignore[method-assign]
-    Pipeline._supersede = lambda *_: None  # type: ignore[method-assign]
+    InFlight.__init__ = init  # type: ignore[method-assign]
+    Pipeline._consume = one_by_one  # type: ignore[method-assign]
+    Endings.supersede = lambda *_: None  # type: ignore[method-assign]
 
 
 def foreign_offsets() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 
@@ -10,16 +11,18 @@ from tests.support.fake_fetchers import FakeFetchers
 from tests.support.fake_uploads import FakeDelivery, FakeUploadsConsumer
 from worker.fetching.protocol import Failed
 from worker.kafka.assignment import BegunPartition
+from worker.messages.formats import Formats
 from worker.settings.values import RetryLimits
-from worker.tagger.pipeline import Pipeline, Policy
+from worker.tagger.pipeline import Pipeline, PipelinePolicy
 from worker.tagger.prediction import ModelInfo, Predicted, Ready, Unencodable
+from worker.tagger.results import Results, ResultTopics
+from worker.tagger.retrying import Retrying, RetryPolicy
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing
 
-POLICY = Policy(
-    tags_topic="tags", retry_topic="retry", dlq_topic="dlq", max_in_flight=8, retry_limit=RetryLimits(3),
-    retry_first=1.0, retry_max=10.0, tag_url=True,
-)  # fmt: skip
+POLICY = PipelinePolicy(max_in_flight=8)
+TOPICS = ResultTopics("tags", "retry", "dlq")
+RETRY = RetryPolicy(RetryLimits(3), first=1.0, longest=10.0)
 
 MAKER = ModelInfo("0123456789ab", "0123456789ab", {1: "dogs"})
 
@@ -46,48 +49,56 @@ class World:
     def __init__(
         self,
         logs: dict[int, list[bytes | None]],
-        policy: Policy = POLICY,
+        policy: PipelinePolicy = POLICY,
         tracing: Callable[[Callable[[], float]], Tracing] | None = None,
+        topics: ResultTopics = TOPICS,
+        **results: Any,
     ) -> None:
+        """`results`: what `Results` takes beside its defaults."""
         self.now = 0.0
         self.policy = policy
         self.fetchers = FakeFetchers()
         self.inference = FakeInference()
         self.metrics = Metrics()
-        made: dict[str, object] = {}
+        self.retrying = Retrying(RETRY, clock=self.clock, wall_ms=self.wall_ms, spread=lambda: 0.5)
+        self.results = Results(
+            topics, Formats(), model=lambda: MAKER.version, wall_ms=self.wall_ms, metrics=self.metrics,
+            **results,
+        )  # fmt: skip
+        self.consumer: FakeUploadsConsumer
+        self.delivery: FakeDelivery
 
-        def consumer(
-            on_begun: Callable[[BegunPartition], None],
-            on_leaving: Callable[[set[int], bool], None],
-        ) -> FakeUploadsConsumer:
-            made["consumer"] = FakeUploadsConsumer(logs, on_begun, on_leaving)
-            return made["consumer"]  # type: ignore[return-value]
-
-        def delivery(consumer: FakeUploadsConsumer) -> FakeDelivery:
-            made["delivery"] = FakeDelivery(consumer)
-            return made["delivery"]  # type: ignore[return-value]
+        def connect(
+            on_begun: Callable[[BegunPartition], None], on_leaving: Callable[[set[int], bool], None]
+        ) -> Any:
+            self.consumer = FakeUploadsConsumer(logs, on_begun, on_leaving)
+            self.delivery = FakeDelivery(self.consumer)
+            return self.consumer, self.delivery
 
         self.pipeline = Pipeline(
-            policy, connect_consumer=consumer, connect_delivery=delivery, fetchers=self.fetchers,  # type: ignore[arg-type]
-            inference=self.inference,
-            clock=lambda: self.now, wall_ms=lambda: int(self.now * 1000),
-            metrics=self.metrics, spread=lambda: 0.5, sleep=self.sleep,
-            tracing=tracing(lambda: self.now) if tracing else None,
+            policy, connect, intake=Formats().intake, fetchers=self.fetchers,
+            inference=self.inference, results=self.results, retrying=self.retrying,
+            clock=self.clock, sleep=self.sleep, metrics=self.metrics,
+            tracing=tracing(self.clock) if tracing else Tracing(),
         )  # fmt: skip
-        self.consumer: FakeUploadsConsumer = made["consumer"]  # type: ignore[assignment]
-        self.delivery: FakeDelivery = made["delivery"]  # type: ignore[assignment]
         for partition in logs:
             self.assign(partition)
 
     def assign(self, partition: int) -> None:
         self.consumer.assign(partition, self.delivery.retries)
 
+    def clock(self) -> float:
+        return self.now
+
+    def wall_ms(self) -> int:
+        return int(self.now * 1000)
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
     @property
     def pending(self) -> int:
-        return sum(map(len, self.pipeline._retries.values()))
+        return len(self.retrying)
 
     def next_life(self) -> World:
         """Another process, after this one was killed: it has what the broker has."""
@@ -109,7 +120,7 @@ class World:
         else:
             transient = how == "transient"
             code = "fetch-timeout" if transient else "decode-failed"
-            self.pipeline.on_failed([Failed(job.token, code, "fetch", "no", transient, None)])
+            self.pipeline.on_fetched([Failed(job.token, code, "fetch", "no", transient, None)])
 
     def settle(self) -> None:
         """Everything succeeds from here on, until nothing is left to do."""

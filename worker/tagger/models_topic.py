@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer
@@ -15,11 +16,9 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
-from worker import wiring
 from worker.kafka.client_config import reader_config, sender_config
 from worker.kafka.reading import client_log, some_of
 from worker.messages.models import REPORT, ModelsState, write_report
-from worker.settings.settings import Settings
 from worker.tagger.inference import Inference
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
 from worker.telemetry import log as logs
@@ -118,7 +117,8 @@ class ModelsWatch:
 
 
 def follow(
-    settings: Settings,
+    connection: Mapping[str, Any],
+    models: tuple[str, Path] | None,
     model: ClusterModel,
     inference: Inference,
     encoder: EncoderIdentity,
@@ -127,11 +127,17 @@ def follow(
     health: Health,
     wall_ms: Callable[[], int],
 ) -> ModelsWatch | None:
-    """What follows the models topic, ready to start; None where there is none."""
-    if settings.models_topic is None or settings.models_folder is None:
+    """What follows the models topic, ready to start; None where there is none.
+
+    Args:
+        models: the topic, and the folder of models.
+        model, encoder: at work.
+    """
+    if models is None:
         return None
+    topic, folder = models
     changer = ModelChanger(
-        settings.models_folder,
+        folder,
         encoder,
         model,
         inference,
@@ -139,4 +145,4 @@ def follow(
         health=health,
         wall_ms=wall_ms,
     )
-    return ModelsWatch(wiring.connection(settings), settings.models_topic, changer)
+    return ModelsWatch(connection, topic, changer)

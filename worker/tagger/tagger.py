@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker import wiring
+from imgclust.fetching.urls import FetchPolicy
 from worker.fetching.pool import FetcherPool
-from worker.fetching.protocol import Decoded, Failed
-from worker.kafka.assignment import BegunPartition
 from worker.kafka.at_least_once import AtLeastOnce
 from worker.kafka.client_config import (
     changelog_config,
@@ -24,18 +23,18 @@ from worker.kafka.delivery import Delivery
 from worker.kafka.exactly_once import ExactlyOnce
 from worker.kafka.retry_changelog import RetryChangelog
 from worker.messages.embedding import EmbeddingWriter
+from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
-from worker.settings.settings import Settings
 from worker.tagger.inference import Inference
 from worker.tagger.models_topic import follow
-from worker.tagger.pipeline import Leaving, Pipeline, Policy
-from worker.tagger.prediction import Ready
+from worker.tagger.pipeline import Begun, Leaving, Pipeline, PipelinePolicy
+from worker.tagger.results import Results, ResultTopics
+from worker.tagger.retrying import Retrying, RetryPolicy
 from worker.telemetry import log as logs
 from worker.telemetry import tracing
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import Watchdog
-from worker.wiring import fetch_policy
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -44,7 +43,63 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 
-TELL_EVERY = 1.0  # seconds
+REPORT_EVERY = 1.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UploadsSource:
+    """Where uploads are read, and how results are delivered.
+
+    Attributes:
+        connection: librdkafka properties that lead to the brokers.
+        protocol: of the group, see `client_config.group_protocol`.
+        start: "earliest" or "latest", for partitions without a committed offset.
+        exactly_once: in transactions; else at least once.
+        commit_interval: seconds that a result waits for its transaction.
+    """
+
+    connection: Mapping[str, Any] = dataclasses.field(repr=False)
+    topic: str
+    group: str
+    protocol: str
+    start: str
+    exactly_once: bool
+    commit_interval: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fetching:
+    """How pictures are had; see `FetcherPool`."""
+
+    processes: int
+    slots: int
+    connections: int
+    max_pixels: int
+    decode_timeout: float
+    policy: FetchPolicy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaggerConfig:
+    """
+    Attributes:
+        max_batch, max_wait: pictures, and seconds until a smaller batch leaves.
+        drain_timeout: seconds to finish what is in flight at the end.
+        stall_timeout: seconds without progress after which the process is ended.
+        models: the topic that names the models, and the folder that they are in; None: the model stays.
+    """
+
+    source: UploadsSource
+    topics: ResultTopics
+    fetching: Fetching
+    pipeline: PipelinePolicy
+    retry: RetryPolicy
+    max_batch: int
+    max_wait: float
+    tag_url: bool
+    drain_timeout: float
+    stall_timeout: float
+    models: tuple[str, Path] | None = None
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -59,39 +114,40 @@ class Tagger:
     """The tagger's parts, from the fetchers to the loop on the thread that owns Kafka.
 
     Args:
-        model, encoder: see `load`; anything with the same methods will do.
+        model, encoder: see `model_loading.load`; anything with the same methods will do.
+        formats: what uploads are read from and tags are written in.
         health: gets the loop's beats and the conditions of readiness.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        config: TaggerConfig,
         model: ClusterModel,
         encoder: Encoder,
         *,
+        formats: Formats,
         metrics: Metrics,
         health: Health,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self._config = config
         self._metrics = metrics
         self._health = health
         self._clock = clock
         self._beat = clock()
         self._broken: Exception | None = None
         self._restarts = 0
-        self._tell_at = 0.0
-        self._draining = False
-        self._tracing = tracing.connect(settings.uploads_topic, settings.group_id, clock)
+        self._report_at = 0.0
+        self._tracing = tracing.connect(config.source.topic, config.source.group, clock)
         self.fetchers = FetcherPool(
-            processes=settings.fetchers,
-            slots=settings.slots,
+            processes=config.fetching.processes,
+            slots=config.fetching.slots,
             preprocessing=encoder.identity.preprocessing,
-            policy=fetch_policy(settings),
-            on_outcomes=self._fetched,
-            connections=settings.fetch_connections,
-            max_pixels=settings.max_pixels,
-            decode_timeout=settings.decode_timeout,
+            policy=config.fetching.policy,
+            on_outcomes=lambda outcomes: self.pipeline.on_fetched(outcomes),
+            connections=config.fetching.connections,
+            max_pixels=config.fetching.max_pixels,
+            decode_timeout=config.fetching.decode_timeout,
         )
         self.inference = Inference(
             encoder,
@@ -100,96 +156,79 @@ class Tagger:
             release=self.fetchers.release,
             on_outcomes=lambda outcomes: self.pipeline.on_predicted(outcomes),
             on_broken=self._inference_broke,
-            max_batch=settings.max_batch,
-            max_wait=settings.max_wait,
+            max_batch=config.max_batch,
+            max_wait=config.max_wait,
             clock=clock,
             metrics=metrics,
             tracing=self._tracing,
-            keep_embeddings=settings.embeddings_topic is not None,
+            keep_embeddings=config.topics.embeddings is not None,
         )
-        self.pipeline = Pipeline(
-            policy(settings),
-            connect_consumer=self._consumer,
-            connect_delivery=self._deliver,
-            fetchers=self.fetchers,
-            inference=self.inference,
-            clock=clock,
-            wall_ms=wall_ms,
-            metrics=metrics,
-            tracing=self._tracing,
-            formats=wiring.formats(settings),
-            embeddings=EmbeddingWriter(encoder.identity, keep_url=settings.tag_url),
-        )
+        self.pipeline = self._pipeline(formats, EmbeddingWriter(encoder.identity, keep_url=config.tag_url))
         self._models = follow(
-            settings, model, self.inference, encoder.identity, metrics=metrics, health=health, wall_ms=wall_ms
-        )
-        self._watchdog = Watchdog(settings.stall_timeout, self._stalled_for)
+            config.source.connection, config.models, model, self.inference, encoder.identity,
+            metrics=metrics, health=health, wall_ms=wall_ms,
+        )  # fmt: skip
+        self._watchdog = Watchdog(config.stall_timeout, self._stalled_for)
         metrics.set_model(
             model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
         )
 
-    def _consumer(self, on_begun: Callable[[BegunPartition], None], on_leaving: Leaving) -> UploadsConsumer:
-        s = self._settings
-        return UploadsConsumer(
-            consumer_config(wiring.connection(s), s.group_id, s.group_protocol),
-            s.uploads_topic,
-            start=s.start,
+    def _pipeline(self, formats: Formats, embeddings: EmbeddingWriter) -> Pipeline:
+        config = self._config
+        results = Results(
+            config.topics,
+            formats,
+            embeddings=embeddings,
+            model=lambda: self.inference.maker.version,
+            tag_url=config.tag_url,
+            wall_ms=wall_ms,
+            metrics=self._metrics,
+        )
+        return Pipeline(
+            config.pipeline,
+            self._connect,
+            intake=formats.intake,
+            fetchers=self.fetchers,
+            inference=self.inference,
+            results=results,
+            retrying=Retrying(config.retry, clock=self._clock, wall_ms=wall_ms),
+            clock=self._clock,
+            metrics=self._metrics,
+            tracing=self._tracing,
+        )
+
+    def _connect(self, on_begun: Begun, on_leaving: Leaving) -> tuple[UploadsConsumer, Delivery]:
+        source = self._config.source
+        consumer = UploadsConsumer(
+            consumer_config(source.connection, source.group, source.protocol),
+            source.topic,
+            start=source.start,
             clock=self._clock,
             wall_ms=wall_ms,
             metrics=self._metrics,
             retries=RetryChangelog(
-                changelog_config(wiring.connection(s), s.group_id),
-                s.retry_topic,
+                changelog_config(source.connection, source.group),
+                self._config.topics.retry,
                 clock=self._clock,
                 wall_ms=wall_ms,
-                longest=s.retry_max,
+                longest=self._config.retry.longest,
             ),
             on_begun=on_begun,
             on_leaving=on_leaving,
         )
+        return consumer, self._deliver(consumer)
 
     def _deliver(self, consumer: UploadsConsumer) -> Delivery:
-        s = self._settings
+        source = self._config.source
         common: dict[str, Any] = {
-            "interval": s.commit_interval, "metrics": self._metrics, "clock": self._clock,
+            "interval": source.commit_interval, "metrics": self._metrics, "clock": self._clock,
         }  # fmt: skip
-        if s.delivery == "exactly-once":
-            config = transaction_config(wiring.connection(s), transactional_id(s.group_id))
-            return ExactlyOnce(config, s.uploads_topic, consumer, **common)
-        return AtLeastOnce(producer_config(wiring.connection(s)), s.uploads_topic, consumer, **common)
+        if source.exactly_once:
+            config = transaction_config(source.connection, transactional_id(source.group))
+            return ExactlyOnce(config, source.topic, consumer, **common)
+        return AtLeastOnce(producer_config(source.connection), source.topic, consumer, **common)
 
-    # ── between the parts ────────────────────────────────────────────────────────────────────────────────
-
-    def _fetched(self, outcomes: list[Decoded | Failed]) -> None:
-        """From the fetchers' thread: pictures go on to the encoder, failures back to the pipeline."""
-        traced = self._tracing.active
-        ready: list[Ready] = []
-        failed: list[Failed] = []
-        fetch, decode = self._metrics.stages["fetch"], self._metrics.stages["decode"]
-        for outcome in outcomes:
-            if isinstance(outcome, Decoded):
-                ready.append(Ready(outcome.token, outcome.slot))
-                if traced:
-                    self._tracing.decoded(outcome.token, outcome.fetch_seconds, outcome.decode_seconds)
-                fetch.seconds.observe(outcome.fetch_seconds)
-                decode.seconds.observe(outcome.decode_seconds)
-            else:
-                failed.append(outcome)
-                if traced:
-                    self._tracing.failed(outcome.token, outcome.stage, outcome.code)
-        in_fetch = sum(f.stage == "fetch" for f in failed)
-        fetch.leave(len(outcomes) - in_fetch)
-        fetch.leave(in_fetch, "dead")
-        decode.enter(len(outcomes) - in_fetch)
-        decode.leave(len(ready))
-        decode.leave(len(failed) - in_fetch, "dead")
-        if ready:
-            if self.pipeline.careful:
-                self.pipeline.on_decoded(ready)
-            else:
-                self.inference.put(ready)
-        if failed:
-            self.pipeline.on_failed(failed)
+    # ── watching ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _inference_broke(self, error: Exception) -> None:
         self._broken = error
@@ -203,7 +242,7 @@ class Tagger:
         """Warm up and start; reading begins with the first turn."""
         self.fetchers.start()
         started = self._clock()
-        self.inference.warm_up(batch_sizes(self._settings.max_batch))
+        self.inference.warm_up(batch_sizes(self._config.max_batch))
         log.info("encoder and model are warm", seconds=round(self._clock() - started, 2))
         self._health.set("encoder", True)
         self._health.set("model", True)
@@ -232,11 +271,11 @@ class Tagger:
         self._health.set(
             "assigned", assigned, "" if assigned else "no partition of the uploads topic is ours"
         )
-        if self._beat >= self._tell_at:
-            self._tell_at = self._beat + TELL_EVERY
-            self._tell()
+        if self._beat >= self._report_at:
+            self._report_at = self._beat + REPORT_EVERY
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Bring the metrics of the fetchers up to date."""
         self._metrics.fetchers.set(self.fetchers.alive)
         self._metrics.slots_used.set(self.fetchers.slots_used)
@@ -246,9 +285,9 @@ class Tagger:
     def drain(self, hurry: Callable[[], bool]) -> bool:
         """Finish what is in flight and commit, see `Pipeline.drain`."""
         self._health.set("assigned", False, "draining")
-        log.info("draining", in_flight=self.pipeline.in_flight, seconds=self._settings.drain_timeout)
+        log.info("draining", in_flight=self.pipeline.in_flight, seconds=self._config.drain_timeout)
         self._watchdog.stop()  # the drain has a deadline of its own
-        return self.pipeline.drain(self._settings.drain_timeout, hurry)
+        return self.pipeline.drain(self._config.drain_timeout, hurry)
 
     def stop(self, *, leave_group: bool) -> None:
         self._watchdog.stop()
@@ -258,8 +297,3 @@ class Tagger:
             self._models.stop()
         self.inference.stop()
         self.fetchers.stop(timeout=5)
-
-
-def policy(settings: Settings) -> Policy:
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Policy)}
-    return Policy(**fields)

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import fitted
-from tests.support.world import MAKER, POLICY, World, upload
-from worker.fetching.protocol import Failed
+from tests.support.world import MAKER, POLICY, TOPICS, World, upload
+from worker.fetching.protocol import Decoded, Failed
 from worker.kafka.offsets import decode_done
 from worker.messages.embedding import EmbeddingWriter, read_embedding
 from worker.messages.tag import Tag
-from worker.tagger.pipeline import MAX_RESULT_BYTES
-from worker.tagger.prediction import Predicted, Ready
+from worker.tagger.pacing import MAX_RESULT_BYTES
+from worker.tagger.prediction import Predicted
 
 events = st.one_of(
     st.sampled_from(["p-0", "p-1", "p-2"]).map(upload),  # few ids, so that they supersede one another
@@ -40,6 +40,10 @@ steps = st.lists(
     ),
     max_size=60,
 )
+
+
+def decoded(token: int, slot: int) -> Decoded:
+    return Decoded(token, slot, 64, 48, 100, 0.0, 0.0)
 
 
 def named(partition: int, event: bytes | None) -> bytes | None:
@@ -140,9 +144,7 @@ def test_a_tag_says_what_was_predicted() -> None:
 
 def test_urls_can_be_left_out_of_tags() -> None:
     """WORKER_TAG_URL=false: signed URLs do not travel further."""
-    world = World(
-        {0: [upload("a", "http://x/1.jpg?signature=s")]}, dataclasses.replace(POLICY, tag_url=False)
-    )
+    world = World({0: [upload("a", "http://x/1.jpg?signature=s")]}, tag_url=False)
     world.settle()
     assert b"signature" not in (world.delivery.results[0].value or b"")
 
@@ -174,7 +176,7 @@ def test_not_found_is_given_up_at_once_when_the_upload_is_old() -> None:
         world.now = float(age)
         world.pipeline.run_once()
         job = world.fetchers.jobs.pop()
-        world.pipeline.on_failed([Failed(job.token, "not-found", "fetch", "404", True, None)])
+        world.pipeline.on_fetched([Failed(job.token, "not-found", "fetch", "404", True, None)])
         world.pipeline.run_once()
         assert [r.topic for r in world.delivery.gathered] == ["retry" if ends == "retried" else "dlq"]
 
@@ -184,7 +186,7 @@ def test_retry_after_is_honoured() -> None:
     world = World({0: [upload("a")]})
     world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
-    world.pipeline.on_failed([Failed(job.token, "fetch-failed", "fetch", "503", True, 7.0)])
+    world.pipeline.on_fetched([Failed(job.token, "fetch-failed", "fetch", "503", True, 7.0)])
     world.pipeline.run_once()
     world.now = 6.9
     world.pipeline.run_once()
@@ -291,7 +293,8 @@ def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
     world.pipeline.run_once()
     world.pipeline.run_once()
     tokens = {job.token for job in world.fetchers.jobs}
-    tries = [work.attempts for token, work in world.pipeline._works.items() if token in tokens]
+    works = [world.pipeline._works.find(token) for token in tokens]
+    tries = [work.attempts for work in works if work is not None]
     assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
 
 
@@ -315,14 +318,10 @@ def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
         world.delivery.commit()
         while world.fetchers.jobs:
             job = world.fetchers.jobs.pop(0)
-            ready = [Ready(job.token, job.token)]
-            if world.pipeline.careful:
-                world.pipeline.on_decoded(ready)
-            else:
-                world.inference.put(ready)
+            world.pipeline.on_fetched([decoded(job.token, job.token)])
         encoded, world.inference.has = world.inference.has, []
-        works = {work.token: work.upload.id for work in world.pipeline._works.values()}
-        if any(works.get(ready.token) == killer for ready in encoded):
+        works = [world.pipeline._works.find(ready.token) for ready in encoded]
+        if any(work is not None and work.upload.id == killer for work in works):
             assert lives < 3 or len(encoded) == 1
             world = world.next_life()
             lives += 1
@@ -350,8 +349,7 @@ def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
     world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     world.consumer.logs[0].append(orjson.dumps({"id": "0-0", "deleted": True}))
-    assert world.pipeline.careful
-    world.pipeline.on_decoded([Ready(job.token, 5)])
+    world.pipeline.on_fetched([decoded(job.token, 5)])
     world.pipeline.run_once()
     assert (world.inference.has, world.fetchers.released) == ([], [5])
 
@@ -414,7 +412,7 @@ def test_error_texts_are_bounded_and_escaped(message: str) -> None:
     world = World({0: [upload("a")]})
     world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
-    world.pipeline.on_failed([Failed(job.token, "decode-failed", "decode", message, False, None)])
+    world.pipeline.on_fetched([Failed(job.token, "decode-failed", "decode", message, False, None)])
     world.pipeline.run_once()
     text = dict(world.delivery.gathered[0].headers)["error-message"].decode()
     assert text.removesuffix("…").isascii()
@@ -428,8 +426,10 @@ def test_embeddings_go_with_their_tags() -> None:
     vector = np.arange(fitted.DIM, dtype="<f2").tobytes()
     event = orjson.dumps({"id": "a", "url": "http://x/a", "attributes": {"n": 7}})
     for topic in ("embeddings", None):
-        world = World({0: [event], 1: [None]}, dataclasses.replace(POLICY, embeddings_topic=topic))
-        world.pipeline._embeddings = EmbeddingWriter(fitted.ENCODER, keep_url=True)
+        world = World(
+            {0: [event], 1: [None]}, topics=dataclasses.replace(TOPICS, embeddings=topic),
+            embeddings=EmbeddingWriter(fitted.ENCODER, keep_url=True),
+        )  # fmt: skip
         world.pipeline.run_once()
         (job,) = world.fetchers.jobs
         world.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, (), False, vector)])

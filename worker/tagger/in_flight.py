@@ -1,0 +1,84 @@
+"""Uploads on their way, by the token of their current try and by their id."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from worker.messages.record import Record
+from worker.messages.upload import Upload
+from worker.telemetry.tracing import UploadTrace
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Work:
+    """One upload on its way. `token` names the current try; a result with another token is stale.
+
+    Attributes:
+        attempts: tries, this one included.
+        stored: the retry topic has a record of it.
+        deaths: workers that died while it was encoded with nothing beside it.
+        trace: when it is traced.
+    """
+
+    upload: Upload
+    record: Record
+    attempts: int = 0
+    token: int = 0
+    stored: bool = False
+    deaths: int = 0
+    trace: UploadTrace | None = None
+
+    @property
+    def key(self) -> bytes:
+        """Of its records."""
+        return self.upload.id.encode()
+
+
+class InFlight:
+    """From the moment in which an upload is taken in until it ends or waits for another try.
+
+    At most one of an id: the last event of an id wins. A token is known while its try is under way.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = itertools.count(1)
+        self._by_token: dict[int, Work] = {}
+        self._by_id: dict[str, Work] = {}
+
+    def __len__(self) -> int:
+        """Tries that are under way."""
+        return len(self._by_token)
+
+    def begin(self, work: Work) -> None:
+        self._by_id[work.upload.id] = work
+
+    def holds(self, work: Work) -> bool:
+        return self._by_id.get(work.upload.id) is work
+
+    def sent(self, work: Work) -> None:
+        """A new try is under way."""
+        work.token = next(self._tokens)
+        work.attempts += 1
+        self._by_token[work.token] = work
+
+    def find(self, token: int) -> Work | None:
+        """May be asked from any thread."""
+        return self._by_token.get(token)
+
+    def back(self, token: int) -> Work | None:
+        """A try has ended; None when nobody waits for it any more."""
+        return self._by_token.pop(token, None)
+
+    def end(self, work: Work) -> None:
+        del self._by_id[work.upload.id]
+        self._by_token.pop(work.token, None)
+
+    def latest(self, upload_id: str) -> Work | None:
+        return self._by_id.get(upload_id)
+
+    def of(self, partitions: set[int]) -> list[Work]:
+        return [work for work in self._by_id.values() if work.record.partition in partitions]
+
+    def any_under_way(self, partitions: set[int]) -> bool:
+        return any(work.record.partition in partitions for work in self._by_token.values())
