@@ -17,14 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.redis_server import RedisServer, running
+from tests.support.tag_records import apply, record
 from worker.demo.backends import free_ports
 from worker.feed import Feed
-from worker.messages.tag import Candidate, Tag
+from worker.messages.tag import Tag
 from worker.reader.values import Cluster
 from worker.view import sweep
 from worker.view.client import RedisTrouble, connect
 from worker.view.keys import Keys
-from worker.view.records import FUTURE_MS, TagRecord, read_record
+from worker.view.records import FUTURE_MS
 from worker.view.store import DAY_MS, DELETED_DAYS, TAG_DAYS, Reached, Span, TagsView
 from worker.view.sweep import FORGET, ghosts, strays
 
@@ -51,35 +52,6 @@ def now(client: Any) -> int:
     """Redis's time in ms, so that what is written does not expire at once."""
     seconds, micros = client.time()
     return int(seconds) * 1000 + int(micros) // 1000
-
-
-def record(
-    upload_id: str,
-    offset: int,
-    at: int,
-    cluster: int | None = 1,
-    *,
-    taxonomy: str = "t1",
-    partition: int = 0,
-    uploaded_at: int | None = None,
-    name: str | None = "cats",
-    model: str = "m1",
-) -> TagRecord:
-    """A record as it would be read; `cluster` None for a deletion."""
-    value = None
-    if cluster is not None:
-        when = at if uploaded_at is None else uploaded_at
-        candidates = (Candidate(cluster, name, 0.5),)
-        attributes = {"n": offset}
-        value = Tag(
-            upload_id, cluster, name, 0.5, candidates, False, model, taxonomy, None, when, at, attributes
-        ).to_json()
-    return read_record(upload_id.encode(), value, partition, offset, at)
-
-
-def apply(view: TagsView, *records: TagRecord) -> tuple[int, int, int]:
-    done = view.apply(records, {})
-    return done.written, done.stale, done.malformed
 
 
 def members(client: Any, cluster: int, taxonomy: str = "t1") -> list[str]:
@@ -336,120 +308,7 @@ def test_any_order_and_repetition_ends_in_the_last_state(
         assert sorted(shown, key=lambda t: t.id) == sorted(expected, key=lambda t: t.id)
 
 
-# --- the feed ----------------------------------------------------------------------------------------------
-
-
-def pages(feed: Feed, cluster: int, limit: int) -> list[list[str]]:
-    found, cursor = [], None
-    while True:
-        page = feed.latest(cluster, limit, cursor)
-        found.append([tag.id for tag in page.tags])
-        cursor = page.cursor
-        if cursor is None:
-            return found
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(times=st.lists(st.integers(0, 4), max_size=40), limit=st.integers(1, 12))
-def test_pages_show_each_member_once(client: Any, now: int, times: list[int], limit: int) -> None:
-    """Paging shows every member exactly once, newest first, however many share a millisecond."""
-    client.flushall()
-    apply(TagsView(client), *(record(f"id{n}", n, now, uploaded_at=now - t) for n, t in enumerate(times)))
-    found = pages(Feed(client), 1, limit)
-    assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
-    flat = [upload_id for page in found for upload_id in page]
-    expected = sorted((-t, f"id{n}") for n, t in enumerate(times))[::-1]
-    assert flat == [upload_id for _, upload_id in expected]
-
-
-def test_a_thousand_of_one_millisecond(client: Any, now: int) -> None:
-    """A bulk import with one time for all is paged completely."""
-    apply(TagsView(client), *(record(f"id{n}", n, now) for n in range(1000)))
-    flat = [upload_id for page in pages(Feed(client), 1, 30) for upload_id in page]
-    assert len(flat) == len(set(flat)) == 1000
-
-
-def test_paging_while_things_happen(client: Any, now: int) -> None:
-    """New tags come in and the cursor's own upload is deleted: what was there all along is shown once."""
-    view, feed = TagsView(client), Feed(client)
-    apply(view, *(record(f"old{n:02}", n, now, uploaded_at=now - n // 4) for n in range(40)))
-    first = feed.latest(1, 10)
-    apply(view, *(record(f"new{n}", 100 + n, now, uploaded_at=now) for n in range(20)))
-    apply(view, record(first.tags[-1].id, 200, now, None), record("old25", 201, now, 2))
-    rest, cursor = [], first.cursor
-    while cursor is not None:
-        page = feed.latest(1, 7, cursor)
-        rest += [tag.id for tag in page.tags]
-        cursor = page.cursor
-    stayed = {f"old{n:02}" for n in range(40)} - {"old25", first.tags[-1].id}
-    shown = [tag.id for tag in first.tags[:-1]] + [i for i in rest if i.startswith("old")]
-    assert sorted(shown) == sorted(stayed)
-
-
-def test_members_that_do_not_belong_are_left_out(client: Any, now: int) -> None:
-    """Ids whose hash is gone or names another cluster or taxonomy are no part of a page, which is full all
-    the same."""
-    view, feed = TagsView(client), Feed(client)
-    apply(view, *(record(f"id{n:02}", n, now + n) for n in range(20)), record("moved", 50, now, 2))
-    key = KEYS.cluster("t1", 1)
-    client.zadd(key, {"gone": now + 100, "moved": now + 101, "id05": now + 5})
-    apply(view, record("elsewhere", 51, now, 1, taxonomy="t2"))
-    client.zadd(key, {"elsewhere": now + 102})
-    client.hset(KEYS.tag("id19"), "tag", "junk")
-    client.hset(KEYS.tag("id18"), "cluster", "2")
-    assert pages(feed, 1, 6) == [
-        [f"id{n:02}" for n in range(17, 11, -1)],
-        [f"id{n:02}" for n in range(11, 5, -1)],
-        [f"id{n:02}" for n in range(5, -1, -1)],
-    ]
-
-
-def test_a_page_takes_three_round_trips(client: Any, now: int) -> None:
-    """Taxonomy, set, hashes: one question each, however long the page."""
-    apply(TagsView(client), *(record(f"id{n}", n, now + n) for n in range(300)))
-    before = client.info("commandstats")
-    Feed(client).latest(1, 200)
-    after = client.info("commandstats")
-    calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
-    assert calls["cmdstat_get"] == 1
-    assert calls["cmdstat_zrevrangebyscore"] == 1
-    assert calls["cmdstat_hmget"] <= 202
-
-
-def test_an_overview_is_what_the_pages_say(client: Any, now: int) -> None:
-    """For each cluster its size, how many are recent, and the newest as `latest` gives them, without members
-    that are there by mistake; in four round trips for all clusters together."""
-    records = [record(f"id{n:02}", n, now + n, cluster=n % 3 - 1, name=f"c{n % 3}") for n in range(60)]
-    apply(TagsView(client), *records)
-    client.hset(KEYS.tag("id58"), "cluster", "7")
-    feed = Feed(client)
-    found = feed.overview(5, since=now + 30)
-    assert {n: latest.cluster for n, latest in found.items()} == feed.clusters()
-    assert {n: latest.tags for n, latest in found.items()} == {n: feed.latest(n, 5).tags for n in (-1, 0, 1)}
-    assert [(latest.count, latest.recent) for latest in found.values()] == [(20, 10)] * 3
-    assert "id58" not in [tag.id for tag in found[0].tags]
-    with pytest.raises(ValueError, match="limit must be 1 to 1000, got 0"):
-        feed.overview(0)
-
-
-def test_an_empty_redis_is_an_empty_feed(client: Any) -> None:
-    """Before the first tag there is nothing, and no error."""
-    feed = Feed(client)
-    assert feed.taxonomy() is None
-    assert feed.get(["a"]) == {}
-    assert feed.latest(1).tags == ()
-    assert feed.clusters() == {}
-    assert feed.overview() == {}
-
-
-@pytest.mark.parametrize("decode", [True, False])
-def test_both_kinds_of_clients_read(server: RedisServer, client: Any, now: int, decode: bool) -> None:
-    """A client with decode_responses, as web applications often have one, reads the same."""
-    apply(TagsView(client), record("ä", 0, now), record("b", 1, now + 1), record("c", 2, now + 2))
-    feed = Feed(server.client(decode_responses=decode))
-    assert feed.get(["ä"])["ä"].attributes == {"n": 0}
-    assert pages(feed, 1, 1) == [["c"], ["b"], ["ä"]]
-    assert feed.clusters()[1].name == "cats"
+# --- other readers ---------------------------------------------------------------------------------------
 
 
 def test_redis_cli_reads_it_as_documented(server: RedisServer, client: Any, now: int) -> None:
@@ -498,9 +357,7 @@ def test_a_cluster_holds_it_all(now: int, client: Any) -> None:
         records = [record(f"id{n}", n, now, n % 3) for n in range(300)]
         assert view.apply(records, {0: Span(0, 300, now)}).reached == {0: 300}
         assert len(feed.get(f"id{n}" for n in range(300))) == 300
-        assert sorted(i for page in pages(feed, 1, 30) for i in page) == sorted(
-            f"id{n}" for n in range(1, 300, 3)
-        )
+        assert {tag.id for tag in feed.latest(1, 300).tags} == {f"id{n}" for n in range(1, 300, 3)}
         assert sum(ghosts(cluster, KEYS, lambda _, offset: offset < 100)) == 100
         assert sum(strays(cluster, KEYS)) == 100
         assert all(server.client().dbsize() > 20 for server in servers)
