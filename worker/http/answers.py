@@ -60,6 +60,9 @@ def guard(headers: Mapping[str, str], host: str, setting: str) -> Middleware:
                 )
             response = await handler(request)
         except web.HTTPException as error:
+            if error.content_type != "application/json":  # the router's own
+                error.text = orjson.dumps({"error": error.reason}).decode()
+                error.content_type = "application/json"
             error.headers.update(headers)
             raise
         if not response.prepared:
@@ -84,6 +87,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def etag(request: web.Request, tag: str) -> bool:
+def has_etag(request: web.Request, tag: str) -> bool:
     """Whether the client has what `tag` names already."""
     return tag in request.headers.get("If-None-Match", "")

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from worker.errors import StartError
 
@@ -20,10 +22,23 @@ class Limits:
     Attributes:
         connections: open at once; one more is refused with 503.
         idle: seconds after which a connection without a request, or with half of one, is closed.
+        line: bytes of a request's first line.
     """
 
     connections: int = 256
     idle: float = 15.0
+    line: int = 65_536
+
+
+class _NoStrangers(logging.Filter):
+    """Leaves out what clients did wrong: they get 400, and anybody could fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], BadHttpMessage))
+
+
+server_log = logging.getLogger("worker.http")
+server_log.addFilter(_NoStrangers())
 
 
 @contextlib.asynccontextmanager
@@ -45,6 +60,8 @@ async def listening(
         handler_cancellation=True,  # a stream ends with its browser, not at the next event
         keepalive_timeout=limits.idle,
         shutdown_timeout=1.0,
+        max_line_size=limits.line,
+        logger=server_log,
     )
     await runner.setup()
     try:

@@ -12,26 +12,24 @@ import contextlib
 import hashlib
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-import redis
 from aiohttp import web
 
 from imgclust.fetching.urls import FetchPolicy
 from worker.feed import AsyncFeed
-from worker.http.answers import DATA_HEADERS, guard, json_answer, refused
+from worker.http.answers import DATA_HEADERS, guard, has_etag, json_answer, refused
 from worker.http.server import Limits, listening
 from worker.messages.tag import Tag
 from worker.messages.upload import MAX_ID_CHARS
 from worker.settings.values import ImageSource
-from worker.telemetry import log as logs
+from worker.wall.api import Api
+from worker.wall.asking import ask
 from worker.wall.board import Board, Reading, Shown
 from worker.wall.image_sources import image_policy, picture_url
-
-log = logs.get(__name__)
 
 FILES = Path(__file__).parent / "web"
 STRIP = 9  # pictures of each cluster on the first page
@@ -42,8 +40,6 @@ MAX_STREAMS = 128  # the other half is for those who ask for a page
 SEND_SECONDS = 20.0  # who does not take an event for so long has gone
 PING_SECONDS = 15.0
 REDIS_SECONDS = 2.0
-
-T = TypeVar("T")
 
 
 class Wall:
@@ -89,6 +85,7 @@ class Wall:
     def application(self) -> web.Application:
         guarded = guard(self._headers, self._host, "WORKER_WALL")
         app = web.Application(middlewares=[guarded], client_max_size=1024)
+        Api(self._feed).add_to(app)
         app.router.add_get("/events", self._events)
         app.router.add_get("/cluster", self._cluster)
         app.router.add_get("/tag", self._tag)
@@ -139,23 +136,11 @@ class Wall:
             "delay": (tag.tagged_at - tag.uploaded_at) / 1000,
         }
 
-    async def _ask(self, answer: Awaitable[T]) -> T:
-        """What Redis answers.
-
-        Raises:
-            HTTPServiceUnavailable: it does not.
-        """
-        try:
-            return await answer
-        except redis.RedisError as error:
-            log.debug("Redis cannot be read", error=str(error))
-            raise refused(web.HTTPServiceUnavailable, "Redis does not answer", retry=1) from None
-
     # ── what is answered ─────────────────────────────────────────────────────────────────────────────────
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
         body, kind, etag = self._files[request.path]
-        if etag in request.headers.get("If-None-Match", ""):
+        if has_etag(request, etag):
             response = web.Response(status=304)
         else:
             response = web.Response(body=body, headers={"Content-Type": kind})
@@ -167,14 +152,14 @@ class Wall:
         return json_answer({"alive": True})
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
-        await self._ask(self._feed.taxonomy())
+        await ask(self._feed.taxonomy())
         return json_answer({"ready": True})
 
     async def _tag(self, request: web.Request) -> web.StreamResponse:
         upload_id = request.query.get("id", "")
         if not 1 <= len(upload_id) <= MAX_ID_CHARS:
             raise refused(web.HTTPBadRequest, f"an id has 1 to {MAX_ID_CHARS} characters")
-        found = await self._ask(self._feed.get([upload_id]))
+        found = await ask(self._feed.get([upload_id]))
         if upload_id not in found:
             raise refused(
                 web.HTTPNotFound, "no tag: not tagged yet, deleted, a dead letter, or older than 30 days"
@@ -185,7 +170,7 @@ class Wall:
         try:
             number = int(request.query.get("id", ""))
             cursor = request.query.get("cursor")
-            page = await self._ask(self._feed.latest(number, PAGE, cursor))
+            page = await ask(self._feed.latest(number, PAGE, cursor))
         except ValueError as error:
             raise refused(web.HTTPBadRequest, str(error)) from None
         return json_answer({"tags": [self._small(tag) for tag in page.tags], "cursor": page.cursor})

@@ -1,4 +1,4 @@
-"""docs/schemas: an event that fits the schema is read, one that does not is refused; every tag fits."""
+"""The JSON Schemas: an event that fits the schema is read, one that does not is refused; every tag fits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.errors import Rejected
 from worker.messages.tag import Tag
 from worker.messages.upload import MAX_ID_CHARS, MAX_URL_CHARS, parse_upload
 
-FOLDER = ROOT / "docs" / "schemas"
+FOLDER = ROOT / "worker" / "messages" / "schemas"
 ODD = st.sampled_from([None, True, False, 0, 1, "", "x", [], {}, ["x"], {"a": None}, {"a": {"b": 1}}])
 EVENTS = st.fixed_dictionaries(
     {},
