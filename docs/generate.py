@@ -1,22 +1,26 @@
-"""Writes what is made from the code: README.md's tables, the index of the decisions. `make docs` calls it.
+"""Writes what is made from the code: README.md's tables, the index of the decisions, the schemas. `make docs`
+calls it.
 
 A test fails when one of them is stale.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
+from worker.wall.api import openapi
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DECISIONS = ROOT / "docs" / "decisions"
 INDEX = DECISIONS / "README.md"
 TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "metrics": metrics_table}
+SCHEMAS = ROOT / "docs" / "schemas"
 SUBJECTS = {
     "000": "The worker as a whole",
     "001": "Pictures and encoders",
@@ -69,6 +73,18 @@ def decisions() -> str:
     return "\n".join(lines) + "\n"
 
 
+def schemas() -> dict[str, str]:
+    """The files of docs/schemas, by name."""
+    shipped = ROOT / "worker" / "messages" / "schemas"
+    return {
+        **{file.name: file.read_text() for file in sorted(shipped.glob("*.schema.json"))},
+        "openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
 if __name__ == "__main__":
     README.write_text(render(README.read_text()))
     INDEX.write_text(decisions())
+    SCHEMAS.mkdir(exist_ok=True)
+    for name, text in schemas().items():
+        (SCHEMAS / name).write_text(text)

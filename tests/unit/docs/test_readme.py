@@ -19,6 +19,12 @@ def test_the_index_names_every_decision() -> None:
     assert generate.INDEX.read_text() == generate.decisions(), "stale index; run `make docs`"
 
 
+def test_the_schemas_are_those_of_the_code() -> None:
+    """JSON Schemas, OpenAPI: what docs/schemas shows is what the worker reads, writes and answers."""
+    found = {file.name: file.read_text() for file in (ROOT / "docs" / "schemas").iterdir()}
+    assert found == generate.schemas(), "stale; run `make docs`"
+
+
 def test_its_links_lead_somewhere() -> None:
     """Every relative link of the README and of docs/ names a file that exists."""
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
