@@ -24,20 +24,8 @@ from imgclust.images.reader import Reader
 from imgclust.images.sources import Item, items
 from imgclust.support.progress import Progress, bar_for, stage_lines
 from imgclust.support.spreadsheets import unguard
-from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
-
-
-class Brightness:
-    """An encoder whose embedding says how bright a picture is; counts what it is given."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.identity = EncoderIdentity("test", "test", "0" * 64, Preprocessing(8, 8), "float32", 2)
-
-    def encode(self, pixels: Pixels) -> Floats:
-        self.batches.append(len(pixels))
-        angle = pixels.mean(axis=(1, 2, 3)) / 255
-        return np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float16).astype(np.float32)
+from imgclust.types import Floats, Pixels
+from tests.support.fake_encoder import FakeEncoder
 
 
 def png(brightness: int) -> bytes:
@@ -61,12 +49,12 @@ def failures(folder: Path) -> dict[str, str]:
 def test_everything_is_embedded(tmp_path: Path) -> None:
     """Each image has its row: its own embedding, size, digest and place, in the folder's order."""
     source = pictures(tmp_path / "in", 21)
-    summary = embed([source], tmp_path / "out", Brightness(), batch=4, progress=False)
+    summary = embed([source], tmp_path / "out", FakeEncoder(), batch=4, progress=False)
     assert (summary.embedded, summary.present) == (21, 0)
     assert not summary.failed
     found = read_embeddings(tmp_path / "out")
     assert found.ids == [f"{i:03d}.png" for i in range(21)]
-    angles = np.arange(21) / 255
+    angles = np.arange(21) * (np.pi / 2 / 255)
     assert np.allclose(found.vectors, np.stack([np.cos(angles), np.sin(angles)], 1), atol=1e-3)
     assert set(found.widths.tolist()) == {9}
     assert set(found.heights.tolist()) == {7}
@@ -83,7 +71,7 @@ def test_content_decides(tmp_path: Path) -> None:
     (source / "notes.jpg").write_text("not an image")
     (source / "empty.png").touch()
     (source / "._photo.jpg").write_bytes(png(1))
-    summary = embed([source], tmp_path / "out", Brightness(), progress=False)
+    summary = embed([source], tmp_path / "out", FakeEncoder(), progress=False)
     assert summary.embedded == 1
     assert summary.skipped == {"not an image": 2, "hidden": 1}
     assert not summary.failed
@@ -96,7 +84,7 @@ def test_bad_images_are_listed_and_stop_nobody(tmp_path: Path, monkeypatch: pyte
     (source / "cut.png").write_bytes(png(1)[:50])
     (source / "=1+1.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     Image.new("1", (9000, 9000)).save(source / "large.gif")
-    summary = embed([source], tmp_path / "out", Brightness(), progress=False)
+    summary = embed([source], tmp_path / "out", FakeEncoder(), progress=False)
     assert summary.embedded == 3
     assert summary.failed == {"decode-failed": 1, "unsupported-format": 1, "too-many-pixels": 1}
     assert summary.needs_heif == 1
@@ -110,7 +98,7 @@ def test_what_is_named_must_be_an_image(tmp_path: Path) -> None:
     source = pictures(tmp_path / "in", 1)
     (source / "a.txt").write_text("text")
     (source / "list.csv").write_text("file,kind\n000.png,good\na.txt,bad\nnone.png,bad\n000.png,again\n")
-    summary = embed([source / "list.csv"], tmp_path / "out", Brightness(), progress=False)
+    summary = embed([source / "list.csv"], tmp_path / "out", FakeEncoder(), progress=False)
     assert summary.failed == {"unsupported-format": 1, "not-found": 1, "duplicate-id": 1}
     assert read_embeddings(tmp_path / "out").attributes == [{"kind": "good"}]
 
@@ -119,7 +107,7 @@ def test_resumes(tmp_path: Path) -> None:
     """A run that breaks in the middle keeps what it has; the next one does the rest, and nothing twice."""
     source = pictures(tmp_path / "in", 20)
 
-    class Breaks(Brightness):
+    class Breaks(FakeEncoder):
         def encode(self, pixels: Pixels) -> Floats:
             if len(self.batches) == 3:
                 raise KeyboardInterrupt
@@ -128,11 +116,11 @@ def test_resumes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         embed([source], tmp_path / "out", Breaks(), batch=4, progress=False)
     assert len(read_embeddings(tmp_path / "out")) == 12
-    encoder = Brightness()
+    encoder = FakeEncoder()
     summary = embed([source], tmp_path / "out", encoder, batch=4, progress=False)
     assert (summary.embedded, summary.present, sum(encoder.batches)) == (8, 12, 8)
     assert sorted(read_embeddings(tmp_path / "out").ids) == [f"{i:03d}.png" for i in range(20)]
-    idle = Brightness()
+    idle = FakeEncoder()
     assert embed([source], tmp_path / "out", idle, progress=False).present == 20
     assert idle.batches == []
 
@@ -141,9 +129,9 @@ def test_failed_images_are_tried_again(tmp_path: Path) -> None:
     """An image that was mended between two runs is embedded by the second."""
     source = pictures(tmp_path / "in", 2)
     (source / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert embed([source], tmp_path / "out", Brightness(), progress=False).failed.total() == 1
+    assert embed([source], tmp_path / "out", FakeEncoder(), progress=False).failed.total() == 1
     (source / "001.png").write_bytes(png(1))
-    again = embed([source], tmp_path / "out", Brightness(), progress=False)
+    again = embed([source], tmp_path / "out", FakeEncoder(), progress=False)
     assert (again.embedded, again.present, again.failed.total()) == (1, 1, 0)
     assert not (tmp_path / "out" / FAILED).exists()
 
@@ -153,7 +141,7 @@ def test_shards_appear_while_it_runs(tmp_path: Path) -> None:
     source = pictures(tmp_path / "in", 12)
     seen = []
 
-    class Slow(Brightness):
+    class Slow(FakeEncoder):
         def encode(self, pixels: Pixels) -> Floats:
             seen.append(len(shards(tmp_path / "out")))
             now[0] += 20.0
@@ -176,7 +164,7 @@ def test_memory_is_constant(tmp_path: Path) -> None:
             pulled += 1
             yield Item(str(pulled), str(picture))
 
-    outcomes = stream(endless(), Brightness(), batch=8)
+    outcomes = stream(endless(), FakeEncoder(), batch=8)
     for _ in range(5):
         assert len(next(outcomes)) == 8
     outcomes.close()
@@ -186,7 +174,7 @@ def test_memory_is_constant(tmp_path: Path) -> None:
 def test_a_picture_that_does_not_encode_fails_alone(tmp_path: Path) -> None:
     """One picture that the network overflows on costs neither its batch nor the run."""
 
-    class Overflows(Brightness):
+    class Overflows(FakeEncoder):
         def encode(self, pixels: Pixels) -> Floats:
             if (pixels[:, 0, 0, 0] == 2).any():
                 raise EncoderError("not finite")
@@ -200,7 +188,7 @@ def test_a_picture_that_does_not_encode_fails_alone(tmp_path: Path) -> None:
 
 def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
     """It is told before any image is read, so that nobody waits hours to learn of a typing error."""
-    source, encoder = pictures(tmp_path / "in", 70), Brightness()
+    source, encoder = pictures(tmp_path / "in", 70), FakeEncoder()
     with pytest.raises(ImgclustError, match="neither a file"):
         embed([source, tmp_path / "none"], tmp_path / "out", encoder, batch=2, progress=False)
     assert encoder.batches == []
@@ -233,7 +221,7 @@ def test_urls(tmp_path: Path, server: str) -> None:
     )
     named = [f"{server}/{i:03d}.png" for i in (0, 1, 9)]
     summary = embed(
-        [*named, source / "003.png"], tmp_path / "out", Brightness(), progress=False, reader=Reader(policy)
+        [*named, source / "003.png"], tmp_path / "out", FakeEncoder(), progress=False, reader=Reader(policy)
     )
     assert (summary.embedded, summary.failed) == (3, {"not-found": 1})
     assert read_embeddings(tmp_path / "out").ids == [*named[:2], str(source / "003.png")]
@@ -242,7 +230,7 @@ def test_urls(tmp_path: Path, server: str) -> None:
 def test_private_addresses_are_not_fetched_by_default(tmp_path: Path, server: str) -> None:
     """A list from strangers cannot make this machine read its own network."""
     pictures(tmp_path / "in", 1)
-    (outcomes,) = stream([Item("x", f"{server}/000.png")], Brightness())
+    (outcomes,) = stream([Item("x", f"{server}/000.png")], FakeEncoder())
     assert isinstance(outcomes[0], Failed)
     assert outcomes[0].code == "url-forbidden"
 
@@ -250,7 +238,7 @@ def test_private_addresses_are_not_fetched_by_default(tmp_path: Path, server: st
 def test_the_examples(clipart: Path, tmp_path: Path) -> None:
     """Real images of all kinds and formats: every one is embedded."""
     outcomes = [
-        o for batch in stream(items([clipart / "stars", clipart / "flags"]), Brightness()) for o in batch
+        o for batch in stream(items([clipart / "stars", clipart / "flags"]), FakeEncoder()) for o in batch
     ]
     assert len(outcomes) > 250
     assert all(isinstance(outcome, Embedded) for outcome in outcomes)

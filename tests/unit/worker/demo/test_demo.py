@@ -8,9 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +16,9 @@ from PIL import Image
 from rich.console import Console
 
 from imgclust.images.sources import Item
-from imgclust.types import EncoderIdentity, Floats, Pixels, Preprocessing
+from imgclust.types import EncoderIdentity, Preprocessing
+from tests.support.fake_encoder import FakeEncoder
+from tests.support.fake_feed import FakeFeed
 from worker.demo import training
 from worker.demo.checks import check_metrics, check_view
 from worker.demo.samples import Samples
@@ -40,7 +40,6 @@ from worker.errors import ERROR_CODES
 from worker.feed import Feed
 from worker.messages.tag import Tag
 from worker.messages.upload import parse_upload
-from worker.reader.values import Page
 from worker.telemetry.metrics import Metrics
 
 
@@ -226,27 +225,8 @@ def test_many_problems_are_cut_short() -> None:
 # ── Redis and metrics ────────────────────────────────────────────────────────────────────────────────────
 
 
-class FakeFeed:
-    """A view of `tags`, with `listed` ids in its lists."""
-
-    def __init__(self, tags: dict[str, Tag], listed: list[str]) -> None:
-        self._tags, self._listed = tags, listed
-
-    def get(self, ids: list[str]) -> dict[str, Tag]:
-        return {name: self._tags[name] for name in ids if name in self._tags}
-
-    def clusters(self) -> dict[int, None]:
-        return {3: None}
-
-    def latest(self, cluster: int, limit: int, cursor: str | None) -> Page:
-        """One tag a page."""
-        at = int(cursor or 0)
-        more = str(at + 1) if at + 1 < len(self._listed) else None
-        return Page(tuple(tag(name) for name in self._listed[at : at + 1]), more)
-
-
 def view(tags: dict[str, Tag], listed: list[str]) -> Feed:
-    return cast(Feed, FakeFeed(tags, listed))
+    return FakeFeed(*tags.values(), listed=listed)
 
 
 def test_a_view_that_is_as_the_topic_is_fine() -> None:
@@ -266,7 +246,7 @@ def test_what_a_view_lacks_or_has_too_much_is_a_problem() -> None:
     for wrong in (lost, moved):
         right, problems = check_view(view(wrong, list(tags)), ledger, patience=0)
         assert right == len(tags) - 1
-        assert problems == ["Redis differs from the tags topic for 1 uploads, among them upload-000003"]
+        assert problems[0] == "Redis differs from the tags topic for 1 uploads, among them upload-000003"
     assert check_view(view(undead, list(tags)), ledger, patience=0)[1]
     assert check_view(view(tags, list(tags)[1:]), ledger, patience=0)[1]
 
@@ -418,16 +398,8 @@ def test_categories_come_from_labels_csv(tmp_path: Path) -> None:
     assert [dict(item.attributes) for item in choose([folder]).items] == [{}, {}]
 
 
-class FakeEncoder:
-    """Every picture is the same to it."""
-
-    def __init__(self, weights: str) -> None:
-        self.identity = EncoderIdentity("mini", "x", weights, Preprocessing(224, 256), "float32", 4)
-        self.encoded = 0
-
-    def encode(self, pixels: Pixels) -> Floats:
-        self.encoded += len(pixels)
-        return np.tile(np.array([1, 0, 0, 0], np.float32), (len(pixels), 1))
+def encoder_of(weights: str) -> FakeEncoder:
+    return FakeEncoder(EncoderIdentity("mini", "x", weights, Preprocessing(224, 256), "float32", 2))
 
 
 def test_embeddings_are_kept_only_for_the_same_pictures_and_encoder(tmp_path: Path) -> None:
@@ -436,7 +408,7 @@ def test_embeddings_are_kept_only_for_the_same_pictures_and_encoder(tmp_path: Pa
     other = folder_of(tmp_path / "others", 2)
 
     def stamp(path: Path = folder, weights: str = "aa") -> str:
-        return training._stamp(choose([path]), FakeEncoder(weights))
+        return training._stamp(choose([path]), encoder_of(weights))
 
     first = stamp()
     assert first == stamp()
@@ -451,11 +423,11 @@ def test_a_second_run_embeds_nothing_and_another_folder_everything(tmp_path: Pat
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), (number * 80, 0, 0)).save(tmp_path / name / f"{name}{number}.png")
-    encoder, out = FakeEncoder("aa"), tmp_path / "run"
+    encoder, out = encoder_of("aa"), tmp_path / "run"
     for folder, encoded in (("one", 3), ("one", 3), ("two", 6)):
         embeddings, _ = training.embed_images(choose([tmp_path / folder]), out, encoder)
         assert embeddings.ids == [f"{folder}{number}.png" for number in range(3)]
-        assert encoder.encoded == encoded
+        assert sum(encoder.batches) == encoded
 
 
 def test_embeddings_that_no_demo_made_are_left_alone(tmp_path: Path) -> None:

@@ -12,68 +12,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
+from imgclust.types import Floats, Pixels, Prediction
+from tests.support.fake_encoder import SIDE, FakeEncoder, FakeModel
+from tests.support.waiting import wait_for
 from worker.tagger.inference import Inference
 from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, rows
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 
-SIDE = 4
-IDENTITY = EncoderIdentity("test", "test", "0" * 64, Preprocessing(SIDE, SIDE), "float32", 2)
-
-
-class Encoder:
-    """Takes the first pixel as the embedding; fails for the values in `bad`."""
-
-    identity = IDENTITY
-
-    def __init__(
-        self, bad: frozenset[int] = frozenset(), max_batch: int = 1000, broken: bool = False
-    ) -> None:
-        self.bad, self.max_batch, self.broken = bad, max_batch, broken
-        self.batches: list[int] = []
-
-    def encode(self, pixels: Pixels) -> Floats:
-        self.batches.append(len(pixels))
-        if self.broken:
-            raise RuntimeError("device lost")
-        if len(pixels) > self.max_batch:
-            raise MemoryError("out of memory")
-        if self.bad & set(pixels[:, 0, 0, 0].tolist()):
-            raise ValueError("cannot be encoded")
-        return np.stack([pixels[:, 0, 0, 0], np.ones(len(pixels))], axis=1).astype(np.float32)
-
-
-class Model:
-    """Says the embedding back: cluster = first number; fails for the values in `bad`."""
-
-    def __init__(self, bad: frozenset[int] = frozenset()) -> None:
-        self.bad = bad
-
-    version = taxonomy = "0123456789ab"
-    clusters: tuple[object, ...] = ()
-
-    def predict(self, embeddings: Floats) -> Prediction:
-        labels = embeddings[:, 0].astype(np.int32)
-        if self.bad & set(labels.tolist()):
-            raise ValueError("cannot be predicted")
-        n = len(labels)
-        candidates = np.stack([labels, np.full(n, 7), np.full(n, -1)], axis=1).astype(np.int32)
-        scores = np.tile(np.array([0.5, 0.25, 0.0], np.float32), (n, 1))
-        half = np.full(n, 0.5, np.float32)
-        return Prediction(labels, half, np.zeros((n, 2), np.float32), labels == 3, candidates, scores, half)
-
 
 class Bench:
     """An Inference over made-up slots: slot s holds a picture of value s."""
 
-    def __init__(self, encoder: Encoder, model: Model | None = None, max_batch: int = 8) -> None:
+    def __init__(self, encoder: FakeEncoder, model: FakeModel | None = None, max_batch: int = 8) -> None:
         self.outcomes: list[InferenceOutcome] = []
         self.released: list[int] = []
         self.broken: list[Exception] = []
         self.metrics = Metrics()
         self.inference = Inference(
-            encoder, model or Model(), pixels=lambda slot: np.full((SIDE, SIDE, 3), slot, np.uint8),
+            encoder, model or FakeModel(), pixels=lambda slot: np.full((SIDE, SIDE, 3), slot, np.uint8),
             release=self.released.extend, on_outcomes=self.outcomes.extend, on_broken=self.broken.append,
             max_batch=max_batch, max_wait=0.005, clock=time.monotonic, metrics=self.metrics,
         )  # fmt: skip
@@ -81,16 +38,13 @@ class Bench:
     def run(self, slots: list[int], until: Callable[[], bool]) -> None:
         self.inference.start()
         self.inference.put([Ready(100 + slot, slot) for slot in slots])
-        deadline = time.monotonic() + 20
-        while not until():
-            assert time.monotonic() < deadline, "nothing happens"
-            time.sleep(0.001)
+        wait_for("what the test is about", until)
         self.inference.stop()
 
 
 def test_every_picture_comes_back_under_its_token() -> None:
     """Batches of at most eight; each token has its own picture's prediction; all slots are given back."""
-    bench = Bench(encoder := Encoder())
+    bench = Bench(encoder := FakeEncoder())
     slots = list(range(30))
     bench.run(slots, lambda: len(bench.outcomes) == 30)
     assert {o.token: o.cluster for o in bench.outcomes if isinstance(o, Predicted)} == {
@@ -105,7 +59,7 @@ def test_every_picture_comes_back_under_its_token() -> None:
 
 def test_one_bad_picture_costs_only_itself() -> None:
     """A batch that fails is halved down to the picture at fault; the others are predicted."""
-    bench = Bench(Encoder(bad=frozenset({5})))
+    bench = Bench(FakeEncoder(bad=frozenset({5})))
     bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
     (dead,) = [o for o in bench.outcomes if isinstance(o, Unencodable)]
     assert dead.token == 105
@@ -115,14 +69,14 @@ def test_one_bad_picture_costs_only_itself() -> None:
 
 def test_the_predictor_is_halved_likewise() -> None:
     """The same for a picture that only the predictor fails on."""
-    bench = Bench(Encoder(), Model(bad=frozenset({2})))
+    bench = Bench(FakeEncoder(), FakeModel(bad=frozenset({2})))
     bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
     assert [o.token for o in bench.outcomes if isinstance(o, Unencodable)] == [102]
 
 
 def test_out_of_memory_halves_the_batch() -> None:
     """An encoder that can take three at once gets there by halving; nothing is lost."""
-    bench = Bench(encoder := Encoder(max_batch=3))
+    bench = Bench(encoder := FakeEncoder(max_batch=3))
     bench.run(list(range(8)), lambda: len(bench.outcomes) == 8)
     assert all(isinstance(o, Predicted) for o in bench.outcomes)
     assert encoder.batches[0] == 8
@@ -133,7 +87,7 @@ def test_out_of_memory_halves_the_batch() -> None:
 def test_time_at_work_is_counted() -> None:
     """Busy seconds are those of the encoder's and the predictor's calls; each batch's wait is observed."""
 
-    class Slow(Encoder):
+    class Slow(FakeEncoder):
         def encode(self, pixels: Pixels) -> Floats:
             time.sleep(0.05)
             return super().encode(pixels)
@@ -148,7 +102,7 @@ def test_time_at_work_is_counted() -> None:
 
 def test_a_broken_device_blames_no_picture() -> None:
     """When a grey picture fails too it is the device: no dead letters, and the worker is told."""
-    bench = Bench(Encoder(broken=True))
+    bench = Bench(FakeEncoder(broken=True))
     bench.run([1, 2], lambda: bool(bench.broken))
     assert bench.outcomes == []
     assert "device lost" in str(bench.broken[0])
@@ -156,15 +110,15 @@ def test_a_broken_device_blames_no_picture() -> None:
 
 def test_arrays_become_rows() -> None:
     """Padding leaves the candidates, probabilities stay within 0..1 and are plain Python numbers."""
-    prediction = Model().predict(np.array([[3, 1]], np.float32))
-    maker = ModelInfo.of(Model())
+    prediction = FakeModel().predict(FakeEncoder().encode(np.full((1, SIDE, SIDE, 3), 3, np.uint8)))
+    maker = ModelInfo.of(FakeModel())
     (row,) = rows(maker, [9], prediction)
     assert row == Predicted(maker, 9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
     assert type(row.cluster) is int  # type: ignore[union-attr]
     assert type(row.probability) is float  # type: ignore[union-attr]
 
 
-class Other(Model):
+class Other(FakeModel):
     """Another model: one cluster higher."""
 
     version = taxonomy = "ba9876543210"
@@ -178,9 +132,9 @@ def test_models_change_between_two_batches() -> None:
     """While pictures stream through, two models take turns: all of one batch are of one model, each outcome
     names the model whose answer it has, none is lost or said twice, and what was put after a change has been
     made is of the new model. A model that is gone is no longer held."""
-    models = [Model(), Other()]
+    models = [FakeModel(), Other()]
     batches: list[list[InferenceOutcome]] = []
-    bench = Bench(Encoder())
+    bench = Bench(FakeEncoder())
     bench.inference._on_outcomes = batches.append
     bench.inference.start()
     for turn in range(20):
@@ -189,10 +143,7 @@ def test_models_change_between_two_batches() -> None:
         bench.inference.use(model)
         assert bench.inference.maker.version == model.version
         bench.inference.put([Ready(1000 * turn + slot, slot) for slot in range(25, 30)])
-        deadline = time.monotonic() + 20
-        while sum(map(len, batches)) < 30 * (turn + 1):
-            assert time.monotonic() < deadline, "nothing happens"
-            time.sleep(0.001)
+        wait_for("all outcomes", lambda: sum(map(len, batches)) >= 30 * (turn + 1))  # noqa: B023
         late = [o for batch in batches for o in batch if 1000 * turn + 25 <= o.token < 1000 * (turn + 1)]
         assert {o.maker.version for o in late if isinstance(o, Predicted)} == {model.version}
     bench.inference.stop()
@@ -211,7 +162,7 @@ def test_models_change_between_two_batches() -> None:
 
 def test_a_change_waits_for_nobody_who_has_left() -> None:
     """Asked of an inference that is stopped, it returns: a worker that drains while a model loads ends."""
-    bench = Bench(Encoder())
+    bench = Bench(FakeEncoder())
     bench.inference.start()
     bench.inference.stop()
     asking = threading.Thread(target=bench.inference.use, args=(Other(),))
@@ -226,30 +177,26 @@ def test_a_shadow_is_compared_and_costs_no_tag() -> None:
 
     class Half(Other):
         def predict(self, embeddings: Floats) -> Prediction:
-            prediction = Model.predict(self, embeddings)
+            prediction = FakeModel.predict(self, embeddings)
             odd = prediction.labels % 2 == 1
             return dataclasses.replace(prediction, labels=np.where(odd, -1, prediction.labels))
 
-    bench = Bench(Encoder())
+    bench = Bench(FakeEncoder())
     bench.inference.start()
     bench.inference.use_shadow(Half())
     for start in range(0, 32, 8):
         bench.inference.put([Ready(100 + slot, slot) for slot in range(start, start + 8)])
-        deadline = time.monotonic() + 20
-        while (bench.inference.shadow.report() or {}).get("images") != start + 8:
-            assert time.monotonic() < deadline, "the shadow sees nothing"
-            time.sleep(0.001)
+        shadow, seen = bench.inference.shadow, start + 8
+        wait_for("the shadow sees it", lambda: (shadow.report() or {}).get("images") == seen)  # noqa: B023
     assert bench.inference.shadow.report() == {
         "version": Other.version, "images": 32, "agreement": 0.5, "other": 0.5
     }  # fmt: skip
     assert bench.metrics.value("imgclust_shadow_agreement_ratio") == 0.5
     assert {o.cluster for o in bench.outcomes if isinstance(o, Predicted)} == set(range(32))
 
-    bench.inference.use_shadow(Model(bad=frozenset({40})))
+    bench.inference.use_shadow(FakeModel(bad=frozenset({40})))
     bench.inference.put([Ready(140, 40)])
-    while not (bench.metrics.value("imgclust_shadow_skipped_total") or 0):
-        assert time.monotonic() < deadline, "the failure is not counted"
-        time.sleep(0.001)
+    wait_for("the failure is counted", lambda: bench.metrics.value("imgclust_shadow_skipped_total"))
 
     release = threading.Event()
 
@@ -261,9 +208,8 @@ def test_a_shadow_is_compared_and_costs_no_tag() -> None:
     bench.inference.use_shadow(Stuck())
     for slot in range(50, 60):
         bench.inference.put([Ready(100 + slot, slot)])
-        while len(bench.outcomes) < 33 + slot - 49:
-            assert time.monotonic() < deadline, "a live tag waits for the shadow"
-            time.sleep(0.001)
+        tagged = 33 + slot - 49
+        wait_for("a tag that waits for no shadow", lambda: len(bench.outcomes) >= tagged)  # noqa: B023
     assert bench.metrics.value("imgclust_shadow_skipped_total") == 1 + 8
     release.set()
     bench.inference.use_shadow(None)
@@ -276,7 +222,7 @@ def test_a_busy_stage_is_seen_by_the_watchdog() -> None:
     """A batch that never returns shows as seconds without progress; an idle stage does not show at all."""
     release = threading.Event()
 
-    class Stuck(Encoder):
+    class Stuck(FakeEncoder):
         def encode(self, pixels: Pixels) -> Floats:
             release.wait(20)
             return super().encode(pixels)
@@ -285,9 +231,7 @@ def test_a_busy_stage_is_seen_by_the_watchdog() -> None:
     assert bench.inference.stalled_for() == {}
     bench.inference.start()
     bench.inference.put([Ready(1, 1)])
-    deadline = time.monotonic() + 20
-    while not bench.inference.stalled_for() and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_for("the stage is busy", bench.inference.stalled_for)
     assert set(bench.inference.stalled_for()) == {"encode"}
     release.set()
     bench.inference.stop()

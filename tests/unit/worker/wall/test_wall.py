@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from imgclust.fetching.urls import FetchPolicy
+from tests.support.fake_feed import FakeAsyncFeed
 from worker.errors import SettingsError, StartError
-from worker.feed import AsyncFeed
 from worker.http.server import Limits
 from worker.messages.tag import Candidate, Tag
-from worker.reader.values import Cluster, Latest, Page
 from worker.settings.load import load
 from worker.settings.values import ImageSource
 from worker.wall import app as walls
@@ -263,47 +262,18 @@ def test_redis_is_asked_only_while_somebody_looks() -> None:
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-class FakeFeed(AsyncFeed):
-    """A feed that knows a few tags, or whose Redis is away."""
-
-    def __init__(self, *tags: Tag) -> None:
-        self.tags = {each.id: each for each in tags}
-        self.away = False
-
-    async def taxonomy(self) -> str | None:
-        if self.away:
-            raise redis.ConnectionError("away")
-        return "t1"
-
-    async def get(self, ids: Iterable[str]) -> dict[str, Tag]:
-        await self.taxonomy()
-        return {i: self.tags[i] for i in ids if i in self.tags}
-
-    async def latest(  # type: ignore[override]
-        self, cluster: int, limit: int = 50, cursor: str | None = None, taxonomy: str | None = None
-    ) -> Page:
-        await self.taxonomy()
-        if cursor == "bad":
-            raise ValueError("not a cursor")
-        return Page(tuple(t for t in self.tags.values() if t.cluster == cluster)[:limit], None)
-
-    async def overview(
-        self, limit: int = 12, since: int = 0, taxonomy: str | None = None
-    ) -> dict[int, Latest]:
-        await self.taxonomy()
-        return {3: Latest(Cluster(3, "cats", "m1"), len(self.tags), 1, tuple(self.tags.values())[:limit])}
-
-
 @asynccontextmanager
-async def serving(feed: FakeFeed) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+async def serving(feed: FakeAsyncFeed) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     page = Wall(feed, HTTPS, FetchPolicy(), loopback="127.0.0.1")
     async with page.listening("127.0.0.1", 0) as address, aiohttp.ClientSession() as client:
         yield client, f"http://{address}"
 
 
-def with_wall(test: Callable[[FakeFeed, aiohttp.ClientSession, str], Awaitable[None]], *tags: Tag) -> None:
+def with_wall(
+    test: Callable[[FakeAsyncFeed, aiohttp.ClientSession, str], Awaitable[None]], *tags: Tag
+) -> None:
     async def go() -> None:
-        feed = FakeFeed(*tags)
+        feed = FakeAsyncFeed(*tags)
         async with asyncio.timeout(20), serving(feed) as (client, url):
             await test(feed, client, url)
 
@@ -322,7 +292,7 @@ async def events(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 def test_every_answer_carries_the_policy() -> None:
     """The page, its files, data, and errors of all kinds: nothing inline, nothing framed, no referrer."""
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
         for path, status in {
             "/": 200, "/app.js": 200, "/wall.css": 200, "/icon.svg": 200, "/tag?id=a": 200, "/tag?id=b": 404,
             "/tag": 400, "/cluster?id=x": 400, "/cluster?id=3": 200, "/healthz": 200, "/readyz": 200,
@@ -348,7 +318,7 @@ def test_every_answer_carries_the_policy() -> None:
 def test_only_names_of_this_machine_are_answered_on_loopback() -> None:
     """A page of the internet whose name was made to lead to 127.0.0.1 reads nothing here."""
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
         for name, status in {
             "127.0.0.1:9465": 200, "localhost": 200, "LOCALHOST:1": 200, "[::1]:80": 200,
             "evil.example": 421, "evil.example:9465": 421, "127.0.0.1.evil.example": 421, "": 421,
@@ -362,7 +332,7 @@ def test_only_names_of_this_machine_are_answered_on_loopback() -> None:
 def test_a_tag_says_all_that_it_says() -> None:
     """With the picture's URL as it may be loaded, or none; the URL itself is shown as it is."""
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
         async with client.get(f"{url}/tag", params={"id": "a"}) as answer:
             found = await answer.json()
         assert found["image"] == "https://cdn.example/a.jpg"
@@ -378,13 +348,13 @@ def test_a_tag_says_all_that_it_says() -> None:
 def test_a_stream_begins_with_everything_and_goes_on() -> None:
     """The first event is the whole board; a new upload is in one of the next."""
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
         async with client.get(f"{url}/events") as answer:
             assert answer.headers["Content-Type"] == "text/event-stream"
             first = await events(answer)
             assert first["whole"] is True
             assert [item["id"] for item in first["clusters"][0]["pictures"]] == ["a"]
-            feed.tags = {"b": tag("b"), **feed.tags}
+            feed.known.tags = {"b": tag("b"), **feed.known.tags}
             found = await events(answer)
             assert found["whole"] is False
             assert [item["id"] for item in found["clusters"][0]["pictures"]] == ["b", "a"]
@@ -395,12 +365,12 @@ def test_a_stream_begins_with_everything_and_goes_on() -> None:
 def test_redis_away_is_a_503_and_not_a_crash() -> None:
     """Asked for a tag meanwhile, the wall says so; afterwards all is as before."""
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
-        feed.away = True
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
+        feed.known.away = True
         for path in ("/tag?id=a", "/cluster?id=3", "/readyz"):
             async with client.get(url + path) as answer:
                 assert (answer.status, await answer.json()) == (503, {"error": "Redis does not answer"})
-        feed.away = False
+        feed.known.away = False
         async with client.get(f"{url}/tag?id=a") as answer:
             assert answer.status == 200
 
@@ -413,7 +383,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walls, "MAX_STREAMS", 2)
     monkeypatch.setattr(walls, "LIMITS", Limits(connections=4, idle=0.3))
 
-    async def test(feed: FakeFeed, client: aiohttp.ClientSession, url: str) -> None:
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
         host, port = "127.0.0.1", URL(url).port
         async with client.get(f"{url}/events") as one, client.get(f"{url}/events"):
             async with client.get(f"{url}/events") as refused:
@@ -444,11 +414,11 @@ def test_an_address_that_is_taken_is_an_error() -> None:
     """The error names the address and the setting."""
 
     async def go() -> None:
-        async with serving(FakeFeed()) as (_, url):
+        async with serving(FakeAsyncFeed()) as (_, url):
             taken = URL(url).port
             assert taken is not None
             with pytest.raises(StartError, match=rf"127\.0\.0\.1:{taken} .*set WORKER_WALL to"):
-                async with Wall(FakeFeed(), HTTPS, FetchPolicy()).listening("127.0.0.1", taken):
+                async with Wall(FakeAsyncFeed(), HTTPS, FetchPolicy()).listening("127.0.0.1", taken):
                     pass
 
     asyncio.run(go())
