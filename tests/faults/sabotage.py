@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def ignored_metadata() -> None:
     """What is done beyond the committed offset is forgotten at every start."""
-    import worker.kafka.consumer as consume
+    import worker.kafka.positioning as positioning
 
-    class Forgetful(consume.PartitionOffsets):  # type: ignore[name-defined, misc]
+    class Forgetful(positioning.PartitionOffsets):  # type: ignore[name-defined, misc]
         def __init__(self, position: int, metadata: str | None = None, **known: Any) -> None:
             super().__init__(position, None, **known)
 
-    consume.PartitionOffsets = Forgetful  # type: ignore[misc]
+    positioning.PartitionOffsets = Forgetful  # type: ignore[misc]
 
 
 def no_superseding() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -37,6 +38,30 @@ class OwnedPartition:
     held_back: int | None = None  # first offset that waits until commits can describe it
     heard_at: float = math.inf  # of its records; infinite before it begins
     silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any
+
+
+class OwnedPartitions(dict[int, OwnedPartition]):
+    """The table of owned partitions. Each assignment of a partition gets an epoch of its own."""
+
+    def __init__(self, lateness: Callable[[], Lateness]) -> None:
+        super().__init__()
+        self._lateness = lateness
+        self._epoch = 0
+
+    def begin(self, partition: int) -> OwnedPartition:
+        """It is assigned, perhaps once more."""
+        self._epoch += 1
+        self[partition] = owned = OwnedPartition(self._epoch, self._lateness())
+        return owned
+
+    def end(self, partition: int) -> None:
+        """It is somebody else's."""
+        del self[partition]
+
+    def of_epoch(self, partition: int, epoch: int) -> OwnedPartition | None:
+        """None when that assignment is over."""
+        owned = self.get(partition)
+        return owned if owned is not None and owned.epoch == epoch else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

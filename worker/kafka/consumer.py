@@ -22,18 +22,18 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from worker.errors import StartError
 from worker.kafka.assignment import (
-    POSITION_TIMEOUT,
     POSITION_TIMEOUT_MAX,
     BegunPartition,
     OwnedPartition,
+    OwnedPartitions,
     Snapshot,
     is_member,
 )
 from worker.kafka.failpoints import reach
-from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
-from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.offsets import mark_of
+from worker.kafka.positioning import Positioning
 from worker.kafka.reading import client_log, traceparent_of
-from worker.kafka.retry_changelog import Pending, RetryChangelog
+from worker.kafka.retry_changelog import RetryChangelog
 from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
@@ -41,10 +41,6 @@ from worker.telemetry.window import Lateness
 
 log = logs.get(__name__)
 
-_SEEK_RETRY = 0.02
-_POSITION_RETRY = 0.3
-# A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
-_SILENCE, _SILENCE_MAX = 5.0, 300.0
 _MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
 # A process that was frozen may have lost its partitions without knowing. Group metadata that was fetched
 # later than this after the last look at the group is not trusted: it could be that of a new membership, which
@@ -82,22 +78,22 @@ class UploadsConsumer:
                 are not, what is done until it returns may still be committed.
         """
         self._topic = topic
-        self._start = start
         self._clock = clock
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._retries = retries
-        self._on_begun = on_begun
         self._on_leaving = on_leaving
-        self._owned: dict[int, OwnedPartition] = {}
-        self._epoch = 0
-        self._paused = False
+        self._owned = OwnedPartitions(lambda: Lateness(wall_ms()))
         self._closing = False
         self._looked_at = clock()  # at the group: the last poll or callback began
         self._fatal: KafkaError | None = None
         self._consumer = Consumer(
             {**config, "on_commit": self._on_commit, "error_cb": self._on_error}, logger=client_log
         )
+        self._positioning = Positioning(
+            self._consumer, topic, self._owned, start=start, retries=retries, on_begun=on_begun, clock=clock,
+            metrics=metrics,
+        )  # fmt: skip
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -124,7 +120,7 @@ class UploadsConsumer:
             if record is not None:
                 records.append(record)
         if any(owned.offsets is None or owned.held_back is not None for owned in self._owned.values()):
-            self._attend()
+            self._positioning.attend()
         return records
 
     def _accept(self, message: Message) -> Record | None:
@@ -143,9 +139,9 @@ class UploadsConsumer:
         if offsets is None or owned.held_back is not None:
             return None  # it is read again from the position
         if not offsets.fits(offset):
-            self._hold_back(partition, owned, offset)
+            self._positioning.hold_back(partition, owned, offset)
             return None
-        owned.heard_at, owned.silence = self._looked_at, _SILENCE
+        self._positioning.heard(owned, self._looked_at)
         if not offsets.take(offset):
             return None
         kind, timestamp = message.timestamp()
@@ -174,175 +170,22 @@ class UploadsConsumer:
         else:
             log.warning("reading failed for now", topic=self._topic, partition=partition, error=error.str())
 
-    # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
-
-    def _ask(self, partition: int, owned: OwnedPartition) -> None:
-        """Ask where the last owner ended, and then restore its pending retries.
-
-        Asked here and not in on_assign, because the answer waits for open transactions of the last owner: one
-        whose offsets the group had taken may be committed long after it lost the partition, with records for
-        the retry topic in it (measured: a broker that was killed in between). With the answer they are over,
-        and no other can come, because the group takes no more offsets of that member. So the retries are
-        read after it, and never before.
-        """
-        here = KafkaPartition(self._topic, partition)
-        try:
-            committed = self._consumer.committed([here], timeout=owned.patience)[0]
-            if committed.error is not None:
-                raise KafkaException(committed.error)
-        except KafkaException as error:
-            self._ask_later(partition, owned, error)
-            return
-        reach("after-committed-read")
-        owned.committed = committed
-        self._retries.begin(partition, owned.epoch)
-
-    def _ask_later(self, partition: int, owned: OwnedPartition, error: KafkaException) -> None:
-        owned.patience = min(2 * owned.patience, POSITION_TIMEOUT_MAX)
-        owned.ask_at = self._clock() + _POSITION_RETRY
-        log.debug("position not known yet", partition=partition, error=error.args[0].str())
-
-    def _begin(
-        self,
-        partition: int,
-        owned: OwnedPartition,
-        committed: KafkaPartition,
-        restored: PendingRetries[Pending],
-    ) -> None:
-        """Read on from where the last owner ended; tried again when that cannot be done just now."""
-        low, high = 0, 0
-        if owned.reset or committed.offset < 0:
-            here = KafkaPartition(self._topic, partition)
-            try:
-                low, high = self._consumer.get_watermark_offsets(here, timeout=POSITION_TIMEOUT_MAX)
-            except KafkaException as error:
-                self._ask_later(partition, owned, error)
-                return
-        known = committed.offset >= 0 and (not owned.reset or low <= committed.offset <= high)
-        position = committed.offset
-        if committed.offset < 0:
-            position = low if self._start == "earliest" else high
-        elif not known:
-            self._count_lost(partition, committed.offset, low, high)
-            position = low
-        if not self._go_to(partition, position, nowhere=owned.reset):
-            owned.ask_at = self._clock() + _SEEK_RETRY
-            return
-        if committed.offset < 0:
-            log.info("partition begins", partition=partition, offset=position, start=self._start)
-        owned.offsets = PartitionOffsets(position, committed.metadata if known else None)
-        owned.reset = False
-        owned.restored = None
-        owned.heard_at, owned.silence = self._clock(), _SILENCE
-        self._on_begun(
-            BegunPartition(partition, owned.epoch, position, lives_of(committed.metadata), restored)
-        )
-        self._set_paused(partition, self._paused)
-
-    def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
-        lost = max(0, low - committed)
-        self._metrics.records_lost.inc(lost)
-        log.error(
-            "committed offset is outside of the log; going on at the log's start",
-            partition=partition, committed=committed, log_start=low, log_end=high, records_lost=lost,
-        )  # fmt: skip
-
-    def _go_to(self, partition: int, offset: int, *, nowhere: bool = False) -> bool:
-        """Let a paused partition read on from `offset`; False when it cannot just now.
-
-        By seek(), unless the partition found `nowhere` to begin, which seek() refuses. To assign it anew
-        makes librdkafka forget a loss that it has not told yet: measured, a member that woke up too late then
-        heard of a revocation, under a new membership already, and committed over its successor.
-        """
-        here = KafkaPartition(self._topic, partition, offset)
-        if nowhere:
-            self._consumer.incremental_unassign([here])
-            self._consumer.incremental_assign([here])
-            self._set_paused(partition, True)
-            return True
-        try:
-            self._consumer.seek(here)
-        except KafkaException as error:  # its reading has not begun yet, or has just failed
-            log.debug("cannot seek yet", partition=partition, offset=offset, error=error.args[0].str())
-            return False
-        return True
-
-    def _set_paused(self, partition: int, paused: bool) -> None:
-        # a paused partition stays paused across assignments: say it either way
-        here = [KafkaPartition(self._topic, partition)]
-        if paused:
-            self._consumer.pause(here)
-        else:
-            self._consumer.resume(here)
-
-    def _hold_back(self, partition: int, owned: OwnedPartition, offset: int) -> None:
-        owned.held_back = offset
-        self._consumer.pause([KafkaPartition(self._topic, partition)])
-        log.warning("partition waits: an upload far behind is not done", partition=partition, offset=offset)
-
-    def _attend(self) -> None:
-        """See to partitions without a position, and to those that wait for their commits to catch up."""
-        for partition, epoch, restored in self._retries.poll():
-            if self.owns(partition, epoch):
-                self._owned[partition].restored = restored
-        for partition, owned in list(self._owned.items()):
-            if owned.offsets is None:
-                if self._clock() < owned.ask_at:
-                    continue
-                if owned.committed is None:
-                    self._ask(partition, owned)
-                elif owned.restored is not None:
-                    self._begin(partition, owned, owned.committed, owned.restored)
-            elif (
-                owned.held_back is not None
-                and owned.offsets.fits(owned.held_back)
-                and self._go_to(partition, owned.held_back)
-            ):
-                owned.held_back = None
-                self._set_paused(partition, self._paused)
-
     def _look(self) -> None:
         """The group is looked at now. After a sleep, silence counts from here on: first it has to turn out
-        which partitions are ours still, and to assign one anew would hide that it is lost (see `_go_to`)."""
+        which partitions are ours still, and to assign one anew would hide that it is lost (see `go_to`)."""
         now = self._clock()
         if now - self._looked_at > _FRESH:
-            for owned in self._owned.values():
-                if owned.offsets is not None:
-                    owned.heard_at, owned.silence = now, _SILENCE
+            self._positioning.heard_all()
         self._looked_at = now
 
-    def _look_after_silent(self) -> None:
-        """Set a partition going again that has records and brings none.
-
-        Seen with librdkafka 2.16 on a busy machine with a broker that had just started: a partition that was
-        assigned and positioned was never fetched, without an error. Asks the broker one question at most.
-        """
-        now = self._clock()
-        if self._paused or now - self._looked_at > _FRESH:
-            return
-        for partition, owned in self._owned.items():
-            if owned.offsets is None or owned.held_back is not None or now - owned.heard_at < owned.silence:
-                continue
-            again = owned.silence > _SILENCE
-            owned.heard_at, owned.silence = now, min(2 * owned.silence, _SILENCE_MAX)
-            here = KafkaPartition(self._topic, partition)
-            try:
-                _, high = self._consumer.get_watermark_offsets(here, timeout=POSITION_TIMEOUT)
-            except KafkaException:
-                return
-            if high > owned.offsets.next and self._clock() - self._looked_at <= _FRESH:
-                # what is above may be no record but the end of a producer's transaction: nothing to warn of
-                log.info("a silent partition is positioned again", partition=partition, log_end=high)
-                self._set_paused(partition, True)
-                self._go_to(partition, owned.offsets.next, nowhere=again)
-                self._set_paused(partition, self._paused)
-            return
+    def _is_fresh(self) -> bool:
+        """Whether the group was looked at a moment ago: no membership can have ended since."""
+        return self._clock() - self._looked_at <= _FRESH
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────
 
     def owns(self, partition: int, epoch: int) -> bool:
-        owned = self._owned.get(partition)
-        return owned is not None and owned.epoch == epoch
+        return self._owned.of_epoch(partition, epoch) is not None
 
     def position(self, partition: int) -> int:
         """The lowest offset that is not done; 0 while that is not known."""
@@ -369,9 +212,8 @@ class UploadsConsumer:
 
     def _own(self, partition: int) -> None:
         """A new epoch; nothing is read before its position is known and its retries are restored."""
-        self._epoch += 1
-        self._owned[partition] = OwnedPartition(self._epoch, Lateness(self._wall_ms()))
-        self._set_paused(partition, True)
+        self._owned.begin(partition)
+        self._positioning.set_paused(partition, True)
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._leave(partitions, lost=False)
@@ -389,7 +231,7 @@ class UploadsConsumer:
         # faults, a worker that had been given a partition in that moment never came back from here.
         self._on_leaving(leaving, lost or self._closing)
         for partition in leaving:
-            del self._owned[partition]
+            self._owned.end(partition)
             self._retries.drop(partition)
             self._metrics.drop_partition(partition)
         self._metrics.rebalances.inc()
@@ -404,28 +246,21 @@ class UploadsConsumer:
 
     @property
     def paused(self) -> bool:
-        return self._paused
+        return self._positioning.paused
 
     def pause(self) -> None:
         """Stop reading; `poll` still has to be called."""
-        self._paused = True
-        for partition in self._owned:
-            self._set_paused(partition, True)
+        self._positioning.pause()
 
     def resume(self) -> None:
-        now = self._clock()
-        self._paused = False
-        for partition, owned in self._owned.items():
-            if owned.offsets is not None and owned.held_back is None:
-                owned.heard_at = now
-                self._set_paused(partition, False)
+        self._positioning.resume()
 
     # ── committing ───────────────────────────────────────────────────────────────────────────────────────
 
     def done(self, record: Record) -> None:
         """`record` has ended: what is committed next may say so."""
-        owned = self._owned.get(record.partition)
-        if owned is not None and owned.epoch == record.epoch and owned.offsets is not None:
+        owned = self._owned.of_epoch(record.partition, record.epoch)
+        if owned is not None and owned.offsets is not None:
             owned.offsets.done(record.offset)
 
     @property
@@ -455,22 +290,22 @@ class UploadsConsumer:
             first.
         """
         member = self._consumer.consumer_group_metadata()
-        if self._clock() - self._looked_at > _FRESH or not is_member(member):
+        if not self._is_fresh() or not is_member(member):
             return None
         return Snapshot(self._topic, member, self._states(mark, also, leaving))
 
     def committed(self, snapshot: Snapshot) -> None:
         """The broker has `snapshot`."""
         for partition, epoch, state in snapshot.states:
-            owned = self._owned.get(partition)
-            if owned is not None and owned.epoch == epoch and owned.offsets is not None:
+            owned = self._owned.of_epoch(partition, epoch)
+            if owned is not None and owned.offsets is not None:
                 owned.offsets.committed(state)
 
     def not_committed(self, snapshot: Snapshot) -> None:
         """It does not; `uncommitted` is true again."""
         for partition, epoch, _ in snapshot.states:
-            owned = self._owned.get(partition)
-            if owned is not None and owned.epoch == epoch and owned.offsets is not None:
+            owned = self._owned.of_epoch(partition, epoch)
+            if owned is not None and owned.offsets is not None:
                 owned.offsets.not_committed()
 
     def wrote(self, snapshot: Snapshot, mark: str) -> bool | None:
@@ -532,9 +367,9 @@ class UploadsConsumer:
 
     def report(self) -> None:
         """Bring the metrics of all owned partitions up to date; look after those that are silent."""
-        self._look_after_silent()
+        self._positioning.look_after_silent(self._is_fresh)
         self._metrics.assigned.set(len(self._owned))
-        self._metrics.paused.set(len(self._owned) if self._paused else 0)
+        self._metrics.paused.set(len(self._owned) if self.paused else 0)
         for partition, owned in self._owned.items():
             if owned.offsets is None:
                 continue
