@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("training", "embeddings → model"),
         ("tagging", "predictions as rows"),
         ("model", "the frozen artefact"),
+        ("editing", "what people changed"),
         ("embedding", "pixels → embeddings"),
         ("images", "files → pixels"),
         ("predictor", "embedding → cluster"),

@@ -1,0 +1,229 @@
+"""Hand edits of a model's clusters: who changed what, when, and on which version. Pure values.
+
+A log only grows. `Undo` takes back the last edit that still holds; what it took back stays on record, and
+numbers that a split had given stay used, as tags may carry them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imgclust.errors import ModelError
+
+MAX_NAME, MAX_WHO = 200, 200  # characters
+MAX_EDITS, MAX_PARTS, MAX_ANCHORS = 10_000, 100, 4_096
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rename:
+    """Clusters with their new names; None takes a name away."""
+
+    names: Mapping[int, str | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Merge:
+    """`clusters` are retired; their images belong to `into`."""
+
+    into: int
+    clusters: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a split cluster: its new number, and points of the UMAP space that stand for it.
+
+    A point of the split cluster belongs to the part that has the nearest of all anchors.
+    """
+
+    cluster: int
+    anchors: tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """`cluster` is retired; its images belong to the parts."""
+
+    cluster: int
+    parts: tuple[Part, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drop:
+    """`clusters` are retired; their images are "other"."""
+
+    clusters: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Undo:
+    """Takes back the last edit that still holds."""
+
+
+Change = Rename | Merge | Split | Drop | Undo
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Edit:
+    """A change on record.
+
+    Attributes:
+        who: the name of whoever made it.
+        when: RFC 3339.
+        on: the version of the model that was edited.
+        carried: made on an earlier model, and carried over by `fit --previous`.
+    """
+
+    change: Change
+    who: str
+    when: str
+    on: str
+    carried: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types; `from_dict` reads it."""
+        record = {"who": self.who, "when": self.when, "on": self.on, **_change_to_dict(self.change)}
+        return {**record, "carried": True} if self.carried else record
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Edit:
+        """Raises ModelError for what `to_dict` did not write."""
+        try:
+            change = _change_from_dict(data)
+            who, when, on = (_line(data[key]) for key in ("who", "when", "on"))
+            return cls(change, who, when, on, bool(data.get("carried", False)))
+        except (ModelError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ModelError(f"the model's record of hand edits is damaged ({str(error)!a:.100})") from None
+
+
+def clean_name(name: str | None) -> str | None:
+    """A name as people type it, without spaces around it; empty means none.
+
+    Raises:
+        ModelError: too long, or with line breaks or other control characters.
+    """
+    name = None if name is None else name.strip()
+    if name and (len(name) > MAX_NAME or _CONTROL.search(name)):
+        raise ModelError(f"a name is one line of at most {MAX_NAME} characters, got {name[:60]!a}")
+    return name or None
+
+
+def effective(log: Sequence[Edit]) -> list[Edit]:
+    """The edits that hold: those that no `Undo` took back, in their order."""
+    holding: list[Edit] = []
+    for edit in log:
+        if not isinstance(edit.change, Undo):
+            holding.append(edit)
+        elif holding:
+            holding.pop()
+        else:
+            raise ModelError("the model's record of hand edits is damaged: it undoes what is not there")
+    return holding
+
+
+def numbers_given(log: Sequence[Edit]) -> list[int]:
+    """All numbers that splits have given, those that were undone included."""
+    return [part.cluster for edit in log if isinstance(edit.change, Split) for part in edit.change.parts]
+
+
+def describe(change: Change) -> str:
+    """What a change does, in a line."""
+    match change:
+        case Rename(names):
+            return "; ".join(
+                f"{number} is called {name!r}" if name else f"{number} has no name"
+                for number, name in names.items()
+            )
+        case Merge(into, clusters):
+            return f"{_listed(clusters)} merged into {into}"
+        case Split(cluster, parts):
+            return f"{cluster} split into {_listed([part.cluster for part in parts])}"
+        case Drop(clusters):
+            return f'{_listed(clusters)} dropped: now "other"'
+        case Undo():
+            return "the last edit undone"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + (" and " if len(numbers) > 1 else "") + str(numbers[-1])
+
+
+def _change_to_dict(change: Change) -> dict[str, Any]:
+    match change:
+        case Rename(names):
+            return {"op": "rename", "names": [[number, name] for number, name in names.items()]}
+        case Merge(into, clusters):
+            return {"op": "merge", "into": into, "clusters": list(clusters)}
+        case Split(cluster, parts):
+            listed = [{"cluster": p.cluster, "anchors": [list(a) for a in p.anchors]} for p in parts]
+            return {"op": "split", "cluster": cluster, "parts": listed}
+        case Drop(clusters):
+            return {"op": "drop", "clusters": list(clusters)}
+        case Undo():
+            return {"op": "undo"}
+
+
+def _change_from_dict(data: Mapping[str, Any]) -> Change:
+    match data["op"]:
+        case "rename":
+            named = {_number(n): None if t is None else clean_name(_text(t)) for n, t in data["names"]}
+            return Rename(_some(named))
+        case "merge":
+            return Merge(_number(data["into"]), _numbers(data["clusters"]))
+        case "split":
+            parts = tuple(Part(_number(p["cluster"]), _anchors(p["anchors"])) for p in data["parts"])
+            if not 2 <= len(parts) <= MAX_PARTS:
+                raise ValueError(f"{len(parts)} parts")
+            return Split(_number(data["cluster"]), parts)
+        case "drop":
+            return Drop(_numbers(data["clusters"]))
+        case "undo":
+            return Undo()
+        case other:
+            raise ValueError(f"an unknown operation: {other}")
+
+
+def _some(named: dict[int, str | None]) -> dict[int, str | None]:
+    if not named:
+        raise ValueError("no cluster")
+    return named
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31 - 1:
+        raise ValueError(f"no cluster number: {value}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _line(value: Any) -> str:
+    text = _text(value)
+    if len(text) > MAX_WHO or _CONTROL.search(text):
+        raise ValueError("a text is too long or not printable")
+    return text
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    numbers = tuple(map(_number, values))
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ValueError("clusters must be different ones")
+    return numbers
+
+
+def _anchors(rows: Any) -> tuple[tuple[float, ...], ...]:
+    anchors = tuple(tuple(map(float, row)) for row in rows)
+    if not 1 <= len(anchors) <= MAX_ANCHORS or len({len(row) for row in anchors}) != 1:
+        raise ValueError("anchors must be points of one space")
+    if not all(math.isfinite(value) for row in anchors for value in row):
+        raise ValueError("anchors must be finite")
+    return anchors
