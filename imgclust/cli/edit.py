@@ -1,0 +1,105 @@
+"""`imgclust edit`: rename, merge, split and drop clusters by hand; undo; the log of all that."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgclust.cli.options import Commands, add_command, positive
+from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.model.editor import Editor
+    from imgclust.model.model import ClusterModel
+
+DESCRIPTION = """\
+Change the clusters of a model by hand. The edited model takes the place of MODEL, or goes to -o NEW; the edits
+are kept in the folder with who made them and when. Numbers stay what they mean: a merged cluster lives on in the
+first number, the others are retired; the parts of a split get new numbers."""
+
+
+def add(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "edit",
+        run,
+        "rename, merge, split or drop clusters by hand",
+        '  imgclust edit model/ rename 3 "food"\n'
+        "  imgclust edit model/ merge 9 10\n"
+        "  imgclust edit model/ split 4\n"
+        "  imgclust edit model/ split 4 --into 3 -o next/\n"
+        "  imgclust edit model/ drop 7\n"
+        "  imgclust edit model/ undo\n"
+        "  imgclust edit model/ log",
+    )
+    command.description = DESCRIPTION
+    command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
+    edits = command.add_subparsers(dest="edit", metavar="EDIT", required=True)
+    rename = _add_edit(edits, "rename", "give a cluster another name")
+    rename.add_argument("cluster", type=int, metavar="CLUSTER")
+    rename.add_argument("name", metavar="NAME", help='its name; "" takes the name away')
+    merge = _add_edit(edits, "merge", "merge clusters into the first one")
+    merge.add_argument("cluster", type=int, metavar="CLUSTER", help="lives on, with its name")
+    merge.add_argument("others", type=int, nargs="+", metavar="OTHER", help="retired")
+    split = _add_edit(edits, "split", "split a cluster; the parts get new numbers")
+    split.add_argument("cluster", type=int, metavar="CLUSTER", help="retired")
+    split.add_argument(
+        "--into", type=positive, metavar="N", help="how many parts; by default as many as are found"
+    )
+    drop = _add_edit(edits, "drop", 'retire clusters; their images become "other"')
+    drop.add_argument("clusters", type=int, nargs="+", metavar="CLUSTER")
+    _add_edit(edits, "undo", "take back the last edit that still holds")
+    edits.add_parser("log", help="list the edits: when, who, what", description="List the edits.")
+
+
+def _add_edit(edits: Commands, name: str, help: str) -> argparse.ArgumentParser:
+    edit = edits.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    edit.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
+    edit.add_argument("--who", metavar="NAME", help="who makes the edit (default: the user's name)")
+    return edit
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from imgclust.cli.clusters import print_clusters
+    from imgclust.editing.log import describe
+    from imgclust.model.model import ClusterModel
+
+    model = ClusterModel.load(arguments.model)
+    if arguments.edit == "log":
+        return _print_log(model)
+    edited = _edited(model.edit(who=arguments.who), arguments)
+    target = arguments.output or arguments.model
+    edited.save(target)
+    print(f"{describe(edited.edits[-1].change)}: model {model.version} → {edited.version} in {target}")
+    print_clusters(edited)
+    return 0
+
+
+def _edited(editor: Editor, arguments: argparse.Namespace) -> ClusterModel:
+    match arguments.edit:
+        case "rename":
+            return editor.rename({arguments.cluster: arguments.name})
+        case "merge":
+            return editor.merge(arguments.cluster, *arguments.others)
+        case "split":
+            return editor.split(arguments.cluster, arguments.into)
+        case "drop":
+            return editor.drop(*arguments.clusters)
+        case "undo":
+            return editor.undo()
+        case other:
+            raise ImgclustError(f"unknown edit {other!r}")
+
+
+def _print_log(model: ClusterModel) -> int:
+    from imgclust.editing.log import describe, effective
+
+    holding = list(map(id, effective(model.edits)))
+    for edit in model.edits:
+        taken_back = "" if id(edit) in holding or describe(edit.change).startswith("the last") else "  (undone)"
+        carried = "  (carried over)" if edit.carried else ""
+        print(f"{edit.when}  {edit.who}  on {edit.on}: {describe(edit.change)}{carried}{taken_back}")
+    if not model.edits:
+        print(f"model {model.version} has no edits")
+    return 0
