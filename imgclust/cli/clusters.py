@@ -21,9 +21,7 @@ def add(commands: Commands) -> None:
         "  imgclust clusters model/\n  imgclust clusters model/ --json",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
-    command.add_argument(
-        "--json", action="store_true", help="JSON lines, with the ids of typical images"
-    )
+    command.add_argument("--json", action="store_true", help="JSON lines, with the ids of typical images")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
 DESCRIPTION = """\
-Change the clusters of a model by hand. The edited model takes the place of MODEL, or goes to -o NEW; the edits
-are kept in the folder with who made them and when. Numbers stay what they mean: a merged cluster lives on in the
-first number, the others are retired; the parts of a split get new numbers."""
+Change the clusters of a model by hand. The edited model takes the place of MODEL, or goes to -o NEW; the
+folder keeps the edits, with who made them and when. Numbers stay what they mean: a merged cluster lives on in
+the first number, the others are retired; the parts of a split get new numbers."""
 
 
 def add(commands: Commands) -> None:
@@ -97,7 +97,9 @@ def _print_log(model: ClusterModel) -> int:
 
     holding = list(map(id, effective(model.edits)))
     for edit in model.edits:
-        taken_back = "" if id(edit) in holding or describe(edit.change).startswith("the last") else "  (undone)"
+        taken_back = (
+            "" if id(edit) in holding or describe(edit.change).startswith("the last") else "  (undone)"
+        )
         carried = "  (carried over)" if edit.carried else ""
         print(f"{edit.when}  {edit.who}  on {edit.on}: {describe(edit.change)}{carried}{taken_back}")
     if not model.edits:

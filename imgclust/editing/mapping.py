@@ -7,7 +7,7 @@ of that cluster alone. Each row's answer depends on that row alone. Pure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,29 +133,31 @@ class EditMap:
             prediction, labels=labels, probabilities=probabilities, candidates=candidates, scores=scores
         )
 
-    def folded(self, counts: Iterable[int], shares: Mapping[int, float]) -> list[int]:
-        """Counts by fitted cluster, "other" last → by place, "other" last.
+    def folded(self, counts: Sequence[int], fitted: Ints, points: Floats) -> list[int]:
+        """Counts of other images by fitted cluster, "other" last → by place, "other" last.
 
         What was counted in a cluster that is split now is divided as its training images are.
 
         Args:
-            shares: place of a part → its share of the training images of the split cluster.
+            fitted, points: of the training images, as `places` takes them.
         """
-        counted = list(counts)
-        found = [*counted[:-1], *[0] * (len(self.numbers) - len(counted)), counted[-1]]
-        for step in self.steps:
-            if not isinstance(step, _Parts):
-                moved = [0] * len(found)
-                for place, count in enumerate(found):
-                    moved[int(step[place])] += count
-                found = moved
-                continue
-            parts = sorted(set(step.of_anchor.tolist()))
-            whole, found[step.place] = found[step.place], 0
-            for part in parts[1:]:
-                found[part] = min(whole, round(whole * shares.get(part, 0.0)))
-            found[parts[0]] = max(0, whole - sum(found[part] for part in parts[1:]))
-        return found
+        found = np.zeros(len(self.numbers))
+        for cluster, count in enumerate(counts[:-1]):
+            members = np.flatnonzero(fitted == cluster)
+            rows = points[members] if len(members) else np.zeros((1, points.shape[1]), np.float32)
+            placed = self.places(np.full(len(rows), cluster, np.int32), rows)
+            shares = np.bincount(np.where(placed < 0, len(found) - 1, placed), minlength=len(found))
+            found += _divided(count, shares)
+        found[-1] += counts[-1]
+        return [int(count) for count in found]
+
+
+def _divided(count: int, shares: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A count in whole parts that add up to it, as near to the shares as such parts can be."""
+    exact = count * shares / max(int(shares.sum()), 1)
+    parts = np.floor(exact).astype(np.int64)
+    parts[np.argsort(parts - exact, kind="stable")[: count - int(parts.sum())]] += 1
+    return parts
 
 
 def nearest(points: Floats, anchors: Floats) -> npt.NDArray[np.int64]:

@@ -113,7 +113,18 @@ class Reference:
             ModelError: it is damaged.
         """
         kept = getattr(model, "reference", None)
-        return None if kept is None else cls.from_dict(kept, [c.id for c in model.clusters])
+        if kept is None:
+            return None
+        reference = cls.from_dict(kept, [c.id for c in model.fitted_clusters])
+        if model.edit_map is None:
+            return reference
+        edits, arrays = model.edit_map, model.arrays
+        counts = edits.folded(reference.tally.clusters.tolist(), arrays["labels"], arrays["points"])
+        shown = edits.alive
+        tally = dataclasses.replace(
+            reference.tally, clusters=np.array([*(counts[place] for place in shown), counts[-1]], np.int64)
+        )
+        return cls(tally, reference.edges, edits.numbers[shown])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types; `from_dict` reads it."""

@@ -174,7 +174,9 @@ def _typical(model: ClusterModel, places: np.ndarray) -> dict[int, list[str]]:
             place = int(places[row])
             found.setdefault(place, []).append((ranks.setdefault(place, 0), image))
             ranks[place] += 1
-    return {place: [image for _, image in sorted(ids, key=lambda pair: pair[0])] for place, ids in found.items()}
+    return {
+        place: [image for _, image in sorted(ids, key=lambda pair: pair[0])] for place, ids in found.items()
+    }
 
 
 def _user() -> str:

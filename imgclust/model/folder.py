@@ -23,9 +23,11 @@ import orjson
 from imgclust.errors import ModelError
 
 FORMAT = 4  # 2 and 3 have no "middle": a release that knows only them would find fewer images novel
-FORMATS = (2, 3, FORMAT)
+FORMAT_OF_EDITS = 5  # of folders with edits.json: a release that knows only 4 would ignore the edits
+FORMATS = (2, 3, FORMAT, FORMAT_OF_EDITS)
 MAX_NUMBER = 2**31 - 2
 MANIFEST, ARRAYS, CLUSTERS, MAP = "manifest.json", "arrays.safetensors", "clusters.json", "map.parquet"
+EDITS = "edits.json"
 THUMBNAILS = "thumbnails"
 REQUIRED = (ARRAYS, CLUSTERS, MAP)
 MAP_ROWS = 20_000
@@ -280,7 +282,9 @@ def _check_file(path: Path, name: str, digest: object) -> None:
     file = path / name
     if not file.is_file():
         raise ModelError(f"{str(file)!a} is missing: the model folder is not complete, copy it again")
-    limit = {CLUSTERS: MAX_JSON, MAP: MAX_JSON}.get(name, MAX_THUMBNAIL if name != ARRAYS else None)
+    limit = {CLUSTERS: MAX_JSON, EDITS: MAX_JSON, MAP: MAX_JSON}.get(
+        name, MAX_THUMBNAIL if name != ARRAYS else None
+    )
     if limit is not None and file.stat().st_size > limit:
         raise ModelError(f"{str(file)!a} has {file.stat().st_size} bytes, at most {limit} are read")
     with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""The map of an edited model: which training image each of its rows is, and which cluster it belongs to now."""
+"""The map of an edited model: which training image each row is, and which cluster it belongs to now."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def training_rows(clusters: Ints, labels: Ints, total: int, seed: int | None) ->
     return np.where(own, rows, -1)
 
 
-def relabelled(
-    table: pa.Table, rows: Rows, numbers: Ints, edits: EditMap, points: Floats
-) -> pa.Table:
+def relabelled(table: pa.Table, rows: Rows, numbers: Ints, edits: EditMap, points: Floats) -> pa.Table:
     """The map with the clusters that people see.
 
     A held-out image has no point in the model: where its cluster was split, it goes with the training image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,20 +13,26 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from imgclust.editing.log import Edit, numbers_given
+from imgclust.editing.mapping import EditMap
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
 from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
+from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits
 from imgclust.model.folder import Array
 from imgclust.model.freeze import basic_figures, freeze, library_versions
 from imgclust.model.gallery import show
-from imgclust.model.parts import UNIT, Cluster
+from imgclust.model.map_labels import relabelled, total_images, training_rows
+from imgclust.model.parts import UNIT, Cluster, now
 from imgclust.predictor import novelty as novelties
 from imgclust.predictor.batches import predict_batches
 from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from imgclust.model.editor import Editor
 
 PARAMETERS = ("umap", "hdbscan", "novelty")
 
@@ -53,7 +58,10 @@ class ClusterModel:
         used: how many numbers its taxonomy has used so far, those of clusters that are gone included; None:
             no others than its own.
         reference: what it said of held-out images, as `imgclust.model.drift.Reference.to_dict` gives it, for
-            noticing drift; None: not kept.
+            noticing drift; None: not kept. It counts fitted clusters.
+        edits: the log of hand edits, the oldest first; see `edit`.
+        fitted: the clusters as they were fitted, in the order of `arrays`, where edits made others of them;
+            None: `clusters`.
     """
 
     encoder: EncoderIdentity | None
@@ -64,17 +72,33 @@ class ClusterModel:
     map_data: bytes = dataclasses.field(repr=False)
     thumbnails: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    created: str = dataclasses.field(default_factory=lambda: _now())
+    created: str = dataclasses.field(default_factory=lambda: now())
     continues: str | None = None
     used: int | None = None
     reference: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
+    edits: tuple[Edit, ...] = ()
+    fitted: tuple[Cluster, ...] | None = None
     known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
 
     @property
     def labels_(self) -> Ints:
         """int32 (n,): the clusters of the training images, in the order of `arrays["embeddings"]`."""
         labels: Ints = self.arrays["labels"]
+        if self.edit_map is not None:
+            return self.edit_map.labels(labels, self.arrays["points"])
         return labels if self._numbers is None else self._numbers[labels]
+
+    @property
+    def fitted_clusters(self) -> tuple[Cluster, ...]:
+        """The clusters before any hand edit, in the order of `arrays`."""
+        return self.clusters if self.fitted is None else self.fitted
+
+    @cached_property
+    def edit_map(self) -> EditMap | None:
+        """What the edits make of fitted clusters; None: there are no edits."""
+        if not self.edits:
+            return None
+        return EditMap.of([c.id for c in self.fitted_clusters], self.edits, self.arrays["points"].shape[1])
 
     @cached_property
     def version(self) -> str:
@@ -84,7 +108,18 @@ class ClusterModel:
     @cached_property
     def map(self) -> pa.Table:
         """pyarrow table (id, x, y, cluster) of at most 20,000 images, for pictures of the whole."""
-        return read_map(self.map_data)
+        table = read_map(self.map_data)
+        if self.edit_map is None:
+            return table
+        return relabelled(table, self.map_rows, self._fitted_numbers, self.edit_map, self.arrays["points"])
+
+    @cached_property
+    def map_rows(self) -> Array:
+        """int64, for each row of the map: its training image; −1: a held-out image, or not known."""
+        labels, fitted = self.arrays["labels"], np.append(self._fitted_numbers, np.int32(OTHER))
+        clusters = np.asarray(read_map(self.map_data).column("cluster"), np.int32)
+        seed = self.parameters["umap"]["random_state"]
+        return training_rows(clusters, fitted[labels], total_images(len(labels), self.figures), seed)
 
     @property
     def taxonomy(self) -> str:
@@ -99,12 +134,17 @@ class ClusterModel:
     @property
     def next_number(self) -> int:
         """The first number that no cluster of this taxonomy has had so far."""
-        return max(self.used or 0, 1 + max((cluster.id for cluster in self.clusters), default=-1))
+        numbers = [cluster.id for cluster in self.fitted_clusters] + numbers_given(self.edits)
+        return max(self.used or 0, 1 + max(numbers, default=-1))
+
+    @property
+    def _fitted_numbers(self) -> Ints:
+        return np.array([cluster.id for cluster in self.fitted_clusters], np.int32)
 
     @cached_property
     def _numbers(self) -> Ints | None:
         """int32 (k + 1,): a cluster's number in the arrays → its own, "other" being last; None: the same."""
-        numbers = self.numbers
+        numbers = self._fitted_numbers
         return None if layout.in_order(numbers) else np.append(numbers, np.int32(OTHER))
 
     @property
@@ -144,6 +184,8 @@ class ClusterModel:
         rows = np.asarray(embeddings)
         self._check_rows(rows)
         found = predict_batches(self.predictor, rows, batch=batch, progress=progress)
+        if self.edit_map is not None:
+            return self.edit_map.apply(found)
         return found if self._numbers is None else found.numbered(self._numbers)
 
     def check_encoder(self, encoder: EncoderIdentity | None) -> None:
@@ -175,22 +217,45 @@ class ClusterModel:
 
         return FrozenPredictor(self.arrays, self.parameters)
 
-    def renamed(self, names: Sequence[str | None]) -> ClusterModel:
-        """The same model with other cluster names: another version, the same taxonomy.
+    def edit(self, who: str | None = None) -> Editor:
+        """Change clusters by hand: every method of the editor returns another model of the same taxonomy.
+
+        ```python
+        model = model.edit().rename({3: "food"})
+        model = model.edit().merge(9, 10)  # 9 lives on
+        ```
 
         Args:
-            names: one for each of `clusters`, in their order.
+            who: the name that the log keeps; by default the user's.
         """
-        clusters = tuple(dataclasses.replace(c, name=n) for c, n in zip(self.clusters, names, strict=True))
+        from imgclust.model.editor import Editor
+
+        return Editor.of(self, who)
+
+    def renamed(self, names: Mapping[int, str | None] | Sequence[str | None]) -> ClusterModel:
+        """The same model with other cluster names: another version, the same taxonomy.
+
+        The log of a model that was edited by hand keeps it as one more edit.
+
+        Args:
+            names: number → name; other clusters keep theirs. Or one for each of `clusters`, in their order.
+
+        Raises:
+            ModelError: no such cluster, another number of names, or a name that is not one line.
+        """
+        named = by_number(names, [cluster.id for cluster in self.clusters])
+        if self.edits:
+            return self.edit().rename(named)
+        clusters = tuple(dataclasses.replace(c, name=named.get(c.id, c.name)) for c in self.clusters)
         return dataclasses.replace(
-            self, clusters=clusters, continues=self.taxonomy, created=_now(), known_version=None
+            self, clusters=clusters, continues=self.taxonomy, created=now(), known_version=None
         )
 
     def _freeze(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The manifest and the bytes of every other file."""
         files = self._files()
         manifest: dict[str, Any] = {
-            "format": layout.FORMAT,
+            "format": layout.FORMAT_OF_EDITS if self.edits else layout.FORMAT,
             "created": self.created,
             "encoder": self.encoder.to_dict() if self.encoder else None,
             **{table: dict(self.parameters[table]) for table in PARAMETERS},
@@ -200,7 +265,7 @@ class ClusterModel:
         }
         if self.reference:  # not in folders from before it was kept, which are of the same format
             manifest["reference"] = dict(self.reference)
-        if self.next_number > 1 + int(self.numbers.max(initial=-1)):  # likewise
+        if self.next_number > 1 + int(self._fitted_numbers.max(initial=-1)):  # likewise
             manifest["numbers_used"] = self.next_number
         if self.continues:
             manifest["taxonomy"] = self.continues
@@ -211,7 +276,7 @@ class ClusterModel:
     def _files(self) -> dict[str, bytes]:
         names = {id_: f"{layout.THUMBNAILS}/{i:05d}.webp" for i, id_ in enumerate(sorted(self.thumbnails))}
         clusters = {
-            "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters],
+            "clusters": [dataclasses.asdict(cluster) for cluster in self.fitted_clusters],
             "thumbnails": names,
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(self.arrays.items())}
@@ -219,6 +284,7 @@ class ClusterModel:
             layout.ARRAYS: safetensors.numpy.save(arrays),
             layout.CLUSTERS: layout.canonical(clusters),
             layout.MAP: self.map_data,
+            **edits_file(self.edits, self.clusters),
             **{names[id_]: data for id_, data in self.thumbnails.items()},
         }
 
@@ -320,20 +386,18 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
     described = layout.read_json(folder, layout.CLUSTERS)
     arrays = read_arrays(folder / layout.ARRAYS)
     encoder = manifest["encoder"]
-    clusters = tuple(
-        Cluster(int(c["id"]), c["name"], int(c["size"]), tuple(map(str, c["exemplars"])))
-        for c in described["clusters"]
-    )
+    fitted = read_clusters(described["clusters"])
     thumbnails = {
         str(id_): (folder / name).read_bytes()
         for id_, name in described["thumbnails"].items()
         if name in manifest["files"]
     }
-    numbers, used = [cluster.id for cluster in clusters], manifest.get("numbers_used")
+    numbers, used = [cluster.id for cluster in fitted], manifest.get("numbers_used")
     layout.check_numbers(numbers, used, len(arrays["cluster_nodes"]))
     reference = manifest.get("reference")
     if reference is not None:
         Reference.from_dict(reference, numbers)
+    clusters, edits = read_edits(folder, manifest, fitted, arrays)
     return ClusterModel(
         encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
         parameters={table: manifest[table] for table in PARAMETERS},
@@ -347,9 +411,7 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         continues=None if manifest["taxonomy"] == manifest["version"] else manifest["taxonomy"],
         used=used,
         reference=reference,
+        edits=edits,
+        fitted=fitted if edits else None,
         known_version=manifest["version"],
     )
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

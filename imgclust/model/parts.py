@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,3 +42,8 @@ class ModelParts:
     def with_novelty(self, table: Mapping[str, float]) -> ModelParts:
         """With other thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
         return dataclasses.replace(self, parameters={**self.parameters, "novelty": dict(table)})
+
+
+def now() -> str:
+    """RFC 3339, in UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -23,6 +23,8 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
         FitError: they are of another encoder or width; both are named.
     """
     otherwise = "or fit without a previous model, which starts another taxonomy"
+    if previous.edits:
+        raise FitError(f"model {previous.version} was edited by hand, and edits are not carried over yet")
     try:
         previous.check_encoder(encoder)
     except EmbeddingsError as error:

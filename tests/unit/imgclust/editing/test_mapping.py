@@ -133,15 +133,25 @@ def test_what_an_edited_prediction_promises(log: list[Edit], labels: list[int], 
         assert all(s == 0 for c, s in zip(candidates, scores, strict=True) if c < 0)
 
 
-@given(logs(), st.lists(st.integers(0, 50), min_size=6, max_size=6))
-def test_folded_counts_stay_whole(log: list[Edit], counts: list[int]) -> None:
+@given(logs(), st.lists(st.integers(0, 50), min_size=6, max_size=6), st.integers(0, 9))
+def test_folded_counts_stay_whole(log: list[Edit], counts: list[int], seed: int) -> None:
     """Counts of fitted clusters become counts of edited ones: none is lost, none is where nothing can be."""
     map_ = EditMap.of(FITTED, log, 2)
-    folded = map_.folded(counts, {})
+    rng = np.random.default_rng(seed)
+    fitted = np.arange(40, dtype=np.int32) % 5
+    folded = map_.folded(counts, fitted, rng.normal(size=(40, 2)).astype(np.float32))
     assert sum(folded) == sum(counts)
     assert min(folded) >= 0
     gone = set(range(len(map_.numbers) - 1)) - set(map_.alive.tolist())
     assert all(folded[place] == 0 for place in gone)
+
+
+def test_counts_of_a_split_follow_its_training_images() -> None:
+    """A quarter of the training images in one part: a quarter of what was counted, too."""
+    map_ = EditMap.of(FITTED, [edit(split(0, (10, 0.0), (11, 9.0)))], 2)
+    points = np.array([[0, 0]] * 3 + [[9, 0]], np.float32)
+    folded = map_.folded([40, 1, 2, 3, 4, 5], np.zeros(4, np.int32), points)
+    assert folded == [0, 1, 2, 3, 4, 30, 10, 5]
 
 
 def test_merged_candidates_add_up() -> None:
