@@ -24,6 +24,7 @@ from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
 from tests.support.origin import Origin, Request, response, silence
+from tests.support.waiting import wait_for
 from worker.errors import WorkerError
 from worker.fetching.pool import FetcherPool, memory_needed
 from worker.fetching.protocol import Decoded, Failed, FetchOutcome, Job
@@ -138,10 +139,7 @@ def exists(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for("what the test waits for", condition, PATIENCE)
 
 
 # ── what it is for ───────────────────────────────────────────────────────────────────────────────────────
@@ -481,17 +479,17 @@ def test_a_broken_pool_refuses_work(origin: Origin, monkeypatch: pytest.MonkeyPa
 
 
 ORPHANS = """
-import sys, time
+import signal, sys
 from imgclust.types import Preprocessing
 from imgclust.fetching.urls import FetchPolicy
+from tests.support.waiting import wait_for
 from worker.fetching.pool import FetcherPool
 size = Preprocessing(32, 36)
 pool = FetcherPool(processes=2, slots=2, preprocessing=size, policy=FetchPolicy(), on_outcomes=print)
 pool.start()
-while pool.alive < 2:
-    time.sleep(0.01)
+wait_for("both are alive", lambda: pool.alive == 2)
 print(*pool.pids, flush=True)
-time.sleep(3600)
+signal.pause()
 """
 
 
@@ -506,10 +504,11 @@ def test_fetchers_end_with_their_parent() -> None:
 
 
 SPINNING = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from imgclust.types import Preprocessing
 from imgclust.fetching.urls import FetchPolicy
+from tests.support.waiting import wait_for
 from worker.fetching import pool as fetchers
 from worker.fetching.protocol import Job
 fetchers.HEARTBEAT_TIMEOUT = 1.0  # the one that fetchers are told
@@ -518,10 +517,9 @@ pool = fetchers.FetcherPool(processes=1, slots=1, preprocessing=Preprocessing(32
                             policy=FetchPolicy(allow_files=folder), decode=sys.argv[2], decode_timeout=1.0)
 pool.start()
 pool.submit([Job(1, f"file://{folder}/spin")])
-while not pool._ring.marked(0):
-    time.sleep(0.01)
+wait_for("it decodes", lambda: pool._ring.marked(0))
 print(*pool.pids, flush=True)
-time.sleep(3600)
+signal.pause()
 """
 
 

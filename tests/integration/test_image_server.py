@@ -68,7 +68,7 @@ def test_the_slow_picture_waits_for_its_successor(server: ImageServer) -> None:
     """So an upload is superseded while it is fetched, at any speed of the machine."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(get, server.broken_url("slow"))
-        time.sleep(0.2)
+        time.sleep(0.2)  # nothing may come; a wrong implementation has time to show it
         assert not slow.done()
         get(server.broken_url("after-slow"))
         assert slow.result(timeout=30) == b"the first picture"

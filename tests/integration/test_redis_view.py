@@ -7,7 +7,6 @@ import itertools
 import random
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support.redis_server import RedisServer, running
 from tests.support.tag_records import apply, record
+from tests.support.waiting import wait_for
 from worker.demo.backends import free_ports
 from worker.feed import Feed
 from worker.messages.tag import Tag
@@ -347,10 +347,7 @@ def test_a_cluster_holds_it_all(now: int, client: Any) -> None:
         ]
         nodes = [f"127.0.0.1:{server.port}" for server in servers]
         subprocess.run([cli, "--cluster", "create", *nodes, "--cluster-yes"], check=True, capture_output=True)
-        deadline = time.monotonic() + 30
-        while any("cluster_state:ok" not in _cluster_info(server) for server in servers):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for("the cluster is up", lambda: all("cluster_state:ok" in _cluster_info(s) for s in servers))
         cluster: Any = redis.RedisCluster(host="127.0.0.1", port=servers[0].port)
         view, feed = TagsView(cluster), Feed(cluster)
         view.restart({0: Reached(0, now)})

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.support.kafka_cluster import Topics
+from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka
 from worker.kafka.client_config import changelog_config
 from worker.kafka.retry_changelog import RetryChangelog
@@ -52,16 +53,13 @@ def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
     )  # fmt: skip
     try:
         reader.begin(1, 1)
-        restored, deadline = [], time.monotonic() + 3
-        while not restored and time.monotonic() < deadline:
-            restored = reader.poll()
-            time.sleep(0.01)
+        restored: list[object] = []
+        deadline = time.monotonic() + 3  # nothing may come; a wrong implementation has time to show it
+        while time.monotonic() < deadline:
+            restored += reader.poll()
         assert restored == [], "it was restored as it stood before the open transaction"
         dead.producer.abort_transaction(20)
-        deadline = time.monotonic() + 20
-        while not restored and time.monotonic() < deadline:
-            restored = reader.poll()
-            time.sleep(0.01)
+        wait_for("the partition is restored", lambda: restored.extend(reader.poll()) or restored)
         ((partition, epoch, pending),) = restored
         assert (partition, epoch, len(pending)) == (1, 1, 0)
     finally:

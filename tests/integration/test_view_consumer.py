@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tests.support.redis_server import RedisServer, running
+from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
 from worker.messages.tag import Candidate, Tag
@@ -40,13 +41,12 @@ KEYS = Keys()
 
 
 def eventually(happened: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    def has_happened() -> bool:
         with contextlib.suppress(redis.RedisError):
-            if happened():
-                return
-        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE:.0f} s"
-        time.sleep(0.02)
+            return bool(happened())
+        return False
+
+    wait_for(what, has_happened, PATIENCE)
 
 
 class Topic:

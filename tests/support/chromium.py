@@ -10,12 +10,13 @@ import json
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.support.waiting import wait_for
 
 FLAGS = (
     "--headless",
@@ -103,10 +104,7 @@ class Page:
 
     def wait(self, condition: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
-        limit = time.monotonic() + seconds
-        while not self.js(condition):
-            assert time.monotonic() < limit, f"not true after {seconds} s: {condition}; {self.complaints}"
-            time.sleep(0.02)
+        wait_for(f"{condition} (the page complains: {self.complaints})", lambda: self.js(condition), seconds)
 
     def settle(self) -> None:
         """Wait for two frames, so that what was asked for is drawn."""
@@ -181,13 +179,13 @@ def browser(binary: str) -> Iterator[Page]:
 
 
 def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
-    limit = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit and process.poll() is None:
-        lines = file.read_text().splitlines() if file.exists() else []
-        if len(lines) == 2:
-            return int(lines[0])
-        time.sleep(0.02)
-    raise RuntimeError(f"the browser did not open its DevTools port (exit code {process.poll()})")
+    def lines() -> list[str]:
+        return file.read_text().splitlines() if file.exists() else []
+
+    wait_for("a DevTools port", lambda: process.poll() is not None or len(lines()) == 2, START_SECONDS)
+    if process.poll() is not None:
+        raise RuntimeError(f"the browser ended without a DevTools port (exit code {process.returncode})")
+    return int(lines()[0])
 
 
 async def _attach(port: int) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:

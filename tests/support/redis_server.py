@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+
+from tests.support.waiting import wait_for
 
 
 def server_binary() -> str | None:
@@ -62,18 +63,15 @@ class RedisServer:
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--appendonly", "no", "--logfile", "redis.log", *self.options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            if self._process.poll() is not None:
-                raise RuntimeError(
-                    f"the Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}"
-                )
-            with contextlib.suppress(redis.ConnectionError):
-                if self.client().ping():
-                    return
-            if time.monotonic() > deadline:
-                raise TimeoutError("the Redis server did not answer for 20 s")
-            time.sleep(0.02)
+        wait_for("the Redis server answers", self._answers, 20)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}")
+        with contextlib.suppress(redis.ConnectionError):
+            return bool(self.client().ping())
+        return False
 
     def kill(self) -> None:
         """End it at once; all data is lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 PATIENCE = 90.0  # seconds that anything may take on a slow machine; a test that passes never waits so long
 LOOK_AGAIN = 0.01
@@ -23,10 +23,10 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = PATIEN
         time.sleep(LOOK_AGAIN)
 
 
-async def until(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+async def until(what: str, condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE) -> None:
     """`wait_for` for coroutines: others run meanwhile."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not await condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:g} s")
         await asyncio.sleep(LOOK_AGAIN)

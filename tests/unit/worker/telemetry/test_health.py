@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.waiting import wait_for
 from worker.errors import StartError
 from worker.telemetry.health import MAX_REQUESTS, MAX_SILENCE, REQUEST_BYTES, Health, HealthServer
 from worker.telemetry.metrics import Metrics
@@ -192,12 +193,8 @@ def test_many_idle_clients_leave_the_rest_served(server: HealthServer) -> None:
 
     idle = [socket.create_connection(server.address) for _ in range(MAX_REQUESTS)]
     try:
-        deadline = time.monotonic() + 30
-        while status() != 503:
-            assert time.monotonic() < deadline
-        while status() != 200:  # the silent ones run out of time
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for("one too many is turned away", lambda: status() == 503)
+        wait_for("the silent ones run out of time", lambda: status() == 200)
     finally:
         for connection in idle:
             connection.close()

@@ -18,6 +18,7 @@ from yarl import URL
 
 from imgclust.fetching.urls import FetchPolicy
 from tests.support.fake_feed import FakeAsyncFeed
+from tests.support.waiting import until
 from worker.errors import SettingsError, StartError
 from worker.http.server import Limits
 from worker.messages.tag import Candidate, Tag
@@ -247,7 +248,7 @@ def test_redis_is_asked_only_while_somebody_looks() -> None:
     """A wall that nobody looks at costs Redis nothing."""
 
     async def test(board: Board, store: Redis) -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # ten intervals in which nothing may happen
         assert store.looks == 0
         with board.watching():
             await board.after(0)
@@ -390,7 +391,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert (refused.status, refused.headers["Retry-After"]) == (503, "10")
             silent = [await asyncio.open_connection(host, port) for _ in range(2)]
             silent[0][1].write(b"GET / HTTP/1.1\r\nX-Half: ")  # and never the rest
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the silent ones are accepted: nothing of that can be seen from here
             reader, writer = await asyncio.open_connection(host, port)
             assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
             writer.close()
@@ -400,12 +401,12 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                 its_writer.close()
             assert time.monotonic() - started < 10
             one.close()
-            for _ in range(100):
+
+            async def served() -> bool:
                 async with client.get(f"{url}/events") as again:
-                    if again.status == 200:
-                        break
-                await asyncio.sleep(0.05)
-            assert again.status == 200
+                    return again.status == 200
+
+            await until("there is room again", served)
 
     with_wall(test, tag())
 
