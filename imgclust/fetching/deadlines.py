@@ -27,6 +27,7 @@ class Watch:
         heard: when the server was asked or last sent something; infinite while nothing is expected of it.
         body_since: when the body began, None before.
         size: bytes of the body so far.
+        queue: which queue of our own it waits in; empty: in none. Its host is not to blame then.
         overdue: why it was ended, once it was.
     """
 
@@ -35,15 +36,17 @@ class Watch:
     heard: float = math.inf
     body_since: float | None = None
     size: int = 0
+    queue: str = ""
     overdue: str = ""
 
     def judge(self, now: float, policy: FetchPolicy) -> str:
         """Which limit is exceeded, in words; empty: none."""
         if now - self.started > policy.total_timeout:
-            return f"not finished within {policy.total_timeout:g} s"
+            where = f", while it waited for {self.queue}" if self.queue else ""
+            return f"not finished within {policy.total_timeout:g} s{where}"
         silence = now - self.heard
         if self.body_since is None:
-            head = policy.connect_timeout + policy.first_byte_timeout
+            head = _head(policy)
             return f"no answer within {head:g} s" if silence > head else ""
         if silence > policy.first_byte_timeout:
             return f"the server was silent for {policy.first_byte_timeout:g} s"
@@ -53,6 +56,14 @@ class Watch:
                 f"{self.size} bytes in {seconds:.1f} s is below the lowest rate, {policy.min_rate:g} bytes/s"
             )
         return ""
+
+    def blames(self, now: float, policy: FetchPolicy) -> bool:
+        """Whether a host that has not answered had the time for it: what our queues took is not its fault."""
+        return now - self.heard >= 0.9 * min(_head(policy), policy.total_timeout)
+
+
+def _head(policy: FetchPolicy) -> float:
+    return policy.connect_timeout + policy.first_byte_timeout
 
 
 class Deadlines:

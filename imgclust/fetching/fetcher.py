@@ -19,21 +19,23 @@ import math
 import re
 import socket
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from imgclust.errors import FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
+from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
 from imgclust.fetching.breaker import Breaker
+from imgclust.fetching.content_coding import codings, undo
 from imgclust.fetching.deadlines import Deadlines, Watch
 from imgclust.fetching.local_files import read_file
 from imgclust.fetching.object_store import SCHEME as S3
 from imgclust.fetching.object_store import Buckets, split
 from imgclust.fetching.resolver import CheckedResolver, Lookup, system_lookup
+from imgclust.fetching.slots import Slots
 from imgclust.fetching.translate import translate
 from imgclust.fetching.urls import FetchPolicy, UrlChecker, shown
 
@@ -51,7 +53,6 @@ MAX_RETRY_AFTER = 24 * 3600.0
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _GONE = frozenset((404, 410))
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
-_INFLATES = frozenset(("gzip", "x-gzip", "deflate"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,16 +102,20 @@ class Fetcher:
         self._permits = (lambda address: True) if policy.proxy else policy.permits_address
         self._buckets: Buckets | None = None
         self._session: aiohttp.ClientSession
+        self._slots: Slots
         self._resolver: CheckedResolver
 
     async def __aenter__(self) -> Fetcher:
         policy = self.policy
         if policy.allow_buckets:
             self._buckets = Buckets(policy)
-        self._resolver = CheckedResolver(self._permits, lookup=self._lookup, clock=self._clock)
+        self._resolver = CheckedResolver(
+            self._permits, lookup=self._lookup, patience=policy.total_timeout, clock=self._clock
+        )
+        share = policy.host_share(self._connections)
+        self._slots = Slots(self._connections, lambda host: share)
         connector = aiohttp.TCPConnector(
-            limit=self._connections,
-            limit_per_host=policy.host_share(self._connections),
+            limit=0,  # connections are counted by `_slots`, so that it is known who waits for one
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver has its own, which remembers failures too
             keepalive_timeout=KEEPALIVE,
@@ -174,19 +179,27 @@ class Fetcher:
             raise AssertionError("buckets are allowed, but were not opened")
         watch.heard = self._clock()
         size, pieces = await self._buckets.open(url)
-        watch.heard = math.inf
+        watch.queue, watch.heard = "memory for its body", math.inf
         await reserve(size)
         return await self._read(pieces, self.policy.max_bytes, watch)
 
     async def _download(self, url: str, reserve: ReserveBytes, watch: Watch) -> Fetched:
         target = self._urls.check(url)
         for hop in range(self.policy.max_redirects + 1):
-            async with await self._ask(target, watch) as response:
+            async with self._connection(target, watch), await self._ask(target, watch) as response:
                 if response.status not in _REDIRECTS:
                     self._check_status(response)
                     return Fetched(await self._body(response, reserve, watch), hop)
                 target = self._next_hop(target, response)
         raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
+
+    @asynccontextmanager
+    async def _connection(self, url: URL, watch: Watch) -> AsyncIterator[None]:
+        """One of the connections that the host may have; each hop has to ask for its own."""
+        watch.queue, watch.heard = "a connection to the host", math.inf
+        async with self._slots.hold(f"{url.raw_host}:{url.port}"):
+            watch.queue = ""
+            yield
 
     async def _ask(self, url: URL, watch: Watch) -> aiohttp.ClientResponse:
         """The answer's head; a host that has not given one for many times in a row is not asked."""
@@ -196,10 +209,12 @@ class Fetcher:
         watch.heard = self._clock()
         try:
             response = await self._session.get(url, allow_redirects=False)
-        except UrlForbidden:
+        except FetchError:  # our own, of the address or the look-up: the host was not asked
             raise
         except asyncio.CancelledError:
-            if watch.overdue:  # else the caller cancelled the fetch
+            if self._resolver.looks_up(url.raw_host or ""):
+                watch.overdue = watch.overdue and f"{watch.overdue}, while its name was looked up"
+            elif watch.overdue and watch.blames(self._clock(), self.policy):  # else the caller cancelled it
                 self._breaker.failed(host)
             raise
         except Exception:
@@ -237,16 +252,15 @@ class Fetcher:
         announced = response.content_length
         if announced is not None and announced > limit:
             raise TooLarge(f"the server announces {announced} bytes, at most {limit} are taken")
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding != "identity" and encoding not in _INFLATES:
-            raise FetchFailed(f"the server insists on the encoding {ascii(encoding)[:40]}")
-        watch.heard = math.inf
-        await reserve(limit if announced is None or encoding != "identity" else announced)
+        applied = codings(response.headers.getall("Content-Encoding", ()))
+        watch.queue, watch.heard = "memory for its body", math.inf
+        await reserve(limit if announced is None or applied else announced)
         data = await self._read(response.content.iter_any(), limit, watch)
-        return data if encoding == "identity" else inflate(data, limit)
+        return undo(data, applied, limit)
 
     async def _read(self, content: AsyncIterator[Any], limit: int, watch: Watch) -> bytes:
         chunks: list[bytes] = []
+        watch.queue = ""
         watch.body_since = watch.heard = self._clock()
         async for chunk in content:
             watch.heard = self._clock()
@@ -255,26 +269,6 @@ class Fetcher:
                 raise TooLarge(f"the body has more than {limit} bytes")
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def inflate(data: bytes, limit: int) -> bytes:
-    """Undo gzip or deflate, which the server was asked not to use, up to `limit` bytes.
-
-    Raises:
-        TooLarge: there would be more.
-        FetchFailed: the stream is damaged or ends early.
-    """
-    bits = zlib.MAX_WBITS | 32 if data[:2] == b"\x1f\x8b" or data[:1] == b"\x78" else -zlib.MAX_WBITS
-    stream = zlib.decompressobj(bits)
-    try:
-        plain = stream.decompress(data, limit + 1)
-    except zlib.error:
-        raise FetchFailed("the body is not the gzip or deflate stream that its header promises") from None
-    if len(plain) > limit:
-        raise TooLarge(f"the body has more than {limit} bytes once it is unpacked")
-    if not stream.eof:
-        raise FetchFailed("the compressed body ends early")
-    return plain
 
 
 def retry_after(value: str | None, now: float) -> float | None:

@@ -13,8 +13,9 @@ import socket
 import ssl
 import subprocess
 import threading
+import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,8 @@ def test_announced_and_real_sizes_are_both_bounded(origin: Origin) -> None:
         b"\x00\xff\x00",
         response(gzip.compress(BODY)[:-4], "200 OK", "Content-Encoding: gzip"),
         response(BODY, "200 OK", "Content-Encoding: br"),
+        response(gzip.compress(BODY) + gzip.compress(BODY)[:-4], "200 OK", "Content-Encoding: gzip"),
+        response(gzip.compress(BODY) + b"x", "200 OK", "Content-Encoding: gzip"),
     ],
 )
 def test_broken_answers_are_failures(origin: Origin, answer: bytes) -> None:
@@ -310,6 +313,29 @@ def test_compressed_bodies_count_unpacked(origin: Origin) -> None:
     origin.paths["/x"] = response(gzip.compress(BODY), "200 OK", "Content-Encoding: gzip")
     assert fetch(origin.url("/x"), policy(origin.port)).data == BODY
     assert type(refusal(origin.url("/x"), policy(origin.port, max_bytes=1000))) is TooLarge
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + BODY
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "none", "binary", "UTF-8", "base64", "aws-chunked", "identity, identity", "aws-chunked,gzip",
+     "gzip, identity", "x-gzip", "GZIP", "gzip, gzip", "deflate, gzip", "gzip", "br", ", ,", "\xff"],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [True, False])
+def test_strangers_content_encodings(origin: Origin, token: str, packed: bool) -> None:
+    """What object stores repeat of their clients changes nothing, what is packed is unpacked in its order,
+    and an image that is not packed is taken as it is."""
+    body = PNG
+    for coding in token.lower().split(",") if packed else ():
+        body = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}.get(
+            coding.strip(), bytes
+        )(body)
+    origin.paths["/x"] = response(body, "200 OK", f"Content-Encoding: {token}")
+    assert fetch(origin.url("/x"), policy(origin.port)).data == PNG
+    origin.paths["/x"] = response(body, "200 OK", *(f"Content-Encoding: {one}" for one in token.split(",")))
+    assert fetch(origin.url("/x"), policy(origin.port)).data == PNG
 
 
 def test_a_body_waits_for_room(origin: Origin) -> None:
@@ -376,6 +402,65 @@ def test_a_dead_host_is_left_alone(origin: Origin) -> None:
                 assert "not answered lately" in str(error.value)
                 assert error.value.retry_after is not None
                 assert (await fetcher.fetch(origin.url("/ok"))).data == BODY
+
+    asyncio.run(go())
+
+
+def test_a_redirects_target_is_not_asked_by_more_than_its_share(origin: Origin) -> None:
+    """Many hosts redirect to one: it sees no more connections than a host may have, those that have to wait
+    for one longer than a host may take to answer do not blame it, and it stays open for the others."""
+    gate = threading.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> None:
+        await asyncio.to_thread(gate.wait, 30)
+        writer.write(response(BODY))
+        await writer.drain()
+
+    origin.paths |= {"/to": response(b"", "302 Found", f"Location: {origin.url('/slow')}"), "/slow": slow}
+    hosts = 3 * THRESHOLD
+    now = [0.0]
+
+    async def go() -> None:
+        rules = policy(origin.port, per_host=2)
+        lookup: Callable[[str], list[str]] = lambda host: ["127.0.0.1"]  # noqa: E731
+        async with Fetcher(rules, lookup=lookup, clock=lambda: now[0]) as fetcher:
+            urls = [f"http://h{i}.example{i}.test:{origin.port}/to" for i in range(hosts)]
+            fetches = [asyncio.create_task(fetcher.fetch(url)) for url in urls]
+            async with asyncio.timeout(30):
+                while len(fetcher._slots._waiting) < hosts - 2:  # noqa: ASYNC110 — nothing signals it
+                    await asyncio.sleep(0.01)
+            now[0] += 11
+            results = await asyncio.gather(*fetches, return_exceptions=True)
+            assert origin.counts["/slow"] == 2
+            waited = [r for r in results if "waited for a connection to the host" in str(r)]
+            assert len(waited) == hosts - 2
+            assert all(isinstance(result, FetchTimeout) for result in results)
+            gate.set()
+            assert (await fetcher.fetch(origin.url("/slow"))).data == BODY
+
+    asyncio.run(go())
+
+
+def test_a_slow_look_up_is_not_the_hosts_fault(origin: Origin) -> None:
+    """Names that are looked up for too long fail by themselves, and the host they belong to stays open."""
+    gate = threading.Event()
+    now = [0.0]
+
+    def lookup(host: str) -> list[str]:
+        assert gate.wait(30)
+        return ["127.0.0.1"]
+
+    async def go() -> None:
+        async with Fetcher(policy(origin.port), lookup=lookup, clock=lambda: now[0]) as fetcher:
+            url = f"http://slow.example:{origin.port}/ok"
+            fetches = [asyncio.create_task(fetcher.fetch(url)) for _ in range(2 * THRESHOLD)]
+            await asyncio.sleep(0)
+            now[0] += 9
+            for result in await asyncio.gather(*fetches, return_exceptions=True):
+                assert isinstance(result, FetchTimeout)
+                assert "while its name was looked up" in str(result)
+            gate.set()
+            assert (await fetcher.fetch(url)).data == BODY
 
     asyncio.run(go())
 

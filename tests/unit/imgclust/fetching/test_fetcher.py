@@ -1,15 +1,12 @@
 """`imgclust.fetching.fetcher` without a server: foreign errors, headers, compression, files, names."""
 
 import asyncio
-import gzip
 import os
 import socket
 import ssl
 import subprocess
 import sys
-import threading
-import zlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -19,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import FetchError, FetchFailed, FetchTimeout, NotFound, TooLarge, UrlForbidden
-from imgclust.fetching.fetcher import MAX_RETRY_AFTER, Fetcher, inflate, retry_after
+from imgclust.fetching.fetcher import MAX_RETRY_AFTER, Fetcher, retry_after
 from imgclust.fetching.local_files import read_file
-from imgclust.fetching.resolver import KEEP, KEEP_FAILED, PER_DOMAIN, CheckedResolver
 from imgclust.fetching.translate import TRANSLATIONS, translate
 from imgclust.fetching.urls import FetchPolicy
 
@@ -136,33 +132,6 @@ def test_any_retry_after_is_survived(value: str) -> None:
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 
-# ── compression ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, lambda data: zlib.compress(data)[2:-4]])
-def test_gzip_and_both_kinds_of_deflate_are_unpacked(pack: object) -> None:
-    """Servers that compress although they were asked not to are understood."""
-    data = os.urandom(1000) * 3
-    assert inflate(pack(data), 3000) == data  # type: ignore[operator]
-
-
-def test_a_compression_bomb_is_cut_off_at_the_limit() -> None:
-    """1 MB that unpacks to 1 GB costs no more than the limit."""
-    bomb = gzip.compress(gzip.compress(b"\0" * 2**28, 1), 1)
-    assert len(bomb) < 2**18
-    with pytest.raises(TooLarge, match="unpacked"):
-        inflate(gzip.decompress(bomb), 10_000)
-
-
-@pytest.mark.parametrize(
-    "data", [gzip.compress(bytes(999), mtime=0)[:-9], b"\x1f\x8bnonsense", b"", b"plain"]
-)
-def test_damaged_and_shortened_streams_are_refused(data: bytes) -> None:
-    """A compressed body that ends early is no body."""
-    with pytest.raises(FetchFailed):
-        inflate(data, 10_000)
-
-
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -235,119 +204,7 @@ def test_a_link_that_appears_after_the_check_leads_nowhere(
         read_file(f"file://{folder}/sub/a%20b.jpg", FetchPolicy(allow_files=folder))
 
 
-# ── names ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Names:
-    """A resolver's answers, and how often each was asked for."""
-
-    def __init__(self, answers: dict[str, list[str] | OSError]) -> None:
-        self.answers = answers
-        self.asked: list[str] = []
-
-    def __call__(self, host: str) -> list[str]:
-        self.asked.append(host)
-        answer = self.answers[host]
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-
-def public(address: str) -> bool:
-    return FetchPolicy().permits_address(address)
-
-
-def run(coroutine: Coroutine[object, object, None]) -> None:
-    asyncio.run(coroutine)
-
-
-def test_only_public_addresses_are_handed_on() -> None:
-    """Of a mixed answer the public ones are used; of a private one nothing, and the reason is said."""
-
-    async def go() -> None:
-        names = Names({"mixed.example": ["127.0.0.1", "8.8.8.8", "::1"], "rebound.example": ["10.0.0.1"]})
-        resolver = CheckedResolver(public, lookup=names)
-        assert [r["host"] for r in await resolver.resolve("mixed.example", 80)] == ["8.8.8.8"]
-        with pytest.raises(UrlForbidden, match=r"no public address \(it has 10\.0\.0\.1\)"):
-            await resolver.resolve("rebound.example", 80)
-        await resolver.close()
-
-    run(go())
-
-
-def test_answers_and_failures_are_remembered_for_a_while() -> None:
-    """One question per name and lifetime; failures are kept more briefly."""
-
-    async def go() -> None:
-        now = [0.0]
-        names = Names({"a.example": ["8.8.8.8"], "b.example": OSError(-2, "Name or service not known")})
-        resolver = CheckedResolver(public, lookup=names, clock=lambda: now[0])
-        for _ in range(3):
-            await resolver.resolve("a.example")
-            with pytest.raises(FetchFailed, match="Name or service not known"):
-                await resolver.resolve("b.example")
-        assert names.asked == ["a.example", "b.example"]
-        now[0] = KEEP_FAILED
-        with pytest.raises(FetchFailed):
-            await resolver.resolve("b.example")
-        await resolver.resolve("a.example")
-        now[0] = KEEP
-        await resolver.resolve("a.example")
-        assert names.asked == ["a.example", "b.example", "b.example", "a.example"]
-        await resolver.close()
-
-    run(go())
-
-
-def test_one_slow_domain_stalls_nobody() -> None:
-    """Its names hold a few threads at most, the rest of them fail at once; other names are answered."""
-
-    async def go() -> None:
-        gate = threading.Event()
-
-        def lookup(host: str) -> list[str]:
-            if host.endswith("slow.example"):
-                gate.wait(10)
-            return ["8.8.8.8"]
-
-        resolver = CheckedResolver(public, lookup=lookup)
-        slow = [asyncio.create_task(resolver.resolve(f"h{i}.slow.example")) for i in range(100)]
-        found = await resolver.resolve("quick.test")
-        done = [task for task in slow if task.done()]
-        assert found[0]["host"] == "8.8.8.8"
-        assert len(done) == 100 - PER_DOMAIN
-        assert all(isinstance(task.exception(), FetchFailed) for task in done)
-        gate.set()
-        await asyncio.gather(*slow, return_exceptions=True)
-        await resolver.close()
-
-    run(go())
-
-
-def test_waiters_share_a_question_and_survive_each_others_time_limits() -> None:
-    """Two ask for one name at once; the first gives up; the second gets the answer of the one question."""
-
-    async def go() -> None:
-        gate = threading.Event()
-        asked = []
-
-        def lookup(host: str) -> list[str]:
-            asked.append(host)
-            gate.wait(10)
-            return ["8.8.8.8"]
-
-        resolver = CheckedResolver(public, lookup=lookup)
-        first = asyncio.create_task(resolver.resolve("a.example"))
-        second = asyncio.create_task(resolver.resolve("a.example"))
-        await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.sleep(0)
-        gate.set()
-        assert (await second)[0]["host"] == "8.8.8.8"
-        assert asked == ["a.example"]
-        await resolver.close()
-
-    run(go())
+# ── sockets ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_socket_is_made_for_public_addresses_only() -> None:
@@ -360,4 +217,4 @@ def test_a_socket_is_made_for_public_addresses_only() -> None:
                 with pytest.raises(UrlForbidden, match="not public"):
                     fetcher._open_socket((family, socket.SOCK_STREAM, 6, "", address))
 
-    run(go())
+    asyncio.run(go())
