@@ -16,7 +16,6 @@ import asyncio
 import dataclasses
 import email.utils
 import math
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +36,7 @@ from imgclust.fetching.object_store import Buckets, split
 from imgclust.fetching.resolver import CheckedResolver, Lookup, system_lookup
 from imgclust.fetching.slots import Slots
 from imgclust.fetching.translate import translate
-from imgclust.fetching.urls import FetchPolicy, UrlChecker, shown
+from imgclust.fetching.urls import FetchPolicy, UrlChecker, redirected, shown
 
 __all__ = ["FetchPolicy", "Fetched", "Fetcher"]
 
@@ -52,7 +51,6 @@ MAX_RETRY_AFTER = 24 * 3600.0
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _GONE = frozenset((404, 410))
-_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -229,13 +227,7 @@ class Fetcher:
             raise FetchFailed(
                 f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
             )
-        if _ABSOLUTE.match(location):
-            return self._urls.check(location)
-        try:
-            joined = base.join(URL(location))
-        except (ValueError, IndexError):  # as in `imgclust.fetching.urls.check_url`
-            raise UrlForbidden(f"a redirect to the malformed URL {shown(location)}") from None
-        return self._urls.check(str(joined))
+        return self._urls.check(redirected(base, location))
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Only a complete answer will do; see docs/decisions/0041 for what becomes of the others."""

@@ -21,8 +21,14 @@ from imgclust.fetching.addresses import Network, check_nat64_prefix, may_connect
 MAX_URL_CHARS = 8192
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# C0, space and DEL; the backslash, which browsers read as a slash; and the C1 controls
-_UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
+# C0 and DEL; the backslash, which browsers read as a slash; spaces at the ends, which browsers leave out
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^ | \Z")
+# and in a scheme and authority: spaces and the C1 controls
+_UNSAFE_ORIGIN = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
+_PARTS = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.ASCII | re.DOTALL)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
+# what no request line can carry: all but visible ASCII
+_UNSENDABLE = re.compile(r"[^\x21-\x7e]+")
 _PLAIN_URL = re.compile(r"(https?://[^/?#\\\x00-\x20\x7f-\U0010ffff]+)(/[^#\\\x00-\x20\x7f-\U0010ffff]*)")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 # A host whose last label is a number is an IPv4 address to some parsers: 127.1, 0x7f.1, 2130706433
@@ -129,18 +135,22 @@ def check_url(url: str, policy: FetchPolicy) -> URL:
     """Read an http or https URL and refuse what the policy does not allow.
 
     Returns:
-        The URL to ask for: the host checked and in ASCII; path and query as they were written where they are
-        ASCII (a signed URL must arrive as it was signed).
+        The URL to ask for: the host checked and in ASCII; path and query byte for byte as they were written
+        (a signed URL must arrive as it was signed), but for spaces and what is not ASCII, which are
+        percent-encoded as UTF-8, or as the bytes that lone surrogates stand for.
 
     Raises:
         UrlForbidden: with the reason.
     """
     if len(url) > MAX_URL_CHARS:
         raise UrlForbidden(f"the URL has {len(url)} characters, at most {MAX_URL_CHARS} are read")
-    if _UNSAFE.search(url):
+    parts = _PARTS.fullmatch(url)
+    origin, target = (f"{parts[1]}://{parts[2]}", parts[3]) if parts else (url, "")
+    if _UNSAFE.search(url) or _UNSAFE_ORIGIN.search(origin):
         raise UrlForbidden(f"the URL {shown(url)} contains spaces, control characters or backslashes")
     try:
-        parsed = URL(url)
+        target = sendable(target)
+        parsed = URL(origin)
         scheme, host, port = parsed.scheme, parsed.raw_host, parsed.port
     except (ValueError, IndexError) as error:  # IndexError: yarl of "http://[::1]@/"
         raise UrlForbidden(f"the URL {shown(url)} is malformed ({type(error).__name__})") from None
@@ -156,14 +166,61 @@ def check_url(url: str, policy: FetchPolicy) -> URL:
     if port not in policy.allow_ports:
         allowed = " ".join(map(str, policy.allow_ports))
         raise UrlForbidden(f"the URL {shown(url)} names the port {port}; allowed are: {allowed}")
-    literal = URL(url, encoded=True) if url.isascii() else parsed
+    path, mark, query = target.partition("?")
     return URL.build(
         scheme=scheme,
         authority=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        path=literal.raw_path or "/",
-        query_string=literal.raw_query_string,
+        path=(path or "/") + ("" if query else mark),  # a URL object has no empty query
+        query_string=query,
         encoded=True,
     )
+
+
+def sendable(target: str) -> str:
+    """Percent-encode what a request line cannot carry, and nothing else.
+
+    Raises:
+        UnicodeEncodeError: a surrogate that stands for no byte.
+    """
+    return _UNSENDABLE.sub(
+        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape")), target
+    )
+
+
+def redirected(base: URL, location: str) -> str:
+    """The URL that a `Location` header names, as it was written (RFC 3986 5.2.2); yet to be checked.
+
+    Dots are only resolved in a path that begins at the base's own folder: all others were meant as they are.
+    """
+    parts = _PARTS.fullmatch(str(base))
+    if parts is None or _SCHEME.match(location):
+        return location
+    scheme, authority, target = parts.groups()
+    location = location.partition("#")[0]
+    if location.startswith("//"):
+        return f"{scheme}:{location}"
+    if not location.startswith("/"):
+        here = target.partition("?")[0] or "/"
+        if location.startswith("?"):
+            location = here + location
+        elif location:
+            path, mark, query = location.partition("?")
+            location = _without_dots(here[: here.rindex("/") + 1] + path) + mark + query
+        else:
+            location = target
+    return f"{scheme}://{authority}{location}"
+
+
+def _without_dots(path: str) -> str:
+    """Remove the segments `.` and `..` of an absolute path (RFC 3986 5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if segments[-1] in (".", "..") and kept else "")
 
 
 class UrlChecker:
@@ -181,7 +238,7 @@ class UrlChecker:
     def check(self, url: str) -> URL:
         """See `check_url`."""
         plain = _PLAIN_URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
-        if plain is None:
+        if plain is None or url.find("?") == len(url) - 1:
             return check_url(url, self.policy)
         written, rest = plain.groups()
         origin = self._origins.get(written)
@@ -227,7 +284,7 @@ def file_path(url: str) -> Path:
     Raises:
         UrlForbidden: it names another machine, or is no path.
     """
-    if len(url) > MAX_URL_CHARS or _UNSAFE.search(url):
+    if len(url) > MAX_URL_CHARS or _UNSAFE_ORIGIN.search(url):
         raise UrlForbidden(f"the URL {shown(url)} is too long, or contains control characters or spaces")
     try:
         parts = urllib.parse.urlsplit(url)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from imgclust.errors import UrlForbidden
-from imgclust.fetching.urls import FetchPolicy, check_url, file_path, shown
+from imgclust.fetching.urls import FetchPolicy, UrlChecker, check_url, file_path, redirected, shown
 
 PUBLIC = FetchPolicy()
 
@@ -24,14 +25,92 @@ PUBLIC = FetchPolicy()
         # a signed URL arrives as it was signed
         ("https://b.s3.example.com/a%2Fb+c?X-Sig=%41%2b+/=&c=~%7E", "https://b.s3.example.com/a%2Fb+c?X-Sig=%41%2b+/=&c=~%7E"),
         ("http://bücher.example/ä?ö=ü", "http://xn--bcher-kva.example/%C3%A4?%C3%B6=%C3%BC"),
+        # one character that has to be encoded leaves the rest alone, and is not encoded twice
+        ("http://example.com/a%28b%29/ü%2F.png?sig=%2Fx%27y%7E&ö", "http://example.com/a%28b%29/%C3%BC%2F.png?sig=%2Fx%27y%7E&%C3%B6"),
+        ("http://example.com/new place/a b.png?q=a b%20c", "http://example.com/new%20place/a%20b.png?q=a%20b%20c"),
+        ("http://example.com/caf\udce9.png", "http://example.com/caf%E9.png"),
+        ("http://example.com/a/../b/./c//d%2e%2E", "http://example.com/a/../b/./c//d%2e%2E"),
+        ("http://example.com/100%/a{b}|^`\"<>'()", "http://example.com/100%/a{b}|^`\"<>'()"),
+        ("http://example.com/a?", "http://example.com/a?"),
+        ("http://example.com?a=/b?c", "http://example.com/?a=/b?c"),
+        ("http://example.com/a??#?", "http://example.com/a??"),
         ("http://8.8.8.8/x#fragment", "http://8.8.8.8/x"),
         ("http://[2606:4700::1111]/x", "http://[2606:4700::1111]/x"),
         ("http://my_bucket.example.com/x", "http://my_bucket.example.com/x"),
     ],
 )  # fmt: skip
 def test_what_is_asked_for(url: str, asked: str) -> None:
-    """Host in ASCII and lower case; path and query untouched where they are ASCII."""
+    """Host in ASCII and lower case; path and query untouched, but for what no request can carry."""
     assert str(check_url(url, PUBLIC)) == asked
+    assert str(UrlChecker(PUBLIC).check(url)) == asked
+
+
+# what may stand in a path or query: no fragment, no backslash, no control character
+TARGETS = st.text(
+    st.characters(exclude_characters="#\\\x7f", exclude_categories=["Cs"], min_codepoint=0x21), max_size=30
+)
+BYTES = st.binary(max_size=20).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+WHATEVER = TARGETS | BYTES.filter(
+    lambda text: not set(text) & set(map(chr, (*range(0x21), 0x7F, 0x23, 0x5C)))
+)
+VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def on_the_wire(target: str) -> str:
+    """The standard library's encoder as a yardstick: every visible character is left alone."""
+    return quote(target, safe=VISIBLE, errors="surrogateescape")
+
+
+@given(WHATEVER, WHATEVER)
+def test_what_is_sent_is_what_was_written(path: str, query: str) -> None:
+    """Of a URL, and of a redirect to it in each of its forms, whatever bytes; encoding it again changes
+    nothing."""
+    target = f"/{path}?{query}"
+    base = check_url("https://example.com/x/y?z", PUBLIC)
+    for written in (
+        f"https://example.com{target}",
+        redirected(base, f"https://example.com{target}"),
+        redirected(base, f"//example.com{target}"),
+        *([] if target.startswith("//") else [redirected(base, target)]),
+    ):
+        for checker in (UrlChecker(PUBLIC), UrlChecker(PUBLIC)):
+            checker.check("https://example.com/a")
+            asked = checker.check(written)
+            assert asked.raw_path_qs == on_the_wire(target)
+            assert str(asked) == f"https://example.com{on_the_wire(target)}"
+            assert str(checker.check(str(asked))) == str(asked)
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        # RFC 3986 5.4, in so far as it is about http
+        ("g", "http://a/b/c/g"), ("./g", "http://a/b/c/g"), ("g/", "http://a/b/c/g/"), ("/g", "http://a/g"),
+        ("//g", "http://g"), ("?y", "http://a/b/c/d;p?y"), ("g?y", "http://a/b/c/g?y"),
+        ("#s", "http://a/b/c/d;p?q"), ("g#s", "http://a/b/c/g"), ("g?y#s", "http://a/b/c/g?y"),
+        (";x", "http://a/b/c/;x"), ("g;x=1/../y", "http://a/b/c/y"), (".", "http://a/b/c/"),
+        ("..", "http://a/b/"), ("../", "http://a/b/"), ("../g", "http://a/b/g"), ("../..", "http://a/"),
+        ("../../g", "http://a/g"), ("../../../g", "http://a/g"), ("g.", "http://a/b/c/g."),
+        ("..g", "http://a/b/c/..g"), ("./g/.", "http://a/b/c/g/"), ("g/../h", "http://a/b/c/h"),
+        ("g?y/../x", "http://a/b/c/g?y/../x"), ("g#s/../x", "http://a/b/c/g"),
+        ("http://g/x", "http://g/x"), ("a b%28?c d", "http://a/b/c/a b%28?c d"),
+        # dots of a path that is given in full are meant
+        ("/x/../y/./z", "http://a/x/../y/./z"), ("//g/x/../y", "http://g/x/../y"),
+        # what is no http URL is refused by `check_url`
+        ("g:h", "g:h"), ("http:g", "http:g"), ("///g", "http:///g"),
+    ],
+)  # fmt: skip
+def test_where_redirects_lead(location: str, url: str) -> None:
+    """As the standard resolves references, but for re-encoding and dots that were written in full."""
+    assert redirected(URL("http://a/b/c/d;p?q", encoded=True), location) == url
+
+
+@given(st.text(max_size=40))
+def test_any_redirect_is_refused_or_understood(location: str) -> None:
+    """Nothing but UrlForbidden comes out, and nothing but a checked http URL is asked for."""
+    asked, message = understood(redirected(check_url("http://example.com/a/b?c", PUBLIC), location))
+    assert message.isprintable()
+    assert asked is None or (asked.scheme in ("http", "https") and str(asked).isascii())
 
 
 def test_hosts_are_chosen_by_globs() -> None:
