@@ -2,7 +2,8 @@
 
 WorkerError
 ├── SettingsError   the start is refused; the text names the setting, the value and what is allowed
-├── StartError      something that the worker needs is not there (a topic, Kafka, the model)
+├── StartError      something that the worker needs is not there (a topic, the model)
+│   └── KafkaAway   no broker answers: the service waits, a command ends
 ├── RegistryError   the schema registry does not answer: the process ends, and nothing is decided without it
 └── Rejected        one event is poison: it becomes a dead letter with `code`, and nobody else waits
 """
@@ -25,6 +26,10 @@ class StartError(WorkerError):
     """Something that the worker needs to start is missing; the text says what to do."""
 
 
+class KafkaAway(StartError):
+    """No broker answers, for no reason that only an operator can remove."""
+
+
 class RegistryError(WorkerError):
     """The schema registry is away, or refuses; `status` is its answer, 0 without one."""
 
@@ -34,7 +39,7 @@ class RegistryError(WorkerError):
 
 
 class Rejected(WorkerError):
-    """An event that no retry will mend."""
+    """An event that no retry will fix."""
 
     def __init__(self, code: str, stage: str, message: str) -> None:
         super().__init__(message)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import math
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from imgclust.support.machine import keep_freed_memory
 from worker import wiring
+from worker.errors import KafkaAway
 from worker.kafka import topics
-from worker.kafka.client_config import (
-    group_protocol,
-)
+from worker.kafka.client_config import view_config
+from worker.kafka.retention import DeleteRetention
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import load
 from worker.tagger.pipeline import PipelinePolicy
@@ -42,6 +43,10 @@ log = logs.get(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_SETTINGS, EXIT_START = 0, 1, 2, 3
 EXIT_HURRIED = 130  # a second SIGTERM or SIGINT: left at once
+REPORT_WAITING = 10.0  # seconds between two log lines about a broker that is away
+SIGNAL_SECONDS = 0.2  # until a signal is seen
+
+T = TypeVar("T")
 
 
 class Signals:
@@ -61,6 +66,11 @@ class Signals:
     @property
     def hurry(self) -> bool:
         return self._count > 1
+
+    @property
+    def exit_code(self) -> int:
+        """Of a process that they ended in order."""
+        return EXIT_HURRIED if self.hurry else EXIT_OK
 
     def _received(self, number: int, _: FrameType | None) -> None:
         self._count += 1
@@ -116,12 +126,13 @@ def run(settings: Settings, *, view: bool = True) -> int:
     with Signals().installed() as signals, contextlib.ExitStack() as stack:
         server = stack.enter_context(HealthServer(*settings.http, metrics.registry, health))
         log.info("metrics and health", address="{}:{}".format(*server.address))
-        topics.ensure(wiring.topics_config(settings))
-        model, encoder = load(settings)
+        loaded = when_kafka_answers(settings, signals, health, lambda: load(settings))
+        if loaded is None:
+            return signals.exit_code
         if view:
             stack.enter_context(beside(settings, metrics, health))
-        tagger = make_tagger(settings, model, encoder, metrics, health)
-        finished = False
+        tagger = make_tagger(settings, *loaded, metrics, health)
+        code = EXIT_FAILED
         try:
             tagger.start()
             spare_collector()
@@ -129,12 +140,55 @@ def run(settings: Settings, *, view: bool = True) -> int:
                 tagger.run_once()
             finished = tagger.drain(lambda: signals.hurry)
             log.info("drained" if finished else "left with work undone; the next worker does it")
-            end_within(LEAVE_TIMEOUT, EXIT_HURRIED if signals.hurry else EXIT_OK)
-            # and where not even that can run, because a client keeps the interpreter's lock: exit code 1
-            faulthandler.dump_traceback_later(LEAVE_TIMEOUT + 5, exit=True)
+            code = signals.exit_code
+        except Exception:
+            log.exception("the tagger has failed")  # the way out may not end
+            raise
         finally:
+            leave_in_time(code)
             tagger.stop(leave_group=not signals.hurry)
-    return EXIT_HURRIED if signals.hurry else EXIT_OK
+    return code
+
+
+def when_kafka_answers(
+    settings: Settings, signals: Signals, health: Health, start: Callable[[], T]
+) -> T | None:
+    """What `start` returns, with the topics as they must be; waits for a broker that is away.
+
+    Returns:
+        None after a signal.
+
+    Raises:
+        StartError: something else is missing.
+    """
+    config = wiring.topics_config(settings)
+    reported = -math.inf
+
+    def wait() -> bool:
+        nonlocal reported
+        health.beat("start", "Kafka")
+        if time.monotonic() - reported > REPORT_WAITING:
+            log.info("waiting for Kafka", servers=settings.bootstrap_servers)
+            reported = time.monotonic()
+        return not signals.stop.is_set()
+
+    try:
+        while topics.await_kafka(config, wait):
+            try:
+                topics.ensure(config)
+                return start()
+            except KafkaAway as error:
+                log.warning("Kafka is away again", reason=str(error))
+        return None
+    finally:
+        health.forget("start")
+
+
+def leave_in_time(code: int) -> None:
+    """From now on the process ends with `code`, whatever a client does that has to say goodbye to brokers."""
+    end_within(LEAVE_TIMEOUT, code)
+    # and where not even that can run, because a client keeps the interpreter's lock: exit code 1
+    faulthandler.dump_traceback_later(LEAVE_TIMEOUT + 5, exit=True)
 
 
 def make_tagger(
@@ -178,38 +232,83 @@ def tagger_config(settings: Settings) -> TaggerConfig:
 
 def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsumer:
     """The view as the settings want it; it connects when it runs."""
-    kafka = {**wiring.connection(settings), **group_protocol(settings.group_protocol)}
+    kafka, topic = wiring.connection(settings), settings.tags_topic
     client = connect(settings.redis_url, settings.redis_password)
     view = TagsView(
         client, settings.redis_prefix, keep=settings.redis_keep, set_size=settings.redis_cluster_size
     )
-    group = f"{settings.group_id}.view"
-    tags = wiring.tag_format(settings)
-    return ViewConsumer(kafka, settings.tags_topic, group, view, metrics=metrics, health=health, tags=tags)
+    return ViewConsumer(
+        view_config(kafka, f"{settings.group_id}.view", settings.group_protocol),
+        topic,
+        view,
+        metrics=metrics,
+        health=health,
+        retention=DeleteRetention(kafka, topic),
+        tags=wiring.tag_format(settings),
+    )
+
+
+class ViewThread:
+    """The view in a thread of its own."""
+
+    def __init__(self, view: ViewConsumer) -> None:
+        self._view = view
+        self._stop = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="view", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._view.run(self._stop)
+        except Exception as error:  # is in the log, and `/healthz` finds it dead
+            self._error = error
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ended(self, timeout: float) -> bool:
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Raises what the view failed with."""
+        self._stop.set()
+        self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
 
 
 @contextlib.contextmanager
 def beside(settings: Settings, metrics: Metrics, health: Health) -> Iterator[None]:
-    """The view in a thread of its own. Redis being away delays it and touches nobody else."""
-    stop = threading.Event()
-    view = view_of(settings, metrics, health)
-    thread = threading.Thread(target=view.run, args=(stop,), name="view", daemon=True)
-    thread.start()
+    """The view beside the tagger. Redis being away delays it and touches nobody else."""
+    view = ViewThread(view_of(settings, metrics, health))
+    view.start()
     try:
         yield
     finally:
-        stop.set()
-        thread.join(timeout=10)
+        with contextlib.suppress(Exception):  # is in the log
+            view.stop(timeout=10)
 
 
 def run_view(settings: Settings, *, rebuild: bool = False) -> int:
-    """Run only the view, until a signal; with `rebuild`, from the start of the partitions that it owns."""
+    """Run only the view, until a signal; with `rebuild`, from the start of the partitions that it owns.
+
+    Raises:
+        StartError: it cannot start.
+        WorkerError: it cannot go on.
+    """
     metrics, health = Metrics(), Health()
     with Signals().installed() as signals, HealthServer(*settings.http, metrics.registry, health) as server:
         log.info("metrics and health", address="{}:{}".format(*server.address))
-        topics.ensure(wiring.topics_config(settings))
-        view = view_of(settings, metrics, health)
+        consumer = when_kafka_answers(settings, signals, health, lambda: view_of(settings, metrics, health))
+        if consumer is None:
+            return signals.exit_code
         if rebuild:
-            view.rebuild()
-        view.run(signals.stop)
-    return EXIT_OK
+            consumer.rebuild()
+        view = ViewThread(consumer)
+        view.start()
+        while not (signals.stop.is_set() or view.ended(SIGNAL_SECONDS)):
+            pass
+        leave_in_time(signals.exit_code)
+        view.stop()
+    return signals.exit_code

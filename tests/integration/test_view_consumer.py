@@ -26,6 +26,8 @@ from tests.support.redis_server import RedisServer, running
 from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
+from worker.kafka.client_config import view_config
+from worker.kafka.retention import DeleteRetention
 from worker.messages.tag import Candidate, Tag
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
@@ -171,12 +173,10 @@ class Running:
     def __init__(self, topic: Topic, server: RedisServer, protocol: str, **options: Any) -> None:
         self.metrics = Metrics()
         self.client = connect(server.url, timeout=0.5)
-        config = {"bootstrap.servers": topic.servers, "group.protocol": protocol, "log_level": 0}
-        if protocol == "classic":
-            config["partition.assignment.strategy"] = "cooperative-sticky"
-        self.view = ViewConsumer(
-            config, topic.name, topic.group, TagsView(self.client), metrics=self.metrics, **options
-        )
+        kafka = {"bootstrap.servers": topic.servers, "log_level": 0}
+        config = view_config(kafka, topic.group, protocol)
+        options.setdefault("retention", DeleteRetention(kafka, topic.name))
+        self.view = ViewConsumer(config, topic.name, TagsView(self.client), metrics=self.metrics, **options)
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -426,6 +426,16 @@ def test_views_share_the_work(topic: Topic, server: RedisServer, start: Start) -
     assert set(two.view._owned) == set(range(PARTITIONS))
 
 
+class AnHour(DeleteRetention):
+    """A topic that keeps deletions for an hour."""
+
+    def __init__(self) -> None:
+        super().__init__({}, "")
+
+    def seconds(self, timeout: float) -> float:
+        return 3600.0
+
+
 @pytest.mark.parametrize(("more", "rebuilds"), [(0, False), (4 * 25, True)])
 def test_a_view_that_was_away_too_long_reads_all(
     topic: Topic, server: RedisServer, start: Start, more: int, rebuilds: bool
@@ -438,7 +448,7 @@ def test_a_view_that_was_away_too_long_reads_all(
     first.stop()
     if more:
         fill(topic, more, "more")
-    second = start(delete_retention=3600.0, now=lambda: time.time() + 2 * 3600)
+    second = start(retention=AnHour(), now=lambda: time.time() + 2 * 3600)
     eventually(lambda: shows(server, topic) and second.value("redis_up") == 1, "the view again")
     eventually(lambda: topic.done(), "the commit")
     assert (second.value("rebuilds_total") > 0) == rebuilds

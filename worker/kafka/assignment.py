@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import TopicPartition as KafkaPartition
 
@@ -40,25 +40,39 @@ class OwnedPartition:
     silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any
 
 
-class OwnedPartitions(dict[int, OwnedPartition]):
-    """The table of owned partitions. Each assignment of a partition gets an epoch of its own."""
+class Assigned(Protocol):
+    """What a consumer remembers of one assignment of a partition."""
 
-    def __init__(self, lateness: Callable[[], Lateness]) -> None:
+    @property
+    def epoch(self) -> int: ...
+
+
+State = TypeVar("State", bound=Assigned)
+
+
+class OwnedPartitions(dict[int, State]):
+    """The table of owned partitions, of uploads or of tags. Each assignment has an epoch of its own.
+
+    Args:
+        state: what is remembered of an assignment at first, by its epoch.
+    """
+
+    def __init__(self, state: Callable[[int], State]) -> None:
         super().__init__()
-        self._lateness = lateness
+        self._state = state
         self._epoch = 0
 
-    def begin(self, partition: int) -> OwnedPartition:
+    def begin(self, partition: int) -> State:
         """It is assigned, perhaps once more."""
         self._epoch += 1
-        self[partition] = owned = OwnedPartition(self._epoch, self._lateness())
+        self[partition] = owned = self._state(self._epoch)
         return owned
 
     def end(self, partition: int) -> None:
         """It is somebody else's."""
         del self[partition]
 
-    def of_epoch(self, partition: int, epoch: int) -> OwnedPartition | None:
+    def of_epoch(self, partition: int, epoch: int) -> State | None:
         """None when that assignment is over."""
         owned = self.get(partition)
         return owned if owned is not None and owned.epoch == epoch else None

@@ -83,7 +83,7 @@ class UploadsConsumer:
         self._metrics = metrics
         self._retries = retries
         self._on_leaving = on_leaving
-        self._owned = OwnedPartitions(lambda: Lateness(wall_ms()))
+        self._owned = OwnedPartitions(lambda epoch: OwnedPartition(epoch, Lateness(wall_ms())))
         self._closing = False
         self._looked_at = clock()  # at the group: the last poll or callback began
         self._fatal: KafkaError | None = None

@@ -49,7 +49,7 @@ class Positioning:
         self,
         client: Consumer,
         topic: str,
-        owned: OwnedPartitions,
+        owned: OwnedPartitions[OwnedPartition],
         *,
         start: str,
         retries: RetryChangelog,

@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import StartError, WorkerError
+from worker.errors import KafkaAway, StartError, WorkerError
 from worker.kafka.client_config import reader_config
 from worker.kafka.reading import client_log, headers_of, some_of
 from worker.messages.formats import Formats
@@ -86,7 +86,7 @@ class Scanner:
         try:
             found = self._consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
         except KafkaException as error:
-            raise StartError(
+            raise KafkaAway(
                 f"no answer from Kafka within {TIMEOUT:g} s ({error.args[0].str()}); "
                 "check WORKER_BOOTSTRAP_SERVERS"
             ) from None

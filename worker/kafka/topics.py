@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -13,7 +14,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
-from worker.errors import StartError
+from worker.errors import KafkaAway, StartError
 from worker.kafka.client_config import admin_config, reader_config
 from worker.kafka.reading import client_log
 from worker.kafka.topic_rules import (
@@ -30,8 +31,6 @@ from worker.messages.text import printable
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)
-
-DELETE_RETENTION = 86_400.0  # Kafka's default of delete.retention.ms
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 INTERNAL = ("__transaction_state", "__consumer_offsets")
@@ -86,21 +85,59 @@ def look(config: TopicsConfig) -> Topics:
     return Topics(counts, len(found.brokers), config.single)
 
 
+def await_kafka(config: TopicsConfig, keep_waiting: Callable[[], bool]) -> bool:
+    """Wait until a broker answers.
+
+    Args:
+        keep_waiting: asked every second, before the broker is.
+
+    Returns:
+        Whether one did.
+
+    Raises:
+        StartError: the brokers refuse us; waiting would not help.
+    """
+    question = _Question(config)
+    while keep_waiting():
+        try:
+            question.ask(1.0)
+        except KafkaAway:
+            continue
+        return True
+    return False
+
+
 def _list(config: TopicsConfig) -> Any:
-    heard: list[KafkaError] = []  # what the client meets while it tries: more than that the time was up
-    properties = {**admin_config(config.connection), "error_cb": heard.append}
-    admin = AdminClient(properties, logger=client_log)
-    try:
-        return admin.list_topics(timeout=TIMEOUT)
-    except KafkaException as error:
-        admin.poll(0)  # brings what was heard
-        telling = [e for e in heard if e.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)]
-        reason = (*telling, *heard, error.args[0])[0].str()
-        raise StartError(
-            f"no answer from Kafka at {config.connection['bootstrap.servers']} within {TIMEOUT:g} s "
-            f"({printable(reason)}); check WORKER_BOOTSTRAP_SERVERS, "
-            "and WORKER_KAFKA_SECURITY_PROTOCOL where the brokers want TLS or SASL"
-        ) from None
+    return _Question(config).ask(TIMEOUT)
+
+
+class _Question:
+    """What topics there are, asked by one client, which goes on connecting in between."""
+
+    def __init__(self, config: TopicsConfig) -> None:
+        self._servers = config.connection["bootstrap.servers"]
+        # what the client meets while it tries: more than that the time was up
+        self._heard: deque[KafkaError] = deque(maxlen=20)
+        properties = {**admin_config(config.connection), "error_cb": self._heard.append}
+        self._admin = AdminClient(properties, logger=client_log)
+
+    def ask(self, timeout: float) -> Any:
+        """
+        Raises:
+            KafkaAway: no broker answers.
+            StartError: they refuse us.
+        """
+        try:
+            return self._admin.list_topics(timeout=timeout)
+        except KafkaException as error:
+            self._admin.poll(0)  # brings what was heard
+            refusals = [e for e in self._heard if e.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)]
+            reason = (*refusals, *self._heard, error.args[0])[0].str()
+            raise (StartError if refusals else KafkaAway)(
+                f"no answer from Kafka at {self._servers} within {timeout:g} s ({printable(reason)}); "
+                "check WORKER_BOOTSTRAP_SERVERS, "
+                "and WORKER_KAFKA_SECURITY_PROTOCOL where the brokers want TLS or SASL"
+            ) from None
 
 
 def _partitions(found: Any, name: str) -> int:
@@ -276,21 +313,3 @@ def ensure(config: TopicsConfig) -> Topics:
     if found:
         raise StartError("\n".join(found))
     return topics
-
-
-# ── telling ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def delete_retention(kafka: Mapping[str, Any], topic: str) -> float:
-    """The topic's `delete.retention.ms` in seconds; Kafka's default where the brokers do not tell."""
-    admin = AdminClient(admin_config(kafka), logger=client_log)
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        answers = admin.describe_configs([resource], request_timeout=TIMEOUT).values()
-        configs = next(iter(answers)).result(timeout=2 * TIMEOUT)
-        return int(configs["delete.retention.ms"].value) / 1000
-    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError) as error:
-        log.warning(
-            "no delete.retention.ms from Kafka", topic=topic, assumed=DELETE_RETENTION, reason=str(error)
-        )
-        return DELETE_RETENTION

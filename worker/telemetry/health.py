@@ -49,12 +49,16 @@ class Health:
         self._clock = clock
         self._max_silence = max_silence
         self._lock = threading.Lock()
-        self._beats: dict[str, float] = {}
+        self._beats: dict[str, tuple[float, str]] = {}
         self._conditions: dict[str, tuple[bool, str]] = dict.fromkeys(conditions, (False, "not yet"))
 
-    def beat(self, loop: str) -> None:
-        """The loop turned. A loop is watched from its first beat on."""
-        self._beats[loop] = self._clock()
+    def beat(self, loop: str, waits_for: str = "") -> None:
+        """The loop turned. A loop is watched from its first beat on.
+
+        Args:
+            waits_for: what it can do nothing without and is not there, like Kafka: it is alive all the same.
+        """
+        self._beats[loop] = self._clock(), waits_for
 
     def forget(self, loop: str) -> None:
         """The loop has ended on purpose."""
@@ -66,11 +70,14 @@ class Health:
             self._conditions = {**self._conditions, condition: (ok, reason)}
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every watched loop turned lately, and the seconds since each did."""
-        now = self._clock()
-        ages = {loop: now - at for loop, at in self._beats.copy().items()}
-        ok = all(age <= self._max_silence for age in ages.values())
-        loops = {loop: {"seconds_since_turn": round(age, 3)} for loop, age in ages.items()}
+        """Whether every watched loop turned lately, the seconds since each did, and what each waits for."""
+        now, beats = self._clock(), self._beats.copy()
+        ok = all(now - at <= self._max_silence for at, _ in beats.values())
+        loops: dict[str, dict[str, Any]] = {}
+        for loop, (at, waits_for) in beats.items():
+            loops[loop] = {"seconds_since_turn": round(now - at, 3)}
+            if waits_for:
+                loops[loop]["waits_for"] = waits_for
         return ok, {"alive": ok, "max_seconds": self._max_silence, "loops": loops}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from worker.view.records import TagRecord
+from worker.view.store import Reached
 from worker.view.sweep import Rebuild
 
 
 @dataclasses.dataclass(slots=True)
-class Partition:
+class ViewPartition:
     """One owned partition of the tags topic.
 
     Attributes:
-        next: offset below which everything is in Redis; None until Kafka and Redis were asked.
+        epoch: of the assignment.
+        next: offset below which everything is in Redis; None until Kafka and Redis were asked, and while the
+            partition waits to be read again.
         committed: what the group has committed; None for nothing.
         at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
             `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
         paused: None until the client knows.
+        rewind: where the partition is to be read again from, until group and Redis have taken note.
+        clearing: removes what Redis has of a topic that was made anew; before anything else.
         rebuild: set while all of the partition is read again, to find out what is no longer in it.
     """
 
+    epoch: int
     next: int | None = None
     committed: int | None = None
     at: int = 0
     paused: bool | None = None
+    rewind: Reached | None = None
+    clearing: Iterator[int] | None = None
     rebuild: Rebuild | None = None
+
+    @property
+    def to_commit(self) -> int | None:
+        """What the group should have committed; None while that is not known."""
+        if self.clearing is not None:  # the group's offset is what shows that the topic was made anew
+            return None
+        return self.rewind.offset if self.rewind is not None else self.next
 
 
 @dataclasses.dataclass(slots=True)

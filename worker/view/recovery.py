@@ -1,0 +1,249 @@
+"""Where the view reads each partition from: at first, and again when Redis turns out to lack something.
+
+No call waits for Kafka longer than `KAFKA_TIMEOUT`: what is not answered is asked again in a later round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
+
+from worker.kafka.assignment import OwnedPartitions
+from worker.kafka.retention import DeleteRetention
+from worker.telemetry import log as logs
+from worker.telemetry.metrics import Metrics
+from worker.view.client import RedisTrouble
+from worker.view.commits import Commits
+from worker.view.state import ViewPartition
+from worker.view.store import Reached, Span, TagsView
+from worker.view.sweep import Offsets, Rebuild, Sweeper
+
+log = logs.get(__name__)
+
+KAFKA_TIMEOUT = 1.0  # seconds for one question to the brokers
+EDGES_SECONDS = 60.0  # how often it looks whether a partition is at its end
+SHORT_AWAY = 2 * EDGES_SECONDS  # never too long, whatever the topic keeps deletions for
+LOST = "Redis does not have all that was written"
+OUTDATED = "deletions may have been compacted away unread"
+REQUESTED = "asked for"
+
+
+class Recovery:
+    """Positions partitions, and reads them again where that is needed.
+
+    Args:
+        topic: the tags topic.
+        owned: partition → state.
+        commits: of the same partitions.
+        drop: forgets the records of partitions that were read and not written.
+        retention: how long the topic keeps deletions. A view that was away for longer may have missed some
+            for ever, and reads the topic again from its start.
+        clock: seconds, steady.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        owned: OwnedPartitions[ViewPartition],
+        commits: Commits,
+        view: TagsView,
+        sweeper: Sweeper,
+        *,
+        drop: Callable[[Collection[int]], None],
+        retention: DeleteRetention,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        self._topic, self._owned, self._commits = topic, owned, commits
+        self._view, self._sweeper = view, sweeper
+        self._drop, self._retention, self._metrics = drop, retention, metrics
+        self._clock, self._now = clock, now
+        self._next_edges = 0.0
+        self._consumer: Any = None
+
+    def connect(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    # ── the beginning ────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self) -> None:
+        """Learn where new partitions stand: what the group committed, and what Redis really has.
+
+        Raises:
+            KafkaException, RedisTrouble: no answer; they stay new.
+        """
+        new = [p for p, state in self._owned.items() if state.next is None and state.rewind is None]
+        if not new:
+            return
+        reached = self._view.reached(new)
+        asked = [TopicPartition(self._topic, p) for p in new]
+        committed = self._consumer.committed(asked, timeout=KAFKA_TIMEOUT)
+        # Asked last: whatever has been committed by then lies within them, by whom and however long ago. The
+        # other way round, a process that was frozen in between took its successor's work for a new topic.
+        ends = self.edges(new, OFFSET_END)
+        behind = {}
+        for position in committed:
+            if position.error is not None:
+                raise KafkaException(position.error)
+            start = self._start(position, reached[position.partition], ends[position.partition])
+            if start is not None:
+                behind[position.partition] = start
+        self.rewind(behind, LOST)
+
+    def _start(self, committed: TopicPartition, has: Reached, end: int) -> Reached | None:
+        """Go on where the group was; or where to read from again, because Redis has less than that."""
+        partition, offset = committed.partition, committed.offset
+        state = self._owned[partition]
+        state.committed = offset if offset >= 0 else None
+        if state.committed is None:
+            return Reached()
+        if offset > end:
+            log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
+            state.clearing = self._sweeper.clear(partition)
+            return Reached()
+        if has.offset < offset:
+            return has
+        if self._seek(partition, offset):
+            state.next, state.at = offset, has.at
+        return None
+
+    # ── what is missing ──────────────────────────────────────────────────────────────────────────────────
+
+    def look(self) -> None:
+        """Does Redis still have everything, and are we at the topic's end?
+
+        Raises:
+            KafkaException, RedisTrouble
+        """
+        if self._clock() >= self._next_edges:
+            now = int(self._now() * 1000)
+            for partition, end in self.edges(self._owned, OFFSET_END).items():
+                state = self._owned[partition]
+                if state.next is not None and end <= state.next:
+                    state.at = max(state.at, now)
+            self._next_edges = self._clock() + EDGES_SECONDS
+        spans = {p: Span(s.next, s.next, s.at) for p, s in self._owned.items() if s.next is not None}
+        if spans:
+            self.compare(self._view.apply([], spans).reached)
+        else:
+            self._view.reached([])  # shows whether Redis is there
+
+    def compare(self, reached: Mapping[int, int]) -> None:
+        """Read again what Redis does not have, though it was written.
+
+        Args:
+            reached: partition → offset that Redis has come to.
+        """
+        if any(offset < (self._owned[partition].next or 0) for partition, offset in reached.items()):
+            stored = self._view.reached(list(self._owned))  # what one partition lost, others may have, too
+            ours = {p: state.next for p, state in self._owned.items() if state.next is not None}
+            behind = {p: stored[p] for p, offset in ours.items() if stored[p].offset < offset}
+            self.rewind(behind, LOST)
+
+    def read_outdated_again(self, ends: Mapping[int, int]) -> None:
+        """Begin again where deletions before `ends` may have been compacted away before they were read."""
+        outdated = [p for p, end in ends.items() if self._outdated(self._owned[p], end)]
+        self.rewind(dict.fromkeys(outdated, Reached()), OUTDATED)
+
+    def _outdated(self, state: ViewPartition, end: int) -> bool:
+        age = self._now() - state.at / 1000
+        if end <= (state.next or 0) or age <= SHORT_AWAY:
+            return False
+        return age > self._retention.seconds(KAFKA_TIMEOUT)
+
+    # ── reading again ────────────────────────────────────────────────────────────────────────────────────
+
+    def rewind(self, starts: Mapping[int, Reached], reason: str) -> None:
+        """Read partitions again from these offsets; -1: from the start of the topic.
+
+        The order makes it safe to die anywhere: first the group forgets that it was further, then Redis
+        learns where it stands (`proceed`), and only then records follow.
+
+        Raises:
+            KafkaException: nothing has happened.
+        """
+        if not starts:
+            return
+        lows, highs = self.edges(starts, OFFSET_BEGINNING), self.edges(starts, OFFSET_END)
+        self._drop(starts.keys())
+        now = int(self._now() * 1000)
+        back = {}
+        for partition, start in starts.items():
+            state, low = self._owned[partition], lows[partition]
+            state.next, state.rewind = None, Reached(low, now) if start.offset < low else start
+            # an emptied Redis holds nothing that the topic does not
+            again = start.offset < low and reason != LOST
+            state.rebuild = Rebuild(highs[partition], Offsets(low)) if again else None
+            if (state.committed or 0) > state.rewind.offset:
+                back[str(partition)] = state.rewind.offset
+        if back:
+            self._metrics.view_rebuilds.inc()
+            log.warning("the view reads tags again", reason=reason, from_offsets=back)
+
+    def proceed(self) -> None:
+        """Go on with partitions that are to be read again, as far as the group has forgotten them.
+
+        Raises:
+            KafkaException, RedisTrouble: they wait.
+        """
+        self._clear()
+        if self._commits.busy:  # it could say again that the group was further
+            return
+        ready = {
+            partition: state.rewind
+            for partition, state in self._owned.items()
+            if state.rewind is not None and state.clearing is None and state.committed == state.rewind.offset
+        }
+        if not ready:
+            return
+        self._view.restart(ready)
+        for partition, begin in ready.items():
+            if self._seek(partition, begin.offset):
+                state = self._owned[partition]
+                state.next, state.at, state.rewind = begin.offset, begin.at, None
+
+    def _clear(self) -> None:
+        """A step of what removes the tags of a topic that is gone: its offsets would refuse the new ones."""
+        for partition, state in self._owned.items():
+            if state.clearing is None:
+                continue
+            try:
+                removed = next(state.clearing, None)
+            except RedisTrouble:
+                state.clearing = self._sweeper.clear(partition)  # from its start
+                raise
+            if removed is None:
+                state.clearing = None
+            else:
+                self._metrics.view_swept.inc(removed)
+
+    def _seek(self, partition: int, offset: int) -> bool:
+        """Read on from there; False while the client has not begun to read the partition at all."""
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            return False
+        return True
+
+    def edges(self, partitions: Iterable[int], which: int) -> dict[int, int]:
+        """Where partitions begin (OFFSET_BEGINNING) or end (OFFSET_END).
+
+        One question for all: behind a waiting fetch each takes half a second, and `get_watermark_offsets`
+        would ask once for each. A timestamp of -1 or -2 means the same edges as an offset of -1 or -2.
+
+        Raises:
+            KafkaException: no answer.
+        """
+        asked = [TopicPartition(self._topic, partition, which) for partition in partitions]
+        edges = {}
+        for found in self._consumer.offsets_for_times(asked, timeout=KAFKA_TIMEOUT) if asked else ():
+            if found.error is not None:
+                raise KafkaException(found.error)
+            edges[found.partition] = int(found.offset)
+        return edges
