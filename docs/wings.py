@@ -18,6 +18,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("__main__", "exit codes"),
         ("commands", "what operators type"),
         ("run", "tagger and view until a signal"),
+        ("signals", "which end it in order"),
         ("demo", "all of it on one machine"),
         ("wall", "the page to look at"),
         ("feed", "the reader for feeds"),

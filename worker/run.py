@@ -1,4 +1,4 @@
-"""Settings → parts → run: puts the tagger together, turns its loop, takes it apart."""
+"""Settings → parts → run: puts the service together, runs it until a signal, takes it apart."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import contextlib
 import faulthandler
 import gc
 import math
-import os
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from imgclust.support.machine import keep_freed_memory
@@ -22,6 +18,7 @@ from worker.kafka import topics
 from worker.kafka.client_config import view_config
 from worker.kafka.retention import DeleteRetention
 from worker.settings.settings import Settings
+from worker.signals import Signals
 from worker.tagger.model_loading import load
 from worker.tagger.pipeline import PipelinePolicy
 from worker.tagger.results import ResultTopics
@@ -41,63 +38,11 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_SETTINGS, EXIT_START = 0, 1, 2, 3
-EXIT_HURRIED = 130  # a second SIGTERM or SIGINT: left at once
+EXIT_FAILED = 1
 REPORT_WAITING = 10.0  # seconds between two log lines about a broker that is away
 SIGNAL_SECONDS = 0.2  # until a signal is seen
 
 T = TypeVar("T")
-
-
-class Signals:
-    """SIGTERM and SIGINT: the first asks to drain, the second to leave at once.
-
-    Python runs handlers between two steps of the main thread, which may sit in a call to Kafka for a minute.
-    The bytes that arrive on the wakeup descriptor are seen at once by a thread of its own: two seconds after
-    a second signal it ends the process.
-    """
-
-    PATIENCE = 2.0
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self._count = 0
-
-    @property
-    def hurry(self) -> bool:
-        return self._count > 1
-
-    @property
-    def exit_code(self) -> int:
-        """Of a process that they ended in order."""
-        return EXIT_HURRIED if self.hurry else EXIT_OK
-
-    def _received(self, number: int, _: FrameType | None) -> None:
-        self._count += 1
-        self.stop.set()
-
-    def _listen(self, wakeups: socket.socket) -> None:
-        seen = 0
-        while wakeups.recv(1):
-            seen += 1
-            if seen == 2:
-                time.sleep(self.PATIENCE)
-                os._exit(EXIT_HURRIED)
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[Signals]:
-        ours, pythons = socket.socketpair()
-        pythons.setblocking(False)
-        threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
-        before = {s: signal.signal(s, self._received) for s in (signal.SIGTERM, signal.SIGINT)}
-        descriptor = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
-        try:
-            yield self
-        finally:
-            signal.set_wakeup_fd(descriptor)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            pythons.close()
 
 
 def spare_collector() -> None:
@@ -163,6 +108,7 @@ def when_kafka_answers(
     """
     config = wiring.topics_config(settings)
     reported = -math.inf
+    health.set("kafka", False, "waits for Kafka")
 
     def wait() -> bool:
         nonlocal reported
@@ -176,8 +122,10 @@ def when_kafka_answers(
         while topics.await_kafka(config, wait):
             try:
                 topics.ensure(config)
+                health.set("kafka", True)
                 return start()
             except KafkaAway as error:
+                health.set("kafka", False, "waits for Kafka")
                 log.warning("Kafka is away again", reason=str(error))
         return None
     finally:
@@ -309,6 +257,6 @@ def run_view(settings: Settings, *, rebuild: bool = False) -> int:
         view.start()
         while not (signals.stop.is_set() or view.ended(SIGNAL_SECONDS)):
             pass
-        leave_in_time(signals.exit_code)
+        leave_in_time(signals.exit_code if signals.stop.is_set() else EXIT_FAILED)
         view.stop()
     return signals.exit_code

@@ -19,7 +19,8 @@ exit codes:
   0    everything in flight was finished, committed, and the group was left
   1    failed while running; what was not finished is done by the next worker
   2    a setting or an argument is wrong
-  3    something is missing that the start needs (Kafka, a topic, the model, the encoder)
+  3    something is missing that the start needs (a topic, a right, the model, the encoder);
+       for a broker that is away `run` and `view` wait, other commands end
   4    a stage made no progress for WORKER_STALL_TIMEOUT; stderr says what each thread was doing
   130  a second SIGTERM or SIGINT: left at once"""
 

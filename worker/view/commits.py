@@ -7,6 +7,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
+from worker.kafka.assignment import OwnedPartitions
 from worker.telemetry import log as logs
 from worker.view.state import ViewPartition
 
@@ -28,7 +29,7 @@ class Commits:
         clock: seconds, steady.
     """
 
-    def __init__(self, topic: str, owned: Mapping[int, ViewPartition], clock: Callable[[], float]) -> None:
+    def __init__(self, topic: str, owned: OwnedPartitions[ViewPartition], clock: Callable[[], float]) -> None:
         self._topic, self._owned, self._clock = topic, owned, clock
         self._sent: dict[int, int] = {}  # partition → epoch
         self._sent_at = 0.0

@@ -287,23 +287,10 @@ class ViewConsumer:
         self._batch = Batch()
         for partition, span in spans.items():
             self._owned[partition].next = span.end
-        self._remember(batch)
+        self._recovery.note(batch)
         self._count(applied, batch, self._clock() - began)
         self._backoff.succeeded()
         return applied.reached
-
-    def _remember(self, batch: Batch) -> None:
-        """Note what is in the partitions that are being read from their start."""
-        for partition in batch.ends:
-            state = self._owned[partition]
-            if (rebuild := state.rebuild) is None or state.next is None:
-                continue
-            for record in batch.records:
-                if record.partition == partition:
-                    rebuild.seen.add(record.offset)
-            if state.next >= rebuild.goal:
-                self._sweeper.expect(partition, rebuild)
-                state.rebuild = None
 
     def _count(self, applied: Applied, batch: Batch, seconds: float) -> None:
         self._metrics.view_records["applied"].inc(applied.written)

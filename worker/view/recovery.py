@@ -16,7 +16,7 @@ from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.view.client import RedisTrouble
 from worker.view.commits import Commits
-from worker.view.state import ViewPartition
+from worker.view.state import Batch, ViewPartition
 from worker.view.store import Reached, Span, TagsView
 from worker.view.sweep import Offsets, Rebuild, Sweeper
 
@@ -154,6 +154,19 @@ class Recovery:
         if end <= (state.next or 0) or age <= SHORT_AWAY:
             return False
         return age > self._retention.seconds(KAFKA_TIMEOUT)
+
+    def note(self, batch: Batch) -> None:
+        """What was written of partitions that are being read from their start."""
+        for partition in batch.ends:
+            state = self._owned[partition]
+            if (rebuild := state.rebuild) is None or state.next is None:
+                continue
+            for record in batch.records:
+                if record.partition == partition:
+                    rebuild.seen.add(record.offset)
+            if state.next >= rebuild.goal:
+                self._sweeper.expect(partition, rebuild)
+                state.rebuild = None
 
     # ── reading again ────────────────────────────────────────────────────────────────────────────────────
 

@@ -96,6 +96,21 @@ def test_alive_while_every_loop_turns(server: HealthServer, health: Health) -> N
     assert ask(server, "/healthz")[0] == 200
 
 
+def test_a_loop_that_waits_is_alive_and_says_for_what(server: HealthServer, health: Health) -> None:
+    """`waits_for` is in the answer while it waits, and no longer than that; a loop that hangs is dead."""
+    health.beat("view", "Kafka")
+    CLOCK.now += 5
+    status, _, body = ask(server, "/healthz")
+    assert (status, json.loads(body)["loops"]["view"]) == (
+        200, {"seconds_since_turn": 5, "waits_for": "Kafka"},
+    )  # fmt: skip
+    health.beat("view")
+    assert "waits_for" not in ask(server, "/healthz")[2]
+    health.beat("view", "Kafka")
+    CLOCK.now += MAX_SILENCE + 1
+    assert ask(server, "/healthz")[0] == 503
+
+
 def test_ready_when_all_conditions_hold(server: HealthServer, health: Health) -> None:
     """`/readyz` is 503 with the reason of each missing condition, then 200, then 503 again."""
     assert ask(server, "/readyz")[0] == 503
