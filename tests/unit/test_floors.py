@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+
 from tests.support.promql import script
 
 wings = script("docs/wings.py")
@@ -39,6 +42,17 @@ def test_imgclust_never_imports_worker() -> None:
         if module.startswith("imgclust.") and name.startswith("worker.")
     ]
     assert not found
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Not within a wing either, and not for types alone."""
+    graph: defaultdict[str, set[str]] = defaultdict(set)
+    for module, file in KNOWN.items():
+        graph[module] |= {name for name, _ in wings.imports(file, KNOWN)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' → '.join(error.args[1])}") from None
 
 
 def test_a_wings_init_is_empty() -> None:
