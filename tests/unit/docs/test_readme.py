@@ -25,6 +25,15 @@ def test_the_schemas_are_those_of_the_code() -> None:
     assert found == generate.schemas(), "stale; run `make docs`"
 
 
+def test_the_pages_name_files_that_exist() -> None:
+    """A file of the code that moves takes its mention in the docs along."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for named in re.findall(
+            r"`((?:worker|imgclust|tests|benchmarks|deploy)/[\w/.-]+?)`", page.read_text()
+        ):
+            assert (ROOT / named).exists(), f"{page.relative_to(ROOT)} names {named}"
+
+
 def test_its_links_lead_somewhere() -> None:
     """Every relative link of the README and of docs/ names a file that exists."""
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
