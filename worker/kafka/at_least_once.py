@@ -36,7 +36,7 @@ def _place(source: Record) -> tuple[int, int, int]:
 
 
 class AtLeastOnce:
-    """Publishes results and tells when each is safe; see `Delivery`.
+    """Publishes results and marks offsets as done when all their results are safe; see `Delivery`.
 
     Results leave in rounds: while one is on its way, the next one gathers, so that a slow broker gets fewer
     and larger requests. An idempotent producer has at most five of them on their way, and while more wait,

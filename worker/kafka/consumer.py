@@ -41,7 +41,7 @@ from worker.telemetry.window import Lateness
 
 log = logs.get(__name__)
 
-_MAX_FETCH = 500  # records taken from librdkafka's queue in one turn
+_MAX_FETCH = 500  # records taken from librdkafka's queue in one round of the loop
 # A process that was frozen may have lost its partitions without knowing. Group metadata that was fetched
 # later than this after the last look at the group is not trusted: it could be that of a new membership, which
 # owns other partitions. Sessions last 6 s or longer (group.min.session.timeout.ms), so a freeze that is
@@ -265,7 +265,7 @@ class UploadsConsumer:
 
     @property
     def uncommitted(self) -> bool:
-        """Whether there is something that no commit has said yet."""
+        """Whether something is done that no commit covers yet."""
         return any(o.offsets is not None and o.offsets.uncommitted for o in self._owned.values())
 
     def _states(
@@ -311,7 +311,7 @@ class UploadsConsumer:
     def wrote(self, snapshot: Snapshot, mark: str) -> bool | None:
         """Whether the transaction with `mark`, whose end was not seen, was committed. Asks the broker.
 
-        A transaction is committed whole or not at all: one partition that is still ours tells it.
+        A transaction is committed whole or not at all: one partition that is still ours is enough to know.
 
         Returns:
             None when none of them is ours any more.

@@ -1,11 +1,10 @@
 """Results → Kafka: tags, deletions, retries, dead letters; and what is done → committed offsets.
 
-`Delivery` is the contract; `AtLeastOnce` is here, `worker.kafka.exactly_once.ExactlyOnce` is the default.
-With
-at-least-once delivery a result counts as safe when the broker acknowledged it, and only then is its offset
-committed. A worker that dies in between leaves the result to be published again, which readers see as an
-equal tag. It is for brokers without transactions, and for the mock cluster, which stores no offsets that are
-sent in one.
+`Delivery` is the contract. `worker.kafka.exactly_once.ExactlyOnce` is the default. With
+`worker.kafka.at_least_once.AtLeastOnce` a result is safe when the broker has acknowledged it, and only then
+is its offset committed: a worker that dies in between leaves the result to be published again, which readers
+see as an equal tag. It is for brokers without transactions, and for the mock cluster, which stores no offsets
+that are sent in one.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def is_too_large(error: KafkaError, result: Result) -> bool:
     return error.code() in _TOO_LARGE and result.value is not None and result.omittable
 
 
-UNMENDABLE = (
+PERMANENT = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -80,8 +79,8 @@ UNMENDABLE = (
 
 
 def refused(error: KafkaError) -> Exception:
-    """The exception for an error that trying again does not mend."""
-    if error.code() in UNMENDABLE:
+    """The exception for an error that no further try can change."""
+    if error.code() in PERMANENT:
         return StartError(f"Kafka refuses to let this worker publish: {error.str()}")
     return KafkaException(error)
 

@@ -7,7 +7,7 @@ committed, so whatever goes wrong, the same results are published again and noth
 twice. Each kind of failure has one reaction (docs/delivery.md):
 
     abortable (the membership changed, a request failed)   abort; publish the same again
-    timed out, broker away                                 the same call again, in the next turn
+    timed out, broker away                                 the same call again, in the next round
     fatal (fenced, the transaction timed out)              a new producer; ask what became of the transaction
     no use to try again (no permission)                    raised: the worker ends
 
@@ -29,8 +29,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from worker.kafka.assignment import Snapshot
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
+    PERMANENT,
     REVOKE_COMMIT,
-    UNMENDABLE,
     Result,
     is_too_large,
     refused,
@@ -45,13 +45,13 @@ from worker.telemetry.metrics import Metrics
 
 log = logs.get(__name__)
 
-# A call to the broker waits at most so long in one turn; polls go on between two turns. Not all of them keep
-# to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
+# A call to the broker waits at most so long in one round; polls go on between two rounds. Not all of them
+# keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
 STEP = 1.0  # seconds
 AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
 
 
-# What becomes of records when their transaction fails: the call that fails with it tells.
+# What becomes of records when their transaction fails: the failing call says why.
 _OF_THE_TRANSACTION = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._MSG_TIMED_OUT)
 _NO_ANSWER = (KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
 
@@ -119,7 +119,7 @@ class ExactlyOnce:
         self._bytes += sum(map(size_of, results))
         self._gathered += results
 
-    # ── the turn ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── one round ────────────────────────────────────────────────────────────────────────────────────────
 
     def run_once(self) -> None:
         now = self._clock()
@@ -157,7 +157,7 @@ class ExactlyOnce:
             old, self._producer, self._state = self._producer, None, State.NEW
             if old is not None:
                 old.purge()
-        elif error.code() in UNMENDABLE:
+        elif error.code() in PERMANENT:
             raise refused(error)
         elif error.txn_requires_abort() or self._state is State.ABORTING:
             log.warning("transaction failed; its results are published again", error=error.str())

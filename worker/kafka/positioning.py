@@ -182,8 +182,8 @@ class Positioning:
         """Let a paused partition read on from `offset`; False when it cannot just now.
 
         By seek(), unless the partition found `nowhere` to begin, which seek() refuses. To assign it anew
-        makes librdkafka forget a loss that it has not told yet: measured, a member that woke up too late then
-        heard of a revocation, under a new membership already, and committed over its successor.
+        makes librdkafka forget a loss that it has not reported yet: measured, a member that woke up too late
+        then heard of a revocation, under a new membership already, and committed over its successor.
         """
         here = KafkaPartition(self._topic, partition, offset)
         if nowhere:

@@ -25,7 +25,7 @@ from worker.telemetry import log as logs
 
 log = logs.get(__name__)
 
-# 1,000 records take about 20 ms: the loop turns in between, however much there is to read
+# 1,000 records take about 20 ms: the loop goes on in between, however much there is to read
 _MAX_FETCH = 1000
 # What is pending is in no cycle. Looking for some among a million took 1.5 s at once.
 _SPARE = 50_000
@@ -66,13 +66,13 @@ class _Restoring:
 
 
 class RetryChangelog:
-    """Reads the pending retries of partitions, many records at a time, between turns of the loop.
+    """Reads the pending retries of partitions, many records at a time, between rounds of the loop.
 
     Args:
         config: see `changelog_config`.
         clock: monotonic seconds, of the due times.
         wall_ms: milliseconds since the epoch, of the records.
-        longest: seconds that a retry waits at most, whatever the clock of its writer said.
+        longest: seconds that a retry waits at most, whatever the clock of its writer showed.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class Scanner:
 
     Args:
         connection: librdkafka properties that lead to the brokers.
-        group: whose committed offsets `committed` tells; it is not joined.
+        group: whose offsets `committed` returns; it is not joined.
     """
 
     def __init__(

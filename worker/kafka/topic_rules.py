@@ -69,7 +69,7 @@ class Topic:
     Attributes:
         partitions: 0 when it is missing.
         replicas: of the partition that has fewest.
-        config: name → value of the topic; empty when the brokers do not tell.
+        config: name → value of the topic; empty when the brokers do not say.
     """
 
     name: str
@@ -104,7 +104,7 @@ class KafkaCluster:
     Attributes:
         topics: by role; "embeddings" and "models" only where they are set.
         internal: `__transaction_state` and `__consumer_offsets`, as far as they exist.
-        broker: configuration of one broker; empty when it does not tell.
+        broker: configuration of one broker; empty when it does not say.
         samples: see `KeySample`; empty when not taken.
     """
 
@@ -255,7 +255,7 @@ def sizes(cluster: KafkaCluster) -> Iterator[Warn]:
 
 
 def order(cluster: KafkaCluster) -> Iterator[Warn]:
-    """All events of an id must be in one partition, or the last one cannot be told."""
+    """All events of an id must be in one partition, or nobody knows which is the last."""
     keyless = [sample.partition for sample in cluster.samples if None in sample.keys]
     if keyless:
         yield Warn(

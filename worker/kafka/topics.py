@@ -148,7 +148,7 @@ def _partitions(found: Any, name: str) -> int:
 
 
 def describe(config: TopicsConfig) -> KafkaCluster:
-    """Ask Kafka for all that `topic_rules` looks at. What the brokers do not tell is left empty.
+    """Ask Kafka for all that `topic_rules` looks at. What the brokers do not say is left empty.
 
     Raises:
         StartError: no broker answers.

@@ -79,8 +79,8 @@ class Endings:
         self._metrics.retries[failure.code].inc()
 
     def give_up(self, work: Work, reason: Reason) -> None:
-        letter = self._results.dead_letter(work.record, work.key, reason, work.attempts, work.trace)
-        self._end(work, letter)
+        dead_letter = self._results.dead_letter(work.record, work.key, reason, work.attempts, work.trace)
+        self._end(work, dead_letter)
 
     def bury(self, record: Record, key: bytes | None, reason: Reason, trace: UploadTrace | None) -> None:
         """A record that was never on its way."""
@@ -88,8 +88,8 @@ class Endings:
 
     def bury_retry(self, record: Record, reason: Reason, attempts: int, trace: UploadTrace | None) -> None:
         """A pending retry that is no upload any more: the rules have changed since."""
-        letter = self._results.dead_letter(record, record.key, reason, attempts, trace)
-        self._delivery.publish(letter, self._results.end_of_retry(record.key or b"", record))
+        dead_letter = self._results.dead_letter(record, record.key, reason, attempts, trace)
+        self._delivery.publish(dead_letter, self._results.end_of_retry(record.key or b"", record))
 
     def supersede(self, upload_id: str, partition: int) -> None:
         """The last event of an id wins: an earlier one that has not ended is never published.

@@ -239,7 +239,7 @@ class Tagger:
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Warm up and start; reading begins with the first turn."""
+        """Warm up and start; reading begins with the first round."""
         self.fetchers.start()
         started = self._clock()
         self.inference.warm_up(batch_sizes(self._config.max_batch))
