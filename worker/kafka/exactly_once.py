@@ -46,7 +46,8 @@ from worker.telemetry.metrics import Metrics
 log = logs.get(__name__)
 
 # A call to the broker waits at most so long in one round; polls go on between two rounds. Not all of them
-# keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times out.
+# keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times
+# out.
 STEP = 1.0  # seconds
 AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
 

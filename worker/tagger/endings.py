@@ -96,7 +96,7 @@ class Endings:
 
         It counts as done at once, before the later one can be: no restart brings it back.
         """
-        earlier = self._works.latest(upload_id)
+        earlier = self._works.latest(partition, upload_id)
         if earlier is not None:
             self.abandon(earlier, "superseded")
             record, stored = earlier.record, earlier.stored

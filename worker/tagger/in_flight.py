@@ -30,6 +30,10 @@ class Work:
     trace: UploadTrace | None = None
 
     @property
+    def place(self) -> tuple[int, str]:
+        return self.record.partition, self.upload.id
+
+    @property
     def key(self) -> bytes:
         """Of its records."""
         return self.upload.id.encode()
@@ -38,23 +42,24 @@ class Work:
 class InFlight:
     """From the moment in which an upload is taken in until it ends or waits for another try.
 
-    At most one of an id: the last event of an id wins. A token is known while its try is under way.
+    At most one of an id in a partition: its last event wins. Events of one id in two partitions, which have no
+    order, are two uploads. A token is known while its try is under way.
     """
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
         self._by_token: dict[int, Work] = {}
-        self._by_id: dict[str, Work] = {}
+        self._by_id: dict[tuple[int, str], Work] = {}
 
     def __len__(self) -> int:
         """Tries that are under way."""
         return len(self._by_token)
 
     def begin(self, work: Work) -> None:
-        self._by_id[work.upload.id] = work
+        self._by_id[work.place] = work
 
     def holds(self, work: Work) -> bool:
-        return self._by_id.get(work.upload.id) is work
+        return self._by_id.get(work.place) is work
 
     def sent(self, work: Work) -> None:
         """A new try is under way."""
@@ -71,11 +76,11 @@ class InFlight:
         return self._by_token.pop(token, None)
 
     def end(self, work: Work) -> None:
-        del self._by_id[work.upload.id]
+        del self._by_id[work.place]
         self._by_token.pop(work.token, None)
 
-    def latest(self, upload_id: str) -> Work | None:
-        return self._by_id.get(upload_id)
+    def latest(self, partition: int, upload_id: str) -> Work | None:
+        return self._by_id.get((partition, upload_id))
 
     def of(self, partitions: set[int]) -> list[Work]:
         return [work for work in self._by_id.values() if work.record.partition in partitions]

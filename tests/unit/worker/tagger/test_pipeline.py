@@ -298,6 +298,24 @@ def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
     assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
 
 
+def test_one_id_in_two_partitions_is_two_uploads() -> None:
+    """All events of an id should be in one partition. Where they are not, each partition goes on by itself: a
+    pending retry in one and an event in the other, in flight together, both end."""
+    world = World({0: [upload("a")], 1: []})
+    world.pipeline.run_once()
+    world.answer(0, "transient")
+    world.pipeline.run_once()
+    world.delivery.commit()
+    world.consumer.logs[1].append(upload("a"))
+    world.pipeline.run_once()  # the event of the other partition is on its way
+    world.now += 5.0
+    world.pipeline.run_once()  # and now the retry, too
+    assert len(world.fetchers.jobs) == 2
+    world.settle()
+    assert [(r.topic, r.source.partition) for r in world.delivery.ends] == [("tags", 1), ("tags", 0)]
+    assert world.delivery.retries[-1].value is None
+
+
 def test_named_records_are_dead_letters_untried() -> None:
     """WORKER_SKIP: nothing of the record is fetched, and what it overtakes is overtaken."""
     policy = dataclasses.replace(POLICY, skip=frozenset({(0, 1)}))
