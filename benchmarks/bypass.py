@@ -38,7 +38,7 @@ class MemoryPool:
     Its thread is called "bypass" in the system's list of threads, so that its time can be told apart.
     """
 
-    alive, restarts = 1, 0
+    alive, restarts, cancelling = 1, 0, 0
 
     def __init__(
         self,

@@ -16,9 +16,11 @@ class FakeFetchers:
     Attributes:
         jobs: those that are open, in the order in which they came.
         released: slots that came back.
+        cancelling: forgotten jobs that have not ended; a test sets it.
     """
 
     alive, restarts = 1, 0
+    cancelling = 0
 
     def __init__(
         self, slots: int = 8, side: int = 8, on_outcomes: Callable[[list[FetchOutcome]], None] | None = None

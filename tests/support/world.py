@@ -135,6 +135,11 @@ class World:
                 return
         raise AssertionError("it never settles")
 
+    def settled_reading(self) -> None:
+        """Rounds until everything has been read; nothing is answered."""
+        while any(self.consumer.read[p] < len(self.consumer.logs[p]) for p in self.consumer.owned):
+            self.pipeline.run_once()
+
     def ends(self) -> dict[str, float]:
         return {o: self.metrics.value("imgclust_uploads_total", outcome=o) or 0.0
                 for o in ("tagged", "deleted", "dead", "superseded")}  # fmt: skip

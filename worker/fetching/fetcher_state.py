@@ -68,6 +68,10 @@ class FetcherState:
         self._forget.extend(affected)
         self.quarantine.forget(tokens)
 
+    @property
+    def cancelling(self) -> int:
+        return len(self._forgotten)
+
     def next_message(self) -> dict[str, Any] | None:
         """The next message, if one is due."""
         can_fill = len(self.slots) - len(self.lent) - len(self._credit)

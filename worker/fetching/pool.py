@@ -186,6 +186,11 @@ class FetcherPool:
         return sum(fetcher.ready for fetcher in self._fetchers)
 
     @property
+    def cancelling(self) -> int:
+        """Jobs that were forgotten and have not ended yet: they hold a connection or a decoder."""
+        return sum(fetcher.cancelling for fetcher in self._fetchers)
+
+    @property
     def slots_used(self) -> int:
         """Slots with a decoded picture that was not released yet."""
         return sum(len(fetcher.lent) for fetcher in self._fetchers)

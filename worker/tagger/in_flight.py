@@ -42,13 +42,15 @@ class Work:
 class InFlight:
     """From the moment in which an upload is taken in until it ends or waits for another try.
 
-    At most one of an id in a partition: its last event wins. Events of one id in two partitions, which have no
-    order, are two uploads. A token is known while its try is under way.
+    At most one of an id in a partition: its last event wins. Events of one id in two partitions, which have
+    no order, are two uploads. A token is known while its try is under way.
     """
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
         self._by_token: dict[int, Work] = {}
+        self._fetching: dict[int, Work] = {}  # by token
+        self._unwanted: list[int] = []
         self._by_id: dict[tuple[int, str], Work] = {}
 
     def __len__(self) -> int:
@@ -65,7 +67,12 @@ class InFlight:
         """A new try is under way."""
         work.token = next(self._tokens)
         work.attempts += 1
-        self._by_token[work.token] = work
+        self._by_token[work.token] = self._fetching[work.token] = work
+
+    def fetched(self, token: int) -> Work | None:
+        """A fetch has come to an end; None when nobody waits for it any more. From any thread: a fetch ends
+        here or is unwanted, never both."""
+        return self._fetching.pop(token, None)
 
     def find(self, token: int) -> Work | None:
         """May be asked from any thread."""
@@ -78,6 +85,13 @@ class InFlight:
     def end(self, work: Work) -> None:
         del self._by_id[work.place]
         self._by_token.pop(work.token, None)
+        if self._fetching.pop(work.token, None) is not None:
+            self._unwanted.append(work.token)
+
+    def take_unwanted(self) -> list[int]:
+        """Fetches that were under way when their upload ended."""
+        tokens, self._unwanted = self._unwanted, []
+        return tokens
 
     def latest(self, partition: int, upload_id: str) -> Work | None:
         return self._by_id.get((partition, upload_id))

@@ -18,23 +18,24 @@ class Pacing:
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
-    def pace(self, consumer: UploadsConsumer, in_flight: int, nbytes: int) -> None:
+    def pace(self, consumer: UploadsConsumer, load: int, nbytes: int) -> None:
         """Pause at full, resume at half: pausing throws away what was prefetched, so not at every record.
 
         Args:
+            load: uploads on their way, and results that wait for their publication.
             nbytes: of results that wait for their publication.
         """
         if not consumer.paused:
-            if in_flight >= self._limit or nbytes >= MAX_RESULT_BYTES:
+            if load >= self._limit or nbytes >= MAX_RESULT_BYTES:
                 consumer.pause()
-        elif in_flight <= self._limit // 2 and nbytes <= MAX_RESULT_BYTES // 2:
+        elif load <= self._limit // 2 and nbytes <= MAX_RESULT_BYTES // 2:
             consumer.resume()
 
-    def room(self, under_way: int) -> int:
-        """For uploads that are to be fetched, beside those that are under way."""
-        return max(0, self._limit - under_way)
+    def room(self, load: int) -> int:
+        """For uploads that are to be fetched, new ones and retries alike."""
+        return max(0, self._limit - load)
 
-    def room_for_new(self, under_way: int, due: int) -> int:
+    def room_for_new(self, load: int, due: int) -> int:
         """What is due for another try gets half of the room: neither waits for the other to run dry."""
-        room = self.room(under_way)
+        room = self.room(load)
         return max(1, room - min(due, room // 2))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from worker.errors import Rejected
@@ -52,6 +52,9 @@ REPORT_EVERY = 1.0
 class Fetchers(Protocol):
     def submit(self, jobs: list[Job]) -> None: ...
     def release(self, slots: list[int]) -> None: ...
+    def forget(self, tokens: Iterable[int]) -> None: ...
+    @property
+    def cancelling(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,14 +128,15 @@ class Pipeline:
 
     def run_once(self) -> None:
         """One round of the loop; waits a moment when there is nothing to do."""
-        self._pacing.pace(self._consumer, self.in_flight, self._delivery.waiting_bytes)
-        room = self._pacing.room_for_new(len(self._works), self._retrying.due())
+        self._pacing.pace(self._consumer, self._load, self._delivery.waiting_bytes)
+        room = self._pacing.room_for_new(self._load, self._retrying.due())
         busy = bool(len(self._works) or self._inbox or self._delivery.waiting)
         records = self._consumer.poll(room, BUSY_WAIT if busy else IDLE_WAIT)
         self._delivery.run_once()  # right after the poll: see `UploadsConsumer.snapshot`
         self._consume(records)
         self._try_again()
         self._collect()
+        self._cancel()
         self._guard.step()
         self._report()
 
@@ -175,7 +179,7 @@ class Pipeline:
 
     def _try_again(self) -> None:
         """What waited for another try, and whose time has come."""
-        due = self._retrying.take_due(self._pacing.room(len(self._works)))
+        due = self._retrying.take_due(self._pacing.room(self._load))
         self._fetch([work for pending in due if (work := self._take_again(pending)) is not None])
 
     def _take_again(self, pending: Pending) -> Work | None:
@@ -207,15 +211,28 @@ class Pipeline:
 
     def on_fetched(self, outcomes: Sequence[FetchOutcome]) -> None:
         """From the fetchers' thread: pictures go straight on to the encoder, failures back to the loop."""
-        self._stages.fetched(outcomes)
-        ready = [Ready(o.token, o.slot) for o in outcomes if isinstance(o, Decoded)]
-        failed = [o for o in outcomes if isinstance(o, Failed)]
+        wanted = [o for o in outcomes if self._works.fetched(o.token) is not None]
+        if len(wanted) < len(outcomes):  # the others were superseded, or their partition went
+            mine = {o.token for o in wanted}
+            self._fetchers.release(
+                [o.slot for o in outcomes if isinstance(o, Decoded) and o.token not in mine]
+            )
+        self._stages.fetched(wanted)
+        ready = [Ready(o.token, o.slot) for o in wanted if isinstance(o, Decoded)]
+        failed = [o for o in wanted if isinstance(o, Failed)]
         if ready and self._guard.active:  # may be asked from any thread
             self._inbox.append(ready)
         elif ready:
             self._inference.put(ready)
         if failed:
             self._inbox.append(failed)
+
+    def _cancel(self) -> None:
+        """Fetches that nobody waits for any more; many at a time: each call looks at all that wait."""
+        tokens = self._works.take_unwanted()
+        if tokens:
+            self._fetchers.forget(tokens)
+            self._metrics.stages["fetch"].leave(len(tokens), "dropped")
 
     # ── encode, predict, publish ─────────────────────────────────────────────────────────────────────────
 
@@ -258,6 +275,7 @@ class Pipeline:
         self._delivery.leave(partitions, lost)
         for work in self._works.of(partitions):
             self._endings.abandon(work, "dropped")
+        self._cancel()
         for partition in partitions:
             self._retrying.leave(partition)
             self._guard.passed(partition, MAX_OFFSET)
@@ -284,6 +302,11 @@ class Pipeline:
     @property
     def partitions(self) -> list[int]:
         return self._consumer.partitions
+
+    @property
+    def _load(self) -> int:
+        """All that takes room: a fetch that is being cancelled does until it has ended."""
+        return self.in_flight + self._fetchers.cancelling
 
     @property
     def in_flight(self) -> int:

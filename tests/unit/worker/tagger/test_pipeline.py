@@ -316,6 +316,67 @@ def test_one_id_in_two_partitions_is_two_uploads() -> None:
     assert world.delivery.retries[-1].value is None
 
 
+def test_what_is_superseded_is_no_longer_fetched() -> None:
+    """Of many events of one id one is wanted: the other fetches are cancelled, by the many."""
+    world = World({0: [upload("a")]})
+    world.pipeline.run_once()
+    world.consumer.logs[0] += [upload("a", f"http://x/{n}.jpg") for n in range(5)]
+    world.settled_reading()
+    (job,) = world.fetchers.jobs
+    assert job.url == "http://x/4.jpg"
+    assert world.ends()["superseded"] == 5
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_a_partition_leaves_behind_is_no_longer_fetched(lost: bool) -> None:
+    """Fetches of a partition that is somebody else's by now are cancelled."""
+    world = World({0: [upload("a")], 1: [upload("b")]})
+    world.pipeline.run_once()
+    world.consumer.revoke(0, lost=lost)
+    world.pipeline.run_once()
+    assert [world.pipeline._works.find(job.token).upload.id for job in world.fetchers.jobs] == ["b"]  # type: ignore[union-attr]
+
+
+def test_a_picture_that_nobody_waits_for_is_not_encoded() -> None:
+    """It came although it was cancelled: its slot is free again."""
+    world = World({0: [upload("a")]})
+    world.pipeline.run_once()
+    job = world.fetchers.jobs.pop()
+    world.consumer.logs[0].append(orjson.dumps({"id": "a", "deleted": True}))
+    world.pipeline.run_once()
+    world.pipeline.on_fetched([decoded(job.token, 5)])
+    world.pipeline.run_once()
+    assert (world.inference.has, world.fetchers.released) == ([], [5])
+
+
+def test_what_cannot_be_cancelled_counts_as_in_flight() -> None:
+    """A fetcher that has not given up a fetch yet has no room for another."""
+    world = World({0: [upload(f"0-{n}") for n in range(20)]})
+    world.fetchers.cancelling = POLICY.max_in_flight - 2
+    for _ in range(3):
+        world.pipeline.run_once()
+    assert len(world.fetchers.jobs) == 2
+
+
+def test_retries_wait_while_results_do() -> None:
+    """Delivery stands still: what is due is tried only as far as there is room, as what is new."""
+    world = World({0: [upload(f"0-{n}") for n in range(100)]})
+    world.delivery.prompt = True
+    for _ in range(40):
+        world.pipeline.run_once()
+        while world.fetchers.jobs:
+            world.answer(0, "transient")
+    assert world.pending == 100
+    world.delivery.prompt = False  # the broker is away
+    world.now += 100
+    for _ in range(40):
+        world.pipeline.run_once()
+        while world.fetchers.jobs:
+            world.answer(0, "tag")
+    assert world.delivery.waiting <= 3 * POLICY.max_in_flight  # a tag and the end of its retry, for each
+    assert world.pending >= 100 - 2 * POLICY.max_in_flight
+
+
 def test_named_records_are_dead_letters_untried() -> None:
     """WORKER_SKIP: nothing of the record is fetched, and what it overtakes is overtaken."""
     policy = dataclasses.replace(POLICY, skip=frozenset({(0, 1)}))
