@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -225,12 +225,15 @@ class FakeProducer:
         self.epoch: int | None = None
         self.open: list[tuple[str, int, Stored, Callable[..., None] | None]] = []
         self.purged = False
+        self._refused = False
 
     def produce(
         self, topic: str, value: bytes | None = None, key: bytes | None = None, partition: int = 0, *,
         headers: list[tuple[str, bytes]] | None = None, on_delivery: Callable[..., None] | None = None,
     ) -> None:  # fmt: skip
         record = Stored(key, value, list(headers or ()))
+        if record.size > int(self.config.get("message.max.bytes", 1 << 40)):
+            raise failure(KafkaError.MSG_SIZE_TOO_LARGE)
         if not self.id:
             self.open.append((topic, partition, record, on_delivery))
             return
@@ -241,11 +244,16 @@ class FakeProducer:
             self.open.append((topic, partition, record, on_delivery))
 
     def answer(self, code: int | None = None) -> None:
-        """The broker takes, or refuses, all that has no answer yet."""
+        """The broker takes, or refuses, all that has no answer yet. What is of one partition is one request,
+        which is refused whole."""
         answered, self.open = self.open, []
+        sizes = Counter[tuple[str, int]]()
+        for topic, partition, record, _ in answered:
+            sizes[topic, partition] += record.size
         for topic, partition, record, on_delivery in answered:
-            too_large = len(record.value or b"") > self.broker.limits.get(topic, 1 << 20)
+            too_large = sizes[topic, partition] > self.broker.limits.get(topic, 1 << 40)
             refused = KafkaError.MSG_SIZE_TOO_LARGE if code is None and too_large else code
+            self._refused |= refused is not None
             if refused is None and not self.id:
                 self.broker.append(topic, partition, record)
             if on_delivery is not None:
@@ -297,9 +305,12 @@ class FakeProducer:
     def commit_transaction(self, timeout: float = 0) -> None:
         with self._fenced_call("commit"):
             self.answer()
+            if self._refused:
+                raise failure(KafkaError._INCONSISTENT, txn_requires_abort=True)
             self.broker.finish(self.id, commit=True)
 
     def abort_transaction(self, timeout: float = 0) -> None:
         with self._fenced_call("abort"):
+            self._refused = False
             self.open = []
             self.broker.finish(self.id, commit=False)

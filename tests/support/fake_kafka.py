@@ -40,6 +40,11 @@ class Stored:
     state: str = "committed"  # or open, aborted, marker
     timestamp: int = 1000
 
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
 
 @dataclasses.dataclass
 class Transaction:

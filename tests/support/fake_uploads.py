@@ -10,7 +10,7 @@ from collections.abc import Callable, Set
 
 from tests.support.fake_kafka import FakeBroker
 from worker.kafka.assignment import BegunPartition, Snapshot
-from worker.kafka.delivery import Result
+from worker.kafka.delivery import OnRefused, Result, cut_or_raise
 from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
@@ -191,6 +191,7 @@ class FakeDelivery:
         self.results: list[Result] = []
         self.gathered: list[Result] = []
         self.prompt = False
+        self.on_refused: OnRefused = cut_or_raise
 
     @property
     def waiting(self) -> int:

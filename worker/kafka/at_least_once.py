@@ -12,13 +12,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
     REVOKE_COMMIT,
+    OnRefused,
     Result,
-    is_too_large,
+    cut_or_raise,
+    is_refused,
     log,
     refused,
     size_of,
     wire_headers,
-    without_value,
 )
 from worker.kafka.reading import client_log
 from worker.messages.record import Record
@@ -64,6 +65,9 @@ class AtLeastOnce:
         self._left: Counter[tuple[int, int, int]] = Counter()  # results of a source that are not safe yet
         self._bytes = 0
         self._gathered: list[Result] = []
+        self._singles: list[Result] = []  # of requests that were refused
+        self._lone: Result | None = None  # the one that was sent with nothing beside it
+        self.on_refused: OnRefused = cut_or_raise
         self._round_at = -ROUND_PATIENCE
         self._commit_at = clock()
         self._fatal: KafkaError | None = None
@@ -80,18 +84,20 @@ class AtLeastOnce:
     def publish(self, *results: Result) -> None:
         self._stage.enter(len(results))
         for result in results:
-            self._take(result)
+            self._take(result, self._gathered)
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: Result, to: list[Result]) -> None:
         self._waiting += 1
         self._left[_place(result.source)] += 1
         self._bytes += size_of(result)
-        self._gathered.append(result)
+        to.append(result)
 
     def _drop(self, partitions: set[int]) -> None:
         """Forget results that wait for the next round and whose partition is somebody else's by now."""
-        dropped = [result for result in self._gathered if result.source.partition in partitions]
-        self._gathered = [result for result in self._gathered if result.source.partition not in partitions]
+        dropped = []
+        for waiting in (self._gathered, self._singles):
+            dropped += [result for result in waiting if result.source.partition in partitions]
+            waiting[:] = [result for result in waiting if result.source.partition not in partitions]
         self._waiting -= len(dropped)
         self._bytes -= sum(map(size_of, dropped))
         self._stage.leave(len(dropped), "dropped")
@@ -144,10 +150,25 @@ class AtLeastOnce:
         log.error(
             "publishing failed", topic=result.topic, partition=result.source.partition, error=error.str()
         )
-        if is_too_large(error, result):
-            self._take(without_value(result))
+        if is_refused(error):
+            self._isolate(result, error)
         elif self._fatal is None and error.code() not in _LEAVING:
             self._fatal = error
+
+    def _isolate(self, result: Result, error: KafkaError) -> None:
+        """A broker refuses a whole request: what was in it is sent again, one at a time, and what is refused
+        alone is replaced."""
+        if result is not self._lone:
+            self._take(result, self._singles)
+            return
+        for other in self.on_refused(result, error):
+            self._stage.enter()
+            self._take(other, self._singles)
+        self._stage.leave(1, "dropped")
+        place = _place(result.source)
+        if self._left[place] <= 0:
+            del self._left[place]
+            self._consumer.done(result.source)
 
     def run_once(self) -> None:
         self._poll()
@@ -160,8 +181,12 @@ class AtLeastOnce:
         """Take in acknowledgements; start the next round when the last one is safe."""
         self._producer.poll(0)
         self._raise_fatal()
-        on_the_way = self._waiting - len(self._gathered)
-        if self._gathered and (not on_the_way or self._clock() - self._round_at >= ROUND_PATIENCE):
+        on_the_way = self._waiting - len(self._gathered) - len(self._singles)
+        if self._singles:
+            if not on_the_way:
+                self._lone = self._singles.pop(0)
+                self._hand_over(self._lone)
+        elif self._gathered and (not on_the_way or self._clock() - self._round_at >= ROUND_PATIENCE):
             self._start_round()
 
     def leave(self, partitions: set[int], lost: bool) -> None:
@@ -180,9 +205,15 @@ class AtLeastOnce:
 
     def _flush(self, timeout: float) -> bool:
         """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
+        deadline = self._clock() + timeout
         self._start_round()
-        remaining: int = self._producer.flush(timeout)
-        return remaining == 0 and not self._gathered
+        while self._producer.flush(max(0.0, deadline - self._clock())) == 0:
+            if not self._singles:
+                return not self._gathered
+            if self._clock() >= deadline:
+                break
+            self._poll()
+        return False
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

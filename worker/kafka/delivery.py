@@ -10,12 +10,13 @@ that are sent in one.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import StartError
-from worker.messages.headers import VALUE_OMITTED, result_headers
+from worker.messages.headers import VALUE_OMITTED, key_cut, result_headers
 from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.tracing import UploadTrace
@@ -23,7 +24,8 @@ from worker.telemetry.tracing import UploadTrace
 log = logs.get(__name__)
 
 JSON = b"application/json"
-_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+KEY_KEPT = 256  # bytes of a key that does not fit
+_REFUSED = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Result:
     """One record to publish for `source`; it goes to the source's partition number.
 
     Publishing it ends `source`, unless it ended before (a retry's outcome). `value` None is a tombstone.
-    `headers` come on top of those that every result carries.
+    `headers` come on top of those that every result carries; `attempts`: tries of the upload so far.
     """
 
     topic: str
@@ -40,7 +42,7 @@ class Result:
     source: Record
     headers: tuple[tuple[str, bytes], ...] = ()
     content_type: bytes | None = JSON
-    omittable: bool = False  # a value that the broker finds too large may be left out
+    attempts: int = 0
     trace: UploadTrace | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
@@ -60,14 +62,23 @@ def wire_headers(result: Result, uploads_topic: bytes) -> list[tuple[str, str | 
     )
 
 
-def without_value(result: Result) -> Result:
-    """A dead letter that the broker found too large, as a note of where the upload is."""
-    return dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED))
+def smaller(result: Result) -> Result | None:
+    """The same record with less of the upload in it, and a header that says so; None when nothing is left to
+    take away. First the larger of key and value."""
+    key = result.key or b""
+    if result.value is not None and len(result.value) >= len(key):
+        return dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED))
+    if len(key) > KEY_KEPT:
+        cut = key_cut(len(key), KEY_KEPT)
+        return dataclasses.replace(result, key=key[:KEY_KEPT], headers=(*result.headers, cut))
+    if result.value is not None:
+        return dataclasses.replace(result, value=None, headers=(*result.headers, VALUE_OMITTED))
+    return None
 
 
-def is_too_large(error: KafkaError, result: Result) -> bool:
-    """Whether `without_value` would help."""
-    return error.code() in _TOO_LARGE and result.value is not None and result.omittable
+def is_refused(error: KafkaError) -> bool:
+    """Whether the record is at fault, or one of those in the same request: no further try helps it."""
+    return error.code() in _REFUSED
 
 
 PERMANENT = (
@@ -85,12 +96,33 @@ def refused(error: KafkaError) -> Exception:
     return KafkaException(error)
 
 
+OnRefused = Callable[[Result, KafkaError], Sequence[Result]]
+"""What is published in the place of a record that Kafka does not take; see `Delivery.on_refused`."""
+
+
+def cut_or_raise(result: Result, error: KafkaError) -> Sequence[Result]:
+    """
+    Raises:
+        StartError: nothing of the record can be left out.
+    """
+    less = smaller(result)
+    if less is None:
+        raise StartError(
+            f"topic {result.topic!r} does not even take {size_of(result)} bytes: {error.str()}; "
+            "see its max.message.bytes and cleanup.policy"
+        )
+    return [less]
+
+
 class Delivery(Protocol):
     """Publishes results and commits offsets, on the thread that owns Kafka.
 
     A result is kept until it is safe, and is published by whoever owns its partition or by nobody: what is of
-    an assignment that has ended is dropped.
+    an assignment that has ended is dropped. One record that Kafka does not take holds nothing up: it is
+    found, `on_refused` says what is published in its place, and the others go on.
     """
+
+    on_refused: OnRefused
 
     @property
     def waiting(self) -> int:

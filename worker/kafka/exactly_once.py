@@ -21,7 +21,7 @@ import enum
 import functools
 import time
 import uuid
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -31,12 +31,13 @@ from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
     PERMANENT,
     REVOKE_COMMIT,
+    OnRefused,
     Result,
-    is_too_large,
+    cut_or_raise,
+    is_refused,
     refused,
     size_of,
     wire_headers,
-    without_value,
 )
 from worker.kafka.failpoints import enter, reach
 from worker.kafka.reading import client_log
@@ -49,7 +50,9 @@ log = logs.get(__name__)
 # keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times
 # out.
 STEP = 1.0  # seconds
-AGAIN, AGAIN_MAX = 0.05, 1.0  # seconds before a failed step is tried again: the first time, and at most
+# Seconds before a failed step is tried again: the first time, and at most. Only a commit begins anew.
+AGAIN, AGAIN_MAX = 0.05, 1.0
+MAX_BATCH = 5000  # results in one transaction: a tenth of a second
 
 
 # What becomes of records when their transaction fails: the failing call says why.
@@ -98,6 +101,9 @@ class ExactlyOnce:
         self._batch: list[Result] = []
         self._snapshot: Snapshot | None = None
         self._mark = ""
+        self._refusals: list[tuple[Result, KafkaError]] = []  # of the last try
+        self._alone: set[int] = set()  # results, by identity, that are sent with nothing beside them
+        self.on_refused: OnRefused = cut_or_raise
         self._doubt = False
         self._began = 0.0
         self._leaving: Set[int] = frozenset()  # partitions that the next transaction gives up in order
@@ -140,15 +146,21 @@ class ExactlyOnce:
             State.COMMITTING: self._commit,
             State.ABORTING: self._abort,
         }[self._state]
+        opening = self._state is State.READY
         try:
             going = step(patience)
         except KafkaException as error:
-            self._again_at = self._clock() + self._again
-            self._again = min(2 * self._again, AGAIN_MAX)
+            if not self._refusals:  # else the next try is another one
+                self._back_off()
             self._react(error.args[0])
+            if opening and self._state is State.ABORTING:
+                self._again_at = self._clock()  # what is open hides what others publish: it ends at once
             return True
-        self._again = AGAIN
         return going
+
+    def _back_off(self) -> None:
+        self._again_at = self._clock() + self._again
+        self._again = min(2 * self._again, AGAIN_MAX)
 
     def _react(self, error: KafkaError) -> None:
         """One reaction for each kind of error."""
@@ -176,8 +188,7 @@ class ExactlyOnce:
         if not (self._batch or self._gathered or self._leaving or self._consumer.uncommitted):
             return True
         assert self._producer is not None
-        batch = self._owned(self._batch) + self._owned(self._gathered)
-        self._batch, self._gathered = batch, []
+        batch = self._batch = self._next_batch()
         for result in batch:
             self._consumer.done(result.source)
         self._number += 1
@@ -196,14 +207,26 @@ class ExactlyOnce:
         self._producer.begin_transaction()
         # until the commit is on its way, whatever fails needs an abort
         self._state = State.ABORTING
-        for index in range(len(batch)):
-            self._produce(index)
+        if not self._produce(list(batch), patience):
+            return True
         reach("before-send-offsets")
         self._producer.send_offsets_to_transaction(snapshot.offsets, snapshot.member, patience)
         reach("after-send-offsets")
         self._state = State.COMMITTING
         reach("before-commit")
         return self._commit(patience)
+
+    def _next_batch(self) -> list[Result]:
+        """What was not committed yet, and after it what has been gathered; bounded, so that a transaction
+        ends before its time is up. Results of one upload stay together: they decide its offset."""
+        batch = self._owned(self._batch)
+        gathered = self._owned(self._gathered)
+        room = max(0, MAX_BATCH - len(batch))
+        end = min(room, len(gathered))
+        while 0 < end < len(gathered) and gathered[end].source is gathered[end - 1].source:
+            end += 1
+        self._gathered = gathered[end:]
+        return batch + gathered[:end]
 
     def _owned(self, results: list[Result]) -> list[Result]:
         """Those whose assignment goes on; the others are their next owner's to publish."""
@@ -219,9 +242,20 @@ class ExactlyOnce:
         for result in results:
             result.ended(None if outcome == "ok" else outcome)
 
-    def _produce(self, index: int) -> None:
+    def _produce(self, batch: Sequence[Result], patience: float) -> bool:
+        """Hand the batch to the producer; False when one of those that are sent alone was not taken."""
         assert self._producer is not None
-        result = self._batch[index]
+        for result in batch:
+            alone = id(result) in self._alone
+            if alone:  # with nothing beside it in a request
+                self._producer.flush(patience)
+            self._send(result)
+            if alone and (self._producer.flush(patience) or self._refusals):
+                return False
+        return True
+
+    def _send(self, result: Result) -> None:
+        assert self._producer is not None
         while True:
             try:
                 self._producer.produce(
@@ -230,18 +264,20 @@ class ExactlyOnce:
                     value=result.value,
                     partition=result.source.partition,
                     headers=wire_headers(result, self._uploads_topic),
-                    on_delivery=functools.partial(self._refused, index, result),
+                    on_delivery=functools.partial(self._answered, result),
                 )
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                if not is_too_large(error.args[0], result):
+                if not is_refused(error.args[0]):
                     raise
-                result = self._shrink(index, result)  # it is too large for this client already
+                for other in self._replace(result, error.args[0]):  # this client does not take it already
+                    self._send(other)
+                return
             else:
                 return
 
-    def _refused(self, index: int, result: Result, error: KafkaError | None, _: object) -> None:
+    def _answered(self, result: Result, error: KafkaError | None, _: object) -> None:
         """The broker did not take a record; the transaction fails with it."""
         if error is None or error.code() in _OF_THE_TRANSACTION:
             return
@@ -249,14 +285,32 @@ class ExactlyOnce:
         log.error(
             "publishing failed", topic=result.topic, partition=result.source.partition, error=error.str()
         )
-        if is_too_large(error, result) and index < len(self._batch) and self._batch[index] is result:
-            self._shrink(index, result)
+        if is_refused(error):
+            self._refusals.append((result, error))
 
-    def _shrink(self, index: int, result: Result) -> Result:
-        small = without_value(result)
-        self._batch[index] = small
-        self._bytes += size_of(small) - size_of(result)
-        return small
+    def _isolate(self) -> bool:
+        """Find the record that was refused, after its transaction has ended; whether there was one.
+
+        A broker refuses a whole request, so those of one that was refused are sent one at a time.
+        """
+        refusals, self._refusals = self._refusals, []
+        for result, error in refusals:
+            if len(self._batch) == 1 or id(result) in self._alone:
+                if any(one is result for one in self._batch):  # else its partition went
+                    self._replace(result, error)
+            else:
+                self._alone.add(id(result))
+        return bool(refusals)
+
+    def _replace(self, result: Result, error: KafkaError) -> Sequence[Result]:
+        others = self.on_refused(result, error)
+        place = next(i for i, one in enumerate(self._batch) if one is result)
+        self._batch[place : place + 1] = others
+        self._alone.discard(id(result))
+        self._stage.enter(len(others))
+        self._stage.leave(1, "dropped")
+        self._bytes += sum(map(size_of, others)) - size_of(result)
+        return others
 
     def _commit(self, patience: float) -> bool:
         assert self._producer is not None
@@ -271,6 +325,8 @@ class ExactlyOnce:
             self._consumer.committed(self._snapshot)
         self._forget(self._batch)
         self._batch, self._snapshot = [], None
+        self._alone.clear()
+        self._again = AGAIN
         self._leaving = self._leaving - self._left
         self._state = State.READY
         self._metrics.commits["committed"].inc()
@@ -284,6 +340,8 @@ class ExactlyOnce:
             self._state = State.ASKING
         else:
             self._not_committed()
+        if not self._isolate():  # no record is at fault: the next try waits longer and longer
+            self._due_at = self._clock() + self._again
         return True
 
     def _not_committed(self) -> None:

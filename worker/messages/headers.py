@@ -21,6 +21,12 @@ MAX_HEADER_TEXT = 500
 # A dead letter is larger than its upload by the headers; one that no longer fits says where the upload is.
 VALUE_OMITTED = ("value-omitted", b"too large to be copied; it is at source-partition, source-offset")
 
+
+def key_cut(size: int, kept: int) -> Header:
+    """Of a dead letter whose key did not fit."""
+    return "key-cut", b"it has %d bytes, of which these are the first %d" % (size, kept)
+
+
 # W3C Trace Context; versions to come may add fields. Whatever else stands there is not passed on.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")
 _POSITION = re.compile(r"([0-9]{1,10}):([0-9]{1,19})")

@@ -8,17 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from confluent_kafka import KafkaError
+
 from worker.fetching.protocol import Failed
 from worker.kafka.consumer import UploadsConsumer
-from worker.kafka.delivery import Delivery, Result
+from worker.kafka.delivery import Delivery, Result, cut_or_raise, size_of
 from worker.messages.record import Record
 from worker.messages.upload import Upload
 from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.prediction import Predicted
 from worker.tagger.results import Reason, Results
 from worker.tagger.retrying import Retrying
+from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing, UploadTrace
+
+log = logs.get(__name__)
 
 
 class Endings:
@@ -105,9 +110,10 @@ class Endings:
             if pending is None:
                 return
             record, stored = pending.record, True
-        if stored:
+        if stored:  # its offset is done with the end of its retry, not before
             self._delivery.publish(self._results.end_of_retry(upload_id.encode(), record))
-        self._consumer.done(record)
+        else:
+            self._consumer.done(record)
         self._metrics.uploads["superseded"].inc()
 
     def abandon(self, work: Work, why: str) -> None:
@@ -121,6 +127,33 @@ class Endings:
         """`work` is about to be encoded alone: whoever comes next knows, should this worker die of it."""
         now = self._retrying.now_ms()
         self._delivery.publish(self._results.retry(work, work.record, "encode-failed", now))
+
+    def refused(self, result: Result, error: KafkaError) -> Sequence[Result]:
+        """Kafka does not take a result: the upload is a dead letter, which is cut until it fits.
+
+        A pending retry ends with it. Without an embedding an upload is still tagged.
+
+        Raises:
+            StartError: a dead letter that cannot be cut any more, or a deletion, is not taken.
+        """
+        if self._results.is_dead_letter(result) or result.value is None:
+            return cut_or_raise(result, error)
+        if self._results.is_embedding(result):
+            log.error("an embedding is left out", bytes=size_of(result), error=error.str())
+            return []
+        source, key = result.source, result.key or b""
+        reason = Reason(
+            "too-large", "publish", f"{result.topic} does not take {size_of(result)} bytes: {error.str()}"
+        )
+        if not self._results.is_retry(result):
+            return [self._results.dead_letter(source, key, reason, result.attempts, result.trace)]
+        work = self._works.latest(source.partition, key.decode())
+        if work is not None and work.record.offset == source.offset:  # it was about to be encoded alone
+            self._works.end(work)
+        elif self._retrying.remove(source.partition, key.decode()) is None:
+            return []  # superseded meanwhile
+        dead_letter = self._results.dead_letter(source, key, reason, result.attempts, result.trace)
+        return [dead_letter, self._results.end_of_retry(key, source)]
 
     def _end(self, work: Work, *results: Result) -> None:
         """`work` ends with `results`, and its pending retry with it."""

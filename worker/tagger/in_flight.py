@@ -80,6 +80,7 @@ class InFlight:
 
     def back(self, token: int) -> Work | None:
         """A try has ended; None when nobody waits for it any more."""
+        self._fetching.pop(token, None)
         return self._by_token.pop(token, None)
 
     def end(self, work: Work) -> None:

@@ -117,6 +117,7 @@ class Pipeline:
         self._endings = Endings(
             self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
         )
+        self._delivery.on_refused = self._endings.refused
         self._guard = PoisonGuard(
             self._works, inference,
             write_down=self._endings.write_down, safe=lambda: not self._delivery.waiting,

@@ -105,7 +105,7 @@ class PoisonGuard:
         if self._written_down is not None:
             if self._safe():
                 ready, self._written_down = self._written_down, None
-                self._inference.put([ready])
+                self._encode(ready)
             return
         if not self._queue or self._inference.outstanding:
             return
@@ -118,5 +118,11 @@ class PoisonGuard:
             work.stored = True
             self._write_down(work)
             self._written_down = ready
+        else:
+            self._inference.put([ready])
+
+    def _encode(self, ready: Ready) -> None:
+        if self._works.find(ready.token) is None:  # it has ended meanwhile
+            self._release([ready.slot])
         else:
             self._inference.put([ready])

@@ -87,7 +87,15 @@ class Results:
         trace = work.trace and work.trace.publish("tagged")
         kind, value = self._formats.tags.content_type, self._formats.tags.write(tag)
         return [
-            Result(self._topics.tags, work.key, value, work.record, content_type=kind, trace=trace),
+            Result(
+                self._topics.tags,
+                work.key,
+                value,
+                work.record,
+                content_type=kind,
+                attempts=work.attempts,
+                trace=trace,
+            ),
             *self._embedding(work, predicted.embedding),
         ]
 
@@ -115,11 +123,22 @@ class Results:
         headers = RetryHeaders(work.attempts, not_before, code, work.deaths if code == "encode-failed" else 0)
         return Result(
             self._topics.retry, work.key, record.value, record, headers.pairs(),
-            content_type=self._formats.uploads_type, trace=trace,
+            content_type=self._formats.uploads_type, attempts=work.attempts, trace=trace,
         )  # fmt: skip
 
     def end_of_retry(self, key: bytes, source: Record) -> Result:
         return Result(self._topics.retry, key, None, source, content_type=None)
+
+    # ── what Kafka does not take ─────────────────────────────────────────────────────────────────────────
+
+    def is_dead_letter(self, result: Result) -> bool:
+        return result.topic == self._topics.dlq
+
+    def is_embedding(self, result: Result) -> bool:
+        return result.topic == self._topics.embeddings
+
+    def is_retry(self, result: Result) -> bool:
+        return result.topic == self._topics.retry
 
     # ── dead letters ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,5 +160,5 @@ class Results:
         headers = DeadLetterHeaders(code, stage, message, attempts, self._model())
         return Result(
             self._topics.dlq, key, record.value, record, headers.pairs(),
-            content_type=None, omittable=True, trace=trace,
+            content_type=None, attempts=attempts, trace=trace,
         )  # fmt: skip

@@ -7,6 +7,7 @@ tests/faults.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.support.fake_uploads import FakeUploadsConsumer
 from worker.errors import StartError
 from worker.kafka.client_config import transaction_config
 from worker.kafka.delivery import Result
-from worker.kafka.exactly_once import AGAIN_MAX, ExactlyOnce, State
+from worker.kafka.exactly_once import AGAIN_MAX, MAX_BATCH, ExactlyOnce, State
 from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
@@ -227,6 +228,41 @@ def test_a_revocation_with_the_broker_away_is_bounded(bench: Any) -> None:
     b.delivery.leave({0}, lost=False)
     assert b.now - before <= 2.5
     assert b.delivery.waiting == 0
+
+
+def test_a_transaction_has_a_bound(bench: Any) -> None:
+    """However much was gathered while the broker was away; the results of one upload stay together."""
+    b = bench()
+    b.turns()
+    total = 2 * MAX_BATCH + 10
+    records = [b.record(offset) for offset in range(total)]
+    for record in records:
+        b.delivery.publish(*(Result("tags", b"k", value, record) for value in (b"v", b"w", b"x")))
+    seen = 0
+    while b.delivery.waiting:
+        b.turns()
+        published = b.published
+        assert 0 < len(published) - seen <= MAX_BATCH + 2
+        assert len(published) % 3 == 0
+        seen = len(published)
+    assert b.published == [offset for offset in range(total) for _ in range(3)]
+
+
+def test_aborts_wait_longer_and_longer_until_a_commit(bench: Any) -> None:
+    """An abort that succeeds is no reason to hurry: only a commit is."""
+    b = bench(commit=[(ABORTABLE, False)] * 8)
+    b.turns()
+    b.publish(1)
+    times = []
+    while not b.published:
+        before = b.broker.calls.count("commit")
+        b.delivery.run_once()
+        if b.broker.calls.count("commit") > before:
+            times.append(b.now)
+        b.now += 0.01
+    gaps = [round(b - a, 3) for a, b in itertools.pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= AGAIN_MAX
 
 
 def test_a_refusal_ends_the_worker(bench: Any) -> None:

@@ -12,14 +12,18 @@ from collections import Counter
 import numpy as np
 import orjson
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import fitted
 from tests.support.world import MAKER, POLICY, TOPICS, World, upload
+from worker.errors import StartError
 from worker.fetching.protocol import Decoded, Failed
+from worker.kafka.delivery import Result
 from worker.kafka.offsets import decode_done
 from worker.messages.embedding import EmbeddingWriter, read_embedding
+from worker.messages.record import Record
 from worker.messages.tag import Tag
 from worker.tagger.pacing import MAX_RESULT_BYTES
 from worker.tagger.prediction import Predicted
@@ -375,6 +379,68 @@ def test_retries_wait_while_results_do() -> None:
             world.answer(0, "tag")
     assert world.delivery.waiting <= 3 * POLICY.max_in_flight  # a tag and the end of its retry, for each
     assert world.pending >= 100 - 2 * POLICY.max_in_flight
+
+
+TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+
+
+def test_a_tag_that_kafka_does_not_take_is_a_dead_letter() -> None:
+    """With large attributes, say; the upload stays byte for byte what it was."""
+    world = World({0: [upload("a")]})
+    world.pipeline.run_once()
+    world.answer(0, "tag")
+    world.pipeline.run_once()
+    (instead,) = world.delivery.on_refused(world.delivery.gathered[0], TOO_LARGE)
+    headers = dict(instead.headers)
+    assert (instead.topic, instead.key, instead.value) == ("dlq", b"a", upload("a"))
+    assert (headers["error-code"], headers["error-stage"]) == (b"too-large", b"publish")
+    assert headers["attempts"] == b"1"
+
+
+def test_a_retry_that_kafka_does_not_take_is_a_dead_letter_and_not_tried() -> None:
+    """The retry topic takes less than an upload has; what was superseded meanwhile has no result at all."""
+    for superseded in (False, True):
+        world = World({0: [upload("a")]})
+        world.pipeline.run_once()
+        world.answer(0, "transient")
+        world.pipeline.run_once()
+        (retry,) = world.delivery.gathered
+        if superseded:
+            world.consumer.logs[0].append(orjson.dumps({"id": "a", "deleted": True}))
+            world.pipeline.run_once()
+        instead = world.delivery.on_refused(retry, TOO_LARGE)
+        assert [(r.topic, r.value is None) for r in instead] == (
+            [] if superseded else [("dlq", False), ("retry", True)]
+        )
+        assert world.pending == 0
+
+
+def test_a_suspect_that_cannot_be_written_down_is_a_dead_letter() -> None:
+    """It would be encoded without a trace; it is not encoded at all."""
+    world = World({0: [upload("0-0")]})
+    world.consumer.stored[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.pipeline.run_once()
+    world.pipeline.on_fetched([decoded(world.fetchers.jobs.pop().token, 3)])
+    world.pipeline.run_once()
+    (note,) = world.delivery.gathered
+    world.delivery.gathered = list(world.delivery.on_refused(note, TOO_LARGE))
+    world.delivery.commit()
+    world.pipeline.run_once()
+    assert [r.topic for r in world.delivery.ends] == ["dlq"]
+    assert (world.inference.has, world.pipeline.in_flight) == ([], 0)
+
+
+def test_an_embedding_that_kafka_does_not_take_is_left_out() -> None:
+    """The tag is published without it; a deletion that is not taken ends the worker."""
+    world = World({0: []})
+    record = Record(0, 1, 0, b"a", b"v", 7)
+    topics = dataclasses.replace(TOPICS, embeddings="embeddings")
+    world = World({0: []}, topics=topics)
+    assert world.delivery.on_refused(Result("embeddings", b"a", b"x" * 99, record), TOO_LARGE) == []
+    with pytest.raises(StartError):
+        world.delivery.on_refused(Result("tags", b"a", None, record), TOO_LARGE)
 
 
 def test_named_records_are_dead_letters_untried() -> None:
