@@ -336,20 +336,20 @@ class ExactlyOnce:
         assert self._producer is not None
         self._producer.abort_transaction(patience)
         self._metrics.commits["aborted"].inc()
+        isolated = self._isolate()
         if self._doubt:
             self._state = State.ASKING
         else:
-            self._not_committed()
-        if not self._isolate():  # no record is at fault: the next try waits longer and longer
-            self._due_at = self._clock() + self._again
+            self._not_committed(at_once=isolated)
         return True
 
-    def _not_committed(self) -> None:
+    def _not_committed(self, *, at_once: bool = False) -> None:
+        """The same results again, or with one of them replaced; else the next try waits longer and longer."""
         if self._snapshot is not None:
             self._consumer.not_committed(self._snapshot)
         self._snapshot = None
         self._state = State.READY
-        self._due_at = self._clock()  # the same results again
+        self._due_at = self._clock() + (0.0 if at_once else self._again)
 
     # ── producers ────────────────────────────────────────────────────────────────────────────────────────
 
