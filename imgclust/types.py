@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from imgclust.errors import EmbeddingsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -138,6 +141,31 @@ class Prediction:
             numbers: int32 (k + 1,); of each cluster that this one has, then -1.
         """
         return dataclasses.replace(self, labels=numbers[self.labels], candidates=numbers[self.candidates])
+
+    def to_arrow(self, ids: Sequence[str] | None = None) -> pa.Table:
+        """A pyarrow table: predicted_cluster, probability, novel, candidates, scores, similarity.
+
+        Args:
+            ids: of the rows, for a first column `id`.
+        """
+        import pyarrow as pa
+
+        width = self.candidates.shape[1]
+        columns = {
+            "predicted_cluster": pa.array(self.labels),
+            "probability": pa.array(self.probabilities),
+            "novel": pa.array(self.novel),
+            "candidates": pa.FixedSizeListArray.from_arrays(pa.array(self.candidates.ravel()), width),
+            "scores": pa.FixedSizeListArray.from_arrays(pa.array(self.scores.ravel()), width),
+            "similarity": pa.array(self.similarities),
+        }
+        if ids is not None:
+            columns = {"id": pa.array([str(image) for image in ids], pa.string()), **columns}
+        return pa.table(columns)
+
+    def to_pandas(self, ids: Sequence[str] | None = None) -> Any:
+        """As `to_arrow`, as a pandas DataFrame."""
+        return self.to_arrow(ids).to_pandas()
 
     @classmethod
     def concat(cls, parts: list[Prediction]) -> Prediction:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli import loading
+from imgclust.cli.fit_parameters import chosen, save
 from imgclust.cli.options import Commands, add_command, add_naming_options, positive
 from imgclust.cli.output import note, print_figures
 from imgclust.errors import ImgclustError
@@ -42,6 +43,17 @@ def add(commands: Commands) -> None:
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
     command.add_argument("--min-cluster-size", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
     command.add_argument("--min-samples", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="any parameter of the fit, like min_dist=0 (repeat it for more); those used are printed",
+    )  # fmt: skip
+    command.add_argument(
+        "--parameters", type=Path, metavar="FILE.toml",
+        help="parameters from a file with lines like min_dist = 0.0, as --save-parameters writes it",
+    )  # fmt: skip
+    command.add_argument(
+        "--save-parameters", type=Path, metavar="FILE.toml", help="write the parameters that were used"
+    )
     command.add_argument(
         "--max-train", type=positive, default=200_000, metavar="N",
         help="train on a sample of at most N images, predict the rest (%(default)s)",
@@ -79,18 +91,18 @@ def run(arguments: argparse.Namespace) -> int:
     from imgclust.support.progress import stage_lines
     from imgclust.training.fit import fit
 
+    if arguments.save_parameters is not None and not arguments.save_parameters.parent.is_dir():
+        raise ImgclustError(
+            f"the folder of --save-parameters {str(arguments.save_parameters)!a} does not exist"
+        )
+    wanted = chosen(arguments)  # a wrong one is refused before anything is read
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
     embeddings = read_embeddings(arguments.embeddings)
-    chosen = {
-        name: value
-        for name in ("n_neighbors", "min_cluster_size", "min_samples")
-        if (value := getattr(arguments, name)) is not None
-    }
     result = fit(
         embeddings,
         vocabulary=loading.vocabulary(arguments, embeddings.identity),
         thumbnails=not arguments.no_thumbnails,
-        parameters=chosen,
+        parameters=wanted,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
         max_train=arguments.max_train,
@@ -103,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.duplicates is not None:
         _list_duplicates(result, embeddings.ids, arguments.duplicates)
     result.model.save(arguments.output)
+    if arguments.save_parameters is not None:
+        save(result.parameters, arguments.save_parameters)
     _print_fitted(result, arguments.output)
     if not arguments.no_thumbnails:
         _note_missing_pictures(result.model, embeddings)

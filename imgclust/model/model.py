@@ -17,6 +17,7 @@ from imgclust.editing.log import Edit, numbers_given
 from imgclust.editing.mapping import EditMap
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
+from imgclust.model import showing
 from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
 from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits
@@ -250,6 +251,42 @@ class ClusterModel:
         return dataclasses.replace(
             self, clusters=clusters, continues=self.taxonomy, created=now(), known_version=None
         )
+
+    def __repr__(self) -> str:
+        return showing.text(self)
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(self)
+
+    def to_arrow(self) -> pa.Table:
+        """The clusters as a pyarrow table: cluster, name, fitted_images, typical.
+
+        `fitted_images` counts training images as they were fitted; predictions for the same images may differ
+        for a few of them.
+        """
+        return showing.as_table(self)
+
+    def to_pandas(self) -> Any:
+        """As `to_arrow`, as a pandas DataFrame."""
+        return self.to_arrow().to_pandas()
+
+    def plot_map(self, ax: Any = None) -> Any:
+        """Draw the map with matplotlib: a point for each image, the name of each of the larger clusters.
+
+        Args:
+            ax: matplotlib's axes to draw on; by default new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImgclustError: matplotlib is not installed.
+        """
+        return showing.plot_map(self, ax)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process gets: the fields. The predictor has threads; each makes its own."""
+        return {field.name: self.__dict__[field.name] for field in dataclasses.fields(self)}
 
     def _freeze(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The manifest and the bytes of every other file."""
