@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from imgclust.errors import ImgclustError
-from imgclust.types import OTHER
+from imgclust.types import OTHER, EncoderIdentity, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from imgclust.model.model import ClusterModel
     from imgclust.model.parts import Cluster
 
 PICTURES = 6  # of each cluster in a notebook
@@ -23,13 +22,30 @@ SHOWN = 40  # clusters in a notebook, the largest ones
 LABELLED = 30  # clusters that carry their name on a plot
 
 
-def text(model: ClusterModel) -> str:
+class Shown(Protocol):
+    """What is shown of a model; see `imgclust.model.model.ClusterModel`."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def encoder(self) -> EncoderIdentity | None: ...
+    @property
+    def clusters(self) -> tuple[Cluster, ...]: ...
+    @property
+    def labels_(self) -> Ints: ...
+    @property
+    def thumbnails(self) -> Mapping[str, bytes]: ...
+    @property
+    def map(self) -> pa.Table: ...
+
+
+def text(model: Shown) -> str:
     """One short line."""
     encoder = f", encoder {model.encoder.name}" if model.encoder else ""
     return f"<ClusterModel {model.version}: {_counts(model)}{encoder}>"
 
 
-def _counts(model: ClusterModel) -> str:
+def _counts(model: Shown) -> str:
     images, other = len(model.labels_), int((model.labels_ == OTHER).sum())
     return (
         f"{images:,} training images, {images - other:,} in {len(model.clusters)} clusters, {other:,} in none"
@@ -41,7 +57,7 @@ def by_size(clusters: Sequence[Cluster]) -> list[Cluster]:
     return sorted(clusters, key=lambda cluster: (-cluster.size, cluster.id))
 
 
-def as_html(model: ClusterModel) -> str:
+def as_html(model: Shown) -> str:
     """A table of the largest clusters with typical pictures; names and ids are text, whatever they hold."""
     rows = "".join(_row(model, cluster) for cluster in by_size(model.clusters)[:SHOWN])
     more = len(model.clusters) - SHOWN
@@ -51,7 +67,7 @@ def as_html(model: ClusterModel) -> str:
     return f"{head}<table>{columns}{rows}</table>{rest}"
 
 
-def _row(model: ClusterModel, cluster: Cluster) -> str:
+def _row(model: Shown, cluster: Cluster) -> str:
     stored = [image for image in cluster.exemplars if image in model.thumbnails][:PICTURES]
     pictures = "".join(
         f'<img height="56" alt="{html.escape(image, quote=True)}" title="{html.escape(image, quote=True)}" '
@@ -62,7 +78,7 @@ def _row(model: ClusterModel, cluster: Cluster) -> str:
     return f"<tr><td>{cluster.id}</td><td>{name}</td><td>{cluster.size:,}</td><td>{pictures}</td></tr>"
 
 
-def as_table(model: ClusterModel) -> pa.Table:
+def as_table(model: Shown) -> pa.Table:
     """See `ClusterModel.to_arrow`."""
     import pyarrow as pa
 
@@ -77,7 +93,7 @@ def as_table(model: ClusterModel) -> pa.Table:
     )
 
 
-def plot_map(model: ClusterModel, ax: Any = None) -> Any:
+def plot_map(model: Shown, ax: Any = None) -> Any:
     """See `ClusterModel.plot_map`."""
     try:
         import matplotlib.pyplot as plt
