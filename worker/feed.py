@@ -6,19 +6,17 @@ Needs nothing but `redis` and reading rights. `docs/redis.md` has the same reads
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from functools import partial
 from typing import Any, TypeVar
-
-import redis
-import redis.asyncio
 
 from worker.messages.tag import Tag
 from worker.reader import reads
 from worker.reader.cursor import Selection
+from worker.reader.merge import Command
 from worker.reader.values import Cluster, Latest, Page
-from worker.view.client import Client
+from worker.view.client import AsyncClient, Client, connect, connect_async
+from worker.view.cluster import run_pipeline, run_pipeline_async
 from worker.view.keys import Keys
-
-AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 T = TypeVar("T")
 
@@ -37,9 +35,13 @@ class Feed:
 
     @classmethod
     def from_url(cls, url: str, prefix: str = "imgclust:", *, timeout: float = 2.0) -> Feed:
-        """A feed with a client of its own; `timeout` is in seconds, for connecting and for each reply."""
-        client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-        return cls(client, prefix)
+        """A feed with a client of its own.
+
+        Args:
+            url: `redis://…`, `redis+cluster://…` or `redis+sentinel://…`, as WORKER_REDIS_URL.
+            timeout: seconds, for connecting and for each reply.
+        """
+        return cls(connect(url, timeout=timeout), prefix)
 
     def taxonomy(self) -> str | None:
         """The taxonomy that feeds read, None before the first tag."""
@@ -104,10 +106,7 @@ class Feed:
         try:
             commands = next(read)
             while True:
-                pipe = self._redis.pipeline(transaction=False)
-                for method, arguments, options in commands:
-                    getattr(pipe, method)(*arguments, **options)
-                commands = read.send(pipe.execute())
+                commands = read.send(run_pipeline(self._redis, partial(_queue, commands)))
         except StopIteration as end:
             result: T = end.value
             return result
@@ -127,9 +126,8 @@ class AsyncFeed:
 
     @classmethod
     def from_url(cls, url: str, prefix: str = "imgclust:", *, timeout: float = 2.0) -> AsyncFeed:
-        """A feed with a client of its own; `timeout` is in seconds, for connecting and for each reply."""
-        client = redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-        return cls(client, prefix)
+        """See `Feed.from_url`."""
+        return cls(connect_async(url, timeout=timeout), prefix)
 
     async def aclose(self) -> None:
         """Close the client's connections."""
@@ -172,11 +170,12 @@ class AsyncFeed:
         try:
             commands = next(read)
             while True:
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    for method, arguments, options in commands:
-                        getattr(pipe, method)(*arguments, **options)
-                    replies = await pipe.execute()
-                commands = read.send(replies)
+                commands = read.send(await run_pipeline_async(self._redis, partial(_queue, commands)))
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def _queue(commands: Iterable[Command], pipe: Any) -> None:
+    for method, arguments, options in commands:
+        getattr(pipe, method)(*arguments, **options)

@@ -26,8 +26,9 @@ from worker.view import sweep
 from worker.view.client import RedisTrouble, connect
 from worker.view.keys import Keys
 from worker.view.records import FUTURE_MS
+from worker.view.scripts import FORGET
 from worker.view.store import DAY_MS, DELETED_DAYS, TAG_DAYS, Reached, Span, TagsView
-from worker.view.sweep import FORGET, ghosts, strays
+from worker.view.sweep import ghosts, strays
 
 pytestmark = pytest.mark.redis
 NOW = 1_795_000_000_000  # ms; Redis expires by its own clock, so tests of expiry use that

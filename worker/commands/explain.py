@@ -16,8 +16,9 @@ from worker.commands.history import Fields, Found, look, outcomes
 from worker.kafka.scanner import Entry, Scanner
 from worker.messages.text import printable
 from worker.settings.settings import Settings
-from worker.view.client import connect, parse_pair
+from worker.view.client import RedisTrouble, connect, parse_pair
 from worker.view.keys import Keys
+from worker.view.store import TagsView
 from worker.wiring import formats
 
 
@@ -68,10 +69,13 @@ def in_view(settings: Settings, upload_id: str, tags: list[Entry]) -> Fields:
     with contextlib.closing(client):
         try:
             position, tag = client.hmget(keys.tag(upload_id), "position", "tag")
-            reached = None if last is None else client.hget(keys.view, str(last.partition))
+            view = TagsView(client, settings.redis_prefix)
+            view_at = None if last is None else view.reached([last.partition])[last.partition]
         except redis.RedisError as error:
             return {"state": "unknown", "why": f"Redis: {printable(str(error))}"}
-    here, view_at = parse_pair(position), parse_pair(reached)
+        except RedisTrouble as error:
+            return {"state": "unknown", "why": str(error)}
+    here = parse_pair(position)
     shown = None if here is None else f"{here[0]}:{here[1]}"
     if last is None:
         return {"state": "absent" if here is None else "there", "position": shown,
@@ -79,8 +83,8 @@ def in_view(settings: Settings, upload_id: str, tags: list[Entry]) -> Fields:
     if here == (last.partition, last.offset):
         state = "there" if tag is not None else "deleted" if last.value is None else "expired"
         return {"state": state, "position": shown}
-    if view_at is None or view_at[0] <= last.offset:
-        far = "nothing" if view_at is None else f"{last.partition}:{view_at[0]}"
+    if view_at is None or view_at.offset <= last.offset:
+        far = "nothing" if view_at is None or view_at.offset < 0 else f"{last.partition}:{view_at.offset}"
         return {"state": "behind", "position": shown,
                 "why": f"the view has read up to {far}, the tag is at {last.position}"}  # fmt: skip
     if here is None:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from imgclust.fetching.addresses import check_nat64_prefix
 from worker.errors import ERROR_CODES
 from worker.messages import mapping_syntax
+from worker.settings.redis_address import RedisAddress
 from worker.settings.values import ImageSource, Network, RetryLimits
 
 T = TypeVar("T")
@@ -134,9 +135,7 @@ def _address(value: str) -> tuple[str, int]:
 
 
 def _redis_url(value: str) -> str:
-    parts = urllib.parse.urlsplit(value)
-    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
-        raise ValueError
+    RedisAddress.parse(value)
     return value
 
 
@@ -166,7 +165,11 @@ def _network(value: str) -> Network:
 
 
 address = Kind(_address, "host:port")
-redis_url = Kind(_redis_url, "redis://host:port/db, rediss://… (TLS) or unix://path")
+redis_url = Kind(
+    _redis_url,
+    "redis://host:port/db, rediss://… (TLS), unix://path, redis+cluster://host:port,host:port or "
+    "redis+sentinel://host:port,host:port/name",
+)
 registry_url = Kind(_registry_url, "http://host:port or https://host:port, several separated by commas")
 proxy = Kind(_proxy, "http://host:port or https://host:port")
 user_password = _matching(r"(?s)[^:]+:.*", "user:password")

@@ -1,21 +1,26 @@
-"""How the worker talks to Redis: a client that fails at once, its errors by kind, scripts, small parsing."""
+"""How the worker talks to Redis: clients that fail at once, errors by kind, small parsing."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from worker.errors import WorkerError
 from worker.messages.text import printable
+from worker.settings.redis_address import RedisAddress
+from worker.view.cluster import AsyncCluster, Cluster
+
+_redis: Any = redis  # parts of it have no types
 
 Client = redis.Redis | redis.RedisCluster
+AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 
 class RedisTrouble(WorkerError):
@@ -37,63 +42,78 @@ def trouble(error: redis.RedisError) -> RedisTrouble:
         return RedisTrouble("timeout", text)
     if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in text:
         return RedisTrouble("read-only", text)
-    if isinstance(error, redis.ConnectionError):
-        return RedisTrouble("away", text)
+    if isinstance(error, redis.ConnectionError | redis.exceptions.ClusterError):
+        return RedisTrouble("away", text)  # or the Cluster has nobody for some of the slots
     if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM command" in text:
         return RedisTrouble("full", f"{text} (raise maxmemory; the view waits and nothing is lost)")
     return RedisTrouble("other", text)
 
 
-def connect(url: str, password: str | None = None, timeout: float = 5.0) -> redis.Redis:
+def connect(url: str, password: str | None = None, timeout: float = 5.0) -> Client:
     """A client that reports every failure at once: waiting and trying again is the view's own work.
 
     Args:
+        url: see `RedisAddress.parse`: one server, a Redis Cluster, or Sentinels.
         timeout: seconds that one read or write may take; a frozen Redis is noticed after so long.
     """
-    return redis.Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), client_name="imgclust-view", **_options(password, timeout)
-    )
+    address = RedisAddress.parse(url)
+    options = _options(address, password, timeout) | {"client_name": "imgclust-view"}
+    fail_at_once = Retry(NoBackoff(), 0)
+    if address.kind == "cluster":
+        nodes = [_redis.cluster.ClusterNode(host, port) for host, port in address.nodes]
+        return Cluster(startup_nodes=nodes, retry=fail_at_once, dynamic_startup_nodes=False, **options)
+    if address.kind == "sentinel":
+        sentinels = _redis.Sentinel(address.nodes, sentinel_kwargs=_sentinel_options(address, timeout))
+        client: redis.Redis = sentinels.master_for(
+            address.service, db=address.db, retry=fail_at_once, **options
+        )
+        return client
+    return redis.Redis.from_url(url, retry=fail_at_once, **options)
 
 
-def connect_async(url: str, password: str | None = None, timeout: float = 2.0) -> redis.asyncio.Redis:
-    """A client for asyncio that reports every failure at once; it opens at most eight connections, and who
-    asks for a ninth waits for one.
+def connect_async(url: str, password: str | None = None, timeout: float = 2.0) -> AsyncClient:
+    """The same for asyncio. It opens at most eight connections to a server; who needs a ninth waits.
 
     Args:
         timeout: seconds that one read, write or wait may take.
     """
+    address = RedisAddress.parse(url)
+    options = _options(address, password, timeout) | {"client_name": "imgclust-feed"}
+    fail_at_once = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    if address.kind == "cluster":
+        nodes = [AsyncClusterNode(host, port) for host, port in address.nodes]
+        return AsyncCluster(startup_nodes=nodes, retry=fail_at_once, dynamic_startup_nodes=False, **options)
+    if address.kind == "sentinel":
+        sentinels = _redis.asyncio.Sentinel(
+            address.nodes, sentinel_kwargs=_sentinel_options(address, timeout)
+        )
+        client: redis.asyncio.Redis = sentinels.master_for(
+            address.service, db=address.db, retry=fail_at_once, max_connections=8, **options
+        )
+        return client
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=8,
-        timeout=timeout,
-        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-        client_name="imgclust-feed",
-        **_options(password, timeout),
+        url, max_connections=8, timeout=timeout, retry=fail_at_once, **options
     )
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _options(password: str | None, timeout: float) -> dict[str, Any]:
-    named = {} if password is None else {"password": password}
+def _options(address: RedisAddress, password: str | None, timeout: float) -> dict[str, Any]:
+    secret = address.password if password is None else password
+    named = {"username": address.username, "password": secret}
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, 3.0),
         "socket_keepalive": True,
         "protocol": 2,
-        **named,
+        **{name: value for name, value in named.items() if value is not None},
+        **dict(address.tls),
     }
 
 
-class Script:
-    """A Lua script that touches one key."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # Redis's name for it
-
-    def queue(self, pipe: Any, key: bytes, *arguments: object) -> None:
-        """Add a call to a pipeline (`pipe.evalsha` would refuse on a cluster, where one key is fine)."""
-        pipe.execute_command("EVALSHA", self.sha, 1, key, *arguments)
+def _sentinel_options(address: RedisAddress, timeout: float) -> dict[str, Any]:
+    """Sentinels are asked one after the other: one that is frozen must not take all of the time."""
+    secret = {} if address.sentinel_password is None else {"password": address.sentinel_password}
+    return {"socket_timeout": min(timeout, 1.0), "protocol": 2, **secret, **dict(address.tls)}
 
 
 def parse_pair(value: bytes | str | None) -> tuple[int, int] | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import re
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from worker.messages.tag import TAXONOMY
 
-"""What a taxonomy may be called: a name in which no key can be mistaken for another (`tag:…` is an id)."""
+MARKS = 16  # of a Redis Cluster: one in each sixteenth of the slots
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,3 +61,26 @@ class Keys:
     def view(self) -> bytes:
         """Hash: partition of the tags topic → the offset below which this Redis holds everything."""
         return f"{self.prefix}view".encode()
+
+    def marks(self, spread: bool) -> list[bytes]:
+        """The hash `view`, or several that are written together.
+
+        Args:
+            spread: for a Redis Cluster. A node that fails over may lose its last writes, and the others do
+                not: so each sixteenth of the slots has a mark of its own, and the lowest of them counts.
+        """
+        if not spread:
+            return [self.view]
+        return [f"{self.prefix}view:{{{label}}}".encode() for label in _labels()]
+
+
+@functools.cache
+def _labels() -> tuple[str, ...]:
+    """The first number in each sixteenth of the slots, as a hash tag."""
+    part = REDIS_CLUSTER_HASH_SLOTS // MARKS
+    found: dict[int, str] = {}
+    for number in itertools.count():
+        found.setdefault(key_slot(b"%d" % number) // part, str(number))
+        if len(found) == MARKS:
+            return tuple(found[index] for index in range(MARKS))
+    raise AssertionError("every slot has a key")

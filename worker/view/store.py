@@ -18,9 +18,11 @@ import redis
 
 from worker.messages.tag import TAXONOMY
 from worker.telemetry import log as logs
-from worker.view.client import Client, Script, parse_pair, text_of, trouble
+from worker.view.client import Client, parse_pair, text_of, trouble
+from worker.view.cluster import run_pipeline
 from worker.view.keys import Keys
 from worker.view.records import FUTURE_MS, TagRecord
+from worker.view.scripts import ADVANCE, PUT
 
 log = logs.get(__name__)
 
@@ -28,44 +30,6 @@ DAY_MS = 86_400_000
 TAG_DAYS = 30  # a tag is kept so long after uploaded_at, unless set otherwise
 DELETED_DAYS = 7  # the position of a deleted upload is kept so long: longer than any writer sleeps
 SET_SIZE = 10_000
-
-
-# KEYS[1] the hash; ARGV: partition, offset, expiry in ms since the epoch, then tag, taxonomy, cluster, all
-# three empty when only the position is to be kept. Returns 0: what is there is newer; 1: written (or was
-# written before by the same record); {taxonomy, cluster}: written, and the id was a member of that set.
-# HSET comes first for tags, so that a full Redis refuses before anything changed; for deletions HDEL comes
-# first, which a full Redis allows, and after which it allows the rest.
-PUT = Script("""
-local old = redis.call('HMGET', KEYS[1], 'position', 'taxonomy', 'cluster')
-if old[1] then
-  local partition, offset = string.match(old[1], '^(%d+):(%d+)$')
-  if partition == ARGV[1] and tonumber(offset) > tonumber(ARGV[2]) then return 0 end
-end
-local position = ARGV[1] .. ':' .. ARGV[2]
-if ARGV[4] == '' then
-  redis.call('HDEL', KEYS[1], 'tag', 'taxonomy', 'cluster')
-  redis.call('HSET', KEYS[1], 'position', position)
-else
-  redis.call('HSET', KEYS[1], 'tag', ARGV[4], 'position', position, 'taxonomy', ARGV[5], 'cluster', ARGV[6])
-end
-redis.call('PEXPIREAT', KEYS[1], ARGV[3])
-if old[2] and old[3] and (old[2] ~= ARGV[5] or old[3] ~= ARGV[6]) then return {old[2], old[3]} end
-return 1
-""")
-
-# KEYS[1] the view's hash; ARGV: partition, start, end, time in ms. The caller has written all of
-# [start, end): with everything below `start` already here, everything below `end` is. Returns how far this
-# Redis is, -1 when it does not know the partition (it is new, or was emptied).
-ADVANCE = Script("""
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-local offset, at = string.match(old or '', '^(%d+):(%d+)$')
-if not offset then return -1 end
-offset, at = tonumber(offset), tonumber(at)
-local start, stop, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if offset < start or offset > stop then return offset end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f:%.0f', stop, math.max(at, now)))
-return stop
-""")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,6 +102,7 @@ class TagsView:
     ) -> None:
         self.client = client
         self.keys = Keys(prefix)
+        self._marks = self.keys.marks(spread=isinstance(client, redis.RedisCluster))
         self._keep_ms = int(keep * 1000)
         self._set_size = set_size
         self._now = now
@@ -187,11 +152,15 @@ class TagsView:
             RedisTrouble
         """
         fields = [str(partition) for partition in partitions] or ["-"]
-        try:
-            values: Any = self.client.hmget(self.keys.view, fields)
-        except redis.RedisError as error:
-            raise trouble(error) from error
-        return {p: Reached(*(parse_pair(value) or ())) for p, value in zip(partitions, values, strict=False)}
+
+        def ask(pipe: Any) -> None:
+            for mark in self._marks:
+                pipe.hmget(mark, fields)
+
+        replies = self._send(ask)
+        found = [[Reached(*(parse_pair(value) or ())) for value in values] for values in replies]
+        lowest = [min(each, key=lambda reached: reached.offset) for each in zip(*found, strict=True)]
+        return dict(zip(partitions, lowest, strict=False))
 
     def restart(self, starts: Mapping[int, Reached]) -> None:
         """Note that everything from these offsets on is yet to be written.
@@ -201,11 +170,13 @@ class TagsView:
         """
         self._named.clear()  # a Redis that lost its data lost the names too
         self._taxonomy_set = False
-        try:
-            for partition, start in starts.items():
-                self.client.hset(self.keys.view, str(partition), f"{start.offset}:{start.at}")
-        except redis.RedisError as error:
-            raise trouble(error) from error
+
+        def note(pipe: Any) -> None:
+            for mark in self._marks:
+                for partition, start in starts.items():
+                    pipe.hset(mark, str(partition), f"{start.offset}:{start.at}")
+
+        self._send(note)
 
     def _queue_tags(self, pipe: Any, records: Iterable[TagRecord]) -> None:
         for record in records:
@@ -232,7 +203,8 @@ class TagsView:
         it is repeated, and whoever dies before that starts again at the offset committed in Kafka)."""
         names = self._new_names(fresh)
         replies = self._send(lambda pipe: self._queue(pipe, sets, names, spans))
-        others, reached = replies[: len(replies) - len(spans)], replies[len(replies) - len(spans) :]
+        marks = len(self._marks) * len(spans)
+        others, reached = replies[: len(replies) - marks], replies[len(replies) - marks :]
         for reply in others:
             if isinstance(reply, redis.ResponseError):
                 log.error("a cluster's key has another type; it is left alone", error=str(reply))
@@ -241,7 +213,7 @@ class TagsView:
                 raise trouble(reply)
         self._named.update(names)
         self._taxonomy_set = self._taxonomy_set or bool(names)
-        return dict(zip(spans, reached, strict=True))
+        return {p: min(reached[i :: len(spans)]) for i, p in enumerate(spans)}
 
     def _queue(
         self, pipe: Any, sets: _Sets, names: Mapping[tuple[str, int], _Name], spans: Mapping[int, Span]
@@ -261,8 +233,9 @@ class TagsView:
             pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)
         if names and not self._taxonomy_set:
             pipe.set(self.keys.taxonomy, next(iter(names))[0], nx=True)
-        for partition, span in spans.items():
-            ADVANCE.queue(pipe, self.keys.view, partition, span.start, span.end, span.at)
+        for mark in self._marks:
+            for partition, span in spans.items():
+                ADVANCE.queue(pipe, mark, partition, span.start, span.end, span.at)
 
     def _new_names(self, records: Iterable[TagRecord]) -> dict[tuple[str, int], _Name]:
         """Names of clusters that Redis does not have, each from the tag that was made last."""
@@ -286,20 +259,14 @@ class TagsView:
             RedisTrouble
         """
         try:
-            replies = self._execute(build)
+            replies = run_pipeline(self.client, build, raise_on_error=False)
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 for script in (PUT, ADVANCE):
                     self.client.script_load(script.source)
-                replies = self._execute(build)
+                replies = run_pipeline(self.client, build, raise_on_error=False)
         except redis.RedisError as error:
             raise trouble(error) from error
         for reply in replies:
             if isinstance(reply, redis.RedisError) and "WRONGTYPE" not in str(reply):
                 raise trouble(reply)
-        return replies
-
-    def _execute(self, build: Callable[[Any], None]) -> list[Any]:
-        pipe = self.client.pipeline(transaction=False)
-        build(pipe)
-        replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies

@@ -12,17 +12,13 @@ from typing import Any
 
 import redis
 
-from worker.view.client import Client, Script, parse_pair, text_of, trouble
+from worker.view.client import Client, parse_pair, text_of, trouble
+from worker.view.cluster import run_pipeline
 from worker.view.keys import Keys
+from worker.view.scripts import FORGET
 
 SWEEP_SECONDS = 6 * 3600.0  # between two searches for strays
 STEP = 500  # keys or members per step: some 5 ms of work
-
-# KEYS[1] a tag's hash; ARGV: the position at which it was judged. Deletes it if it is still there.
-FORGET = Script("""
-if redis.call('HGET', KEYS[1], 'position') ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
-""")
 
 
 class Offsets:
@@ -172,8 +168,11 @@ def _elsewhere(
 
 def _scan(client: Any, pattern: bytes, kind: str) -> Iterator[list[bytes]]:
     """Keys of a type, some at a time; from every primary where the client is one of a cluster."""
-    primaries = getattr(client, "get_primaries", None)
-    nodes = [client] if primaries is None else [client.get_redis_connection(node) for node in primaries()]
+    try:
+        spread = isinstance(client, redis.RedisCluster)
+        nodes = [client.get_redis_connection(n) for n in client.get_primaries()] if spread else [client]
+    except redis.RedisError as error:
+        raise trouble(error) from error
     for node in nodes:
         cursor = 0
         while True:
@@ -189,11 +188,12 @@ def _scan(client: Any, pattern: bytes, kind: str) -> Iterator[list[bytes]]:
 def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     if not commands:
         return []
-    pipe = client.pipeline(transaction=False)
-    for command in commands:
-        pipe.execute_command(*command)
+
+    def build(pipe: Any) -> None:
+        for command in commands:
+            pipe.execute_command(*command)
+
     try:
-        replies: list[Any] = pipe.execute()
+        return run_pipeline(client, build)
     except redis.RedisError as error:
         raise trouble(error) from error
-    return replies
