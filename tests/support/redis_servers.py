@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.support.redis_server import RedisServer, running
-from tests.support.waiting import until
+from tests.support.waiting import wait_for
 from worker.demo.backends import free_ports
 
 CLI = "redis-cli, which makes the cluster, is not on the PATH (Debian: redis-tools)"
@@ -40,6 +40,12 @@ class RedisCluster:
             port = client.get_node_from_key(key).port
         return next(server for server in self.servers if server.port == port)
 
+    def replica_of(self, primary: RedisServer) -> RedisServer:
+        found = {server: server.client().info("replication") for server in self.servers}
+        return next(
+            s for s, its in found.items() if its["role"] == "slave" and its["master_port"] == primary.port
+        )
+
     def healthy(self, servers: list[RedisServer]) -> bool:
         """Whether all of these see every slot served."""
         return all("cluster_state:ok" in _info(server) for server in servers)
@@ -65,9 +71,9 @@ def redis_cluster(primaries: int = 3, replicas: int = 1) -> Iterator[RedisCluste
         command = [cli, "--cluster", "create", *nodes, "--cluster-replicas", str(replicas), "--cluster-yes"]
         subprocess.run(command, check=True, capture_output=True)
         cluster = RedisCluster(servers)
-        until(lambda: cluster.healthy(servers), 30)
+        wait_for("every slot is served", lambda: cluster.healthy(servers))
         if replicas:
-            until(lambda: all(_in_sync(server) for server in servers), 30)
+            wait_for("replicas follow", lambda: all(_in_sync(server) for server in servers))
         yield cluster
 
 
@@ -101,7 +107,7 @@ def sentinels(folder: Path) -> Iterator[Sentinels]:
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(running())
         replica = stack.enter_context(running("--replicaof", "127.0.0.1", str(primary.port)))
-        until(lambda: _in_sync(primary) and _in_sync(replica), 30)
+        wait_for("the replica follows", lambda: _in_sync(primary) and _in_sync(replica))
         ports = free_ports(3)
         for port in ports:
             file = folder / f"sentinel-{port}.conf"
@@ -112,7 +118,7 @@ def sentinels(folder: Path) -> Iterator[Sentinels]:
             )
             stack.enter_context(_sentinel(file, port))
         found = Sentinels([primary, replica], ports)
-        until(lambda: all(_knows(port) for port in ports), 30)
+        wait_for("Sentinels know each other", lambda: all(_knows(port) for port in ports))
         yield found
 
 

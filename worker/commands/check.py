@@ -27,6 +27,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     import redis
 
+    from worker.settings.redis_address import RedisAddress
     from worker.view.client import connect
 
     client = connect(settings.redis_url, settings.redis_password, timeout=3.0)
@@ -43,7 +44,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding("Redis", False, f"{type(error).__name__}: {error}", remedy)
         return
-    yield Finding("Redis", True, f"version {version}, written and deleted in {seconds * 1000:.1f} ms")
+    kind = {"cluster": "a Redis Cluster, ", "sentinel": "the primary of the Sentinels, ", "server": ""}
+    which = kind[RedisAddress.parse(settings.redis_url).kind]
+    yield Finding("Redis", True, f"{which}version {version}, written and deleted in {seconds * 1000:.1f} ms")
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.exceptions import RedisClusterException
 
-_NO_ANSWER = (redis.ConnectionError, redis.TimeoutError)
+NO_ANSWER = (redis.ConnectionError, redis.TimeoutError)
 
 
 class Cluster(redis.RedisCluster):
@@ -39,10 +40,24 @@ class Cluster(redis.RedisCluster):
         return getattr(self, name)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
+        with self.watched():
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Where a node does not answer, ask the others who has its slots now: the library leaves that out
+        for some commands, and would ask a dead node for ever."""
+        try:
+            yield
         except RedisClusterException as error:
             raise redis.ConnectionError(str(error)) from error
+        except NO_ANSWER:
+            self.refresh()
+            raise
+
+    def refresh(self) -> None:
+        with contextlib.suppress(redis.RedisError, RedisClusterException):
+            self.nodes_manager.initialize()
 
     def close(self) -> None:
         if "_waiting" not in self.__dict__:
@@ -53,10 +68,20 @@ class AsyncCluster(redis.asyncio.RedisCluster):
     """The same for asyncio; this one connects late by itself."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
+        async with self.watched():
             return await super().execute_command(*args, **options)
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """See `Cluster.watched`."""
+        try:
+            yield
         except RedisClusterException as error:
             raise redis.ConnectionError(str(error)) from error
+        except NO_ANSWER:
+            with contextlib.suppress(redis.RedisError, RedisClusterException):
+                await self.nodes_manager.initialize()
+            raise
 
 
 def run_pipeline(client: Any, build: Callable[[Any], None], *, raise_on_error: bool = True) -> list[Any]:
@@ -65,25 +90,27 @@ def run_pipeline(client: Any, build: Callable[[Any], None], *, raise_on_error: b
     Raises:
         redis.RedisError: nothing was answered; with `raise_on_error` also the first error that was.
     """
-    pipe = client.pipeline(transaction=False)
-    build(pipe)
-    if isinstance(client, redis.RedisCluster):
-        _retry_once(pipe)
-    try:
+    if not isinstance(client, Cluster):
+        pipe = client.pipeline(transaction=False)
+        build(pipe)
         replies: list[Any] = pipe.execute(raise_on_error=raise_on_error)
-    except RedisClusterException as error:
-        raise redis.ConnectionError(str(error)) from error
+        return replies
+    with client.watched():
+        pipe = client.pipeline(transaction=False)  # type: ignore[no-untyped-call]
+        build(pipe)
+        _retry_once(pipe)
+        replies = pipe.execute(raise_on_error=raise_on_error)
+    if any(isinstance(reply, NO_ANSWER) for reply in replies):
+        client.refresh()
     return replies
 
 
 async def run_pipeline_async(client: Any, build: Callable[[Any], None]) -> list[Any]:
     """`run_pipeline` for asyncio."""
-    try:
-        async with client.pipeline(transaction=False) as pipe:
-            build(pipe)
-            replies: list[Any] = await pipe.execute()
-    except RedisClusterException as error:
-        raise redis.ConnectionError(str(error)) from error
+    watched = client.watched() if isinstance(client, AsyncCluster) else contextlib.nullcontext()
+    async with watched, client.pipeline(transaction=False) as pipe:
+        build(pipe)
+        replies: list[Any] = await pipe.execute()
     return replies
 
 
@@ -98,7 +125,7 @@ def _retry_once(pipe: Any) -> None:
             raise silence[0]
         try:
             return single(*args, **options)
-        except _NO_ANSWER as error:
+        except NO_ANSWER as error:
             silence.append(error)
             raise
 

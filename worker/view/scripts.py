@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import redis
+
 
 class Script:
     """A Lua script that touches one key."""
@@ -15,7 +17,10 @@ class Script:
 
     def queue(self, pipe: Any, key: bytes, *arguments: object) -> None:
         """Add a call to a pipeline (`pipe.evalsha` would refuse on a cluster, where one key is fine)."""
-        pipe.execute_command("EVALSHA", self.sha, 1, key, *arguments)
+        # by itself the client of a cluster asks a node which of the words are keys, for every call
+        spread = isinstance(pipe, redis.cluster.ClusterPipeline)
+        where = {"target_nodes": pipe.get_node_from_key(key)} if spread else {}
+        pipe.execute_command("EVALSHA", self.sha, 1, key, *arguments, **where)
 
 
 # KEYS[1] the hash; ARGV: partition, offset, expiry in ms since the epoch, then tag, taxonomy, cluster, all
