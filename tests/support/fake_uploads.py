@@ -14,6 +14,7 @@ from worker.kafka.delivery import OnRefused, Result, cut_or_raise
 from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
+from worker.messages.headers import ReplayHeaders
 from worker.messages.record import Record
 
 GROUP, UPLOADS = "group", "uploads"
@@ -28,6 +29,7 @@ class FakeUploadsConsumer:
 
     Attributes:
         stored: partition → the offset and metadata that are committed.
+        replays: (partition, offset) of uploads that are sent again, with their headers.
         finished: (partition, offset) of what was done, in order.
         left: partitions that a snapshot gave up in order.
         broker: where transactions with its snapshots are committed, for `wrote` and memberships.
@@ -54,6 +56,7 @@ class FakeUploadsConsumer:
         self.paused = False
         self.closed = False
         self.traceparent: bytes | None = None
+        self.replays: dict[tuple[int, int], ReplayHeaders] = {}
 
     # ── partitions ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +108,10 @@ class FakeUploadsConsumer:
                     value = self.logs[partition][offset]
                     key = f"{partition}-{offset % 3}".encode() if value is None else None
                     epoch = self.epochs[partition]
-                    records.append(Record(partition, epoch, offset, key, value, 1000, self.traceparent))
+                    replay = self.replays.get((partition, offset))
+                    records.append(
+                        Record(partition, epoch, offset, key, value, 1000, self.traceparent, replay)
+                    )
         return records
 
     def take(self, record: Record) -> None:

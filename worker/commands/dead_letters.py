@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-
-import orjson
+from collections.abc import Iterable
 
 from worker.errors import Rejected
 from worker.kafka.scanner import Entry
 from worker.messages.headers import DeadLetterHeaders, SourcePosition
-from worker.messages.text import format_time
 from worker.messages.upload import Upload
 
 
@@ -94,62 +91,3 @@ class Filter:
             and (self.older_than is None or age >= self.older_than)
             and (self.newer_than is None or age <= self.newer_than)
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Later:
-    """A later event of an id, and where it was seen, for people."""
-
-    source: SourcePosition
-    where: str
-
-
-class LaterEvents:
-    """The latest known event of each id that matters."""
-
-    def __init__(self, ids: Iterable[str]) -> None:
-        self._latest: dict[str, Later | None] = dict.fromkeys(ids)
-
-    def __contains__(self, upload_id: object) -> bool:
-        return upload_id in self._latest
-
-    def saw(self, upload_id: str, source: SourcePosition, where: str) -> None:
-        """An event of `upload_id` was read at `source`; `where` says what became of it."""
-        known = self._latest[upload_id]
-        if known is None or known.source.earlier_than(source):
-            self._latest[upload_id] = Later(source, where)
-
-    def after(self, upload_id: str, source: SourcePosition) -> Later | None:
-        """The latest event of the id, if it is later than `source`."""
-        known = self._latest.get(upload_id)
-        return known if known is not None and source.earlier_than(known.source) else None
-
-
-def reason_to_skip(letter: DeadLetter, later: LaterEvents, *, without_id: bool) -> str | None:
-    """Why sending this dead letter again would be wrong or useless; None when it would not.
-
-    Args:
-        without_id: whether dead letters whose event has no readable id are wanted.
-    """
-    if letter.source is None:
-        return "it does not say where it came from: the worker did not write it"
-    if letter.omitted:
-        return (
-            f"its upload was too large to be copied; it is in the uploads topic at {letter.source.position}"
-        )
-    if letter.id is None:
-        return None if without_id else "its event has no id, and would be rejected again"
-    found = later.after(letter.id, letter.source)
-    return None if found is None else f"{found.where} (upload at {found.source.position})"
-
-
-def value_to_send(letter: DeadLetter) -> bytes | None:
-    """The upload as it was; one without `uploaded_at` gets the time at which it was first sent, which the new
-    record would no longer show."""
-    value = letter.entry.value
-    if letter.id is None or value is None or letter.source is None:
-        return value
-    event: Mapping[str, object] = orjson.loads(value)
-    if event.get("uploaded_at") is not None or event.get("deleted"):
-        return value
-    return orjson.dumps({**event, "uploaded_at": format_time(letter.source.timestamp)})

@@ -32,8 +32,9 @@ from worker.kafka.assignment import (
 from worker.kafka.failpoints import reach
 from worker.kafka.offsets import mark_of
 from worker.kafka.positioning import Positioning
-from worker.kafka.reading import client_log, traceparent_of
+from worker.kafka.reading import client_log, headers_of
 from worker.kafka.retry_changelog import RetryChangelog
+from worker.messages.headers import ReplayHeaders, read_traceparent
 from worker.messages.record import Record
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
@@ -145,16 +146,15 @@ class UploadsConsumer:
         if not offsets.take(offset):
             return None
         kind, timestamp = message.timestamp()
-        owned.lateness.read = self._wall_ms() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp
-        return Record(
-            partition,
-            owned.epoch,
-            offset,
-            message.key(),
-            message.value(),
-            owned.lateness.read,
-            traceparent_of(message),
-        )
+        owned.lateness.read = at = self._wall_ms() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp
+        key, value = message.key(), message.value()
+        if not message.headers():
+            return Record(partition, owned.epoch, offset, key, value, at)
+        headers = headers_of(message)
+        replay = ReplayHeaders.read(headers)
+        if replay is not None:
+            at = replay.source.timestamp
+        return Record(partition, owned.epoch, offset, key, value, at, read_traceparent(headers), replay)
 
     def _read_error(self, error: KafkaError, partition: int | None, owned: OwnedPartition | None) -> None:
         code = error.code()

@@ -6,7 +6,7 @@ import logging
 
 from confluent_kafka import Consumer, Message
 
-from worker.messages.headers import read_headers, read_traceparent
+from worker.messages.headers import read_headers
 
 client_log = logging.getLogger("worker.kafka")
 
@@ -20,7 +20,3 @@ def some_of(consumer: Consumer, wait: float, most: int) -> list[Message]:
 
 def headers_of(message: Message) -> dict[str, str]:
     return read_headers(message.headers() or ())
-
-
-def traceparent_of(message: Message) -> bytes | None:
-    return read_traceparent(headers_of(message)) if message.headers() else None

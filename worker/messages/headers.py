@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from worker.errors import ERROR_CODES
 from worker.messages.text import printable
 
 Header = tuple[str, bytes]
@@ -30,6 +31,9 @@ def key_cut(size: int, kept: int) -> Header:
 # W3C Trace Context; versions to come may add fields. Whatever else stands there is not passed on.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")
 _POSITION = re.compile(r"([0-9]{1,10}):([0-9]{1,19})")
+_OFFSET = re.compile(r"[0-9]{1,19}")
+
+BAD_EVENT = "bad-event"  # the code of a dead letter whose key is not its id
 
 
 def read_headers(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> dict[str, str]:
@@ -219,11 +223,46 @@ class DeadLetterHeaders:
 # ── replays ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def replay_headers(position: str, headers: HeaderTexts) -> list[tuple[str, str | bytes | None]]:
-    """Headers of an upload that is sent again: of the dead letter at `position`, whose headers are given."""
-    pairs: list[tuple[str, str | bytes | None]] = [("replay-of", position.encode())]
-    trace = read_traceparent(headers)
-    return pairs if trace is None else [*pairs, ("traceparent", trace)]
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplayHeaders:
+    """What an upload that is sent again says of itself; key and value are the dead letter's.
+
+    Attributes:
+        letter: partition:offset of the dead letter.
+        source: where the upload was read at first, and its time, which the new record does not have.
+        error_code: of the dead letter.
+        seen: offset in the uploads partition; whoever sent it knows of no later event of its id below. None:
+            it does not say.
+    """
+
+    letter: str
+    source: SourcePosition
+    error_code: str
+    seen: int | None = None
+
+    @property
+    def key_is_id(self) -> bool:
+        """As with the dead letter: unless the event was bad from the start, which has its own key."""
+        return self.error_code != BAD_EVENT
+
+    def pairs(self) -> list[tuple[str, str | bytes | None]]:
+        pairs: list[tuple[str, str | bytes | None]] = [
+            ("replay-of", self.letter.encode()),
+            ("source-partition", b"%d" % self.source.partition),
+            ("source-offset", b"%d" % self.source.offset),
+            ("source-timestamp", b"%d" % self.source.timestamp),
+            ("error-code", self.error_code.encode()),
+        ]
+        return pairs if self.seen is None else [*pairs, ("replay-seen", b"%d" % self.seen)]
+
+    @classmethod
+    def read(cls, headers: HeaderTexts) -> ReplayHeaders | None:
+        """None for what is no replay, or says too little: then it is an event like any other."""
+        source, code = SourcePosition.read(headers), headers.get("error-code")
+        if replay_of(headers) is None or source is None or code not in ERROR_CODES:
+            return None
+        seen = headers.get("replay-seen", "")
+        return cls(headers["replay-of"], source, code, int(seen) if _OFFSET.fullmatch(seen) else None)
 
 
 def replay_of(headers: HeaderTexts) -> tuple[int, int] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from worker.messages.headers import ReplayHeaders
+
 
 @dataclasses.dataclass(slots=True)  # not frozen, which would make it four times as slow to make
 class Record:
@@ -11,8 +13,10 @@ class Record:
 
     Attributes:
         epoch: of the assignment under which it was read.
-        timestamp: milliseconds since the epoch; when it was read if the broker gave none.
+        timestamp: milliseconds since the epoch; when it was read if the broker gave none. That of a replay is
+            its dead letter's source's.
         traceparent: the W3C trace header, where there is one.
+        replay: of an upload that `dlq replay` sent again.
     """
 
     partition: int
@@ -22,3 +26,11 @@ class Record:
     value: bytes | None
     timestamp: int
     traceparent: bytes | None = None
+    replay: ReplayHeaders | None = None
+
+    @property
+    def known_id(self) -> str | None:
+        """The id that the key is, where the event may say it in another way."""
+        if self.replay is None or not self.replay.key_is_id or not self.key:
+            return None
+        return self.key.decode(errors="replace")

@@ -116,6 +116,13 @@ class Endings:
             self._consumer.done(record)
         self._metrics.uploads["superseded"].inc()
 
+    def drop_replay(self, record: Record, trace: UploadTrace | None) -> None:
+        """An upload that is sent again, and whose id has had a later event."""
+        if trace is not None:
+            trace.end("superseded")
+        self._consumer.done(record)
+        self._metrics.uploads["superseded"].inc()
+
     def abandon(self, work: Work, why: str) -> None:
         """Nobody waits for `work` any more."""
         self._works.end(work)

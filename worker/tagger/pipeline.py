@@ -31,6 +31,7 @@ from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.pacing import Pacing
 from worker.tagger.poison import DEATHS, KILLER, Encoding, PoisonGuard
 from worker.tagger.prediction import InferenceOutcome, Predicted, Ready, Unencodable
+from worker.tagger.replays import ReplayGuard
 from worker.tagger.results import Reason, Results
 from worker.tagger.retrying import Retrying
 from worker.tagger.stages import StageMetrics
@@ -118,6 +119,7 @@ class Pipeline:
             self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
         )
         self._delivery.on_refused = self._endings.refused
+        self._replays = ReplayGuard(self._endings)
         self._guard = PoisonGuard(
             self._works, inference,
             write_down=self._endings.write_down, safe=lambda: not self._delivery.waiting,
@@ -157,9 +159,11 @@ class Pipeline:
     def _take(self, record: Record) -> Work | None:
         trace = self._tracing.begin(record)
         try:
-            upload = self._parse(record, None, trace)
+            upload = self._parse(record, record.known_id, trace)
         except Rejected as error:
             self._endings.bury(record, record.key, _reason(error), trace)
+            return None
+        if not self._replays.admits(upload, record, trace):
             return None
         self._endings.supersede(upload.id, record.partition)
         if (record.partition, record.offset) in self._policy.skip:
@@ -267,6 +271,7 @@ class Pipeline:
     def _begun(self, begun: BegunPartition) -> None:
         """A partition is ours, with what waits for another try in it."""
         self._retrying.begin(begun.partition, begun.pending)
+        self._replays.begin(begun)
         self._guard.begin(begun)
 
     def _leaving(self, partitions: set[int], lost: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +11,17 @@ from hypothesis import strategies as st
 from worker.commands.dead_letters import (
     DeadLetter,
     Filter,
-    LaterEvents,
     read_dead_letter,
-    reason_to_skip,
-    value_to_send,
+    upload_of,
 )
+from worker.commands.later_events import LaterEvents, reason_to_skip
 from worker.commands.operator_arguments import duration
+from worker.commands.replay import replay_record
 from worker.kafka.scanner import Entry
-from worker.messages.headers import SourcePosition
+from worker.messages.formats import Formats
+from worker.messages.headers import ReplayHeaders, SourcePosition, read_headers
+from worker.messages.mapping import MappedIntake
+from worker.messages.mapping_syntax import parse_map
 
 NOW = 1_790_000_000_000
 
@@ -41,7 +43,6 @@ def test_any_record_is_read(value: bytes | None, headers: dict[str, str]) -> Non
     """Whatever lies in the topic, reading it raises nothing, and only what has an id has one."""
     found = read_dead_letter(Entry("uploads.dlq", 0, 0, NOW, None, value, headers))
     assert found.id is None or isinstance(found.id, str)
-    assert value_to_send(found) is None or isinstance(value_to_send(found), bytes)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,35 @@ def test_what_cannot_be_sent_again_says_why() -> None:
     assert reason_to_skip(broken, nothing, without_id=True) is None
 
 
-def test_an_upload_keeps_its_time() -> None:
-    """A replayed upload is as old as it was: the new record's timestamp does not count."""
-    sent = orjson.loads(value_to_send(letter()) or b"")
-    assert sent == {"id": "a", "url": "http://x/", "uploaded_at": "2026-09-21T14:13:15.000Z"}
-    timed = b'{"id":"a","url":"http://x/","uploaded_at":"2026-01-01T00:00:00Z"}'
-    assert value_to_send(letter(timed)) == timed
-    assert value_to_send(letter(b"{not json")) == b"{not json"
+@given(st.none() | st.binary(max_size=60), st.none() | st.binary(max_size=20), st.none() | st.integers(0, 99))
+def test_an_upload_is_sent_as_it_was(value: bytes | None, key: bytes | None, seen: int | None) -> None:
+    """Key and value byte for byte, in whatever format they are (Avro, Protobuf, framed JSON, no format at
+    all); where and when it was read at first is in headers."""
+    headers = {"source-partition": "2", "source-offset": "40", "source-timestamp": "123"}
+    found = Entry("uploads.dlq", 2, 7, NOW, key, value, {**headers, "error-code": "fetch-failed"})
+    record = replay_record(read_dead_letter(found), seen)
+    assert (record.partition, record.key, record.value) == (2, key, value)
+    read = ReplayHeaders.read(read_headers(record.headers))
+    assert read == ReplayHeaders("2:7", SourcePosition(2, 40, 123), "fetch-failed", seen)
+
+
+def test_the_trace_goes_on() -> None:
+    """A well-formed `traceparent` of the dead letter goes along, anything else does not."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert ("traceparent", trace.encode()) in replay_record(letter(traceparent=trace), None).headers
+    assert "traceparent" not in dict(replay_record(letter(traceparent="x"), None).headers)
+
+
+def test_the_id_of_a_replay_is_its_key() -> None:
+    """As with the dead letter, whose key is the id: where a map reads ids from the source's keys, it would
+    find another one there, or none."""
+    intake = MappedIntake(parse_map("id=$key.photo.id,url=url"))
+    formats = Formats(intake=intake)
+    sent = replay_record(letter(b'{"url":"http://x/"}'), 3)
+    entry = Entry("uploads", 2, 90, NOW, sent.key, sent.value, read_headers(sent.headers), formats)
+    found = upload_of(entry)
+    assert found is not None
+    assert found.id == "a"
 
 
 def test_ages() -> None:

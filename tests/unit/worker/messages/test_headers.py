@@ -7,14 +7,15 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.errors import ERROR_CODES
 from worker.messages.headers import (
     MAX_HEADER_TEXT,
     DeadLetterHeaders,
+    ReplayHeaders,
     RetryHeaders,
     SourcePosition,
     read_headers,
     read_traceparent,
-    replay_headers,
     replay_of,
     result_headers,
 )
@@ -67,12 +68,21 @@ def test_a_dead_letter_is_read_back_with_its_message_escaped_and_bounded(
         assert read.message == message
 
 
-@given(partition=partitions, offset=offsets)
-def test_a_replay_names_its_dead_letter_and_goes_on_with_the_trace(partition: int, offset: int) -> None:
-    headers = read_headers(replay_headers(f"{partition}:{offset}", {"traceparent": TRACE.decode()}))
+@given(
+    partition=partitions, offset=offsets, timestamp=times,
+    code=st.sampled_from(ERROR_CODES), seen=st.none() | offsets,
+)  # fmt: skip
+def test_a_replay_names_its_dead_letter_its_source_and_what_was_seen(
+    partition: int, offset: int, timestamp: int, code: str, seen: int | None
+) -> None:
+    """And what says too little is an event like any other."""
+    sent = ReplayHeaders(f"{partition}:{offset}", SourcePosition(partition, offset, timestamp), code, seen)
+    headers = read_headers(sent.pairs())
+    assert ReplayHeaders.read(headers) == sent
     assert replay_of(headers) == (partition, offset)
-    assert read_traceparent(headers) == TRACE
-    assert replay_of({}) is None
+    for name in ("replay-of", "source-partition", "source-offset", "source-timestamp", "error-code"):
+        assert ReplayHeaders.read({n: v for n, v in headers.items() if n != name}) is None
+    assert ReplayHeaders.read({**headers, "error-code": "made up"}) is None
 
 
 @given(strangers)

@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.world import World, upload
 from worker.fetching.protocol import Failed
-from worker.kafka.reading import traceparent_of
+from worker.kafka.reading import headers_of
+from worker.messages.headers import read_traceparent
 from worker.messages.record import Record
 from worker.telemetry.tracing import Tracing, connect
 
@@ -221,7 +222,7 @@ def test_only_a_well_formed_header_is_taken_from_a_record(value: object, kept: b
         def headers(self) -> list[tuple[str, object]]:
             return [("other", b"x"), ("traceparent", value)]
 
-    assert traceparent_of(Message()) == (value if kept else None)  # type: ignore[arg-type]
+    assert read_traceparent(headers_of(Message())) == (value if kept else None)  # type: ignore[arg-type]
 
 
 def test_without_an_sdk_nothing_is_traced() -> None:
