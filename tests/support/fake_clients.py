@@ -253,6 +253,8 @@ class FakeProducer:
         for topic, partition, record, on_delivery in answered:
             too_large = sizes[topic, partition] > self.broker.limits.get(topic, 1 << 40)
             refused = KafkaError.MSG_SIZE_TOO_LARGE if code is None and too_large else code
+            if topic in self.broker.denied:
+                refused = KafkaError.TOPIC_AUTHORIZATION_FAILED
             self._refused |= refused is not None
             if refused is None and not self.id:
                 self.broker.append(topic, partition, record)

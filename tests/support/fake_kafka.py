@@ -68,6 +68,7 @@ class FakeBroker:
         }
         self.starts: defaultdict[tuple[str, int], int] = defaultdict(int)  # retention cuts here
         self.limits: dict[str, int] = {}  # topic → max.message.bytes
+        self.denied: set[str] = set()  # topics that must not be written to
         self.committed: dict[tuple[str, str, int], tuple[int, str]] = {}
         self.history: list[tuple[str, int, Stored]] = []
         self.open: dict[str, Transaction] = {}  # transactional.id → what is not ended

@@ -13,6 +13,7 @@ from worker import wiring
 from worker.commands import topics
 from worker.commands.findings import Finding, report
 from worker.errors import WorkerError
+from worker.kafka.rights import try_transactions
 from worker.messages import registry
 from worker.settings.settings import Settings
 
@@ -22,6 +23,17 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         yield from topics.findings(settings)
     except WorkerError as error:
         yield Finding("Kafka", False, str(error))
+
+
+def _transactions(settings: Settings) -> Iterator[Finding]:
+    if settings.delivery != "exactly-once":
+        return
+    try:
+        try_transactions(wiring.connection(settings), settings.group_id)
+    except WorkerError as error:
+        yield Finding("transactions", False, str(error))
+    else:
+        yield Finding("transactions", True, "this user may publish in them")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -89,7 +101,13 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield Finding("schema registry", True, "it answers")
 
 
-STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_kafka, _registry, _redis, _model)
+STEPS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _kafka,
+    _transactions,
+    _registry,
+    _redis,
+    _model,
+)
 
 
 def look(settings: Settings) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from typing import Protocol
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import StartError
+from worker.kafka.client_config import TRANSACTION_TIMEOUT_MS
 from worker.messages.headers import VALUE_OMITTED, key_cut, result_headers
 from worker.messages.record import Record
 from worker.telemetry import log as logs
@@ -81,18 +82,27 @@ def is_refused(error: KafkaError) -> bool:
     return error.code() in _REFUSED
 
 
-PERMANENT = (
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-)
+# What no further try can change, and what an operator can do about it.
+REMEDIES = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the topics of tags, retries and dead letters",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+        "grant Write and Describe on the transactional ids that begin with the group's name and a hyphen, or "
+        "set WORKER_DELIVERY=at-least-once"
+    ),
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: (
+        f"raise the brokers' transaction.max.timeout.ms to {TRANSACTION_TIMEOUT_MS} or more, or set "
+        "WORKER_DELIVERY=at-least-once"
+    ),
+}
 
 
 def refused(error: KafkaError) -> Exception:
     """The exception for an error that no further try can change."""
-    if error.code() in PERMANENT:
-        return StartError(f"Kafka refuses to let this worker publish: {error.str()}")
+    remedy = REMEDIES.get(error.code())
+    if remedy is not None:
+        return StartError(f"Kafka refuses to let this worker publish: {error.str()}; {remedy}")
     return KafkaException(error)
 
 

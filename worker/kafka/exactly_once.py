@@ -29,7 +29,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from worker.kafka.assignment import Snapshot
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
-    PERMANENT,
+    REMEDIES,
     REVOKE_COMMIT,
     OnRefused,
     Result,
@@ -58,6 +58,19 @@ MAX_BATCH = 5000  # results in one transaction: a tenth of a second
 # What becomes of records when their transaction fails: the failing call says why.
 _OF_THE_TRANSACTION = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._MSG_TIMED_OUT)
 _NO_ANSWER = (KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
+
+
+# A new producer helps: somebody else has this one's name, or the broker gave up on its transaction.
+_NEW_PRODUCER = (
+    KafkaError._FENCED,
+    KafkaError._FATAL,  # a call after one of the others
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    KafkaError.UNKNOWN_PRODUCER_ID,
+    KafkaError.INVALID_TXN_STATE,
+    KafkaError.TRANSACTION_COORDINATOR_FENCED,
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+)
 
 
 class State(enum.Enum):
@@ -102,6 +115,7 @@ class ExactlyOnce:
         self._snapshot: Snapshot | None = None
         self._mark = ""
         self._refusals: list[tuple[Result, KafkaError]] = []  # of the last try
+        self._denied: KafkaError | None = None  # a topic that this worker must not write to
         self._alone: set[int] = set()  # results, by identity, that are sent with nothing beside them
         self.on_refused: OnRefused = cut_or_raise
         self._doubt = False
@@ -129,6 +143,8 @@ class ExactlyOnce:
     # ── one round ────────────────────────────────────────────────────────────────────────────────────────
 
     def run_once(self) -> None:
+        if self._denied is not None:
+            raise refused(self._denied)
         now = self._clock()
         if now >= self._again_at and (self._state is not State.READY or now >= self._due_at):
             self._step(STEP)
@@ -164,13 +180,15 @@ class ExactlyOnce:
 
     def _react(self, error: KafkaError) -> None:
         """One reaction for each kind of error."""
-        if error.fatal() or error.code() == KafkaError._FENCED:
+        if error.code() in REMEDIES:
+            raise refused(error)
+        if error.code() == KafkaError._FENCED or (error.fatal() and error.code() in _NEW_PRODUCER):
             log.warning("the producer is fenced; going on with a new one", error=error.str())
             self._metrics.commits["fenced"].inc()
             old, self._producer, self._state = self._producer, None, State.NEW
             if old is not None:
                 old.purge()
-        elif error.code() in PERMANENT:
+        elif error.fatal():
             raise refused(error)
         elif error.txn_requires_abort() or self._state is State.ABORTING:
             log.warning("transaction failed; its results are published again", error=error.str())
@@ -287,6 +305,8 @@ class ExactlyOnce:
         )
         if is_refused(error):
             self._refusals.append((result, error))
+        elif error.code() in REMEDIES:
+            self._denied = error
 
     def _isolate(self) -> bool:
         """Find the record that was refused, after its transaction has ended; whether there was one.

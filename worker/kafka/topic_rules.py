@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
+from worker.kafka.client_config import TRANSACTION_TIMEOUT_MS
+from worker.kafka.offsets import MAX_METADATA_BYTES
 from worker.messages.text import printable
 
 TopicRole = Literal["uploads", "tags", "retry", "dlq", "embeddings", "models"]
@@ -243,15 +245,31 @@ def retention(cluster: KafkaCluster) -> Iterator[Warn]:
 def sizes(cluster: KafkaCluster) -> Iterator[Warn]:
     uploads = cluster.topics["uploads"]
     largest = uploads.number("max.message.bytes")
-    for role in ("retry", "dlq"):
+    losses: dict[TopicRole, str] = {
+        "retry": "a larger event that fails for now is not tried again, but becomes a dead letter",
+        "dlq": "a larger event arrives there without its value",
+        "tags": "an event whose attributes are larger becomes a dead letter",
+    }
+    for role, loss in losses.items():
         copy = cluster.topics[role]
         limit = copy.number("max.message.bytes")
         if largest is not None and limit is not None and limit < largest:
             yield Warn(
-                f"{copy.name}: max.message.bytes is {limit}, {uploads.name} takes {largest}: a larger event "
-                "arrives there without its value",
+                f"{copy.name}: max.message.bytes is {limit}, {uploads.name} takes {largest}: {loss}",
                 f"set it to {largest} or more",
             )
+
+
+def brokers(cluster: KafkaCluster) -> Iterator[Warn]:
+    """What the brokers allow at most, where a worker needs more."""
+    needs = {
+        "offset.metadata.max.bytes": (MAX_METADATA_BYTES, "commits fail when uploads are done out of order"),
+        "transaction.max.timeout.ms": (TRANSACTION_TIMEOUT_MS, "no worker can start a transaction"),
+    }
+    for name, (need, loss) in needs.items():
+        value = cluster.broker.get(name, "")
+        if value.isdecimal() and int(value) < need:
+            yield Warn(f"the brokers' {name} is {value}: {loss}", f"set it to {need} or more")
 
 
 def order(cluster: KafkaCluster) -> Iterator[Warn]:
@@ -276,7 +294,7 @@ def order(cluster: KafkaCluster) -> Iterator[Warn]:
                 return
 
 
-RULES: tuple[Rule, ...] = (replication, in_sync, unclean, compaction, retention, sizes, order)
+RULES: tuple[Rule, ...] = (replication, in_sync, unclean, compaction, retention, sizes, brokers, order)
 
 
 def warnings(cluster: KafkaCluster) -> list[Warn]:

@@ -8,11 +8,12 @@ tests/faults.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,6 @@ from worker.telemetry.metrics import Metrics
 ABORTABLE: Error = {"error": KafkaError.ILLEGAL_GENERATION, "txn_requires_abort": True}
 FATAL: Error = {"error": KafkaError._FENCED, "fatal": True}
 TIMED_OUT: Error = {"error": KafkaError._TIMED_OUT, "retriable": True}
-REFUSED: Error = {"error": KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 
 
 class Bench:
@@ -265,11 +265,41 @@ def test_aborts_wait_longer_and_longer_until_a_commit(bench: Any) -> None:
     assert gaps[-1] >= AGAIN_MAX
 
 
-def test_a_refusal_ends_the_worker(bench: Any) -> None:
-    """No permission is no use to try again; the text says what Kafka said."""
-    b = bench(init=[(REFUSED, False)])
-    with pytest.raises(StartError, match="refuses"):
+@pytest.mark.parametrize("fatal", [True, False])
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional ids"),
+        (KafkaError.INVALID_TRANSACTION_TIMEOUT, "transaction.max.timeout.ms"),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "IdempotentWrite"),
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, "Read on the group"),
+    ],
+)
+def test_a_refusal_ends_the_worker(bench: Any, code: int, remedy: str, fatal: bool) -> None:
+    """No producer would be treated better; the text says what Kafka said, and what to do."""
+    b = bench(init=[({"error": code, "fatal": fatal}, False)])
+    with pytest.raises(StartError, match=re.escape(remedy)):
         b.turns()
+
+
+def test_a_topic_that_must_not_be_written_ends_the_worker(bench: Any) -> None:
+    """The producer reports it with the record, and the transaction only that something failed."""
+    b = bench()
+    b.broker.denied = {"tags"}
+    b.publish(1)
+    with pytest.raises(StartError, match="grant Write on the topics"):
+        b.turns(5)
+    assert b.published == []
+
+
+@pytest.mark.parametrize("step", ["init", "begin", "commit"])
+def test_only_fencing_and_time_outs_deserve_a_new_producer(bench: Any, step: str) -> None:
+    """Whatever else is fatal would be so again, for ever."""
+    b = bench(**{step: [({"error": KafkaError.UNSUPPORTED_VERSION, "fatal": True}, False)]})
+    b.publish(1)
+    with pytest.raises(KafkaException):
+        b.turns(3)
+    assert b.broker.calls.count("init") == 1
 
 
 failures = st.one_of(
