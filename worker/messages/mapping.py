@@ -223,4 +223,4 @@ def _as_attributes(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise bad_event('"attributes" must be an object of strings, numbers and booleans')
-    return {name: plain for name, item in value.items() if (plain := _plain(item)) is not None}
+    return {name: _plain(item) for name, item in value.items()}

@@ -47,7 +47,8 @@ def parse_time(value: object) -> int:
         raise bad_event(f'"uploaded_at" must be RFC 3339, like 2026-11-23T21:17:00Z, got {printable(value)}')
     try:
         # a leap second (…:60) is a valid RFC 3339 time that datetime does not know
-        text = value.upper().replace(":60Z", ":59Z")
+        text = value.upper()
+        text = f"{text[:17]}59{text[19:]}" if text[17:19] == "60" else text
         ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         raise bad_event(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None

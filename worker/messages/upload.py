@@ -32,7 +32,7 @@ class Upload:
     """A new-upload event; `url` is None when the upload is gone.
 
     Attributes:
-        id: 1–256 characters.
+        id: 1–256 characters, none of them NUL.
         url: where the image is, unchecked beyond type and length; None for a deletion.
         uploaded_at: milliseconds since the epoch.
         attributes: passed on to the tag, unread.
@@ -53,6 +53,8 @@ def _id(value: object) -> str:
         raise bad_event(f'"id" must be a string of 1 to {MAX_ID_CHARS} characters, got {printable(value)}')
     if not 1 <= len(value) <= MAX_ID_CHARS:
         raise bad_event(f'"id" must have 1 to {MAX_ID_CHARS} characters, has {len(value)}')
+    if "\0" in value:
+        raise bad_event(f'"id" must have no NUL character, got {printable(value)}')
     return value
 
 
@@ -66,17 +68,20 @@ def id_from_key(key: bytes | None) -> str:
 
 
 def _attributes(value: object) -> Mapping[str, Attribute]:
+    """Those that have a value: null is as good as not there."""
     if not isinstance(value, dict):
         raise bad_event(
             f'"attributes" must be an object of strings, numbers and booleans, got {printable(value)}'
         )
+    missing = False
     for name, item in value.items():
-        if not isinstance(item, str | int | float | bool):
+        missing = missing or item is None
+        if not (item is None or isinstance(item, str | int | float | bool)):
             raise bad_event(
                 f"attribute {printable(name, 80)} must be a string, a number or a boolean, "
                 f"got {printable(item, 80)}"
             )
-    return value
+    return {name: item for name, item in value.items() if item is not None} if missing else value
 
 
 _LONG_INTEGER = re.compile(rb"[:,\[\s-]\d{19}")

@@ -21,10 +21,14 @@ ODD = st.sampled_from([None, True, False, 0, 1, "", "x", [], {}, ["x"], {"a": No
 EVENTS = st.fixed_dictionaries(
     {},
     optional={
-        "id": st.sampled_from(["a", "x" * MAX_ID_CHARS, "x" * (MAX_ID_CHARS + 1)]) | TEXT | ODD,
+        "id": st.sampled_from(["a", "a\0", "\0", "a\x01\n", "x" * MAX_ID_CHARS, "x" * (MAX_ID_CHARS + 1)])
+        | TEXT
+        | ODD,
         "url": st.sampled_from(["https://x/", "x" * MAX_URL_CHARS, "x" * (MAX_URL_CHARS + 1)]) | ODD,
         "uploaded_at": st.sampled_from(
             ["2026-11-23T21:17:00Z", "2026-11-23t21:17:00.123456789+05:30", "2026-11-23 21:17:60z",
+             "2016-12-31T23:59:60+00:00", "2016-12-31T23:59:60.5Z", "2017-01-01T00:59:60.999999999+01:00",
+             "2016-12-31T23:60:00Z", "2016-12-31T23:59:61Z",
              "2026-11-23T21:17:00", "2026-13-23T21:17:00Z", "2026-11-23T24:17:00Z",
              "2026-11-23T21:17:00+24:00",
              "2026-11-23T21:17Z", "2026-11-23T21:17:00.Z", "23.11.2026", "٢026-11-23T21:17:00Z"]) | ODD,
@@ -47,6 +51,9 @@ UPLOAD, TAG = validator("upload.schema.json"), validator("tag.schema.json")
 @given(event=EVENTS)
 @example(event={"id": "a", "url": "https://x/", "uploaded_at": "2026-11-23T21:17:00Z", "attributes": None})
 @example(event={"id": "a", "deleted": True})
+@example(event={"id": "a\0b", "url": "https://x/"})
+@example(event={"id": "a", "url": "https://x/", "attributes": {"a": None, "b": 1}})
+@example(event={"id": "a", "url": "https://x/", "uploaded_at": "2016-12-31T23:59:60.5+00:00"})
 @hypothesis_settings(max_examples=400, deadline=None)
 def test_the_schema_of_an_upload_is_what_the_code_reads(event: dict[str, Any]) -> None:
     """Valid exactly where the worker takes it."""

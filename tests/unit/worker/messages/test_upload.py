@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import Rejected
+from worker.messages.mapping import Intake, MappedIntake, plain_json
+from worker.messages.mapping_syntax import parse_map
 from worker.messages.tag import Candidate, Tag
 from worker.messages.text import format_time, parse_time, printable
 from worker.messages.upload import MAX_EVENT_BYTES, Upload, parse_upload
@@ -94,7 +96,7 @@ BAD = [
     (b'{"id":"a","url":"u","uploaded_at":"2026-W01-1T00:00:00Z"}', None, "RFC 3339"),
     (b'{"id":"a","url":"u","attributes":[]}', None, '"attributes" must be'),
     (b'{"id":"a","url":"u","attributes":{"x":{}}}', None, "attribute 'x'"),
-    (b'{"id":"a","url":"u","attributes":{"x":null}}', None, "attribute 'x'"),
+    (b'{"id":"a","url":"u","attributes":{"x":[null]}}', None, "attribute 'x'"),
     (b'{"id":"a","deleted":"yes"}', None, '"deleted" must be'),
     (b'{"id":"a","url":"u","deleted":1}', None, '"deleted" must be'),
     (b'{"id":"a","url":"u","deleted":0.0}', None, '"deleted" must be'),
@@ -117,6 +119,8 @@ BAD = [
     (b'{"id":"\\ud800","url":"u"}', None, "not JSON"),
     (b" " * (MAX_EVENT_BYTES + 1), None, "at most 65536"),
     (b"[" * 30_000, None, "not JSON"),
+    (b'{"id":"a\\u0000b","url":"u"}', None, "no NUL"),
+    (None, b"a\0", "no NUL"),
     (None, None, "the key is empty"),
     (None, b"\xff", "not UTF-8"),
     (None, b"x" * 300, "has 300"),
@@ -132,17 +136,41 @@ def test_bad_events_say_what_is_wrong(value: bytes | None, key: bytes | None, sa
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "intake", [plain_json, MappedIntake({}), MappedIntake(parse_map("id=id,attributes.lang=more.lang"))]
+)
+def test_an_attribute_without_a_value_is_left_out(intake: Intake) -> None:
+    """Null is as good as not there, with a field map and without one, and costs the upload nothing."""
+    event = {"id": "a", "url": "u", "attributes": {"n": None}, "more": {"lang": None}}
+    assert intake(orjson.dumps(event), b"a", NOW).attributes == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2016-12-31T23:59:60Z", 1_483_228_799_000),
+        ("2016-12-31T23:59:60+00:00", 1_483_228_799_000),
+        ("2016-12-31T23:59:60.5Z", 1_483_228_799_500),
+        ("2017-01-01T00:59:60.25+01:00", 1_483_228_799_250),
+        ("2016-12-31t23:59:60z", 1_483_228_799_000),
+    ],
+)
+def test_a_leap_second_is_a_time(text: str, ms: int) -> None:
+    """With a fraction, with any offset; it counts as the second before it."""
+    assert parse_time(text) == ms
+
+
 def test_strictness_refuses_nothing_honest() -> None:
     """Escapes, the largest whole numbers, long floats, equal names in different objects and nesting pass."""
     value = (
-        b'{"id":"a\\"\\u0000\\\\","url":"u","attributes":{"id":18446744073709551615,"url":-9223372036854775808,'
+        b'{"id":"a\\"\\u0001\\\\","url":"u","attributes":{"id":18446744073709551615,"url":-9223372036854775808,'
         b'"f":0.12345678901234567890123},"more":[{"id":1},{"id":"\\"id\\":"}],"deep":'
         + b"[" * 60
         + b"]" * 60
         + b"}"
     )
     upload = parse_upload(value, None, NOW)
-    assert upload.id == 'a"\0\\'
+    assert upload.id == 'a"\x01\\'
     assert upload.attributes == {"id": 2**64 - 1, "url": -(2**63), "f": 0.12345678901234567890123}
 
 
