@@ -1,5 +1,5 @@
-"""Writes what is made from the code: README.md's tables, the index of the decisions, the schemas. `make docs`
-calls it.
+"""Writes what is made from the code: tables of README.md and docs/redis.md, the index of the decisions, the
+schemas. `make docs` calls it.
 
 A test fails when one of them is stale.
 """
@@ -13,13 +13,18 @@ from pathlib import Path
 
 from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
+from worker.view.access import access_table
 from worker.wall.api import openapi
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DECISIONS = ROOT / "docs" / "decisions"
 INDEX = DECISIONS / "README.md"
-TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "metrics": metrics_table}
+REDIS = ROOT / "docs" / "redis.md"
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"settings": settings_table, "metrics": metrics_table},
+    REDIS: {"access": access_table},
+}
 SCHEMAS = ROOT / "docs" / "schemas"
 SUBJECTS = {
     "000": "The worker as a whole",
@@ -36,13 +41,14 @@ SUBJECTS = {
 }
 
 
-def render(text: str) -> str:
-    """The text with each table between `<!-- name -->` and `<!-- /name -->` made anew."""
-    for name, table in TABLES.items():
+def render(page: Path) -> str:
+    """The page with each of its tables between `<!-- name -->` and `<!-- /name -->` made anew."""
+    text = page.read_text()
+    for name, table in TABLES[page].items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text, count = re.subn(pattern, lambda m, t=table: m[1] + t().strip() + "\n" + m[2], text, flags=re.S)
         if count != 1:
-            raise SystemExit(f"README.md must have one place for the table {name!r}, has {count}")
+            raise SystemExit(f"{page.name} must have one place for the table {name!r}, has {count}")
     return text
 
 
@@ -83,7 +89,8 @@ def schemas() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for page in TABLES:
+        page.write_text(render(page))
     INDEX.write_text(decisions())
     SCHEMAS.mkdir(exist_ok=True)
     for name, text in schemas().items():

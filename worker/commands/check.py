@@ -54,6 +54,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         remedy = (
             "check WORKER_REDIS_URL and WORKER_REDIS_PASSWORD; without Redis the tagger works, the view waits"
         )
+        if isinstance(error, redis.exceptions.NoPermissionError):
+            remedy = "docs/redis.md lists the commands that its user needs"
         yield Finding("Redis", False, f"{type(error).__name__}: {error}", remedy)
         return
     kind = {"cluster": "a Redis Cluster, ", "sentinel": "the primary of the Sentinels, ", "server": ""}
