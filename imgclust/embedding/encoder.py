@@ -1,9 +1,8 @@
 """Pixels → unit-norm embeddings: what every encoder shares, and the door to all of them.
 
 `load_encoder` finds the network (`imgclust.embedding.mini`, `imgclust.embedding.openclip`); `TorchEncoder`
-runs it. An encoder is
-deterministic only up to rounding, and the rounding depends on the batch's shape; so batches are padded to a
-few fixed shapes here, for the library and the worker alike.
+runs it. An embedding is a function of the picture alone, bit for bit: batches are padded to a few shapes that
+round alike, or to a single one where they do not, for the library and the worker alike.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from imgclust.embedding.batch_invariance import CPU_BATCH, is_batch_invariant, make_batch_invariant
 from imgclust.embedding.network import Network, hash_weights
 from imgclust.errors import EncoderError
 from imgclust.support.machine import keep_freed_memory
@@ -21,6 +21,7 @@ from imgclust.types import EncoderIdentity, Floats, Pixels
 
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
 MAX_BATCH = 64
+ONE_SHAPE = 4  # on a processor where shapes round differently: most pictures come in batches
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -83,9 +84,19 @@ def resolve_device(device: str) -> torch.device:
     return target
 
 
-def padded_length(n: int, max_batch: int) -> int:
-    """The shape that a batch of n is padded to: the next of 1, 2, 4, … `max_batch`."""
-    return int(min(1 << (n - 1).bit_length(), max_batch))
+def shapes_up_to(most: int) -> tuple[int, ...]:
+    """1, 2, 4 … up to `most`. Others round differently on some processors."""
+    return tuple(1 << i for i in range(most.bit_length()))
+
+
+def pieces(n: int, shapes: Sequence[int]) -> list[slice]:
+    """n pictures in parts, each to be padded to one of the shapes (ascending), the largest first."""
+    found, start = [], 0
+    while start < n:
+        shape = next((s for s in shapes if s >= n - start), shapes[-1])
+        found.append(slice(start, start + shape))
+        start += shape
+    return found
 
 
 def _padded(pixels: Pixels, n: int) -> Pixels:
@@ -106,19 +117,35 @@ class TorchEncoder:
         if max_batch < 1:
             raise EncoderError(f"max_batch must be at least 1, got {max_batch}")
         p = network.preprocessing
-        self._network, self._device, self._max_batch = network, device, max_batch
+        self._network, self._device = network, device
         self._dtype = PRECISIONS[precision]
         if device.type == "cpu":
             keep_freed_memory()
         weights = hash_weights(network.visual.state_dict())  # before the precision changes their bytes
         self._visual = network.visual.eval().requires_grad_(False).to(device, self._dtype)
+        if device.type == "cpu":
+            make_batch_invariant(self._visual)
         self._mean = torch.tensor(p.mean, device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(p.std, device=device).view(1, 3, 1, 1) * 255
-        blank = np.zeros((1, p.size, p.size, 3), np.uint8)
+        self._shapes = self._choose_shapes(p.size, max_batch)
+        blank = np.zeros((self._shapes[0], p.size, p.size, 3), np.uint8)
         dim = self._features(blank).shape[1]
         self._identity = EncoderIdentity(
             network.name, network.architecture, weights, p, precision, dim, network.licence
         )
+
+    def _choose_shapes(self, side: int, max_batch: int) -> tuple[int, ...]:
+        if self._device.type != "cpu":  # kernels are chosen by shape: nothing but one shape keeps the bits
+            return (max_batch,)
+        shapes = shapes_up_to(min(max_batch, CPU_BATCH))
+        if is_batch_invariant(lambda pixels: self._features(pixels).numpy(), side, shapes):
+            return shapes
+        return (min(max_batch, ONE_SHAPE),)
+
+    @property
+    def shapes(self) -> tuple[int, ...]:
+        """Lengths of the batches that the device sees; all of them give a picture the same bits."""
+        return self._shapes
 
     @property
     def identity(self) -> EncoderIdentity:
@@ -142,15 +169,12 @@ class TorchEncoder:
             )
         if not len(pixels):
             return np.zeros((0, self._identity.dim), np.float32)
-        parts = [
-            self._encode_part(pixels[start : start + self._max_batch])
-            for start in range(0, len(pixels), self._max_batch)
-        ]
-        return np.concatenate(parts)
+        return np.concatenate([self._encode_part(pixels[part]) for part in pieces(len(pixels), self._shapes)])
 
     def _encode_part(self, pixels: Pixels) -> Floats:
         n = len(pixels)
-        features = self._features(_padded(pixels, padded_length(n, self._max_batch)))[:n]
+        shape = next(shape for shape in self._shapes if shape >= n)
+        features = self._features(_padded(pixels, shape))[:n]
         if not bool(torch.isfinite(features).all()):
             raise EncoderError(
                 f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "

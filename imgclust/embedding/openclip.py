@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgclust.embedding.batch_invariance import CPU_BATCH, AtLeast
 from imgclust.embedding.network import Network, unit
 from imgclust.errors import EncoderError
 from imgclust.types import Floats, Preprocessing
@@ -44,11 +45,29 @@ class ImageTower(torch.nn.Module):
     def __init__(self, visual: torch.nn.Module) -> None:
         super().__init__()
         self.visual = visual
+        self.projection: torch.nn.Module = torch.nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.visual(images)
         embedding: torch.Tensor = features[0] if isinstance(features, tuple) else features
-        return embedding
+        projected: torch.Tensor = self.projection(embedding)
+        return projected
+
+    def separate_projection(self) -> None:
+        """Take a vision transformer's last product, with one row a picture, out of its `forward`."""
+        weights = getattr(self.visual, "proj", None)
+        if isinstance(weights, torch.nn.Parameter):
+            self.visual.register_parameter("proj", None)
+            self.projection = AtLeast(_Product(weights), CPU_BATCH)  # always as many rows
+
+
+class _Product(torch.nn.Module):
+    def __init__(self, weights: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weights
 
 
 def load(name: str, weights: Path | None = None) -> Network:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from imgclust.embedding import openclip
-from imgclust.embedding.encoder import TorchEncoder, load_encoder, padded_length, resolve_device
+from imgclust.embedding.encoder import TorchEncoder, load_encoder, pieces, resolve_device, shapes_up_to
 from imgclust.embedding.network import hash_weights
 from imgclust.errors import EncoderError
 from imgclust.images.decode import decode
@@ -97,31 +99,26 @@ def test_read_only_pixels(tiny_encoder: TorchEncoder) -> None:
     assert len(tiny_encoder.encode(pixels[::2])) == 4
 
 
-@pytest.mark.parametrize(
-    ("n", "most", "expected"), [(1, 64, 1), (2, 64, 2), (3, 64, 4), (33, 64, 64), (5, 6, 6), (64, 64, 64)]
-)
-def test_padded_length(n: int, most: int, expected: int) -> None:
-    """Batches are padded to powers of two, at most to the longest batch."""
-    assert padded_length(n, most) == expected
+@given(st.integers(0, 300), st.integers(1, 64))
+def test_pieces_cover_a_batch(n: int, most: int) -> None:
+    """Every picture is in one piece, none is longer than the largest shape, and less than half is padding."""
+    shapes = shapes_up_to(most)
+    parts = pieces(n, shapes)
+    assert [i for part in parts for i in range(n)[part]] == list(range(n))
+    padded = sum(part.stop - part.start for part in parts)
+    assert all(part.stop - part.start in shapes for part in parts)
+    assert padded < 2 * n or n == 0
 
 
 def test_only_a_few_shapes_reach_the_network(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the batch, the network sees 1, 2, 4 or 8 pictures; longer ones are cut."""
-    encoder = load_encoder(tiny.name, device="cpu", max_batch=8)
+    """Whatever the batch, the network sees no shapes but those that were compared; longer ones are cut."""
+    encoder = load_encoder(tiny.name, device="cpu", max_batch=64)
     seen = set()
     features = encoder._features
     monkeypatch.setattr(encoder, "_features", lambda batch: seen.add(len(batch)) or features(batch))
     for n in range(1, 20):
         encoder.encode(noise(n, 64))
-    assert seen == {1, 2, 4, 8}
-
-
-def test_padding_has_no_influence(tiny_encoder: TorchEncoder) -> None:
-    """A picture's embedding does not depend on its neighbours, beyond rounding."""
-    pixels = noise(7, 64)
-    together = tiny_encoder.encode(pixels)
-    alone = np.concatenate([tiny_encoder.encode(pixels[i : i + 1]) for i in range(7)])
-    assert np.abs(together - alone).max() < 1e-3
+    assert seen == set(encoder.shapes) <= {1, 2, 4, 8}
 
 
 def open_clip_reference(model: Any, images: list[Image.Image]) -> Floats:
