@@ -61,7 +61,6 @@ def _add_edit(edits: Commands, name: str, help: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.cli.clusters import print_clusters
     from imgclust.editing.log import describe
     from imgclust.model.model import ClusterModel
 
@@ -72,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     target = arguments.output or arguments.model
     edited.save(target)
     print(f"{describe(edited.edits[-1].change)}: model {model.version} → {edited.version} in {target}")
-    print_clusters(edited)
+    for cluster in edited.clusters:
+        if cluster not in model.clusters:
+            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}".rstrip())
     return 0
 
 

@@ -52,7 +52,7 @@ def split_points(points: Floats, into: int | None = None) -> list[Floats]:
         raise ModelError(
             "the cluster does not fall into parts that differ: say how many you want (--into 2), or leave it"
         )
-    parts = [_anchors(sample[labels == part]) for part in range(int(labels.max()) + 1)]
+    parts = [anchors_of(sample[labels == part]) for part in range(int(labels.max()) + 1)]
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     sizes = np.bincount(owners[nearest(points, np.concatenate(parts))], minlength=len(parts))
     return [parts[part] for part in np.argsort(-sizes, kind="stable")]
@@ -78,7 +78,7 @@ def _k_means(points: Floats, parts: int) -> Ints | None:
     return np.asarray(KMeans(parts, n_init=4, random_state=0).fit(points).labels_, np.int32)
 
 
-def _anchors(points: Floats) -> Floats:
+def anchors_of(points: Floats) -> Floats:
     """Points that cover a part: all of few, the centres of k-means of many."""
     different = np.unique(points, axis=0)
     if len(different) <= ANCHORS:

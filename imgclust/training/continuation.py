@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from imgclust.editing.log import Edit
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
 from imgclust.model.model import ClusterModel
@@ -23,8 +24,6 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
         FitError: they are of another encoder or width; both are named.
     """
     otherwise = "or fit without a previous model, which starts another taxonomy"
-    if previous.edits:
-        raise FitError(f"model {previous.version} was edited by hand, and edits are not carried over yet")
     try:
         previous.check_encoder(encoder)
     except EmbeddingsError as error:
@@ -62,14 +61,14 @@ def compare(
     before = len(then)
     by_previous = _labels(previous.predictor, arrays["embeddings"][now], report)
     sizes = np.bincount(arrays["labels"][arrays["labels"] >= 0], minlength=len(arrays["cluster_nodes"]))
-    clusters = len(previous.clusters), len(sizes)
+    clusters = len(previous.fitted_clusters), len(sizes)
     return continued(
         (
             contingency(previous.arrays["labels"][then], by_new, clusters),
             contingency(by_previous, arrays["labels"][now], clusters),
         ),
         sizes.tolist(),
-        previous.clusters,
+        previous.fitted_clusters,
         following=previous.next_number,
         version=previous.version,
     )
@@ -95,12 +94,14 @@ class Numbering:
         names: that they have already.
         continues: the taxonomy; None: the model starts one.
         used: how many numbers the taxonomy has used; None: no others than these.
+        edits: hand edits of the previous model, made again; see `imgclust.training.carrying`.
     """
 
     numbers: Sequence[int]
     names: Sequence[str | None]
     continues: str | None = None
     used: int | None = None
+    edits: tuple[Edit, ...] = ()
 
     @classmethod
     def fresh(cls, clusters: int) -> Numbering:
@@ -110,7 +111,8 @@ class Numbering:
     @classmethod
     def continuing(cls, previous: ClusterModel, found: Continuation) -> Numbering:
         """Of a fit that continues one: clusters that are kept have their names, too."""
-        names = [previous.name(number) for number in found.numbers]
+        fitted = {cluster.id: cluster.name for cluster in previous.fitted_clusters}
+        names = [previous.name(number) or fitted.get(number) for number in found.numbers]
         used = max(previous.next_number, 1 + max(found.numbers))
         return cls(found.numbers, names, previous.taxonomy, used)
 

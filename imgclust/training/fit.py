@@ -10,6 +10,7 @@ import numpy as np
 
 from imgclust.errors import FitError
 from imgclust.model.drift import Reference
+from imgclust.model.editor import with_edits
 from imgclust.model.folder import Array
 from imgclust.model.freeze import freeze, library_versions
 from imgclust.model.gallery import show
@@ -18,6 +19,7 @@ from imgclust.model.taxonomy import Continuation
 from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
+from imgclust.training.carrying import carry_edits
 from imgclust.training.continuation import Numbering, check_space, compare
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
@@ -134,6 +136,8 @@ def fit(
         with stages.stage("taxonomy", f"compared with model {previous.version}") as tell:
             continuation = compare(previous, parts.arrays, predictor.judging(thresholds), tell)
         numbering = Numbering.continuing(previous, continuation)
+        if previous.edits:
+            numbering = carry_edits(previous, numbering, parts.arrays)
     reference = Reference.of(found.test, range(len(numbering.numbers)))
     labels, test = numbering.of(found.labels), found.test.numbered(numbering.table)
     order = np.concatenate([split.train, split.test])
@@ -163,6 +167,10 @@ def fit(
         used=numbering.used,
         reference=reference.to_dict() if reference else None,
     )
+    if numbering.edits:
+        model = with_edits(model, numbering.edits)
+        assert model.edit_map is not None
+        labels, test = model.edit_map.labels(found.labels, found.points), model.edit_map.apply(found.test)
     return FitResult(
         model, parameters, model.figures, labels, split, duplicates, test, stages.seconds, continuation
     )

@@ -28,12 +28,14 @@ class Found:
         test: of the held-out rows.
         labels: int32 (n,); of every row that was given: fitted for training rows, predicted for others, the
             original's for duplicates.
+        points: float32 (n, d); the place of every row in the UMAP space, the original's for duplicates.
         checked: how many training rows were predicted, too.
         same: the share of these whose predicted label is the fitted one.
     """
 
     test: Prediction
     labels: Ints
+    points: Floats
     checked: int
     same: float
 
@@ -84,5 +86,12 @@ def predict_all(
     test = dataclasses.replace(test, novel=novelty.judge(table, middle, held_out, nearest))
     labels = np.full(len(rows), OTHER, np.int32)
     labels[split.train], labels[split.test], labels[split.rest] = fitted, test.labels, rest.labels
+    points = np.zeros((len(rows), parts.arrays["points"].shape[1]), np.float32)
+    points[split.train], points[split.test], points[split.rest] = (
+        parts.arrays["points"],
+        test.points,
+        rest.points,
+    )
+    shown_as = duplicates.representative()
     same = float((again.labels == fitted[checked]).mean())
-    return Found(test, labels[duplicates.representative()], len(checked), same), table
+    return Found(test, labels[shown_as], points[shown_as], len(checked), same), table
