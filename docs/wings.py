@@ -39,6 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("cli", "what people type"),
         ("report", "one offline page"),
         ("training", "embeddings → model"),
+        ("searching", "what is like what"),
         ("tagging", "predictions as rows"),
         ("model", "the frozen artefact"),
         ("editing", "what people changed"),

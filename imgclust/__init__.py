@@ -12,28 +12,34 @@ if TYPE_CHECKING:
     from imgclust.embedding.store import read_embeddings
     from imgclust.model.model import ClusterModel
     from imgclust.report.page import write_report
+    from imgclust.searching.search import search
+    from imgclust.training.estimator import ImageClusterer
     from imgclust.training.fit import fit
     from imgclust.types import Prediction
 
 __all__ = [
     "ClusterModel",
+    "ImageClusterer",
     "Prediction",
     "__version__",
     "embed",
     "fit",
     "load_encoder",
     "read_embeddings",
+    "search",
     "write_report",
 ]
 __version__ = "0.1.0"
 
 _HOME = {
     "ClusterModel": "imgclust.model.model",
+    "ImageClusterer": "imgclust.training.estimator",
     "Prediction": "imgclust.types",
     "embed": "imgclust.embedding.embed",
     "fit": "imgclust.training.fit",
     "load_encoder": "imgclust.embedding.encoder",
     "read_embeddings": "imgclust.embedding.store",
+    "search": "imgclust.searching.search",
     "write_report": "imgclust.report.page",
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from imgclust.errors import EncoderError, ImgclustError
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 
-COMMANDS = ("embed", "fit", "predict", "report", "names")
+COMMANDS = ("embed", "fit", "predict", "report", "clusters", "edit", "names", "search")
 
 
 def picture(seed: int, kind: int) -> bytes:
@@ -87,8 +88,7 @@ def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> N
     examples = re.findall(r"^  (?:find .*\| )?imgclust (.*?)(?: > .*)?$", text, re.MULTILINE)
     assert examples
     for example in examples:
-        words = re.findall(r"'[^']*'|\S+", example)
-        assert arguments.parser().parse_args(words).command in COMMANDS
+        assert arguments.parser().parse_args(shlex.split(example)).command in COMMANDS
 
 
 def test_starts_at_once() -> None:

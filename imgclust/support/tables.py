@@ -1,0 +1,93 @@
+"""Records → a file: CSV (safe to open in a spreadsheet), JSON lines or Parquet, by the file's ending."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgclust.errors import ImgclustError
+from imgclust.support.spreadsheets import guard
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+Record = Mapping[str, Any]
+
+
+def check_ending(path: Path, also: Sequence[str] = ()) -> None:
+    """Refuse a wrong ending before any work is done.
+
+    Raises:
+        ImgclustError: naming the endings that are known.
+    """
+    if path.suffix.lower() not in (*ENDINGS, *also):
+        known = ", ".join((*ENDINGS, *also))
+        raise ImgclustError(f"{path.name!a} must end in one of {known}, which says what is written")
+
+
+def write_records(records: Sequence[Record], path: Path, columns: Sequence[str]) -> None:
+    """Write records, which all have the columns; the file appears once it is complete.
+
+    Raises:
+        ImgclustError: another ending, or a file that cannot be written.
+    """
+    check_ending(path)
+    content = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix.lower()](
+        records, columns
+    )
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file under its name once it is complete, in the place of an older one.
+
+    Raises:
+        ImgclustError: it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ImgclustError(
+            f"{str(path)!a} cannot be written: {error.strerror}; give a file in a folder that exists"
+        ) from None
+
+
+def utf8(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _clean(value: Any) -> Any:
+    return utf8(value) if isinstance(value, str) else value
+
+
+def _csv(records: Sequence[Record], columns: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(columns)
+    for record in records:
+        values = [_clean(record[column]) for column in columns]
+        out.writerow([guard(value) if isinstance(value, str) else value for value in values])
+    return text.getvalue().encode()
+
+
+def _json_lines(records: Sequence[Record], columns: Sequence[str]) -> bytes:
+    import orjson
+
+    rows = ({column: _clean(record[column]) for column in columns} for record in records)
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def _parquet(records: Sequence[Record], columns: Sequence[str]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({column: [_clean(record[column]) for record in records] for column in columns})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
