@@ -17,8 +17,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from tests.support.kafka_cluster import Topics, headers_of
 from tests.support.kafka_world import FAILING, KafkaWorld
 from worker.demo.backends import Kafka
+from worker.kafka.rights import try_transactions
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
+
+
+def test_check_tries_what_a_transaction_needs(apache_kafka: Kafka) -> None:
+    """With the right to it nothing is said, and no transaction is left open."""
+    topics = Topics(apache_kafka)
+    try_transactions({"bootstrap.servers": topics.bootstrap}, topics.group)
 
 
 def limit(bootstrap: str, topic: str, size: int) -> None:
