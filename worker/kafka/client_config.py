@@ -22,14 +22,17 @@ _COMMITS_NOTHING = {"enable.auto.commit": False, "enable.auto.offset.store": Fal
 def consumer_config(connection: Connection, group: str, protocol: str) -> dict[str, Any]:
     """For reading uploads as a member of the group.
 
-    Small queues, because pausing throws away what was prefetched: at 2,500 records/s and 5 pauses a second
-    the defaults fetch 369 MB to use 6.
+    Small queues, because a pause throws away what was prefetched: at 2,500 records/s and 5 pauses a second
+    the defaults fetched 369 MB to use 6. See `worker.tagger.pacing` for when there is one.
     """
     return {
         "queued.min.messages": 500,
         "max.partition.fetch.bytes": 65536,
         # a broker answers one request of a connection after the other: a long poll would hold up questions
         "fetch.wait.max.ms": 100,
+        # A partition whose queue is full is looked at again after this, a second by default: at 10,000
+        # records/s its queue is empty after 50 ms.
+        "fetch.queue.backoff.ms": 5,
         "client.id": "imgclust-worker",
         **connection,
         **group_protocol(protocol),

@@ -158,9 +158,9 @@ class Settings:
         "0", parsers.count(0, 65_536), "decoded images held at once; 0: 4 × WORKER_MAX_BATCH"
     )
     max_in_flight: int = setting(
-        "1024",
+        "8192",
         parsers.count(1, 24_000),
-        "uploads between Kafka and their tag at once; reading pauses there and resumes at half",
+        "uploads between Kafka and their tag at once, at most: half a second's work, and 1,024 or more",
     )
     skip: frozenset[tuple[int, int]] = setting(
         "",

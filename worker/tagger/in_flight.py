@@ -44,12 +44,16 @@ class InFlight:
 
     At most one of an id in a partition: its last event wins. Events of one id in two partitions, which have
     no order, are two uploads. A token is known while its try is under way.
+
+    Attributes:
+        nbytes: of the records' values.
     """
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
         self._by_token: dict[int, Work] = {}
         self._fetching: dict[int, Work] = {}  # by token
+        self.nbytes = 0
         self._unwanted: list[int] = []
         self._by_id: dict[tuple[int, str], Work] = {}
 
@@ -59,6 +63,7 @@ class InFlight:
 
     def begin(self, work: Work) -> None:
         self._by_id[work.place] = work
+        self.nbytes += len(work.record.value or b"")
 
     def holds(self, work: Work) -> bool:
         return self._by_id.get(work.place) is work
@@ -85,6 +90,7 @@ class InFlight:
 
     def end(self, work: Work) -> None:
         del self._by_id[work.place]
+        self.nbytes -= len(work.record.value or b"")
         self._by_token.pop(work.token, None)
         if self._fetching.pop(work.token, None) is not None:
             self._unwanted.append(work.token)

@@ -44,6 +44,7 @@ MAX_OFFSET = 2**63 - 1
 IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
 # with work in flight a result waits at most so long for its publication
 BUSY_WAIT = 0.005
+FULL_WAIT = 0.1  # without room the group is looked at so often
 # What is in flight for partitions that are revoked is finished, if it can be within this; the rest is dropped
 # and done by the next owner. The group waits meanwhile, so it is short: most images take less.
 REVOKE_FINISH = 1.0  # seconds
@@ -62,7 +63,7 @@ class Fetchers(Protocol):
 class PipelinePolicy:
     """
     Attributes:
-        max_in_flight: uploads that are fetched, encoded or not yet published at once.
+        max_in_flight: uploads that are fetched, encoded or not yet published at once, at most.
         skip: (partition, offset) of records that become dead letters untried.
     """
 
@@ -113,7 +114,7 @@ class Pipeline:
         self._stages = StageMetrics(metrics, tracing)
         self._works = InFlight()
         self._inbox: deque[Sequence[Failed | InferenceOutcome | Ready]] = deque()  # filled by other threads
-        self._pacing = Pacing(policy.max_in_flight)
+        self._pacing = Pacing(policy.max_in_flight, clock)
         self._consumer, self._delivery = connect(self._begun, self._leaving)
         self._endings = Endings(
             self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
@@ -125,16 +126,15 @@ class Pipeline:
             write_down=self._endings.write_down, safe=lambda: not self._delivery.waiting,
             release=fetchers.release, window=policy.max_in_flight,
         )  # fmt: skip
-        self._report_at = clock()
+        self._report_at = self._look_at = clock()
 
     # ── the chain ────────────────────────────────────────────────────────────────────────────────────────
 
     def run_once(self) -> None:
         """One round of the loop; waits a moment when there is nothing to do."""
-        self._pacing.pace(self._consumer, self._load, self._delivery.waiting_bytes)
-        room = self._pacing.room_for_new(self._load, self._retrying.due())
-        busy = bool(len(self._works) or self._inbox or self._delivery.waiting)
-        records = self._consumer.poll(room, BUSY_WAIT if busy else IDLE_WAIT)
+        self._look()
+        self._pacing.pace(self._consumer)
+        records = self._poll(self._pacing.room_for_new(self._retrying.due()))
         self._delivery.run_once()  # right after the poll: see `UploadsConsumer.snapshot`
         self._consume(records)
         self._try_again()
@@ -142,6 +142,22 @@ class Pipeline:
         self._cancel()
         self._guard.step()
         self._report()
+
+    def _look(self) -> None:
+        """At all that takes room; a fetch that is being cancelled does until it has ended."""
+        load = self.in_flight + self._fetchers.cancelling
+        self._pacing.look(load, self._works.nbytes + self._delivery.waiting_bytes)
+
+    def _poll(self, room: int) -> Sequence[Record]:
+        """New records. Without room the group is still looked at, and one record at most comes with that."""
+        if room:
+            busy = bool(len(self._works) or self._inbox or self._delivery.waiting)
+            return self._consumer.poll(room, BUSY_WAIT if busy else IDLE_WAIT)
+        if self._clock() < self._look_at:
+            self._sleep(BUSY_WAIT)
+            return ()
+        self._look_at = self._clock() + FULL_WAIT
+        return self._consumer.poll(1, 0)
 
     # ── consume ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,7 +200,8 @@ class Pipeline:
 
     def _try_again(self) -> None:
         """What waited for another try, and whose time has come."""
-        due = self._retrying.take_due(self._pacing.room(self._load))
+        self._look()
+        due = self._retrying.take_due(self._pacing.room())
         self._fetch([work for pending in due if (work := self._take_again(pending)) is not None])
 
     def _take_again(self, pending: Pending) -> Work | None:
@@ -211,6 +228,7 @@ class Pipeline:
             self._works.sent(work)
             if work.trace is not None:
                 self._tracing.sent(work.token, work.trace)
+        self._pacing.took(len(works))
         self._metrics.stages["fetch"].enter(len(works))
         self._fetchers.submit([Job(work.token, work.upload.url or "") for work in works])
 
@@ -308,11 +326,6 @@ class Pipeline:
     @property
     def partitions(self) -> list[int]:
         return self._consumer.partitions
-
-    @property
-    def _load(self) -> int:
-        """All that takes room: a fetch that is being cancelled does until it has ended."""
-        return self.in_flight + self._fetchers.cancelling
 
     @property
     def in_flight(self) -> int:

@@ -25,7 +25,8 @@ from worker.kafka.offsets import decode_done
 from worker.messages.embedding import EmbeddingWriter, read_embedding
 from worker.messages.record import Record
 from worker.messages.tag import Tag
-from worker.tagger.pacing import MAX_RESULT_BYTES
+from worker.tagger.pacing import MAX_BYTES, PATIENCE
+from worker.tagger.pipeline import FULL_WAIT
 from worker.tagger.prediction import Predicted
 
 events = st.one_of(
@@ -200,36 +201,53 @@ def test_retry_after_is_honoured() -> None:
     assert len(world.fetchers.jobs) == 1
 
 
-def test_reading_pauses_at_full_and_resumes_at_half() -> None:
-    """Never more in flight than allowed, and the pause ends when half of it is done."""
+def test_a_moment_without_room_stops_reading_and_throws_nothing_away() -> None:
+    """Never more in flight than allowed, but for what a look at the group brings; reading is not paused, and
+    goes on with the first room."""
     world = World({0: [upload(f"0-{n}") for n in range(30)]})
     for _ in range(5):
         world.pipeline.run_once()
-    assert len(world.fetchers.jobs) == POLICY.max_in_flight
-    assert world.consumer.paused
+    assert POLICY.max_in_flight <= len(world.fetchers.jobs) <= POLICY.max_in_flight + 1
+    assert not world.consumer.paused
     world.delivery.prompt = True
-    for _ in range(3):
+    for _ in range(4):
         world.answer(0, "tag")
-    world.pipeline.run_once()
-    world.pipeline.run_once()
+    for _ in range(3):
+        world.pipeline.run_once()
+    assert POLICY.max_in_flight <= len(world.fetchers.jobs) <= POLICY.max_in_flight + 2
+
+
+def test_what_stays_full_is_paused_and_goes_on_at_half() -> None:
+    """A broker that is away for an hour: a record comes with each look at the group, for two seconds."""
+    world = World({0: [upload(f"0-{n}") for n in range(2000)]})
+    while world.now < 3600:
+        world.pipeline.run_once()
+        world.now += 0.05
     assert world.consumer.paused
-    world.answer(0, "tag")
-    world.pipeline.run_once()
+    assert len(world.fetchers.jobs) <= POLICY.max_in_flight + PATIENCE / FULL_WAIT + 1
+    world.delivery.prompt = True
+    while len(world.fetchers.jobs) > POLICY.max_in_flight // 2:
+        assert world.consumer.paused
+        world.answer(0, "tag")
+        world.pipeline.run_once()
     world.pipeline.run_once()
     world.pipeline.run_once()
     assert not world.consumer.paused
 
 
-def test_reading_pauses_when_results_are_large() -> None:
-    """What is no upload may be large: dead letters that wait are bounded by bytes, not only by number."""
-    world = World({0: [b"x" * (MAX_RESULT_BYTES // 4) for _ in range(20)]})
-    world.pipeline.run_once()
-    world.pipeline.run_once()
-    assert world.consumer.paused
-    assert world.delivery.waiting_bytes <= MAX_RESULT_BYTES * 2
+def test_reading_rests_when_records_are_large() -> None:
+    """What is no upload may be large: what waits is bounded by bytes, not only by number."""
+    world = World({0: [b"x" * (MAX_BYTES // 4) for _ in range(20)]})
+    for _ in range(5):
+        world.pipeline.run_once()
+    assert world.delivery.waiting <= POLICY.max_in_flight + 1
+    read = world.consumer.read[0]
+    for _ in range(5):
+        world.pipeline.run_once()
+    assert world.consumer.read[0] <= read + 1
     world.delivery.commit()
     world.pipeline.run_once()
-    assert not world.consumer.paused
+    assert world.consumer.read[0] > read + 1
 
 
 def test_a_retry_is_handed_over_and_its_offset_is_done() -> None:
@@ -299,7 +317,9 @@ def test_what_is_due_again_and_what_is_new_share_the_room() -> None:
     tokens = {job.token for job in world.fetchers.jobs}
     works = [world.pipeline._works.find(token) for token in tokens]
     tries = [work.attempts for work in works if work is not None]
-    assert tries.count(1) == tries.count(2) == POLICY.max_in_flight // 2
+    half = POLICY.max_in_flight // 2
+    assert tries.count(2) == half
+    assert half <= tries.count(1) <= half + 1  # one comes with a look at the group
 
 
 def test_one_id_in_two_partitions_is_two_uploads() -> None:
@@ -359,7 +379,7 @@ def test_what_cannot_be_cancelled_counts_as_in_flight() -> None:
     world.fetchers.cancelling = POLICY.max_in_flight - 2
     for _ in range(3):
         world.pipeline.run_once()
-    assert len(world.fetchers.jobs) == 2
+    assert 2 <= len(world.fetchers.jobs) <= 3  # one comes with a look at the group
 
 
 def test_retries_wait_while_results_do() -> None:
