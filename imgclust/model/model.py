@@ -25,7 +25,7 @@ from imgclust.model.folder import Array
 from imgclust.model.freeze import basic_figures, freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.map_labels import relabelled, total_images, training_rows
-from imgclust.model.parts import UNIT, Cluster, now
+from imgclust.model.parts import UNIT, Cluster, check_identity, now
 from imgclust.predictor import novelty as novelties
 from imgclust.predictor.batches import predict_batches
 from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
@@ -166,6 +166,7 @@ class ClusterModel:
         embeddings: Array,
         *,
         encoder: EncoderIdentity | None = None,
+        normalize: bool = False,
         batch: int = 256,
         progress: Callable[[int], None] | None = None,
     ) -> Prediction:
@@ -175,6 +176,7 @@ class ClusterModel:
             embeddings: (n, dim) of any float type, unit-norm rows; they are rounded to float16 values, as
                 they are stored and were fitted.
             encoder: who made them; checked against `self.encoder` where both are known.
+            normalize: divide rows by their length, instead of refusing those that are not of length 1.
             batch: rows at a time; of no influence on the result.
             progress: called with the number of rows that are done.
 
@@ -183,6 +185,9 @@ class ClusterModel:
         """
         self.check_encoder(encoder)
         rows = np.asarray(embeddings)
+        if normalize and rows.ndim == 2 and rows.dtype.kind in "fiu":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                rows = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
         self._check_rows(rows)
         found = predict_batches(self.predictor, rows, batch=batch, progress=progress)
         if self.edit_map is not None:
@@ -200,8 +205,10 @@ class ClusterModel:
             encoder.check_same(self.encoder, "this model was fitted on", remedy)
 
     def _check_rows(self, rows: Array) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise EmbeddingsError(f"embeddings must be (n, {self.dim}) for this model, are {rows.shape}")
+        if rows.ndim != 2 or rows.shape[1] != self.dim or rows.dtype.kind != "f":
+            raise EmbeddingsError(
+                f"embeddings must be floats (n, {self.dim}) for this model, are {rows.dtype} {rows.shape}"
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
@@ -358,7 +365,7 @@ class ClusterModel:
         *,
         encoder: EncoderIdentity | None = None,
         ids: Sequence[str] | None = None,
-        names: Sequence[str | None] | None = None,
+        names: Mapping[int, str | None] | Sequence[str | None] | None = None,
         novelty: float | None = None,
         novel_rate: float = novelties.NOVEL_RATE,
     ) -> ClusterModel:
@@ -375,7 +382,8 @@ class ClusterModel:
             hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`.
             encoder: who made the embeddings.
             ids: of the training images, in their order; by default their row numbers.
-            names: of the clusters, by number.
+            names: of the clusters: number → name, or one for each. Numbers are hdbscan's labels. BERTopic
+                counts its topics by size: take its names by label, not in its order.
             novelty: cosine to the nearest training embedding below which an image is novel; by default it
                 follows from `novel_rate`.
             novel_rate: share of images like the training ones that may be called novel, 0..0.2.
@@ -383,7 +391,9 @@ class ClusterModel:
         Raises:
             ModelError: the pair is not one that can be frozen; the text says why.
             FitError: a rate outside 0..0.2.
+            EmbeddingsError: `encoder` is not an `EncoderIdentity`.
         """
+        check_identity(encoder)
         novelties.check_rate(novel_rate)
         parts = freeze(umap_model, hdbscan_model)
         arrays, labels = parts.arrays, parts.arrays["labels"]
@@ -391,8 +401,7 @@ class ClusterModel:
         ids = [str(i) for i in (ids if ids is not None else range(n))]
         if len(ids) != n:
             raise ModelError(f"{len(ids)} ids for {n} training rows")
-        if names is not None and len(names) != k:
-            raise ModelError(f"{len(names)} names for {k} clusters")
+        named = by_number(names, range(k)) if names is not None else {}
         rows = arrays["embeddings"].astype(np.float32)
         table = (
             novelties.calibrate(rows, arrays["middle"], rows[:0], np.empty(0, np.float32), novel_rate)
@@ -402,7 +411,7 @@ class ClusterModel:
         gallery = show(
             arrays,
             range(k),
-            names or [None] * k,
+            [named.get(number) for number in range(k)],
             ids=ids,
             points=arrays["points"],
             labels=labels,

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from imgclust.errors import EmbeddingsError
+from imgclust.types import EncoderIdentity
+
 UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
 
 
@@ -47,3 +50,16 @@ class ModelParts:
 def now() -> str:
     """RFC 3339, in UTC, to the second."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def check_identity(encoder: object) -> None:
+    """Refuse, before hours of work, what no model could record.
+
+    Raises:
+        EmbeddingsError: not an `EncoderIdentity`.
+    """
+    if encoder is not None and not isinstance(encoder, EncoderIdentity):
+        raise EmbeddingsError(
+            f"encoder must be an EncoderIdentity, got {type(encoder).__name__} {encoder!r:.80}: give "
+            "load_encoder(…).identity, or read_embeddings(…) instead of an array, which brings its own"
+        )

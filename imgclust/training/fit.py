@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,10 +70,11 @@ class FitResult:
 
 
 def fit(
-    embeddings: Embeddings | Array,
+    embeddings: Embeddings | Array | Path | str,
     *,
     ids: Sequence[str] | None = None,
     encoder: EncoderIdentity | None = None,
+    normalize: bool = False,
     vocabulary: tuple[Sequence[str], Floats] | None = None,
     thumbnails: bool = True,
     parameters: Parameters | Mapping[str, Any] | None = None,
@@ -90,10 +92,11 @@ def fit(
     The same input, parameters and seed give the same model on one machine.
 
     Args:
-        embeddings: as `read_embeddings` gives them, or an array (n, d) of unit-norm rows of any float type,
-            which are rounded to float16 values.
+        embeddings: as `read_embeddings` gives them, the folder itself, or an array (n, d) of unit-norm rows
+            of any float type, which are rounded to float16 values.
         ids: names of the rows of an array, all different; by default their numbers.
         encoder: who made an array; recorded, and checked at prediction.
+        normalize: divide rows by their length, instead of refusing those that are not of length 1.
         vocabulary: phrases and their unit-norm vectors in the same space, for the clusters' names.
         thumbnails: store small pictures of each cluster's typical images, where their files can be read.
         parameters: all of them, or those that differ from `Parameters.for_size` of the training images.
@@ -115,7 +118,7 @@ def fit(
     if not near > 0:
         raise FitError(f"near must be a cosine above 0, is {near}")
     novelty.check_rate(novel_rate)
-    given = Given.of(embeddings, ids, encoder)
+    given = Given.of(embeddings, ids, encoder, normalize=normalize)
     if previous is not None:
         check_space(previous, given.rows, given.encoder)
     stages = Stages(progress)

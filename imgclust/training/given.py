@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imgclust.errors import FitError
 from imgclust.model.folder import Array
 from imgclust.model.gallery import thumbnail_of
-from imgclust.model.parts import UNIT
+from imgclust.model.parts import UNIT, check_identity
 from imgclust.types import EncoderIdentity, Floats
 
 if TYPE_CHECKING:
@@ -38,38 +39,65 @@ class Given:
 
     @classmethod
     def of(
-        cls, embeddings: Embeddings | Array, ids: Sequence[str] | None, encoder: EncoderIdentity | None
+        cls,
+        embeddings: Embeddings | Array | Path | str,
+        ids: Sequence[str] | None,
+        encoder: EncoderIdentity | None,
+        *,
+        normalize: bool = False,
     ) -> Given:
-        if isinstance(embeddings, np.ndarray):
-            rows = _checked(embeddings)
+        """See `imgclust.training.fit.fit`.
+
+        Raises:
+            FitError: what was given cannot be fitted; the text says what is wrong, and what to give instead.
+        """
+        check_identity(encoder)
+        if isinstance(embeddings, Path | str):
+            from imgclust.embedding.store import read_embeddings
+
+            embeddings = read_embeddings(Path(embeddings))
+        vectors = getattr(embeddings, "vectors", None)
+        if vectors is None:
+            rows = _checked(_array(embeddings), normalize)
             names = [str(i) for i in (ids if ids is not None else range(len(rows)))]
             return cls(rows, _different(names, len(rows)), None, None, encoder)
         if ids is not None or encoder is not None:
             raise FitError("ids and encoder come with the embeddings: give them with an array only")
-        rows = _checked(embeddings.vectors)
-        return cls(
-            rows,
-            _different(embeddings.ids, len(rows)),
-            embeddings.sha256,
-            embeddings.sources,
-            embeddings.identity,
-        )
+        known: Any = embeddings
+        rows = _checked(vectors, normalize)
+        return cls(rows, _different(known.ids, len(rows)), known.sha256, known.sources, known.identity)
 
     def thumbnail(self, row: int) -> bytes | None:
         """WebP of a row's picture; None where its file is not to be had."""
         return thumbnail_of(self.sources[row]) if self.sources is not None else None
 
 
-def _checked(rows: Array) -> Floats:
+def _array(embeddings: Any) -> Array:
+    """Lists and tensors are arrays too."""
+    try:
+        rows = np.asarray(embeddings)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs its gradient
+        raise FitError(f"embeddings must be floats (n, d): {error}") from None
+    return rows.astype(np.float32) if rows.dtype.kind in "iu" else rows
+
+
+def _checked(rows: Array, normalize: bool) -> Floats:
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise FitError(f"embeddings must be floats (n, d), are {rows.dtype} {rows.shape}")
-    rounded = rows.astype(np.float16).astype(np.float32)
-    lengths = np.linalg.norm(rounded, axis=1)
+    if normalize:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rows = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = rows.astype(np.float16).astype(np.float32)
+        lengths = np.linalg.norm(rounded, axis=1)
     wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
     if len(wrong):
+        remedy = (
+            "it has no direction" if normalize else "give normalize=True, or divide each row by its length"
+        )
         raise FitError(
             f"embeddings must be finite and of length 1: row {wrong[0]} has length "
-            f"{lengths[wrong[0]]:.4g}; divide each row by its length"
+            f"{lengths[wrong[0]]:.4g}; {remedy}"
         )
     return rounded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,10 @@ class Parameters:
         Raises:
             FitError: naming the parameter, its value and what is possible.
         """
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), _KINDS[str(field.type)]
+            if isinstance(value, bool) or not isinstance(value, kind[0]):
+                raise FitError(f"{field.name} must be {kind[1]}, is {value!r:.60}")
         limits = {
             "n_neighbors": (2, n - 1),
             "n_components": (2, min(100, n - 2)),
@@ -109,6 +114,13 @@ def choose(
     parameters = given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(given or {})
     parameters.check(n)
     return parameters
+
+
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "a word"),
+}
 
 
 def _clamp(value: int, least: int, most: int) -> int:

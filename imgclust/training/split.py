@@ -29,12 +29,14 @@ def split_rows(kept: Rows, *, test_fraction: float, max_train: int, seed: int) -
     """Shuffle the kept rows, hold a share out, train on at most `max_train` of the others.
 
     Raises:
-        FitError: a share outside 0..0.9, or nothing to train on.
+        FitError: a share outside 0..0.9, nothing to train on, or a negative seed.
     """
     if not 0 <= test_fraction <= 0.9:
         raise FitError(f"test_fraction must be 0 to 0.9, is {test_fraction}")
     if max_train < 1:
         raise FitError(f"max_train must be at least 1, is {max_train}")
+    if seed < 0:
+        raise FitError(f"seed must be 0 or more, is {seed}")
     order = np.random.default_rng(seed).permutation(kept)
     held_out = round(test_fraction * len(order))
     test, train, rest = np.split(order, [held_out, held_out + max_train])
