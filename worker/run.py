@@ -167,7 +167,7 @@ def tagger_config(settings: Settings) -> TaggerConfig:
         source,
         ResultTopics(s.tags_topic, s.retry_topic, s.dlq_topic, s.embeddings_topic),
         fetching,
-        PipelinePolicy(s.max_in_flight, s.skip),
+        PipelinePolicy(s.max_in_flight, s.skip, fill=2 * s.fetchers * s.fetch_connections + s.slots),
         RetryPolicy(s.retry_limit, s.retry_first, s.retry_max),
         max_batch=s.max_batch,
         max_wait=s.max_wait,

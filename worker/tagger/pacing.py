@@ -1,7 +1,7 @@
 """How much may be on its way at once, and when reading rests. Pure but for the clock that is passed in.
 
 Enough for every stage to have work at all times, and no more: what HORIZON seconds bring, measured, at least
-LEAST uploads, and never more than `most` uploads or MAX_BYTES of their records.
+what fills the stages, and never more than `most` uploads or MAX_BYTES of their records.
 
 While there is no room nothing is read: what the client has fetched stays where it is. Reading is paused only
 when that lasts, because a pause throws the fetched records away, and after it the client fetches again at its
@@ -28,13 +28,14 @@ class Pacing:
     """
     Args:
         most: uploads that are fetched, encoded or not yet published at once.
+        least: what fills the fetchers' connections and the encoder's batches.
         clock: monotonic seconds.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+    def __init__(self, most: int, clock: Callable[[], float], least: int = LEAST) -> None:
         self._most = most
         self._clock = clock
-        self.limit = min(LEAST, most)
+        self._least = self.limit = min(max(LEAST, least), most)
         self._load = self._nbytes = 0
         self._taken = self._ended = 0
         self._measured_at = self._room_at = clock()
@@ -58,7 +59,7 @@ class Pacing:
     def _towards(self, wanted: int) -> int:
         """Up at once, down slowly: a moment without work is no reason to begin anew."""
         wanted = max(wanted, self.limit * 9 // 10)
-        return min(max(wanted, LEAST), self._most)
+        return min(max(wanted, self._least), self._most)
 
     def room(self) -> int:
         """For uploads that are to be fetched, new ones and retries alike."""

@@ -65,10 +65,12 @@ class PipelinePolicy:
     Attributes:
         max_in_flight: uploads that are fetched, encoded or not yet published at once, at most.
         skip: (partition, offset) of records that become dead letters untried.
+        fill: as many fill the fetchers' connections and the encoder's batches.
     """
 
     max_in_flight: int
     skip: frozenset[tuple[int, int]] = frozenset()
+    fill: int = 0
 
 
 Begun = Callable[[BegunPartition], None]
@@ -114,7 +116,7 @@ class Pipeline:
         self._stages = StageMetrics(metrics, tracing)
         self._works = InFlight()
         self._inbox: deque[Sequence[Failed | InferenceOutcome | Ready]] = deque()  # filled by other threads
-        self._pacing = Pacing(policy.max_in_flight, clock)
+        self._pacing = Pacing(policy.max_in_flight, clock, policy.fill)
         self._consumer, self._delivery = connect(self._begun, self._leaving)
         self._endings = Endings(
             self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
