@@ -55,7 +55,7 @@ def tags(count: int) -> Iterator[Tag]:
         )
 
 
-def in_redis(count: int) -> list[Figure]:
+def in_redis(count: int, packed: bool = False) -> list[Figure]:
     import redis
 
     from worker.view.records import read_record
@@ -63,7 +63,7 @@ def in_redis(count: int) -> list[Figure]:
 
     with redis_url() as url:
         client = redis.Redis.from_url(url)
-        view = TagsView(client)
+        view = TagsView(client, packed=packed)
         empty = int(client.info("memory")["used_memory"])
         records = [
             read_record(tag.id.encode(), tag.to_json(), i % PARTITIONS, i, tag.uploaded_at)
@@ -77,6 +77,11 @@ def in_redis(count: int) -> list[Figure]:
             for key in client.scan_iter("imgclust:*:cluster:*", 1000)
         )
     size = sum(len(record.value or b"") for record in records) / count
+    if packed:
+        return [
+            Figure("Redis, compact", "memory for each tag, all keys", "bytes", used / count),
+            Figure("Redis, compact", "of that in the sets of clusters", "bytes", sets / count),
+        ]
     return [
         Figure("Redis", "a tag's JSON", "bytes", size),
         Figure("Redis", "memory for each tag, all keys", "bytes", used / count),
@@ -141,7 +146,7 @@ def main() -> None:
     parser.add_argument("--tags", type=int, default=100_000, help="%(default)s")
     arguments = parser.parse_args()
     print(machine())
-    figures = in_redis(arguments.tags)
+    figures = in_redis(arguments.tags) + in_redis(arguments.tags, packed=True)
     if home := os.environ.get("KAFKA_HOME"):
         figures += in_kafka(Path(home).resolve(), arguments.tags)
     else:

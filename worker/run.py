@@ -183,7 +183,11 @@ def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsume
     kafka, topic = wiring.connection(settings), settings.tags_topic
     client = connect(settings.redis_url, settings.redis_password)
     view = TagsView(
-        client, settings.redis_prefix, keep=settings.redis_keep, set_size=settings.redis_cluster_size
+        client,
+        settings.redis_prefix,
+        keep=settings.redis_keep,
+        set_size=settings.redis_cluster_size,
+        packed=settings.redis_tag == "compact",
     )
     return ViewConsumer(
         view_config(kafka, f"{settings.group_id}.view", settings.group_protocol),

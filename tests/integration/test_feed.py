@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -265,3 +266,26 @@ class TestFeed:
         }
         assert calls["zrevrangebyscore"] <= 130
         assert calls["hmget"] <= 110
+
+    def test_compact_and_full_tags_are_read_alike(self, feed: Feed, client: Any, now: int) -> None:
+        """While a view changes from one form to the other both are there: `get` and pages give both, with
+        the names of their clusters; a compact one lacks URL and attributes, and that alone."""
+        full = [record(f"id{n}", n, now + n, n % 2, name=f"name {n % 2}") for n in range(10)]
+        apply(TagsView(client), *full[:5])
+        apply(TagsView(client, packed=True), *full[5:])
+        expected = {}
+        for each in full:
+            assert each.tag is not None
+            candidates = tuple(
+                dataclasses.replace(c, score=pytest.approx(c.score, abs=1e-5)) for c in each.tag.candidates
+            )
+            expected[each.id] = (each.tag.cluster, each.tag.name, candidates, each.tag.uploaded_at)
+        found = feed.get(expected)
+        shown = {tag.id: tag for tag in feed.latest(limit=20).tags}
+        assert shown == found
+        assert {
+            i: (tag.cluster, tag.name, tag.candidates, tag.uploaded_at) for i, tag in found.items()
+        } == expected
+        assert [found[f"id{n}"].attributes for n in (4, 5)] == [{"n": 4}, {}]
+        client.hset(KEYS.tag("id6"), "tag", b"\x01junk")
+        assert "id6" not in feed.get(expected)

@@ -6,12 +6,13 @@ them, blocking or with asyncio, so that both read the same.
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
 
+from worker.messages.compact import is_compact, unpack
 from worker.messages.tag import TAXONOMY, Tag
 from worker.messages.text import printable
 from worker.reader.cursor import Cursor, Place, Selection
@@ -22,6 +23,7 @@ from worker.view.keys import Keys
 
 MAX_LIMIT = 1000
 CHUNK = 500  # commands per round trip
+FIELDS = ["taxonomy", "cluster", "tag"]  # of a tag's hash
 
 T = TypeVar("T")
 Read = Generator[list[Command], list[Any], T]
@@ -39,14 +41,49 @@ def _chosen(keys: Keys, named: str | None) -> Read[str | None]:
 
 
 def get(keys: Keys, ids: Iterable[str]) -> Read[dict[str, Tag]]:
-    found = {}
+    found: dict[str, Tag] = {}
     unique = iter(dict.fromkeys(ids))
     while chunk := list(islice(unique, CHUNK)):
-        replies = yield [command("hget", keys.tag(upload_id), "tag") for upload_id in chunk]
-        for upload_id, value in zip(chunk, replies, strict=True):
-            if (tag := _tag(value)) is not None:
-                found[upload_id] = tag
+        replies = yield [command("hmget", keys.tag(upload_id), FIELDS) for upload_id in chunk]
+        tags = yield from _tags(keys, list(zip(chunk, replies, strict=True)))
+        found.update((i, tag) for i, tag in zip(chunk, tags, strict=True) if tag is not None)
     return found
+
+
+def _tags(keys: Keys, hashes: Sequence[tuple[str, Any]]) -> Read[list[Tag | None]]:
+    """What the hashes hold of each id; None for what is no tag. Compact ones need the clusters' names: one
+    more round trip."""
+    values = [(upload_id, [None if v is None else bytes_of(v) for v in reply]) for upload_id, reply in hashes]
+    packed = {its[0].decode() for _, its in values if its[0] and its[2] and is_compact(its[2])}
+    taxonomies = sorted(name for name in packed if TAXONOMY.fullmatch(name))
+    replies = (yield [command("hgetall", keys.clusters(name)) for name in taxonomies]) if taxonomies else []
+    names = {
+        name: {n: cluster.name for n, cluster in _clusters(raw).items()}
+        for name, raw in zip(taxonomies, replies, strict=True)
+    }
+    return [_tag(upload_id, its, names) for upload_id, its in values]
+
+
+def _tag(
+    upload_id: str, its: Sequence[bytes | None], names: Mapping[str, Mapping[int, str | None]]
+) -> Tag | None:
+    its_taxonomy, its_cluster, value = its
+    if value is None:
+        return None
+    try:
+        if not is_compact(value):
+            return Tag.from_json(value)
+        if its_taxonomy is None or its_cluster is None:
+            return None
+        named = its_taxonomy.decode()
+        return unpack(value, upload_id, named, int(its_cluster), names.get(named, {}))
+    except ValueError:
+        return None  # written by something else; a reader can do no more than leave it out
+
+
+def _clusters(raw: Mapping[Any, Any]) -> dict[int, Cluster]:
+    values = {int(bytes_of(key)): orjson.loads(bytes_of(value)) for key, value in raw.items()}
+    return {n: Cluster(n, values[n].get("name"), values[n]["model"]) for n in sorted(values)}
 
 
 def clusters(keys: Keys, named: str | None) -> Read[dict[int, Cluster]]:
@@ -54,8 +91,7 @@ def clusters(keys: Keys, named: str | None) -> Read[dict[int, Cluster]]:
     if chosen is None:
         return {}
     (raw,) = yield [command("hgetall", keys.clusters(chosen))]
-    values = {int(bytes_of(key)): orjson.loads(bytes_of(value)) for key, value in raw.items()}
-    return {n: Cluster(n, values[n].get("name"), values[n]["model"]) for n in sorted(values)}
+    return _clusters(raw)
 
 
 def check_limit(limit: int) -> None:
@@ -179,23 +215,15 @@ def belonging(keys: Keys, chosen: str, asked: Sequence[tuple[int, Place]]) -> Re
     tag that moved, was deleted, or has expired."""
     if not asked:
         return []
-    fields = ["taxonomy", "cluster", "tag"]
-    replies = yield [command("hmget", keys.tag(place.member.decode()), fields) for _, place in asked]
-    return [
-        (place, tag)
-        for (cluster, place), (its_taxonomy, its_cluster, value) in zip(asked, replies, strict=True)
-        if _is(its_taxonomy, chosen) and _is(its_cluster, str(cluster)) and (tag := _tag(value)) is not None
+    replies = yield [command("hmget", keys.tag(place.member.decode()), FIELDS) for _, place in asked]
+    here = [
+        (place, reply)
+        for (cluster, place), reply in zip(asked, replies, strict=True)
+        if _is(reply[0], chosen) and _is(reply[1], str(cluster))
     ]
+    tags = yield from _tags(keys, [(place.member.decode(), reply) for place, reply in here])
+    return [(place, tag) for (place, _), tag in zip(here, tags, strict=True) if tag is not None]
 
 
 def _is(value: bytes | str | None, text: str) -> bool:
     return value is not None and bytes_of(value) == text.encode()
-
-
-def _tag(value: bytes | str | None) -> Tag | None:
-    if value is None:
-        return None
-    try:
-        return Tag.from_json(bytes_of(value))
-    except ValueError:
-        return None  # written by something else; a reader can do no more than leave it out

@@ -125,6 +125,11 @@ class Settings:
     redis_cluster_size: int = setting(
         "10000", parsers.count(1, 100_000_000), "the newest uploads that are listed of each cluster"
     )
+    redis_tag: str = setting(
+        "full",
+        parsers.one_of("full", "compact"),
+        "`compact`: tags take a third of the memory in Redis, without URL and attributes (docs/redis.md)",
+    )
     model: Path | None = setting(
         None,
         parsers.folder.described("an existing model folder (made by `imgclust fit`)"),

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import redis
 
+from worker.messages import compact
 from worker.messages.tag import TAXONOMY
 from worker.telemetry import log as logs
 from worker.view.client import Client, parse_pair, text_of, trouble
@@ -88,6 +89,7 @@ class TagsView:
         prefix: of every key.
         keep: seconds after `uploaded_at` that a tag is kept.
         set_size: newest members kept in each cluster's sorted set.
+        packed: write tags in some fifty bytes (`worker.messages.compact`) instead of as JSON.
         now: seconds since the epoch.
     """
 
@@ -98,6 +100,7 @@ class TagsView:
         *,
         keep: float = TAG_DAYS * DAY_MS / 1000,
         set_size: int = SET_SIZE,
+        packed: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.client = client
@@ -105,6 +108,7 @@ class TagsView:
         self._marks = self.keys.marks(spread=isinstance(client, redis.RedisCluster))
         self._keep_ms = int(keep * 1000)
         self._set_size = set_size
+        self._packed = packed
         self._now = now
         # what `…:clusters` holds, by (taxonomy, cluster)
         self._named: dict[tuple[str, int], _Name] = {}
@@ -188,7 +192,8 @@ class TagsView:
             # an expired tag is kept as a position too: a writer that slept could bring an older one back
             return (record.partition, record.offset, record.timestamp + DELETED_DAYS * DAY_MS, "", "", "")
         tag = record.tag
-        return (record.partition, record.offset, expires, record.value, tag.taxonomy, tag.cluster)
+        value = compact.pack(tag) if self._packed else record.value
+        return (record.partition, record.offset, expires, value, tag.taxonomy, tag.cluster)
 
     def _plan(self, sets: _Sets, record: TagRecord, reply: Any) -> None:
         if isinstance(reply, list):
