@@ -57,6 +57,7 @@ class Site:
     redis_bytes: float = figure(
         1_233, "bytes", MEASURED, "a tag in Redis, with its place in the set of its cluster"
     )
+    packed_bytes: float = figure(416, "bytes", MEASURED, "the same with `WORKER_REDIS_TAG=compact`")
     replicas: float = figure(3, "", CHOSEN, "copies of each Kafka partition")
     uploads_days: float = figure(7, "days", CHOSEN, "retention of uploads")
     tag_days: float = figure(30, "days", CHOSEN, "a tag stays in Redis, after its upload")
@@ -115,6 +116,8 @@ def needs(site: Site) -> Iterator[tuple[str, str, str]]:
     stored = mean * DAY * site.redis_bytes
     yield "Redis, each day", size(stored), "mean uploads × tag"
     yield "Redis, in all", size(stored * site.tag_days), "that × days; replicas come on top"
+    packed = mean * DAY * site.packed_bytes * site.tag_days
+    yield "Redis, in all, compact", size(packed), "mean uploads × compact tag × days"
 
 
 def table(*sites: Site) -> str:
