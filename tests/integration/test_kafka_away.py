@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import urllib.error
@@ -16,6 +17,7 @@ from confluent_kafka import Producer
 
 from tests.support import mock_kafka_process
 from tests.support.mock_kafka_process import MockKafkaProcess
+from tests.support.origin import Origin, response
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, wait_for
 from worker.kafka.client_config import view_config
@@ -162,3 +164,48 @@ def test_a_signal_ends_the_wait(broker: MockKafkaProcess, tmp_path: Path, comman
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.slow
+def test_the_taggers_loop_goes_on(
+    broker: MockKafkaProcess, redis_store: RedisServer, model_folder: Path, tmp_path: Path
+) -> None:
+    """The broker freezes while an image is fetched: its dead letter waits, the loop turns on, and `/healthz`
+    is 200 and names Kafka; back again, the dead letter is there."""
+    released = threading.Event()
+
+    async def late(reader: Any, writer: Any, request: Any) -> None:
+        await asyncio.to_thread(released.wait)
+        writer.write(response(status="410 Gone"))
+
+    with Origin({"/late": late}).running() as origin:
+        env = {
+            "WORKER_BOOTSTRAP_SERVERS": broker.bootstrap, "WORKER_REDIS_URL": redis_store.url,
+            "WORKER_MODEL": str(model_folder), "WORKER_DELIVERY": "at-least-once",
+            "WORKER_FETCH_ALLOW_PORTS": str(origin.port), "WORKER_FETCH_SILENCE_TIMEOUT": "100",
+            "WORKER_FETCH_TIMEOUT": "100", "WORKER_RETRY_LIMIT": "1",
+        }  # fmt: skip
+        with WorkerProcess(tmp_path, env) as worker:
+            worker.ready()
+            producer = Producer({"bootstrap.servers": broker.bootstrap})
+            event = json.dumps({"id": "a", "url": origin.url("/late"), "uploaded_at": "2020-01-01T00:00:00Z"})
+            producer.produce("uploads", event.encode(), b"a", 0)
+            wait_for("the request", lambda: producer.flush(0.1) == 0 and origin.requests)
+            broker.freeze()
+            try:
+                released.set()
+                wait_for("it waits", lambda: tagger(worker).get("waits_for") == "Kafka")
+                assert ask(worker, "/healthz")[0] == 200
+                polls = worker.metric("imgclust_poll_gap_seconds")
+                assert polls < 5  # a handful of questions of a second each, at most
+            finally:
+                broker.thaw()
+            wait_for("the end of waiting", lambda: "waits_for" not in tagger(worker))
+            assert worker.metric('imgclust_uploads_total{outcome="dead"}') == 1
+            assert worker.terminate() == 0
+
+
+def tagger(worker: WorkerProcess) -> dict[str, Any]:
+    loops: dict[str, Any] = ask(worker, "/healthz")[1].get("loops", {})
+    found: dict[str, Any] = loops.get("tagger", {})
+    return found

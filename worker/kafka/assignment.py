@@ -20,7 +20,7 @@ from worker.telemetry.window import Lateness
 POSITION_TIMEOUT = 0.1
 
 
-POSITION_TIMEOUT_MAX = 1.6
+POSITION_TIMEOUT_MAX = 1.0
 
 
 @dataclasses.dataclass(slots=True)

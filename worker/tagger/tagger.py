@@ -35,6 +35,7 @@ from worker.telemetry import tracing
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import Watchdog
+from worker.telemetry.window import Standstill
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -44,6 +45,7 @@ log = logs.get(__name__)
 
 
 REPORT_EVERY = 1.0  # seconds
+KAFKA_SECONDS = 3.0  # a transaction takes milliseconds: results that are not safe by then wait for Kafka
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class Tagger:
             config.source.connection, config.models, model, self.inference, encoder.identity,
             metrics=metrics, health=health, wall_ms=wall_ms,
         )  # fmt: skip
+        self._standstill = Standstill(clock)
         self._watchdog = Watchdog(config.stall_timeout, self._stalled_for)
         metrics.set_model(
             model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
@@ -216,7 +219,8 @@ class Tagger:
             on_begun=on_begun,
             on_leaving=on_leaving,
         )
-        return consumer, self._deliver(consumer)
+        self._delivery = self._deliver(consumer)
+        return consumer, self._delivery
 
     def _deliver(self, consumer: UploadsConsumer) -> Delivery:
         source = self._config.source
@@ -265,7 +269,8 @@ class Tagger:
 
     def _beaten(self) -> None:
         self._beat = self._clock()
-        self._health.beat("tagger")
+        stands = self._standstill.seconds(self._delivery.waiting) > KAFKA_SECONDS
+        self._health.beat("tagger", "Kafka" if stands else "")
         self._metrics.polls.beat()
         assigned = bool(self.pipeline.partitions)
         self._health.set(

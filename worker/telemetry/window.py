@@ -1,4 +1,5 @@
-"""Gauges that need a memory: a share and the longest pause of the last seconds, and how late a reader is."""
+"""Gauges that need a memory: a share and the longest pause of the last seconds, a standstill, how late a
+reader is."""
 
 from __future__ import annotations
 
@@ -69,6 +70,23 @@ class LongestPause:
         oldest = int(now // self._step) - self.STEPS
         with self._lock:
             return max([now - self._last, *(pause for step, pause in self._slots if step > oldest)])
+
+
+class Standstill:
+    """For how long a number of things that wait has not gone down."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = 0
+        self._since = clock()
+
+    def seconds(self, waiting: int) -> float:
+        """0 when nothing waits. To be asked often."""
+        now = self._clock()
+        if waiting < self._last or not waiting or not self._last:
+            self._since = now
+        self._last = waiting
+        return now - self._since
 
 
 class Lateness:

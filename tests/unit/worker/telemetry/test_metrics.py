@@ -26,7 +26,7 @@ from worker.telemetry.metrics import (
     Metrics,
     metrics_table,
 )
-from worker.telemetry.window import Lateness
+from worker.telemetry.window import Lateness, Standstill
 
 
 class Clock:
@@ -35,6 +35,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_a_standstill_lasts_until_less_waits() -> None:
+    """Whatever comes in beside what waits; nothing that waits is no standstill."""
+    clock = Clock()
+    standstill = Standstill(clock)
+    for waiting, seconds in [(0, 0), (5, 0), (5, 2), (9, 4), (8, 0), (8, 2), (0, 0), (0, 0), (1, 0), (1, 2)]:
+        assert standstill.seconds(waiting) == seconds
+        clock.now += 2
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
