@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    TIMESTAMP_CREATE_TIME,
+    KafkaError,
+    TopicCollection,
+    TopicPartition,
+)
 
 from tests.support.fake_kafka import MAX_METADATA_BYTES, FakeBroker, Stored, Transaction, failure
 
@@ -210,6 +219,23 @@ class FakeConsumer:
             stable = self.config.get("isolation.level") != "read_uncommitted"
             found = self.broker.starts[here], self.broker.end(*here, stable=stable)
         return found
+
+
+class FakeAdmin:
+    """Stands where confluent-kafka's `AdminClient` stands; answers are there at once."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+
+    def describe_topics(self, topics: TopicCollection, request_timeout: float = 0) -> dict[str, Future[Any]]:
+        answers: dict[str, Future[Any]] = {}
+        for name in topics.topic_names:
+            answers[name] = Future()
+            if name in self.broker.ids:
+                answers[name].set_result(SimpleNamespace(topic_id=self.broker.ids[name]))
+            else:
+                answers[name].set_exception(failure(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return answers
 
 
 class FakeProducer:

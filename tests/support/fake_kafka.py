@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 if TYPE_CHECKING:
-    from tests.support.fake_clients import FakeConsumer, FakeProducer
+    from tests.support.fake_clients import FakeAdmin, FakeConsumer, FakeProducer
 
 Error = dict[str, Any]  # arguments of KafkaError
 Script = Mapping[str, Sequence[tuple[Error | None, bool]]]
@@ -75,15 +75,22 @@ class FakeBroker:
         self.epochs: defaultdict[str, int] = defaultdict(int)
         self.members: dict[str, dict[str, FakeConsumer]] = {}  # group → member → client
         self.generation = 0
+        self.ids: dict[str, str] = {topic: f"{n:022d}" for n, topic in enumerate(topics, 1)}
         self.acknowledges = True
         self.script = {name: deque(steps) for name, steps in (script or {}).items()}
         self.calls: list[str] = []
         self._numbers = itertools.count(1)
+        self._ids = itertools.count(len(topics) + 1)
 
     def consumer(self, config: Mapping[str, Any], **_: object) -> FakeConsumer:
         from tests.support.fake_clients import FakeConsumer
 
         return FakeConsumer(self, config)
+
+    def admin(self) -> FakeAdmin:
+        from tests.support.fake_clients import FakeAdmin
+
+        return FakeAdmin(self)
 
     def producer(self, config: Mapping[str, Any], **_: object) -> FakeProducer:
         from tests.support.fake_clients import FakeProducer
@@ -123,6 +130,15 @@ class FakeBroker:
     def cut(self, topic: str, partition: int, start: int) -> None:
         """Retention takes away what is before `start`."""
         self.starts[topic, partition] = start
+
+    def make_anew(self, topic: str, *, keep_offsets: bool = False) -> None:
+        """Delete a topic and make it again. Its offsets go with it, unless they are committed again."""
+        for here in self.logs:
+            if here[0] == topic:
+                self.logs[here], self.starts[here] = [], 0
+        if not keep_offsets:
+            self.committed = {where: found for where, found in self.committed.items() if where[1] != topic}
+        self.ids[topic] = f"{next(self._ids):022d}"
 
     # ── transactions ─────────────────────────────────────────────────────────────────────────────────────
 

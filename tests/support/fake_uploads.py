@@ -79,7 +79,9 @@ class FakeUploadsConsumer:
             return
         headers = {name: int(value) for name, value in result.headers if name != "error-code"}
         epoch = self.epochs[result.source.partition]
-        record = dataclasses.replace(result.source, epoch=epoch, key=key, value=result.value)
+        record = dataclasses.replace(
+            result.source, epoch=epoch, key=key, value=result.value, handed_over=True
+        )
         retry = Pending(record, headers["attempt"], headers["not-before"], headers.get("deaths", 0))
         pending.add(key.decode(), retry, retry.not_before / 1000, record.timestamp)
 
@@ -93,6 +95,10 @@ class FakeUploadsConsumer:
     @property
     def partitions(self) -> list[int]:
         return sorted(self.owned)
+
+    @property
+    def waiting(self) -> dict[int, str]:
+        return {}
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +134,7 @@ class FakeUploadsConsumer:
     # ── committing ───────────────────────────────────────────────────────────────────────────────────────
 
     def done(self, record: Record) -> None:
-        if self.owns(record.partition, record.epoch):
+        if self.owns(record.partition, record.epoch) and not record.handed_over:
             self.finished.append((record.partition, record.offset))
             self.owned[record.partition].done(record.offset)
 

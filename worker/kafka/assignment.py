@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from worker.kafka.offsets import PartitionOffsets
+from worker.kafka.offsets import NO_TOPICS, CommitTopics, PartitionOffsets
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
 from worker.telemetry.window import Lateness
@@ -35,6 +35,12 @@ class OwnedPartition:
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
     patience: float = POSITION_TIMEOUT
+    topics: CommitTopics = NO_TOPICS  # that its offsets are of
+    pending: PendingRetries[Pending] | None = None  # what waits for another try, once it has begun
+    end: int = 0  # of the log, as it was last heard of
+    assigned_at: float = math.inf
+    trouble: str = ""  # why it cannot begin
+    told: bool = False  # that it has not begun for long
     held_back: int | None = None  # first offset that waits until commits can describe it
     heard_at: float = math.inf  # of its records; infinite before it begins
     silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any

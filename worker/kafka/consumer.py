@@ -33,7 +33,8 @@ from worker.kafka.failpoints import reach
 from worker.kafka.offsets import mark_of
 from worker.kafka.positioning import Positioning
 from worker.kafka.reading import client_log, headers_of
-from worker.kafka.retry_changelog import RetryChangelog
+from worker.kafka.retry_changelog import NO_RIGHT, RetryChangelog
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.headers import ReplayHeaders, read_traceparent
 from worker.messages.record import Record
 from worker.telemetry import log as logs
@@ -63,6 +64,7 @@ class UploadsConsumer:
         wall_ms: Callable[[], int],
         metrics: Metrics,
         retries: RetryChangelog,
+        ids: TopicIds,
         on_begun: Callable[[BegunPartition], None],
         on_leaving: Callable[[set[int], bool], None],
     ) -> None:
@@ -74,6 +76,7 @@ class UploadsConsumer:
             clock: monotonic seconds.
             wall_ms: milliseconds since the epoch, for records without a timestamp.
             retries: restores the pending retries of a partition before its first record is read.
+            ids: of the uploads' and the retries' topic.
             on_begun: called when a partition's position is known, before its first record.
             on_leaving: called with partitions that are given up, and whether they are lost already. When they
                 are not, what is done until it returns may still be committed.
@@ -83,6 +86,7 @@ class UploadsConsumer:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._retries = retries
+        self._ids = ids
         self._on_leaving = on_leaving
         self._owned = OwnedPartitions(lambda epoch: OwnedPartition(epoch, Lateness(wall_ms())))
         self._closing = False
@@ -92,8 +96,8 @@ class UploadsConsumer:
             {**config, "on_commit": self._on_commit, "error_cb": self._on_error}, logger=client_log
         )
         self._positioning = Positioning(
-            self._consumer, topic, self._owned, start=start, retries=retries, on_begun=on_begun, clock=clock,
-            metrics=metrics,
+            self._consumer, topic, self._owned, start=start, retries=retries, ids=ids, on_begun=on_begun,
+            clock=clock, metrics=metrics,
         )  # fmt: skip
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
@@ -115,6 +119,8 @@ class UploadsConsumer:
                 messages += self._consumer.consume(min(limit, _MAX_FETCH) - 1, 0)
         if self._fatal is not None:
             raise KafkaException(self._fatal)
+        if self._ids.poll():
+            self._begin_anew(self._positioning.made_anew())
         records = []
         for message in messages:
             record = self._accept(message)
@@ -159,11 +165,10 @@ class UploadsConsumer:
     def _read_error(self, error: KafkaError, partition: int | None, owned: OwnedPartition | None) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET and owned is not None and partition is not None:
-            if owned.offsets is not None:  # retention overtook it while it was read
-                self._on_leaving({partition}, False)
-                self._own(partition)
+            if owned.offsets is not None:  # retention overtook it while it was read, or it lost its tail
+                self._begin_anew({partition})
             self._owned[partition].reset = True
-        elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
+        elif code in NO_RIGHT:
             raise StartError(f"Kafka refuses to let this worker read {self._topic!r}: {error.str()}")
         elif error.fatal():
             raise KafkaException(error)
@@ -196,6 +201,11 @@ class UploadsConsumer:
     def partitions(self) -> list[int]:
         return sorted(self._owned)
 
+    @property
+    def waiting(self) -> dict[int, str]:
+        """Owned partitions that have not begun and are not being restored either, and why."""
+        return self._positioning.waiting()
+
     def _assigned(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._metrics.rebalances.inc()
         # `_begin` learns the position. Until then any will do, as nothing is read; left to itself librdkafka
@@ -206,14 +216,21 @@ class UploadsConsumer:
         if self._closing:
             return  # they are taken back at once
         for p in partitions:
-            self._own(p.partition)
+            self._positioning.begin_again(p.partition)
+        self._ids.refresh()
         self._looked_at = self._clock()
         log.info("partitions assigned", new=[p.partition for p in partitions], owned=self.partitions)
 
-    def _own(self, partition: int) -> None:
-        """A new epoch; nothing is read before its position is known and its retries are restored."""
-        self._owned.begin(partition)
-        self._positioning.set_paused(partition, True)
+    def _begin_anew(self, partitions: set[int]) -> None:
+        """Log or topic is not what their offsets say: what is in flight ends, the rest is asked anew."""
+        if not partitions:
+            return
+        self._on_leaving(partitions, False)
+        for partition in partitions:
+            self._positioning.remember(partition, self._owned[partition])
+            self._retries.drop(partition)
+            self._positioning.begin_again(partition)
+        self._ids.refresh()
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._leave(partitions, lost=False)
@@ -231,6 +248,7 @@ class UploadsConsumer:
         # faults, a worker that had been given a partition in that moment never came back from here.
         self._on_leaving(leaving, lost or self._closing)
         for partition in leaving:
+            self._positioning.remember(partition, self._owned[partition])
             self._owned.end(partition)
             self._retries.drop(partition)
             self._metrics.drop_partition(partition)
@@ -259,6 +277,8 @@ class UploadsConsumer:
 
     def done(self, record: Record) -> None:
         """`record` has ended: what is committed next may say so."""
+        if record.handed_over:
+            return
         owned = self._owned.of_epoch(record.partition, record.epoch)
         if owned is not None and owned.offsets is not None:
             owned.offsets.done(record.offset)
@@ -273,10 +293,14 @@ class UploadsConsumer:
     ) -> tuple[tuple[int, int, tuple[int, str]], ...]:
         named = also | leaving
         return tuple(
-            (partition, owned.epoch, owned.offsets.state(mark, leaving=partition in leaving))
+            (partition, owned.epoch, self._state(owned, mark, leaving=partition in leaving))
             for partition, owned in self._owned.items()
             if owned.offsets is not None and (partition in named or owned.offsets.uncommitted)
         )
+
+    def _state(self, owned: OwnedPartition, mark: str, *, leaving: bool) -> tuple[int, str]:
+        assert owned.offsets is not None
+        return owned.offsets.state(mark, leaving=leaving, topics=self._positioning.topics_now(owned))
 
     def snapshot(self, mark: str, also: Set[int], leaving: Set[int]) -> Snapshot | None:
         """What a transaction commits: partitions with something new, those of `also`, those that are left.
@@ -368,17 +392,25 @@ class UploadsConsumer:
     def report(self) -> None:
         """Bring the metrics of all owned partitions up to date; look after those that are silent."""
         self._positioning.look_after_silent(self._is_fresh)
+        self._positioning.report_waiting()
         self._metrics.assigned.set(len(self._owned))
         self._metrics.paused.set(len(self._owned) if self.paused else 0)
-        for partition, owned in self._owned.items():
-            if owned.offsets is None:
-                continue
-            _, high = self._consumer.get_watermark_offsets(
-                KafkaPartition(self._topic, partition), cached=True
-            )
-            unread = max(0, high - owned.offsets.next)
-            late = owned.lateness.seconds(self._wall_ms(), unread)
-            self._metrics.set_lag(partition, unread, owned.offsets.next - owned.offsets.position, late)
+        shorter = {p for p, owned in self._owned.items() if self._report_one(p, owned)}
+        self._begin_anew(shorter)  # perhaps the log of another topic
+
+    def _report_one(self, partition: int, owned: OwnedPartition) -> bool:
+        """Whether the partition's log has become shorter."""
+        if owned.offsets is None:
+            return False
+        here = KafkaPartition(self._topic, partition)
+        _, high = self._consumer.get_watermark_offsets(here, cached=True)
+        if 0 <= high < owned.end:
+            return True
+        owned.end = max(owned.end, high)
+        unread = max(0, high - owned.offsets.next)
+        late = owned.lateness.seconds(self._wall_ms(), unread)
+        self._metrics.set_lag(partition, unread, owned.offsets.next - owned.offsets.position, late)
+        return False
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -5,51 +5,94 @@ a restart. `PartitionOffsets` turns one into the other: the committed offset is 
 done, and those above it that are done travel in the commit's metadata, so that a restart does not do them
 again. docs/offsets.md walks through an example.
 
-The metadata is `2:<mark>~<lives>:<base64>`. The mark names the transaction that wrote it, so that its writer
+The metadata is `3:<mark>:<lives>:<uploads>:<retry>:<pending>:<base64>`, or `2:<mark>~<lives>:<base64>` where
+the brokers do not tell the ids of topics. The mark names the transaction that wrote it, so that its writer
 can tell afterwards whether a transaction whose end it did not see was committed. Lives: how many owners in a
 row, the one that writes it included, had this very position and did not leave in order. Each of them may have
-been killed by the record there.
+been killed by the record there. Uploads and retry: the ids of the topics that this was true of, because an
+offset says nothing of a topic that was deleted and made anew. Pending: how many retries waited in the retry
+topic.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable
 
-# Brokers take 4,096 bytes of metadata (offset.metadata.max.bytes). Four are punctuation, MAX_MARK the mark, 2
-# the lives; base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: (4096 - 30) // 4 * 3 * 8 = 24,384.
-MAX_METADATA_BYTES = 4096
+# Brokers take 4,095 bytes of metadata (offset.metadata.max.bytes is 4,096, and that many are refused). Seven
+# are punctuation; base64 puts 3 bytes into 4 characters, a byte holds 8 offsets: 24,048 of them.
+MAX_METADATA_BYTES = 4095
 MAX_MARK = 24
 MAX_LIVES = 99
-SPAN = (MAX_METADATA_BYTES - 4 - MAX_MARK - 2) // 4 * 3 * 8
-_METADATA = re.compile(rf"2:([0-9a-z-]{{0,{MAX_MARK}}})(?:~(\d{{1,2}}))?:([A-Za-z0-9+/=]*)", re.ASCII)
+MAX_PENDING = 10**9 - 1
+ID_CHARS = 22  # of a topic's id, 16 bytes in base64
+SPAN = (MAX_METADATA_BYTES - 8 - MAX_MARK - 2 - 2 * ID_CHARS - 9) // 4 * 3 * 8
+_MARK, _BITS, _ID = rf"([0-9a-z-]{{0,{MAX_MARK}}})", "([A-Za-z0-9+/=]*)", rf"([A-Za-z0-9+/_-]{{{ID_CHARS}}}|)"
+_WITHOUT_IDS = re.compile(rf"2:{_MARK}(?:~(\d{{1,2}}))?:{_BITS}", re.ASCII)
+_WITH_IDS = re.compile(rf"3:{_MARK}:(\d{{1,2}}):{_ID}:{_ID}:(\d{{1,9}}):{_BITS}", re.ASCII)
 _REBASE = 4096  # bits of history that are kept before they are cut off
 
 
-def _text(bits: int, mark: str, lives: int) -> str:
-    if not (bits or mark or lives):
-        return ""
-    size = (bits.bit_length() + 7) // 8
-    count = f"~{min(lives, MAX_LIVES)}" if lives else ""
-    return f"2:{mark}{count}:{base64.b64encode(bits.to_bytes(size, 'little')).decode()}"
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommitTopics:
+    """The topics that a commit is about.
+
+    Attributes:
+        uploads, retry: their ids; empty where they are not known.
+        pending: how many retries of the partition waited in the retry topic.
+    """
+
+    uploads: str = ""
+    retry: str = ""
+    pending: int = 0
 
 
-def _read(metadata: str | None) -> tuple[str, int, int]:
-    """The mark, the lives, and the done offsets as bits: bit i stands for the position + i."""
-    found = _METADATA.fullmatch(metadata) if metadata and len(metadata) <= MAX_METADATA_BYTES else None
-    if found is None:
-        return "", 0, 0
+NO_TOPICS = CommitTopics()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Metadata:
+    """`bits`: what is done; bit i stands for the position + i."""
+
+    mark: str = ""
+    lives: int = 0
+    bits: int = 0
+    topics: CommitTopics = NO_TOPICS
+
+    def __str__(self) -> str:
+        if not (self.bits or self.mark or self.lives or self.topics.uploads):
+            return ""
+        lives, topics = min(self.lives, MAX_LIVES), self.topics
+        size = (self.bits.bit_length() + 7) // 8
+        bits = base64.b64encode(self.bits.to_bytes(size, "little")).decode()
+        if not topics.uploads:
+            return f"2:{self.mark}{f'~{lives}' if lives else ''}:{bits}"
+        pending = min(topics.pending, MAX_PENDING)
+        return f"3:{self.mark}:{lives}:{topics.uploads}:{topics.retry}:{pending}:{bits}"
+
+
+def _read(metadata: str | None) -> _Metadata:
+    """What this program wrote; of anything else, nothing."""
+    text = metadata if metadata and len(metadata) <= MAX_METADATA_BYTES else ""
+    topics = NO_TOPICS
+    if found := _WITH_IDS.fullmatch(text):
+        topics = CommitTopics(found[3], found[4], int(found[5]))
+    elif not (found := _WITHOUT_IDS.fullmatch(text)):
+        return _Metadata()
     try:
-        bits = int.from_bytes(base64.b64decode(found[3], validate=True), "little")
+        bits = int.from_bytes(base64.b64decode(found[found.re.groups], validate=True), "little")
     except (binascii.Error, ValueError):
-        return "", 0, 0
-    return found[1], int(found[2] or 0), bits
+        return _Metadata()
+    return _Metadata(found[1], int(found[2] or 0), bits, topics)
 
 
-def encode_done(position: int, done: Iterable[int], mark: str = "", lives: int = 0) -> str:
+def encode_done(
+    position: int, done: Iterable[int], mark: str = "", lives: int = 0, topics: CommitTopics = NO_TOPICS
+) -> str:
     """Done offsets at or above `position` as text for a commit: bit i stands for position + i.
 
     Raises:
@@ -60,7 +103,7 @@ def encode_done(position: int, done: Iterable[int], mark: str = "", lives: int =
         if not 0 <= offset - position < SPAN:
             raise ValueError(f"offset {offset} is not within {SPAN} of the position {position}")
         bits |= 1 << (offset - position)
-    return _text(bits, mark, lives)
+    return str(_Metadata(mark, lives, bits, topics))
 
 
 def decode_done(position: int, metadata: str | None) -> set[int]:
@@ -68,18 +111,40 @@ def decode_done(position: int, metadata: str | None) -> set[int]:
 
     Ignoring what cannot be read is safe: those uploads are done once more.
     """
-    _, _, bits = _read(metadata)
+    bits = _read(metadata).bits
     return {position + i for i in range(bits.bit_length()) if bits >> i & 1}
 
 
 def mark_of(metadata: str | None) -> str:
     """The mark of the transaction that committed this; empty where there is none."""
-    return _read(metadata)[0]
+    return _read(metadata).mark
 
 
 def lives_of(metadata: str | None) -> int:
     """How many owners in a row had this position and did not leave in order; 0 after one that did."""
-    return _read(metadata)[1]
+    return _read(metadata).lives
+
+
+def topics_of(metadata: str | None) -> CommitTopics:
+    """The topics that this commit is about."""
+    return _read(metadata).topics
+
+
+def cut(position: int, metadata: str | None, start: int) -> tuple[str, int]:
+    """What is left of a commit when the log begins at `start`, beyond its position.
+
+    Returns:
+        The metadata for `start`, and how many offsets before it were not done.
+    """
+    found, passed = _read(metadata), start - position
+    done_before = (found.bits & ((1 << passed) - 1)).bit_count()
+    return str(_Metadata(found.mark, 0, found.bits >> passed, found.topics)), passed - done_before
+
+
+def unfinished_of(metadata: str | None) -> int:
+    """How many offsets were not done below the highest one that was."""
+    bits = _read(metadata).bits
+    return bits.bit_length() - bits.bit_count()
 
 
 class PartitionOffsets:
@@ -94,7 +159,8 @@ class PartitionOffsets:
         The first commit is due at once: it says that another owner has this position, and, where there was no
         commit before (a new group), which one that is.
         """
-        _, self._lives, self._done = _read(metadata)
+        found = _read(metadata)
+        self._lives, self._done = found.lives, found.bits
         self._began_at = position
         self._next = position  # one past the highest offset taken
         self._open: deque[int] = deque()  # taken, in order; done ones leave only at the front
@@ -156,15 +222,22 @@ class PartitionOffsets:
         """Whether there is something that the last commit did not say."""
         return self._changed and self._now() != self._committed
 
-    def state(self, mark: str = "", *, leaving: bool = False) -> tuple[int, str]:
+    @property
+    def unfinished(self) -> int:
+        """How many offsets that were taken are not done."""
+        return sum(not self._is_done(offset) for offset in self._open)
+
+    def state(
+        self, mark: str = "", *, leaving: bool = False, topics: CommitTopics = NO_TOPICS
+    ) -> tuple[int, str]:
         """(offset, metadata) to commit now; `leaving`: this owner gives the partition up in order."""
         position, bits = self._now()
         lives = 1 + (self._lives if position == self._began_at else 0)
-        return position, _text(bits, mark, 0 if leaving else lives)
+        return position, str(_Metadata(mark, 0 if leaving else lives, bits, topics))
 
     def committed(self, state: tuple[int, str]) -> None:
         """The broker has `state`."""
-        self._committed = (state[0], _read(state[1])[2])
+        self._committed = (state[0], _read(state[1]).bits)
         self._changed = self._now() != self._committed
 
     def not_committed(self) -> None:

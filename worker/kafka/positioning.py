@@ -8,11 +8,13 @@ between two polls.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from worker.errors import StartError
 from worker.kafka.assignment import (
     POSITION_TIMEOUT,
     POSITION_TIMEOUT_MAX,
@@ -20,10 +22,12 @@ from worker.kafka.assignment import (
     OwnedPartition,
     OwnedPartitions,
 )
+from worker.kafka.beginning import Beginning, LastKnown, differ, in_log, in_new_topic
 from worker.kafka.failpoints import reach
-from worker.kafka.offsets import PartitionOffsets, lives_of
+from worker.kafka.offsets import CommitTopics, PartitionOffsets, lives_of, topics_of
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.retry_changelog import Pending, RetryChangelog
+from worker.kafka.retry_changelog import NO_RIGHT, Pending, RetryChangelog
+from worker.kafka.topic_ids import TopicIds
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 
@@ -33,6 +37,8 @@ _SEEK_RETRY = 0.02
 _POSITION_RETRY = 0.3
 # A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
 _SILENCE, _SILENCE_MAX = 5.0, 300.0
+_RETRIES_GONE = "the retry topic was deleted and made anew; the uploads that waited in it are gone"
+LONG = 10.0  # seconds after which a partition that has not begun is warned of
 
 
 class Positioning:
@@ -42,6 +48,7 @@ class Positioning:
         owned: the table of them.
         start: "earliest" or "latest", for partitions without a committed offset.
         retries: restores the pending retries of a partition before its first record is read.
+        ids: of the topics, the uploads' and the retries'.
         on_begun: called when a partition's position is known, before its first record.
     """
 
@@ -53,6 +60,7 @@ class Positioning:
         *,
         start: str,
         retries: RetryChangelog,
+        ids: TopicIds,
         on_begun: Callable[[BegunPartition], None],
         clock: Callable[[], float],
         metrics: Metrics,
@@ -62,9 +70,11 @@ class Positioning:
         self._owned = owned
         self._start = start
         self._retries = retries
+        self._ids = ids
         self._on_begun = on_begun
         self._clock = clock
         self._metrics = metrics
+        self._last_known: dict[int, LastKnown] = {}
         self._paused = False
 
     # ── reading rests and goes on ────────────────────────────────────────────────────────────────────────
@@ -129,6 +139,12 @@ class Positioning:
         self._retries.begin(partition, owned.epoch)
 
     def _ask_later(self, partition: int, owned: OwnedPartition, error: KafkaException) -> None:
+        if error.args[0].code() in NO_RIGHT:
+            raise StartError(
+                f"Kafka refuses the committed offsets of {self._topic!r}: {error.args[0].str()}; "
+                "grant Read on the topic and on the group"
+            )
+        owned.trouble = f"no committed offset from Kafka: {error.args[0].str()}"
         owned.patience = min(2 * owned.patience, POSITION_TIMEOUT_MAX)
         owned.ask_at = self._clock() + _POSITION_RETRY
         log.debug("position not known yet", partition=partition, error=error.args[0].str())
@@ -141,42 +157,102 @@ class Positioning:
         restored: PendingRetries[Pending],
     ) -> None:
         """Read on from where the last owner ended; tried again when that cannot be done just now."""
-        low, high = 0, 0
-        if owned.reset or committed.offset < 0:
-            here = KafkaPartition(self._topic, partition)
-            try:
-                low, high = self._client.get_watermark_offsets(here, timeout=POSITION_TIMEOUT_MAX)
-            except KafkaException as error:
-                self._ask_later(partition, owned, error)
-                return
-        known = committed.offset >= 0 and (not owned.reset or low <= committed.offset <= high)
-        position = committed.offset
-        if committed.offset < 0:
-            position = low if self._start == "earliest" else high
-        elif not known:
-            self._count_lost(partition, committed.offset, low, high)
-            position = low
-        if not self.go_to(partition, position, nowhere=owned.reset):
-            owned.ask_at = self._clock() + _SEEK_RETRY
+        # with a topic Kafka deletes what groups have committed in it
+        last_known = self._last_known.get(partition, LastKnown())
+        before = topics_of(committed.metadata) if committed.offset >= 0 else last_known.topics
+        now = self._topics(before)
+        if now is None:
+            owned.trouble = f"there is no topic {self._topic!r} or {self._retries.topic!r} now"
             return
-        if committed.offset < 0:
-            log.info("partition begins", partition=partition, offset=position, start=self._start)
-        owned.offsets = PartitionOffsets(position, committed.metadata if known else None)
-        owned.reset = False
-        owned.restored = None
+        begins = self._where(partition, owned, committed, before, now)
+        if begins is None or not self._can_begin(partition, owned, begins):
+            return
+        if differ(before.retry, now.retry) and before.pending:
+            self._count_lost(partition, before.pending, _RETRIES_GONE)
+        owned.offsets = PartitionOffsets(begins.position, begins.metadata)
+        owned.topics, owned.pending = now, restored
+        owned.reset, owned.restored, owned.trouble = False, None, ""
+        self._last_known.pop(partition, None)
         self.heard(owned, self._clock())
-        self._on_begun(
-            BegunPartition(partition, owned.epoch, position, lives_of(committed.metadata), restored)
-        )
+        deaths = lives_of(begins.metadata)
+        self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored))
         self.set_paused(partition, self._paused)
 
-    def _count_lost(self, partition: int, committed: int, low: int, high: int) -> None:
-        lost = max(0, low - committed)
+    def _where(
+        self,
+        partition: int,
+        owned: OwnedPartition,
+        committed: KafkaPartition,
+        before: CommitTopics,
+        now: CommitTopics,
+    ) -> Beginning | None:
+        """Where it begins; None when that needs the ends of the log, and the broker does not tell them."""
+        made_anew = differ(before.uploads, now.uploads)
+        if committed.offset >= 0 and not (owned.reset or made_anew):
+            return Beginning(committed.offset, committed.metadata or "")
+        here = KafkaPartition(self._topic, partition)
+        try:
+            low, high = self._client.get_watermark_offsets(here, timeout=POSITION_TIMEOUT_MAX)
+        except KafkaException as error:
+            self._ask_later(partition, owned, error)
+            return None
+        if made_anew:
+            last_known = self._last_known.get(partition, LastKnown())
+            return in_new_topic(committed.metadata, before, last_known, low)
+        if committed.offset < 0:
+            return Beginning(low if self._start == "earliest" else high)
+        return in_log(committed.offset, committed.metadata, low, high, same=bool(before.uploads))
+
+    def _can_begin(self, partition: int, owned: OwnedPartition, begins: Beginning) -> bool:
+        """Go there, and say what is odd about it."""
+        if not self.go_to(partition, begins.position, nowhere=owned.reset):
+            owned.ask_at = self._clock() + _SEEK_RETRY
+            return False
+        if begins.why:
+            self._count_lost(partition, begins.lost, begins.why, position=begins.position)
+        elif owned.committed is None or owned.committed.offset < 0:
+            log.info("partition begins", partition=partition, offset=begins.position, start=self._start)
+        return True
+
+    def _topics(self, before: CommitTopics) -> CommitTopics | None:
+        """The topics that there are; None while that is not known.
+
+        Where an id cannot be had, the topic is taken for the one of `before`.
+        """
+        uploads, retry = self._ids.of(self._topic), self._ids.of(self._retries.topic)
+        if uploads is None or retry is None:
+            return None
+        return CommitTopics(uploads or before.uploads, retry or before.retry)
+
+    def remember(self, partition: int, owned: OwnedPartition) -> None:
+        """This assignment ends: what may have to be counted if the topic turns out to be gone."""
+        if owned.offsets is not None:
+            unread = max(0, owned.end - owned.offsets.next)
+            self._last_known[partition] = LastKnown(self.topics_now(owned), unread + owned.offsets.unfinished)
+
+    def begin_again(self, partition: int) -> None:
+        """It is assigned, or has to look anew where it begins; nothing is read before that is known."""
+        self._owned.begin(partition).assigned_at = self._clock()
+        self.set_paused(partition, True)
+
+    def topics_now(self, owned: OwnedPartition) -> CommitTopics:
+        """What a commit says of the partition's topics."""
+        pending = 0 if owned.pending is None else len(owned.pending)
+        return dataclasses.replace(owned.topics, pending=pending)
+
+    def made_anew(self) -> set[int]:
+        """Partitions whose offsets or retries are of a topic that is no more."""
+        uploads, retry = self._ids.of(self._topic), self._ids.of(self._retries.topic)
+        return {
+            partition
+            for partition, owned in self._owned.items()
+            if owned.offsets is not None
+            and (differ(owned.topics.uploads, uploads) or differ(owned.topics.retry, retry))
+        }
+
+    def _count_lost(self, partition: int, lost: int, why: str, **where: int) -> None:
         self._metrics.records_lost.inc(lost)
-        log.error(
-            "committed offset is outside of the log; going on at the log's start",
-            partition=partition, committed=committed, log_start=low, log_end=high, records_lost=lost,
-        )  # fmt: skip
+        log.error(why, topic=self._topic, partition=partition, records_lost=lost, **where)
 
     def go_to(self, partition: int, offset: int, *, nowhere: bool = False) -> bool:
         """Let a paused partition read on from `offset`; False when it cannot just now.
@@ -223,6 +299,26 @@ class Positioning:
             ):
                 owned.held_back = None
                 self.set_paused(partition, self._paused)
+
+    # ── partitions that cannot begin ─────────────────────────────────────────────────────────────────────
+
+    def waiting(self) -> dict[int, str]:
+        """Partitions that have not begun and are not being restored, and why, as far as that is known."""
+        return {
+            partition: owned.trouble or self._retries.trouble(partition) or "not positioned yet"
+            for partition, owned in self._owned.items()
+            if owned.offsets is None and not self._retries.is_reading(partition)
+        }
+
+    def report_waiting(self) -> None:
+        """Say what has been waiting for long, once; and count it."""
+        now = self._clock()
+        long = {p: why for p, why in self.waiting().items() if now - self._owned[p].assigned_at > LONG}
+        self._metrics.waiting.set(len(long))
+        for partition, why in long.items():
+            if not self._owned[partition].told:
+                self._owned[partition].told = True
+                log.warning("partition cannot begin", partition=partition, reason=why, seconds=LONG)
 
     # ── partitions that fall silent ──────────────────────────────────────────────────────────────────────
 

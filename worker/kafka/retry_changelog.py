@@ -16,6 +16,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from worker.errors import StartError
 from worker.kafka.failpoints import reach
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.reading import client_log, headers_of
@@ -31,6 +32,9 @@ _MAX_FETCH = 1000
 _SPARE = 50_000
 _END_TIMEOUT = 1.0
 _END_RETRY = 0.5
+_NO_PARTITION = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
+# a worker that lacks one of these rights can do nothing: it ends and says what to grant
+NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 @dataclasses.dataclass(slots=True)  # not frozen, which would make it four times as slow to make
@@ -62,6 +66,7 @@ class _Restoring:
     reached: int = -1  # where reading came to an end last
     ask_at: float = 0.0
     read: int = 0
+    trouble: str = ""  # why it does not go on
     found: PendingRetries[Pending] = dataclasses.field(default_factory=PendingRetries)
 
 
@@ -84,7 +89,7 @@ class RetryChangelog:
         wall_ms: Callable[[], int],
         longest: float,
     ) -> None:
-        self._topic = topic
+        self.topic = topic
         self._clock = clock
         self._wall_ms = wall_ms
         self._longest = longest
@@ -98,12 +103,12 @@ class RetryChangelog:
         """Start to restore a partition whose last owner has nothing more to commit; returns at once."""
         self.drop(partition)
         self._restoring[partition] = _Restoring(epoch)
-        self._consumer.incremental_assign([KafkaPartition(self._topic, partition, OFFSET_BEGINNING)])
+        self._consumer.incremental_assign([KafkaPartition(self.topic, partition, OFFSET_BEGINNING)])
 
     def drop(self, partition: int) -> None:
         """The partition is somebody else's, or restored."""
         if self._restoring.pop(partition, None) is not None:
-            self._consumer.incremental_unassign([KafkaPartition(self._topic, partition)])
+            self._consumer.incremental_unassign([KafkaPartition(self.topic, partition)])
 
     def poll(self) -> list[tuple[int, int, PendingRetries[Pending]]]:
         """Read on, without waiting; (partition, epoch, what is pending) of those that are restored."""
@@ -126,13 +131,13 @@ class RetryChangelog:
     def _ask_end(self, partition: int, state: _Restoring) -> None:
         try:
             low, high = self._ends.get_watermark_offsets(
-                KafkaPartition(self._topic, partition), timeout=_END_TIMEOUT
+                KafkaPartition(self.topic, partition), timeout=_END_TIMEOUT
             )
         except KafkaException as error:
             state.ask_at = self._clock() + _END_RETRY
-            log.debug("end of the retries not known yet", partition=partition, error=error.args[0].str())
+            self._failed(partition, state, error.args[0])
             return
-        state.end = high
+        state.end, state.trouble = high, ""
         if low >= high:
             state.reached = high
 
@@ -146,9 +151,10 @@ class RetryChangelog:
             if error.code() == KafkaError._PARTITION_EOF:
                 state.reached = offset
             else:
-                log.warning("reading retries failed for now", partition=partition, error=error.str())
+                self._failed(partition, state, error)
             return
         state.read += 1
+        state.trouble = ""
         if state.read % _SPARE == 0:
             gc.freeze()
         key = message.key()
@@ -165,6 +171,30 @@ class RetryChangelog:
                 "a record of the retry topic is none of this worker's; it is left alone",
                 partition=partition, offset=offset, error=f"{type(error_).__name__}: {str(error_)[:100]!a}",
             )  # fmt: skip
+
+    def _failed(self, partition: int, state: _Restoring, error: KafkaError) -> None:
+        """It goes on by itself, or the worker has to end."""
+        if error.code() in NO_RIGHT:
+            raise StartError(
+                f"Kafka refuses to let this worker read {self.topic!r}: {error.str()}; grant Read on it"
+            )
+        state.trouble = f"{self.topic!r} cannot be read: {error.str()}"
+        if error.code() in _NO_PARTITION:
+            state.trouble = (
+                f"{self.topic!r} has no partition {partition}: give it as many as the uploads topic has "
+                "(`imgclust-worker topics --check` says how many)"
+            )
+        log.debug("retries cannot be read yet", partition=partition, error=error.str())
+
+    def is_reading(self, partition: int) -> bool:
+        """Whether the partition is being restored: its end is known, and nothing is in the way."""
+        state = self._restoring.get(partition)
+        return state is not None and state.end is not None and not state.trouble
+
+    def trouble(self, partition: int) -> str:
+        """Why the partition cannot be restored now; empty where nothing is wrong."""
+        state = self._restoring.get(partition)
+        return "" if state is None else state.trouble
 
     def close(self) -> None:
         self._consumer.close()
@@ -183,6 +213,6 @@ def _pending(message: Message, epoch: int) -> Pending:
         raise ValueError(f"its source is {source}")
     record = Record(
         source.partition, epoch, source.offset, message.key(), message.value(), source.timestamp,
-        read_traceparent(headers),
+        read_traceparent(headers), handed_over=True,
     )  # fmt: skip
     return Pending(record, retry.attempts, retry.not_before, retry.deaths)

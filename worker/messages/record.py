@@ -15,6 +15,8 @@ class Record:
         epoch: of the assignment under which it was read.
         timestamp: milliseconds since the epoch; when it was read if the broker gave none. That of a replay is
             its dead letter's source's.
+        handed_over: it is in the retry topic, and its offset is done since then; the offset may be one of a
+            topic that is no more.
         traceparent: the W3C trace header, where there is one.
         replay: of an upload that `dlq replay` sent again.
     """
@@ -27,6 +29,7 @@ class Record:
     timestamp: int
     traceparent: bytes | None = None
     replay: ReplayHeaders | None = None
+    handed_over: bool = False
 
     @property
     def known_id(self) -> str | None:

@@ -330,6 +330,11 @@ class Pipeline:
         return self._consumer.partitions
 
     @property
+    def waiting(self) -> dict[int, str]:
+        """Owned partitions that cannot begin, and why."""
+        return self._consumer.waiting
+
+    @property
     def in_flight(self) -> int:
         """Uploads on their way, without those that wait for another try."""
         return len(self._works) + self._delivery.waiting

@@ -72,7 +72,7 @@ class Retrying:
     def add(self, work: Work, record: Record, wait: float) -> int:
         """`work` waits; returns when it is due, in milliseconds since the epoch."""
         not_before = self._wall_ms() + int(wait * 1000)
-        pending = Pending(record, work.attempts, not_before)
+        pending = Pending(dataclasses.replace(record, handed_over=True), work.attempts, not_before)
         self._partitions[record.partition].add(
             work.upload.id, pending, self._clock() + wait, record.timestamp
         )

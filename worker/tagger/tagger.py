@@ -22,6 +22,7 @@ from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import Delivery
 from worker.kafka.exactly_once import ExactlyOnce
 from worker.kafka.retry_changelog import RetryChangelog
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.embedding import EmbeddingWriter
 from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
@@ -216,6 +217,7 @@ class Tagger:
                 wall_ms=wall_ms,
                 longest=self._config.retry.longest,
             ),
+            ids=TopicIds(source.connection, [source.topic, self._config.topics.retry], clock=self._clock),
             on_begun=on_begun,
             on_leaving=on_leaving,
         )
@@ -272,13 +274,17 @@ class Tagger:
         stands = self._standstill.seconds(self._delivery.waiting) > KAFKA_SECONDS
         self._health.beat("tagger", "Kafka" if stands else "")
         self._metrics.polls.beat()
-        assigned = bool(self.pipeline.partitions)
-        self._health.set(
-            "assigned", assigned, "" if assigned else "no partition of the uploads topic is ours"
-        )
+        self._health.set("assigned", *self._assigned())
         if self._beat >= self._report_at:
             self._report_at = self._beat + REPORT_EVERY
             self._report()
+
+    def _assigned(self) -> tuple[bool, str]:
+        """Whether partitions are ours and all of them have begun, or are being restored; and why not."""
+        if not self.pipeline.partitions:
+            return False, "no partition of the uploads topic is ours"
+        waiting = self.pipeline.waiting
+        return not waiting, "".join(f"partition {p}: {why}" for p, why in sorted(waiting.items())[:1])
 
     def _report(self) -> None:
         """Bring the metrics of the fetchers up to date."""

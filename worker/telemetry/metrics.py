@@ -126,6 +126,9 @@ LAG_SECONDS = MetricRow("imgclust_consumer_lag_seconds", "gauge", "seconds",
     (_PARTITION,))  # fmt: skip
 ASSIGNED = MetricRow("imgclust_consumer_assigned_partitions", "gauge", "partitions",
     "Partitions of the uploads topic that this worker owns.")  # fmt: skip
+WAITING = MetricRow("imgclust_consumer_waiting_partitions", "gauge", "partitions",
+    "Partitions that this worker owns and has not begun to read for 10 seconds; the log names what is in the "
+    "way.")  # fmt: skip
 PAUSED = MetricRow("imgclust_consumer_paused_partitions", "gauge", "partitions",
     "Partitions whose intake is paused because enough is in flight.")  # fmt: skip
 POLL_GAP = MetricRow("imgclust_poll_gap_seconds", "gauge", "seconds",
@@ -134,7 +137,8 @@ POLL_GAP = MetricRow("imgclust_poll_gap_seconds", "gauge", "seconds",
 REBALANCES = MetricRow("imgclust_consumer_rebalances_total", "counter", "rebalances",
     "Times that partitions were assigned, revoked or lost.")  # fmt: skip
 RECORDS_LOST = MetricRow("imgclust_consumer_records_lost_total", "counter", "records",
-    "Records that the topic dropped (retention) before this group read them.")  # fmt: skip
+    "Records that this group can have no more: dropped by retention before they were read, cut off the log's "
+    "end, or in a topic that was deleted.")  # fmt: skip
 COMMITS = MetricRow("imgclust_commits_total", "counter", "commits",
     "Transactions, or offset commits with at-least-once delivery.",
     (Label("outcome", COMMIT_OUTCOMES),))  # fmt: skip
@@ -303,6 +307,7 @@ class Metrics:
         self.retries_due = self.gauge(RETRIES_DUE)
         self.retries_oldest = self.gauge(RETRIES_OLDEST)
         self.assigned = self.gauge(ASSIGNED)
+        self.waiting = self.gauge(WAITING)
         self.paused = self.gauge(PAUSED)
         self.rebalances = self.counter(REBALANCES)
         self.records_lost = self.counter(RECORDS_LOST)

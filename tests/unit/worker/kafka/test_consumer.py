@@ -3,19 +3,30 @@ silent. What a real client and broker do is tested in tests/integration and test
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
+from collections.abc import Iterable
+
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.support.fake_clients import FakeConsumer
 from tests.support.fake_kafka import FakeBroker, Transaction
+from worker.errors import StartError
 from worker.kafka.assignment import BegunPartition, is_member
 from worker.kafka.consumer import UploadsConsumer
+from worker.kafka.offsets import NO_TOPICS, CommitTopics, encode_done, topics_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
+from worker.kafka.topic_ids import EVERY, TopicIds
+from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics
 
 
 class FakeRetries:
     """Nothing waits: a partition is restored at once."""
+
+    topic = "retry"
 
     def __init__(self) -> None:
         self.begun: list[tuple[int, int, PendingRetries[Pending]]] = []
@@ -27,6 +38,12 @@ class FakeRetries:
 
     def drop(self, partition: int) -> None:
         pass
+
+    def is_reading(self, partition: int) -> bool:
+        return False
+
+    def trouble(self, partition: int) -> str:
+        return ""
 
     def close(self) -> None:
         pass
@@ -40,7 +57,7 @@ class Bench:
     """A consumer whose group has committed offset 7 of the only partition; the log ends there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.broker = FakeBroker({"uploads": 1})
+        self.broker = FakeBroker({"uploads": 1, "retry": 1})
         monkeypatch.setattr("worker.kafka.consumer.Consumer", self.broker.consumer)
         self.records(7)
         self.broker.committed["group", "uploads", 0] = 7, ""
@@ -48,15 +65,37 @@ class Bench:
         self.begun: list[BegunPartition] = []
         self.left: list[tuple[set[int], bool]] = []
         self.retries = FakeRetries()
+        self.metrics = Metrics()
+        self.ids = TopicIds({}, ["uploads", "retry"], clock=lambda: self.now, admin=self.broker.admin())
         self.consumer = UploadsConsumer(
             {"group.id": "group"}, "uploads", start="earliest", clock=lambda: self.now, wall_ms=lambda: 0,
-            metrics=Metrics(), retries=self.retries, on_begun=self.begun.append,  # type: ignore[arg-type]
+            metrics=self.metrics, retries=self.retries, ids=self.ids, on_begun=self.begun.append,  # type: ignore[arg-type]
             on_leaving=lambda partitions, lost: self.left.append((partitions, lost)),
         )  # fmt: skip
         self.client: FakeConsumer = self.consumer._consumer  # type: ignore[assignment]
-        for _ in range(4):
-            self.consumer.poll(10, 0.0)
+        self.begins()
         self.client.moves.clear()
+
+    def begins(self) -> list[Record]:
+        """A few polls: questions are asked, answered, and acted on; what is read by the way."""
+        return [record for _ in range(8) for record in self.consumer.poll(10, 0.0)]
+
+    def take_over(self) -> list[Record]:
+        """The partition goes to somebody who leaves it as it is, and comes back; what is read then."""
+        self.client.take_away({0}, "lost")
+        return self.begins()
+
+    def commits(self, offset: int, done: Iterable[int] = (), topics: CommitTopics = NO_TOPICS) -> None:
+        self.broker.committed["group", "uploads", 0] = offset, encode_done(offset, done, "", 1, topics)
+
+    @property
+    def topics(self) -> CommitTopics:
+        """Those that there are now."""
+        return CommitTopics(self.broker.ids["uploads"], self.broker.ids["retry"])
+
+    @property
+    def lost(self) -> float | None:
+        return self.metrics.value("imgclust_consumer_records_lost_total")
 
     def records(self, count: int) -> None:
         for _ in range(count):
@@ -170,3 +209,150 @@ def test_while_the_client_closes_nothing_is_asked_of_it(bench: Bench) -> None:
     bench.consumer.close()
     assert bench.left == [({0}, True)]
     assert bench.retries.times == 1
+
+
+# ── topics that were deleted and made anew, and logs that lost an end ────────────────────────────────────
+
+
+def offsets(records: list[Record]) -> list[int]:
+    return [record.offset for record in records]
+
+
+def test_a_commit_names_the_topics_that_it_is_about(bench: Bench) -> None:
+    """Both ids are in its metadata: an offset of a topic says nothing of another one of the same name."""
+    snapshot = bench.consumer.snapshot("m", {0}, set())
+    assert snapshot is not None
+    ((_, _, (_, metadata)),) = snapshot.states
+    assert topics_of(metadata) == bench.topics
+
+
+@pytest.mark.parametrize("keep_offsets", [True, False], ids=["committed since", "offsets are gone"])
+def test_a_topic_that_is_made_anew_while_it_is_read_is_read_from_its_start(
+    bench: Bench, keep_offsets: bool
+) -> None:
+    """Without a rebalance too: within seconds it is seen, what was unread in the old one is counted, and all
+    of the new one is read, though it has grown past the old position."""
+    bench.client.silent = True
+    bench.records(5)
+    bench.passes(3)  # five are known to be there
+    bench.commits(7, topics=bench.topics)
+    bench.broker.make_anew("uploads", keep_offsets=keep_offsets)
+    bench.passes(1)  # it is shorter
+    bench.records(20)
+    bench.client.silent = False
+    bench.passes(4)
+    assert bench.left == [({0}, False)]
+    assert [begun.position for begun in bench.begun] == [7, 0]
+    assert bench.consumer.position(0) == 0
+    assert bench.lost == 5
+    snapshot = bench.consumer.snapshot("m", {0}, set())
+    assert snapshot is not None
+    assert topics_of(snapshot.states[0][2][1]) == bench.topics
+
+
+def test_a_topic_that_was_made_anew_while_nobody_looked_is_read_from_its_start(bench: Bench) -> None:
+    """The commit is of a topic that is gone: its offset and its bits say nothing of the new one, however long
+    that is. What it says was begun and not done is lost."""
+    bench.commits(7, done=[9, 11], topics=bench.topics)
+    bench.broker.make_anew("uploads", keep_offsets=True)
+    bench.records(20)
+    assert offsets(bench.take_over()) == list(range(20))
+    assert bench.lost == 3  # 7, 8 and 10
+
+
+def test_a_commit_without_ids_is_believed(bench: Bench) -> None:
+    """As older versions wrote it, and where brokers tell none: after an update nothing is read again."""
+    bench.records(20)
+    bench.commits(9, done=[12])
+    assert offsets(bench.take_over()) == [9, 10, 11, *range(13, 27)]
+    assert bench.lost == 0
+
+
+def test_retries_of_a_topic_that_is_gone_are_counted(bench: Bench) -> None:
+    """For the uploads topic they are done: nothing else would ever say that they are missing."""
+    bench.commits(7, topics=dataclasses.replace(bench.topics, pending=4))
+    bench.broker.make_anew("retry")
+    bench.take_over()
+    assert bench.lost == 4
+    assert bench.consumer.position(0) == 7
+
+
+def test_retries_that_are_gone_while_it_runs_are_counted(bench: Bench) -> None:
+    """Found by the regular look, as for the uploads."""
+    bench.begun[0].pending.add("a", Pending(Record(0, 1, 3, b"a", b"{}", 7), 1, 9), 1e9, 0)
+    snapshot = bench.consumer.snapshot("m", {0}, set())
+    assert snapshot is not None
+    offset, metadata = snapshot.states[0][2]
+    bench.broker.committed["group", "uploads", 0] = offset, metadata
+    bench.broker.make_anew("retry")
+    bench.passes(EVERY + 4)
+    assert bench.lost == 1
+    assert len(bench.begun) == 2
+
+
+def test_a_topic_that_is_away_is_waited_for(bench: Bench) -> None:
+    """Deleted and not made anew yet: nothing is read, and why is told; the new one begins at once."""
+    topics = bench.topics
+    del bench.broker.ids["uploads"]
+    bench.commits(7, topics=topics)
+    assert bench.take_over() == []
+    bench.passes(3)
+    assert "there is no topic 'uploads'" in bench.consumer.waiting[0]
+    bench.broker.make_anew("uploads", keep_offsets=True)
+    bench.passes(3)
+    assert (bench.consumer.waiting, bench.consumer.position(0)) == ({}, 0)
+
+
+def test_retention_within_the_done_offsets_shifts_them(bench: Bench) -> None:
+    """The log begins behind the committed offset: what is done beyond that is not done again, and only what
+    was not done before it is lost."""
+    bench.records(20)
+    bench.commits(7, done=[8, 9, 12, 14, *range(16, 20)], topics=bench.topics)
+    bench.broker.cut("uploads", 0, 12)
+    assert offsets(bench.take_over()) == [13, 15, *range(20, 27)]
+    assert bench.lost == 3  # 7, 10 and 11
+
+
+def test_a_log_that_lost_its_tail_goes_on_at_its_end(bench: Bench) -> None:
+    """The same topic, and it ends before the committed offset: nothing is done again, and it is counted."""
+    bench.commits(12, topics=bench.topics)
+    bench.take_over()
+    assert bench.consumer.position(0) == 7
+    assert bench.lost == 5
+    bench.records(2)
+    assert offsets(bench.begins()) == [7, 8]
+
+
+def test_a_shorter_log_of_nobody_knows_which_topic_is_read_from_its_start(bench: Bench) -> None:
+    """Without an id in the commit it may as well be a new one: to do it again is better than never."""
+    bench.commits(12)
+    assert offsets(bench.take_over()) == list(range(7))
+
+
+# ── partitions that cannot begin ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_partition_that_cannot_begin_is_shown(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Not ready at once, a warning and the gauge after ten seconds, the warning once; over when it begins."""
+    bench.broker.open["last owner"] = Transaction(offsets={("group", "uploads", 0): (7, "")})
+    bench.client.take_away({0})
+    bench.passes(3)
+    assert "no committed offset" in bench.consumer.waiting[0]
+    assert bench.metrics.value("imgclust_consumer_waiting_partitions") == 0
+    bench.passes(20)
+    assert bench.metrics.value("imgclust_consumer_waiting_partitions") == 1
+    assert sum("cannot begin" in record.getMessage() for record in caplog.records) == 1
+    bench.broker.finish("last owner", commit=True)
+    bench.passes(3)
+    assert bench.consumer.waiting == {}
+    assert bench.metrics.value("imgclust_consumer_waiting_partitions") == 0
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED]
+)
+def test_a_missing_right_ends_the_worker(bench: Bench, code: int) -> None:
+    """It says what to grant, and no patience helps."""
+    bench.broker.script["committed"] = deque([({"error": code}, False)])
+    with pytest.raises(StartError, match="grant Read"):
+        bench.take_over()

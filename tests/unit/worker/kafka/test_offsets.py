@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.kafka.offsets import (
+    ID_CHARS,
     MAX_MARK,
     MAX_METADATA_BYTES,
     SPAN,
+    CommitTopics,
     PartitionOffsets,
     decode_done,
     encode_done,
@@ -33,9 +35,10 @@ def test_metadata_round_trip(position: int, distances: set[int], mark: str) -> N
 
 
 def test_the_longest_metadata_is_what_brokers_take() -> None:
-    """All offsets of the span done and a mark of full length: within 4,096 bytes, and not far below."""
-    text = encode_done(0, [SPAN - 1], "z" * MAX_MARK, 99)
-    assert MAX_METADATA_BYTES - 4 < len(text) <= MAX_METADATA_BYTES
+    """All offsets of the span done and a mark of full length: within 4,095 bytes, and not far below."""
+    topics = CommitTopics("a" * ID_CHARS, "b" * ID_CHARS, 10**9 - 1)
+    text = encode_done(0, [SPAN - 1], "z" * MAX_MARK, 99, topics)
+    assert MAX_METADATA_BYTES - 8 < len(text) <= MAX_METADATA_BYTES
 
 
 @pytest.mark.parametrize(
