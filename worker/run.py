@@ -17,6 +17,7 @@ from worker.errors import KafkaAway
 from worker.kafka import topics
 from worker.kafka.client_config import view_config
 from worker.kafka.retention import DeleteRetention
+from worker.kafka.topic_ids import TopicIds
 from worker.settings.settings import Settings
 from worker.signals import Signals
 from worker.tagger.model_loading import load
@@ -196,6 +197,7 @@ def view_of(settings: Settings, metrics: Metrics, health: Health) -> ViewConsume
         metrics=metrics,
         health=health,
         retention=DeleteRetention(kafka, topic),
+        ids=TopicIds(kafka, [topic]),
         tags=wiring.tag_format(settings),
     )
 

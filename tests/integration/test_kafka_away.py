@@ -22,6 +22,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, wait_for
 from worker.kafka.client_config import view_config
 from worker.kafka.retention import DeleteRetention
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.tag import Tag
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
@@ -73,6 +74,7 @@ def test_the_views_loop_goes_on(broker: MockKafkaProcess, redis_store: RedisServ
     view = ViewConsumer(
         view_config(kafka, "g.view", protocol), "tags", TagsView(client), metrics=Metrics(), health=health,
         retention=DeleteRetention(kafka, "tags"),
+        ids=TopicIds(kafka, ["tags"]),
     )  # fmt: skip
     producer = Producer(kafka)
 

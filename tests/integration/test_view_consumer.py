@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -24,10 +24,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tests.support.redis_server import RedisServer, running
 from tests.support.waiting import wait_for
-from worker.demo.backends import Kafka, MockKafka
+from worker.demo.backends import Kafka, MockKafka, make_topics
+from worker.errors import StartError
 from worker.feed import Feed
 from worker.kafka.client_config import view_config
 from worker.kafka.retention import DeleteRetention
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.tag import Candidate, Tag
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
@@ -146,6 +148,27 @@ class Topic:
         """Whether the group has committed all."""
         return self.committed() == self.end()
 
+    def make_anew(self) -> None:
+        """Delete the topic, and make it once more, empty."""
+        if self._transactional:
+            self._producer.abort_transaction(30)
+        admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+        admin.delete_topics([self.name])[self.name].result(30)
+
+        def made() -> bool:
+            try:
+                make_topics(self.servers, [self.name], PARTITIONS)
+            except StartError:  # it is not gone everywhere yet
+                return False
+            return True
+
+        wait_for("it can be made again", made, PATIENCE)
+        self._producer = Producer(
+            {"bootstrap.servers": self.servers, "log_level": 0, "transactional.id": self.name}
+        )
+        self._begin(first=True)
+        self.tags, self.records, self.places = {}, 0, {}
+
     def commit(self, offset: int) -> None:
         """Let the group stand at this offset in all partitions."""
         self._observer.commit(offsets=self._asked(offset), asynchronous=False)
@@ -176,6 +199,7 @@ class Running:
         kafka = {"bootstrap.servers": topic.servers, "log_level": 0}
         config = view_config(kafka, topic.group, protocol)
         options.setdefault("retention", DeleteRetention(kafka, topic.name))
+        options.setdefault("ids", TopicIds(kafka, [topic.name]))
         self.view = ViewConsumer(config, topic.name, TagsView(self.client), metrics=self.metrics, **options)
         self.error: BaseException | None = None
         self._stop = threading.Event()
@@ -487,6 +511,54 @@ def test_a_topic_that_was_made_anew(topic: Topic, server: RedisServer, start: St
     start()
     eventually(lambda: shows(server, topic), "the view of the new topic")
     eventually(lambda: topic.done(), "the commit")
+
+
+@pytest.mark.parametrize("kafka", [pytest.param("apache", marks=pytest.mark.kafka)], indirect=True)
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+def test_a_topic_that_was_made_anew_and_has_grown_past_the_old_one(
+    topic: Topic, server: RedisServer, start: Start, protocol: str, running: bool
+) -> None:
+    """Nothing but the topic's id tells it: the tags of the one that is gone are removed, and those of the new
+    one, which have smaller offsets, are all there."""
+    fill(topic, 20)
+    view = start(protocol)
+    eventually(lambda: shows(server, topic) and topic.done(), "the view of the first topic")
+    if not running:
+        view.stop()
+    topic.make_anew()
+    fill(topic, 60, "new")
+    topic.tag("id3", 2)
+    topic.flush()
+    if not running:
+        view = start(protocol)
+    eventually(lambda: shows(server, topic) and topic.done(), "the view of the new topic")
+    assert set(server.client().hmget(KEYS.view, [f"topic:{p}" for p in range(PARTITIONS)])) == {
+        _topic_id(topic).encode()
+    }
+
+
+def _topic_id(topic: Topic) -> str:
+    admin = AdminClient({"bootstrap.servers": topic.servers, "log_level": 0})
+    found = admin.describe_topics(TopicCollection([topic.name]))[topic.name].result(30)
+    return str(found.topic_id).rstrip("=")
+
+
+def test_an_older_view_did_not_note_the_topic(topic: Topic, server: RedisServer, start: Start) -> None:
+    """After an update the topic's id is added, and nothing is read again."""
+    fill(topic, 50)
+    first = start()
+    eventually(lambda: shows(server, topic) and topic.done(), "the view")
+    first.stop()
+    fields = [f"topic:{partition}" for partition in range(PARTITIONS)]
+    told = server.client().hmget(KEYS.view, fields)
+    server.client().hdel(KEYS.view, *fields)
+    second = start()
+    eventually(lambda: server.client().hmget(KEYS.view, fields) == told, "the ids")
+    topic.tag("id1", 2)
+    topic.flush()
+    eventually(lambda: shows(server, topic) and topic.done(), "the next tag")
+    assert second.records("applied") == 1
 
 
 def _compact_eagerly(topic: Topic) -> None:

@@ -55,7 +55,7 @@ class Commits:
             return
         self._sent = {}
         positions = [
-            TopicPartition(self._topic, partition, wanted)
+            TopicPartition(self._topic, partition, wanted, state.topic)
             for partition, state in self._owned.items()
             if (wanted := state.to_commit) is not None and wanted != state.committed
         ]

@@ -19,6 +19,7 @@ from worker.errors import WorkerError
 from worker.kafka.assignment import OwnedPartitions
 from worker.kafka.reading import client_log
 from worker.kafka.retention import DeleteRetention
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.formats import JSON_TAGS, TagFormat
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health
@@ -51,6 +52,7 @@ class ViewConsumer:
         view: the Redis side.
         metrics, health: where it is reported; the loop beats as "view".
         retention: how long the topic keeps deletions.
+        ids: of the topic.
         clock: seconds, steady.
         now: seconds since the epoch.
         tags: what the topic's records are written in.
@@ -64,6 +66,7 @@ class ViewConsumer:
         *,
         metrics: Metrics,
         retention: DeleteRetention,
+        ids: TopicIds,
         health: Health | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -87,7 +90,7 @@ class ViewConsumer:
         self._commits = Commits(topic, self._owned, clock)
         self._recovery = Recovery(
             topic, self._owned, self._commits, view, self._sweeper,
-            drop=self._drop, retention=retention, metrics=metrics, clock=clock, now=now,
+            drop=self._drop, retention=retention, ids=ids, metrics=metrics, clock=clock, now=now,
         )  # fmt: skip
         self._lag = Lag(
             topic, self._owned, self._recovery, self._backoff, metrics=metrics, clock=clock, now=now
@@ -180,6 +183,7 @@ class ViewConsumer:
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for position in partitions:
             self._owned.begin(position.partition)
+        self._recovery.refresh_topic()
         log.info("the view owns partitions", added=[p.partition for p in partitions], all=sorted(self._owned))
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -247,6 +251,7 @@ class ViewConsumer:
         if self._rebuild_asked.is_set() and self._owned:
             self._recovery.rewind(dict.fromkeys(self._owned, Reached()), REQUESTED)
             self._rebuild_asked.clear()
+        self._recovery.follow_topic()
         self._recovery.begin()
         self._recovery.proceed()
 

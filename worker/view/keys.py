@@ -59,7 +59,8 @@ class Keys:
 
     @property
     def view(self) -> bytes:
-        """Hash: partition of the tags topic → the offset below which this Redis holds everything."""
+        """Hash: partition of the tags topic → the offset below which this Redis holds everything; and
+        `topic:<partition>` → the id of the topic that the offset is one of."""
         return f"{self.prefix}view".encode()
 
     def marks(self, spread: bool) -> list[bytes]:

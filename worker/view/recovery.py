@@ -5,13 +5,16 @@ No call waits for Kafka longer than `KAFKA_TIMEOUT`: what is not answered is ask
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from worker.kafka.assignment import OwnedPartitions
+from worker.kafka.beginning import differ
 from worker.kafka.retention import DeleteRetention
+from worker.kafka.topic_ids import TopicIds
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.view.client import RedisTrouble
@@ -26,6 +29,7 @@ KAFKA_TIMEOUT = 1.0  # seconds for one question to the brokers
 EDGES_SECONDS = 60.0  # how often it looks whether a partition is at its end
 SHORT_AWAY = 2 * EDGES_SECONDS  # never too long, whatever the topic keeps deletions for
 LOST = "Redis does not have all that was written"
+MADE_ANEW = "the topic was deleted and made anew"
 OUTDATED = "deletions may have been compacted away unread"
 REQUESTED = "asked for"
 
@@ -40,6 +44,7 @@ class Recovery:
         drop: forgets the records of partitions that were read and not written.
         retention: how long the topic keeps deletions. A view that was away for longer may have missed some
             for ever, and reads the topic again from its start.
+        ids: of the topic.
         clock: seconds, steady.
         now: seconds since the epoch.
     """
@@ -54,6 +59,7 @@ class Recovery:
         *,
         drop: Callable[[Collection[int]], None],
         retention: DeleteRetention,
+        ids: TopicIds,
         metrics: Metrics,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -61,7 +67,7 @@ class Recovery:
         self._topic, self._owned, self._commits = topic, owned, commits
         self._view, self._sweeper = view, sweeper
         self._drop, self._retention, self._metrics = drop, retention, metrics
-        self._clock, self._now = clock, now
+        self._ids, self._clock, self._now = ids, clock, now
         self._next_edges = 0.0
         self._consumer: Any = None
 
@@ -77,7 +83,8 @@ class Recovery:
             KafkaException, RedisTrouble: no answer; they stay new.
         """
         new = [p for p, state in self._owned.items() if state.next is None and state.rewind is None]
-        if not new:
+        topic = self._ids.of(self._topic)
+        if not new or topic is None:
             return
         reached = self._view.reached(new)
         asked = [TopicPartition(self._topic, p) for p in new]
@@ -85,31 +92,76 @@ class Recovery:
         # Asked last: whatever has been committed by then lies within them, by whom and however long ago. The
         # other way round, a process that was frozen in between took its successor's work for a new topic.
         ends = self.edges(new, OFFSET_END)
-        behind = {}
+        behind, gone = {}, {}
         for position in committed:
             if position.error is not None:
                 raise KafkaException(position.error)
-            start = self._start(position, reached[position.partition], ends[position.partition])
-            if start is not None:
-                behind[position.partition] = start
+            partition, has = position.partition, reached[position.partition]
+            self._owned[partition].committed = position.offset if position.offset >= 0 else None
+            if self._is_another(position, has, topic, ends[partition]):
+                gone[partition] = topic
+            else:
+                self._owned[partition].topic = topic or has.topic
+                if (start := self._start(position, has)) is not None:
+                    behind[partition] = start
+        self._note_topics(reached)
         self.rewind(behind, LOST)
+        self._made_anew(gone)
 
-    def _start(self, committed: TopicPartition, has: Reached, end: int) -> Reached | None:
+    def _is_another(self, committed: TopicPartition, has: Reached, topic: str, end: int) -> bool:
+        """Whether what group or Redis remember is of a topic that is no more.
+
+        A topic that has lost its end is as good as another one: offsets come a second time.
+        """
+        if differ(has.topic, topic) or differ(committed.metadata or "", topic):
+            return True
+        return bool(committed.offset > end)
+
+    def _start(self, committed: TopicPartition, has: Reached) -> Reached | None:
         """Go on where the group was; or where to read from again, because Redis has less than that."""
-        partition, offset = committed.partition, committed.offset
-        state = self._owned[partition]
-        state.committed = offset if offset >= 0 else None
+        state, offset = self._owned[committed.partition], committed.offset
         if state.committed is None:
-            return Reached()
-        if offset > end:
-            log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
-            state.clearing = self._sweeper.clear(partition)
             return Reached()
         if has.offset < offset:
             return has
-        if self._seek(partition, offset):
+        if self._seek(committed.partition, offset):
             state.next, state.at = offset, has.at
         return None
+
+    # ── another topic ────────────────────────────────────────────────────────────────────────────────────
+
+    def follow_topic(self) -> None:
+        """Is it the topic still that our offsets are of?
+
+        Raises:
+            KafkaException, RedisTrouble
+        """
+        if not self._ids.poll():
+            return
+        topic = self._ids.of(self._topic)
+        self._made_anew({p: topic for p, s in self._owned.items() if topic and differ(s.topic, topic)})
+
+    def refresh_topic(self) -> None:
+        """Partitions have come: it may be another topic by now."""
+        self._ids.refresh()
+
+    def _made_anew(self, topics: Mapping[int, str]) -> None:
+        """Remove what Redis has of these partitions, and read them from their start.
+
+        Their offsets begin again, and the new tags would be refused as older than the old ones.
+        """
+        self.rewind(dict.fromkeys(topics, Reached()), MADE_ANEW)
+        for partition, topic in topics.items():
+            log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
+            self._owned[partition].topic = topic
+            self._owned[partition].clearing = self._sweeper.clear(partition)
+
+    def _note_topics(self, reached: Mapping[int, Reached]) -> None:
+        """Let Redis know the topic's id where it does not yet: it was written by an older version."""
+        unknown = {p: self._owned[p].topic for p, has in reached.items() if has.offset >= 0 and not has.topic}
+        known = {partition: topic for partition, topic in unknown.items() if topic}
+        if known:
+            self._view.note_topics(known)
 
     # ── what is missing ──────────────────────────────────────────────────────────────────────────────────
 
@@ -188,8 +240,8 @@ class Recovery:
         for partition, start in starts.items():
             state, low = self._owned[partition], lows[partition]
             state.next, state.rewind = None, Reached(low, now) if start.offset < low else start
-            # an emptied Redis holds nothing that the topic does not
-            again = start.offset < low and reason != LOST
+            # an emptied Redis holds nothing that the topic does not, nor does one that is cleared
+            again = start.offset < low and reason not in (LOST, MADE_ANEW)
             state.rebuild = Rebuild(highs[partition], Offsets(low)) if again else None
             if (state.committed or 0) > state.rewind.offset:
                 back[str(partition)] = state.rewind.offset
@@ -213,7 +265,9 @@ class Recovery:
         }
         if not ready:
             return
-        self._view.restart(ready)
+        self._view.restart(
+            {p: dataclasses.replace(begin, topic=self._owned[p].topic) for p, begin in ready.items()}
+        )
         for partition, begin in ready.items():
             if self._seek(partition, begin.offset):
                 state = self._owned[partition]

@@ -18,6 +18,7 @@ class ViewPartition:
         epoch: of the assignment.
         next: offset below which everything is in Redis; None until Kafka and Redis were asked, and while the
             partition waits to be read again.
+        topic: the id of the topic that `next` is an offset of; empty where the brokers tell none.
         committed: what the group has committed; None for nothing.
         at: ms since the epoch: until then, nothing was in the topic that is not in Redis, or at or after
             `next`. Compaction forgets deletions that are older than this plus `delete.retention.ms`.
@@ -29,6 +30,7 @@ class ViewPartition:
 
     epoch: int
     next: int | None = None
+    topic: str = ""
     committed: int | None = None
     at: int = 0
     paused: bool | None = None
@@ -39,7 +41,7 @@ class ViewPartition:
     @property
     def to_commit(self) -> int | None:
         """What the group should have committed; None while that is not known."""
-        if self.clearing is not None:  # the group's offset is what shows that the topic was made anew
+        if self.clearing is not None:  # it is begun again by whoever comes next, until all is removed
             return None
         return self.rewind.offset if self.rewind is not None else self.next
 

@@ -45,10 +45,16 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a Redis has come in a partition: `offset` is -1 when it knows nothing of it."""
+    """How far a Redis has come in a partition.
+
+    Attributes:
+        offset: -1 when it knows nothing of it.
+        topic: the id of the topic that this is an offset of; empty when that is not known.
+    """
 
     offset: int = -1
     at: int = 0
+    topic: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +66,11 @@ class Applied:
     stale: int
     malformed: int
     reached: Mapping[int, int]
+
+
+def _reached(mark: bytes | str | None, topic: bytes | str | None) -> Reached:
+    """As a hash of marks has it."""
+    return Reached(*(parse_pair(mark) or (-1, 0)), text_of(topic or b""))
 
 
 _Name = tuple[int, str | None, str]  # when, name, model
@@ -155,14 +166,20 @@ class TagsView:
         Raises:
             RedisTrouble
         """
-        fields = [str(partition) for partition in partitions] or ["-"]
+        fields = [*map(str, partitions), *map("topic:{}".format, partitions)] or ["-"]
 
         def ask(pipe: Any) -> None:
             for mark in self._marks:
                 pipe.hmget(mark, fields)
 
         replies = self._send(ask)
-        found = [[Reached(*(parse_pair(value) or ())) for value in values] for values in replies]
+        found = [
+            [
+                _reached(*each)
+                for each in zip(values[: len(partitions)], values[len(partitions) :], strict=False)
+            ]
+            for values in replies
+        ]
         lowest = [min(each, key=lambda reached: reached.offset) for each in zip(*found, strict=True)]
         return dict(zip(partitions, lowest, strict=False))
 
@@ -179,6 +196,22 @@ class TagsView:
             for mark in self._marks:
                 for partition, start in starts.items():
                     pipe.hset(mark, str(partition), f"{start.offset}:{start.at}")
+                    if start.topic:
+                        pipe.hset(mark, f"topic:{partition}", start.topic)
+
+        self._send(note)
+
+    def note_topics(self, topics: Mapping[int, str]) -> None:
+        """Note which topic the offsets of these partitions are of.
+
+        Raises:
+            RedisTrouble
+        """
+
+        def note(pipe: Any) -> None:
+            for mark in self._marks:
+                for partition, topic in topics.items():
+                    pipe.hset(mark, f"topic:{partition}", topic)
 
         self._send(note)
 
