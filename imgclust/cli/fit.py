@@ -39,6 +39,11 @@ def add(commands: Commands) -> None:
         help="continue this model's taxonomy: clusters that it has too keep their numbers and names, others "
         "get numbers that were never used; give the model that was last at work",
     )  # fmt: skip
+    command.add_argument(
+        "--recipe", choices=("steady", "article"), default="steady",
+        help="parameters: steady, which grow with the number of images, or those of the published recipe, for "
+        "100,000 images and more (%(default)s)",
+    )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
     command.add_argument("--min-cluster-size", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
@@ -103,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         vocabulary=loading.vocabulary(arguments, embeddings.identity),
         thumbnails=not arguments.no_thumbnails,
         parameters=wanted,
+        recipe=arguments.recipe,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
         max_train=arguments.max_train,
@@ -174,5 +180,6 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
             print(line)
     else:
         for cluster in sorted(model.clusters, key=lambda c: -c.size):
-            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}")
+            known = "" if cluster.stability is None else f"stability {cluster.stability:.2f}"
+            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {known}  {cluster.name or ''}".rstrip())
     print_figures({name: value for name, value in result.figures.items() if name != "taxonomy"})

@@ -153,11 +153,13 @@ def _clusters(model: ClusterModel, edits: EditMap) -> tuple[Cluster, ...]:
     sizes = np.bincount(places[places >= 0], minlength=len(edits.numbers))
     typical = _typical(model, places)
     names = {cluster.id: cluster.name for cluster in fitted} | dict(edits.names)
-    return tuple(
-        Cluster(number, names.get(number), int(sizes[place]), tuple(typical.get(place, ())[:EXEMPLARS]))
-        for place in edits.alive.tolist()
-        for number in (int(edits.numbers[place]),)
-    )
+    stable = {(cluster.id, cluster.size): cluster.stability for cluster in fitted}  # of what was left alone
+    found = []
+    for place in edits.alive.tolist():
+        number, size = int(edits.numbers[place]), int(sizes[place])
+        exemplars = tuple(typical.get(place, ())[:EXEMPLARS])
+        found.append(Cluster(number, names.get(number), size, exemplars, stable.get((number, size))))
+    return tuple(found)
 
 
 def _typical(model: ClusterModel, places: np.ndarray) -> dict[int, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,14 @@ def edits_file(log: Sequence[Edit], clusters: Sequence[Cluster]) -> dict[str, by
         return {}
     content = {
         "edits": [edit.to_dict() for edit in log],
-        "clusters": [dataclasses.asdict(cluster) for cluster in clusters],
+        "clusters": [cluster.to_dict() for cluster in clusters],
     }
     return {layout.EDITS: layout.canonical(content)}
 
 
 def read_clusters(listed: Sequence[Mapping[str, Any]]) -> tuple[Cluster, ...]:
     """Clusters as JSON has them."""
-    return tuple(
-        Cluster(int(c["id"]), c["name"], int(c["size"]), tuple(map(str, c["exemplars"]))) for c in listed
-    )
+    return tuple(map(Cluster.from_dict, listed))
 
 
 def read_edits(

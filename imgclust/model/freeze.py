@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,18 @@ import numpy.typing as npt
 from imgclust.errors import ModelError
 from imgclust.model.folder import Array
 from imgclust.model.parts import UNIT, ModelParts
+from imgclust.predictor.condensed_tree import Clusters
 from imgclust.predictor.prepare import METRICS, prepare
 
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
-def freeze(umap_model: Any, hdbscan_model: Any) -> ModelParts:
+def freeze(umap_model: Any, hdbscan_model: Any, nodes: npt.NDArray[np.int64] | None = None) -> ModelParts:
     """What prediction needs of a fitted pair, and what is prepared from it; nothing is novel yet.
+
+    Args:
+        nodes: of the condensed tree, ascending, none above another, that are the clusters; None: those that
+            HDBSCAN chose itself.
 
     Raises:
         ModelError: the pair is not one that can be frozen; the text says why.
@@ -44,7 +50,28 @@ def freeze(umap_model: Any, hdbscan_model: Any) -> ModelParts:
         "tree_size": tree["child_size"].astype(np.int64),
         "cluster_nodes": selected_nodes(tree, labels),
     }
+    if nodes is not None:
+        arrays |= chosen_clusters(arrays, nodes)
     return ModelParts({**arrays, **prepare(arrays, parameters)}, parameters)
+
+
+def chosen_clusters(arrays: Mapping[str, Array], nodes: npt.NDArray[np.int64]) -> dict[str, Array]:
+    """The arrays that depend on which nodes of the condensed tree are the clusters.
+
+    Labels and probabilities of the training rows are those that HDBSCAN gives its own choice (0.8.44,
+    `_hdbscan_tree.pyx`, `do_labelling` and `get_probabilities`).
+    """
+    tree = Clusters({**arrays, "cluster_nodes": nodes})
+    node, value = tree.place(np.arange(tree.n))
+    labels = tree.label[node]
+    limit = tree.densest[tree.selected[labels]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(np.isfinite(value) & (limit > 0), np.minimum(value, limit) / limit, 1.0)
+    return {
+        "labels": labels,
+        "probabilities": np.where(labels >= 0, share, 0.0).astype(np.float32),
+        "cluster_nodes": nodes,
+    }
 
 
 def selected_nodes(tree: Array, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -42,6 +42,7 @@ def show(
     points: Floats,
     labels: npt.NDArray[np.int32],
     seed: int | None,
+    stability: Sequence[float | None] | None = None,
     phrases: tuple[Sequence[str], Floats] | None = None,
     thumbnail: Callable[[int], bytes | None] | None = None,
 ) -> Gallery:
@@ -53,6 +54,7 @@ def show(
         ids: of the rows of `points`, the training rows first.
         points, labels: of all images that the map may show; labels are in `numbers`.
         seed: of the map.
+        stability: of the clusters, where it is known.
         phrases: a vocabulary and its vectors, for clusters without a name.
         thumbnail: row → WebP, or None.
     """
@@ -62,8 +64,10 @@ def show(
         names = name_clusters(centres(embeddings, own), *phrases, known=names)
     sizes = np.bincount(own[own >= 0], minlength=len(numbers)).tolist()
     clusters = tuple(
-        Cluster(number, name, size, tuple(ids[row] for row in rows))
-        for number, name, size, rows in zip(numbers, names, sizes, typical, strict=True)
+        Cluster(number, name, size, tuple(ids[row] for row in rows), stable)
+        for number, name, size, rows, stable in zip(
+            numbers, names, sizes, typical, stability or [None] * len(numbers), strict=True
+        )
     )
     pictures = {ids[row]: thumbnail(int(row)) for rows in typical for row in rows} if thumbnail else {}
     return Gallery(

@@ -320,7 +320,7 @@ class ClusterModel:
     def _files(self) -> dict[str, bytes]:
         names = {id_: f"{layout.THUMBNAILS}/{i:05d}.webp" for i, id_ in enumerate(sorted(self.thumbnails))}
         clusters = {
-            "clusters": [dataclasses.asdict(cluster) for cluster in self.fitted_clusters],
+            "clusters": [cluster.to_dict() for cluster in self.fitted_clusters],
             "thumbnails": names,
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(self.arrays.items())}

@@ -22,12 +22,40 @@ class Cluster:
     Attributes:
         size: training images in it.
         exemplars: ids of its most typical training images, the most typical first.
+        stability: how well samples of the images show it again, 0..1; None: not known. See
+            `imgclust.training.selection`.
     """
 
     id: int
     name: str | None
     size: int
     exemplars: tuple[str, ...] = ()
+    stability: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types, without what is not known."""
+        known = dataclasses.asdict(self)
+        if self.stability is None:
+            del known["stability"]
+        return known
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
+        """What `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it did not write that.
+        """
+        stability = data.get("stability")
+        if stability is not None and not 0 <= float(stability) <= 1:
+            raise ValueError(f"a cluster's stability must be 0 to 1, is {stability!a:.40}")
+        return cls(
+            int(data["id"]),
+            data["name"],
+            int(data["size"]),
+            tuple(map(str, data["exemplars"])),
+            None if stability is None else float(stability),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +69,11 @@ class ModelParts:
 
     arrays: Mapping[str, npt.NDArray[Any]]
     parameters: Mapping[str, Mapping[str, Any]]
+
+    def selected_by(self, method: str) -> ModelParts:
+        """With the name of the method that chose the clusters."""
+        hdbscan = {**self.parameters["hdbscan"], "cluster_selection_method": method}
+        return dataclasses.replace(self, parameters={**self.parameters, "hdbscan": hdbscan})
 
     def with_novelty(self, table: Mapping[str, float]) -> ModelParts:
         """With other thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""

@@ -24,10 +24,10 @@ from imgclust.training.carrying import carry_edits
 from imgclust.training.continuation import Numbering, check_space, compare
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
+from imgclust.training.grouping import group
 from imgclust.training.parameters import Parameters, check_memory, choose
 from imgclust.training.predictions import predict_all
 from imgclust.training.split import Split, split_rows
-from imgclust.training.umap_hdbscan import fit_pair
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def fit(
     vocabulary: tuple[Sequence[str], Floats] | None = None,
     thumbnails: bool = True,
     parameters: Parameters | Mapping[str, Any] | None = None,
+    recipe: str = "steady",
     test_fraction: float = 0.2,
     seed: int = 0,
     max_train: int = MAX_TRAIN,
@@ -99,7 +100,9 @@ def fit(
         normalize: divide rows by their length, instead of refusing those that are not of length 1.
         vocabulary: phrases and their unit-norm vectors in the same space, for the clusters' names.
         thumbnails: store small pictures of each cluster's typical images, where their files can be read.
-        parameters: all of them, or those that differ from `Parameters.for_size` of the training images.
+        parameters: all of them, or those that differ from the recipe's.
+        recipe: "steady", whose parameters grow with the number of training images (`Parameters.for_size`), or
+            "article", the published one.
         test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
         seed: of the split.
         max_train: training images at most; the others are predicted.
@@ -125,11 +128,12 @@ def fit(
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
         duplicates = find_duplicates(given.rows, given.digests, threshold=near, progress=tell)
     split = split_rows(duplicates.kept, test_fraction=test_fraction, max_train=max_train, seed=seed)
-    parameters = choose(parameters, len(split.train), len(duplicates.kept), len(duplicates))
+    parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates))
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split)
-    parts = freeze(*fit_pair(given.rows[split.train], parameters, cost, stages))
+    reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages)
+    parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)
     with stages.stage("predict", "held-out and training images, one by one") as tell:
         found, thresholds = predict_all(predictor, parts, given.rows, split, duplicates, novel_rate, tell)
@@ -153,6 +157,7 @@ def fit(
             points=np.concatenate([parts.arrays["points"], test.points]),
             labels=labels[order],
             seed=parameters.random_state,
+            stability=selection.known(),
             phrases=vocabulary,
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )

@@ -12,16 +12,24 @@ from imgclust.support.machine import available_memory
 from imgclust.types import Floats
 
 MIN_IMAGES = 50
-LARGE = 100_000  # images from which on the published recipe's parameters hold
+RECIPES = ("steady", "article")
 SEED = 35  # the published recipe's
+SAMPLED = 40_000  # images of a sample; larger ones cost more than UMAP and say the same of large clusters
 LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parameters:
-    """Of UMAP and HDBSCAN; `Parameters.for_size(n)` gives the defaults.
+    """Of UMAP, of HDBSCAN, and of the choice of clusters.
 
-    See `docs/decisions/0020-parameters-by-size.md` for how the defaults were found.
+    `for_size(n)` gives the defaults, `of_recipe("article", n)` the published recipe. See
+    `docs/decisions/0020-parameters-by-size.md` and `docs/decisions/0027-steady-clusters.md`.
+
+    Attributes:
+        cluster_selection_method: "stable" (see `imgclust.training.selection`), or hdbscan's "eom" or "leaf".
+        max_cluster_share: of the training images that one cluster may have; 1 is no limit. Of "stable" and
+            "eom".
+        refits: on samples, that say how stable clusters are; 0 with "eom" and "leaf": it stays unknown.
     """
 
     n_neighbors: int
@@ -31,21 +39,43 @@ class Parameters:
     min_dist: float = 0.03
     n_epochs: int = 300
     metric: str = "cosine"
-    cluster_selection_method: str = "eom"
+    cluster_selection_method: str = "stable"
+    max_cluster_share: float = 0.2
+    refits: int = 6
     random_state: int = SEED
 
     @classmethod
     def for_size(cls, n: int) -> Parameters:
-        """The defaults for n training images."""
-        recipe = cls(n_neighbors=70, min_cluster_size=1000, min_samples=1000, min_dist=0.03, n_epochs=300)
-        if n >= LARGE:
-            return dataclasses.replace(recipe, metric="euclidean", cluster_selection_method="leaf")
+        """The defaults for n training images: they grow with n, and nothing jumps anywhere."""
         size = _clamp(n // 90, 5, 1000)
+        return cls(n_neighbors=_clamp(n // 150, 15, 70), min_cluster_size=size, min_samples=size)
+
+    @classmethod
+    def of_recipe(cls, name: str, n: int) -> Parameters:
+        """The parameters of a recipe for n training images.
+
+        Raises:
+            FitError: there is no such recipe.
+        """
+        if name == "article":
+            return cls(
+                n_neighbors=70,
+                min_cluster_size=1000,
+                min_samples=1000,
+                metric="euclidean",
+                cluster_selection_method="leaf",
+                max_cluster_share=1.0,
+            )
+        if name != "steady":
+            raise FitError(f"unknown recipe {name[:100]!a}; there are {' and '.join(RECIPES)}")
+        return cls.for_size(n)
+
+    def scaled(self, share: float) -> Parameters:
+        """HDBSCAN's sizes for a sample of this share of the images: as dense there as here."""
         return dataclasses.replace(
-            recipe,
-            n_neighbors=_clamp(n // 150, 10, 70),
-            min_cluster_size=size,
-            min_samples=_clamp(size * 2 // 3, 3, 1000),
+            self,
+            min_cluster_size=max(2, round(self.min_cluster_size * share)),
+            min_samples=max(1, round(self.min_samples * share)),
         )
 
     def replaced(self, others: Mapping[str, Any]) -> Parameters:
@@ -58,8 +88,8 @@ class Parameters:
         unknown = sorted(set(others) - known)
         if unknown:
             raise FitError(f"unknown parameter {unknown[0]!a}; there are {', '.join(sorted(known))}")
-        if "min_cluster_size" in others:  # min_samples keeps its proportion unless it is given, too
-            others = {"min_samples": max(1, others["min_cluster_size"] * 2 // 3), **others}
+        if "min_cluster_size" in others:  # min_samples is the same unless it is given, too
+            others = {"min_samples": others["min_cluster_size"], **others}
         return dataclasses.replace(self, **others)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,24 +111,36 @@ class Parameters:
             "n_epochs": (10, 10_000),
             "min_cluster_size": (2, n // 2),
             "min_samples": (1, n // 2),
+            "refits": (1 if self.cluster_selection_method == "stable" else 0, 100),
         }
         for name, (least, most) in limits.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise FitError(f"{name} must be {least} to {most} for {n} training images, is {value}")
-        choices = {"metric": ("cosine", "euclidean"), "cluster_selection_method": ("eom", "leaf")}
+        if not 0 < self.max_cluster_share <= 1:
+            raise FitError(f"max_cluster_share must be above 0 and at most 1, is {self.max_cluster_share}")
+        choices = {
+            "metric": ("cosine", "euclidean"),
+            "cluster_selection_method": ("stable", "eom", "leaf"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise FitError(f"{name} must be {' or '.join(allowed)}, is {getattr(self, name)!r}")
 
 
+def sample_size(n: int) -> int:
+    """Of the samples that say how stable clusters are: four fifths, and at most 40,000, of n images."""
+    return min(n - n // 5, SAMPLED)
+
+
 def choose(
-    given: Parameters | Mapping[str, Any] | None, n: int, different: int, duplicates: int
+    given: Parameters | Mapping[str, Any] | None, recipe: str, n: int, different: int, duplicates: int
 ) -> Parameters:
-    """What was given, or the defaults with what was given put in; checked.
+    """What was given, or a recipe with what was given put in; checked.
 
     Args:
-        given: all parameters, or those that differ from the defaults.
+        given: all parameters, or those that differ from the recipe's.
+        recipe: see `Parameters.of_recipe`.
         n: training images.
         different: images without duplicates.
         duplicates: images that were left out.
@@ -111,7 +153,9 @@ def choose(
             f"{different} different images ({duplicates} duplicates left out), {n} of them to train on, "
             f"are too few to cluster: give at least {MIN_IMAGES}"
         )
-    parameters = given if isinstance(given, Parameters) else Parameters.for_size(n).replaced(given or {})
+    parameters = (
+        given if isinstance(given, Parameters) else Parameters.of_recipe(recipe, n).replaced(given or {})
+    )
     parameters.check(n)
     return parameters
 
@@ -146,7 +190,8 @@ def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
     embeddings = total * dim * 6
     umap = n * dim * 8 + n * p.n_neighbors * 230 + (n * n * 12 if n < 4096 else 0)
     hdbscan = n * p.min_samples * 23 + n * 400
-    seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + n * p.min_samples * 8e-7
+    sampled = p.refits * sample_size(n) ** 2 / n if p.cluster_selection_method == "stable" else 0
+    seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + (n + sampled) * p.min_samples * 8e-7
     return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
 
 

@@ -1,4 +1,4 @@
-"""Training embeddings → a fitted UMAP and HDBSCAN."""
+"""UMAP and HDBSCAN, fitted as the parameters say."""
 
 from __future__ import annotations
 
@@ -7,34 +7,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from imgclust.errors import FitError
-from imgclust.support.progress import Stages, umap_progress
-from imgclust.training.parameters import Cost, Parameters
+from imgclust.support.progress import umap_progress
+from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
-
-
-def fit_pair(rows: Floats, p: Parameters, cost: Cost, stages: Stages) -> tuple[Any, Any]:
-    """Fit UMAP and, on its points, HDBSCAN.
-
-    Args:
-        rows: float32 (n, d), unit-norm, of float16 values.
-        cost: reported before the long part begins.
-        stages: are told what is going on.
-
-    Raises:
-        FitError: no cluster was found.
-    """
-    expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
-    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
-        reducer = fit_umap(rows, p, tell)
-    with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
-        clusterer = fit_hdbscan(reducer.embedding_, p)
-    if clusterer.labels_.max() < 0:
-        raise FitError(
-            f"no cluster was found among {len(rows)} images: give more images, or lower min_cluster_size "
-            f"(now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
-        )
-    return reducer, clusterer
 
 
 def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
@@ -56,14 +31,18 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
         ).fit(rows)
 
 
-def fit_hdbscan(points: Floats, p: Parameters) -> Any:
-    """A fitted `hdbscan.HDBSCAN` with prediction data."""
+def fit_hdbscan(points: Floats, p: Parameters, *, prediction_data: bool = True) -> Any:
+    """A fitted `hdbscan.HDBSCAN`; its own labels are those of "eom" where the method is "stable"."""
     import hdbscan
 
+    largest = (
+        0 if p.max_cluster_share >= 1 else max(p.min_cluster_size, int(p.max_cluster_share * len(points)))
+    )
     return hdbscan.HDBSCAN(
         min_cluster_size=p.min_cluster_size,
         min_samples=p.min_samples,
-        cluster_selection_method=p.cluster_selection_method,
-        prediction_data=True,
+        cluster_selection_method="leaf" if p.cluster_selection_method == "leaf" else "eom",
+        max_cluster_size=largest,
+        prediction_data=prediction_data,
         core_dist_n_jobs=1,
     ).fit(points)

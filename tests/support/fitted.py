@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from imgclust.training.fit import FitResult, fit
-from imgclust.training.parameters import Parameters, estimate
+from imgclust.training.parameters import Parameters
 from imgclust.types import EncoderIdentity, Preprocessing
 
 GROUPS, EACH, DIM = 6, 50, 24
@@ -42,10 +42,9 @@ def fitted() -> FitResult:
 @cache
 def fitted_pair() -> tuple[object, object, Parameters]:
     """umap-learn's and hdbscan's own fitted objects, for the same rows."""
-    from imgclust.support.progress import Stages
-    from imgclust.training.umap_hdbscan import fit_pair
+    from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 
     rows, _ = grouped()
     parameters = Parameters.for_size(len(rows)).replaced(SMALL)
-    cost = estimate(len(rows), DIM, len(rows), parameters)
-    return *fit_pair(rows, parameters, cost, Stages(None)), parameters
+    reducer = fit_umap(rows, parameters)
+    return reducer, fit_hdbscan(reducer.embedding_, parameters), parameters

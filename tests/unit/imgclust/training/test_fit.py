@@ -16,7 +16,7 @@ from imgclust.support.progress import Progress, Stages
 from imgclust.training import fit as fit_module
 from imgclust.training import parameters as parameters_module
 from imgclust.training.fit import fit
-from imgclust.training.parameters import LARGE, Parameters, estimate
+from imgclust.training.parameters import Parameters, estimate
 from imgclust.training.split import split_rows
 from tests.support import fitted
 
@@ -115,6 +115,10 @@ def test_split_is_a_function_of_seed() -> None:
         ({"parameters": {"n_neighbors": 500}}, "n_neighbors must be 2 to 239"),
         ({"parameters": {"min_samples": 121}}, "min_samples must be 1 to 120"),
         ({"parameters": {"metric": "manhattan"}}, "metric must be cosine or euclidean"),
+        ({"parameters": {"max_cluster_share": 0}}, "max_cluster_share must be above 0"),
+        ({"parameters": {"refits": 0}}, "refits must be 1 to 100"),
+        ({"recipe": "paper"}, "unknown recipe 'paper'"),
+        ({"recipe": "article"}, "min_cluster_size must be 2 to 120 for 240 training images, is 1000"),
         ({"parameters": {"neighbours": 5}}, "unknown parameter 'neighbours'"),
         ({"near": 0}, "near"),
         ({"max_train": 0}, "max_train"),
@@ -158,7 +162,7 @@ def test_no_cluster() -> None:
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is compared with what is there before the long part begins."""
     monkeypatch.setattr(parameters_module, "available_memory", lambda: 1_000_000)
-    monkeypatch.setattr(fit_module, "fit_pair", lambda *_: pytest.fail("the fit was begun"))
+    monkeypatch.setattr(fit_module, "group", lambda *_: pytest.fail("the fit was begun"))
     with pytest.raises(FitError, match=r"needs about 1\.\d GB.*max_train, now 240"):
         fit(fitted.grouped()[0])
 
@@ -168,7 +172,7 @@ def test_progress_names_every_stage() -> None:
     told = []
     result = fit(fitted.grouped()[0], parameters=fitted.SMALL, progress=told.append)
     stages = list(dict.fromkeys(p.stage for p in told))
-    assert stages == ["duplicates", "umap", "hdbscan", "predict", "map"] == list(result.seconds)
+    assert stages == ["duplicates", "umap", "hdbscan", "stability", "predict", "map"] == list(result.seconds)
     for stage in stages:
         reports = [p for p in told if p.stage == stage]
         assert reports[0].done is None
@@ -200,11 +204,21 @@ def test_a_silent_stage_still_shows_that_it_lives(monkeypatch: pytest.MonkeyPatc
 class TestParameters:
     """The defaults are a function of the number of training images alone."""
 
-    def test_large_sets_have_the_published_recipe(self) -> None:
-        """From 100,000 images on: the recipe's neighbours, distance, epochs, sizes and leaf clusters."""
-        p = Parameters.for_size(LARGE)
+    def test_the_published_recipe_is_a_preset(self) -> None:
+        """`article`: the recipe's neighbours, distance, epochs, sizes and leaf clusters, at any size."""
+        p = Parameters.of_recipe("article", 150_000)
         assert (p.n_neighbors, p.min_dist, p.n_epochs, p.n_components) == (70, 0.03, 300, 5)
         assert (p.min_cluster_size, p.min_samples, p.cluster_selection_method) == (1000, 1000, "leaf")
+        with pytest.raises(FitError, match="unknown recipe 'paper'; there are steady and article"):
+            Parameters.of_recipe("paper", 150_000)
+
+    def test_nothing_jumps(self) -> None:
+        """One image more changes a size by one at most, and no choice of metric or method at all."""
+        for n in range(40, 160_000, 7):
+            one, two = Parameters.for_size(n), Parameters.for_size(n + 1)
+            for name in ("n_neighbors", "min_cluster_size", "min_samples"):
+                assert getattr(two, name) - getattr(one, name) in (0, 1)
+            assert (one.metric, one.cluster_selection_method) == (two.metric, two.cluster_selection_method)
 
     def test_all_sizes_can_be_fitted(self) -> None:
         """Whatever the size, the defaults pass their own check."""
@@ -220,7 +234,7 @@ class TestParameters:
 
     def test_estimate_counts_hdbscan(self) -> None:
         """HDBSCAN at min_samples 1000 takes 23 KB an image; the recipe at 150,000 fits into 24 GB."""
-        p = Parameters.for_size(LARGE)
+        p = Parameters.for_size(150_000)
         once = estimate(150_000, 512, 150_000, p).memory
         twice = estimate(150_000, 512, 150_000, dataclasses.replace(p, min_samples=2000)).memory
         assert twice - once == pytest.approx(150_000 * 1000 * 23, rel=0.01)

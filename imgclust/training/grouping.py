@@ -1,0 +1,32 @@
+"""Training embeddings → a fitted UMAP and HDBSCAN, and the clusters that were chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imgclust.support.progress import Stages
+from imgclust.training.parameters import Cost, Parameters
+from imgclust.training.selection import Selection, select
+from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
+from imgclust.types import Floats
+
+
+def group(rows: Floats, p: Parameters, cost: Cost, stages: Stages) -> tuple[Any, Any, Selection]:
+    """Fit UMAP and, on its points, HDBSCAN; choose clusters from its tree.
+
+    Args:
+        rows: float32 (n, d), unit-norm, of float16 values.
+        cost: reported before the long part begins.
+        stages: are told what is going on.
+
+    Raises:
+        FitError: no cluster was found.
+    """
+    expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
+    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
+        reducer = fit_umap(rows, p, tell)
+    with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
+        clusterer = fit_hdbscan(reducer.embedding_, p)
+    with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:
+        selection = select(clusterer, reducer.embedding_, p, tell)
+    return reducer, clusterer, selection

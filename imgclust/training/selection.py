@@ -1,0 +1,103 @@
+"""Which nodes of the condensed tree become clusters: those that other samples of the images show again.
+
+HDBSCAN's own choice, the excess of mass, flips between few giant clusters and many small ones when a few
+images come or go. Here the clustering is repeated on samples of the points; a node's **stability** is how
+well it is found again, the mean over the repetitions of its best Jaccard index with any node there (Hennig,
+"Cluster-wise assessment of cluster stability", 2007; below a half he calls a cluster dissolved). The clusters
+are the nodes, none above another, with the largest sum of excess of mass × (stability − ½). It changes what
+is chosen from the tree, and nothing of how a new image finds its place in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from imgclust.errors import FitError
+from imgclust.model.freeze import selected_nodes
+from imgclust.training.dedupe import Rows
+from imgclust.training.hierarchy import Floats64, Hierarchy, antichain, best_jaccard
+from imgclust.training.parameters import Parameters, sample_size
+from imgclust.training.umap_hdbscan import fit_hdbscan
+from imgclust.types import Floats
+
+DISSOLVED = 0.5  # stability below which a cluster is not found again
+LAST_RESORT = 1e-9  # below the value of any node that is found again at all
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selection:
+    """Chosen clusters.
+
+    Attributes:
+        nodes: int64 (k,), ascending; nodes of the condensed tree, counted as hdbscan does (the root is n).
+        stability: float64 (k,), 0..1; NaN where it is not known (no refits).
+    """
+
+    nodes: Rows
+    stability: Floats64
+
+    def known(self) -> list[float | None]:
+        """The clusters' stabilities, rounded; None where it is not known."""
+        return [None if np.isnan(value) else round(float(value), 4) for value in self.stability]
+
+
+def select(
+    clusterer: Any, points: Floats, p: Parameters, progress: Callable[[float], None] | None = None
+) -> Selection:
+    """Choose clusters from a fitted HDBSCAN's condensed tree, as `cluster_selection_method` says.
+
+    Args:
+        clusterer: fitted on `points` with these parameters.
+        progress: called with the share that is done.
+
+    Raises:
+        FitError: there is none.
+    """
+    tree = clusterer._condensed_tree
+    hierarchy = Hierarchy.of(tree)
+    stability = stabilities(hierarchy, points, p, progress)
+    if p.cluster_selection_method == "stable":
+        chosen = antichain(hierarchy, values(hierarchy, stability, p.max_cluster_share))
+    else:
+        chosen = selected_nodes(tree, np.asarray(clusterer.labels_, np.int32)) - len(points)
+    if not len(chosen):
+        raise FitError(
+            f"no cluster was found among {len(points)} images: give more images, or lower "
+            f"min_cluster_size (now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
+        )
+    return Selection(chosen + len(points), stability[chosen])
+
+
+def values(hierarchy: Hierarchy, stability: Floats64, largest: float) -> Floats64:
+    """float64 (k,): what each node is worth as a cluster.
+
+    A node with more than the share `largest` of all points is worth next to nothing: it is taken only where
+    nothing below it is found again.
+    """
+    value = hierarchy.mass * (stability - DISSOLVED)
+    large = hierarchy.size > largest * hierarchy.size[0]
+    value[large] = np.where(value[large] > 0, LAST_RESORT * stability[large], -np.inf)
+    return value
+
+
+def stabilities(
+    hierarchy: Hierarchy, points: Floats, p: Parameters, progress: Callable[[float], None] | None = None
+) -> Floats64:
+    """float64 (k,): how well each node is found again by HDBSCAN on samples of the points, 0..1."""
+    n, total = len(points), np.zeros(len(hierarchy.parent))
+    m = sample_size(n)
+    smaller = p.scaled(m / n)
+    for refit in range(p.refits):
+        rows = np.sort(np.random.default_rng([p.random_state, refit]).permutation(n)[:m])
+        other = Hierarchy.of(fit_hdbscan(points[rows], smaller, prediction_data=False)._condensed_tree)
+        nodes = hierarchy.node_of[rows]
+        there = hierarchy.shared(nodes, other.node_of, len(other.parent)) @ other.under.T
+        own = hierarchy.under @ np.bincount(nodes, minlength=len(hierarchy.parent))
+        total += best_jaccard(there.tocsr(), own, other.size.astype(np.float64))
+        if progress:
+            progress((refit + 1) / p.refits)
+    return total / p.refits if p.refits else np.full(len(total), np.nan)

@@ -1,0 +1,175 @@
+"""Clusters are the nodes of the condensed tree that other samples of the images show again."""
+
+from __future__ import annotations
+
+import itertools
+
+import hdbscan
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgclust.errors import FitError
+from imgclust.model.freeze import chosen_clusters, selected_nodes
+from imgclust.training.hierarchy import Hierarchy, antichain, best_jaccard
+from imgclust.training.parameters import Parameters
+from imgclust.training.selection import select, stabilities, values
+from imgclust.training.umap_hdbscan import fit_hdbscan
+from tests.support.frozen_pair import tree_arrays
+
+
+def blobs(centres: int, each: int, spread: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    middle = rng.permutation(np.stack(np.meshgrid(*[np.arange(4.0)] * 2), -1).reshape(-1, 2))[:centres] * 5
+    return np.concatenate([m + spread * rng.normal(size=(each, 2)) for m in middle]).astype(np.float32)
+
+
+def parameters(**others: object) -> Parameters:
+    return Parameters(**{"n_neighbors": 15, "min_cluster_size": 10, "min_samples": 5, **others})  # type: ignore[arg-type]
+
+
+@st.composite
+def hierarchies(draw: st.DrawFn) -> Hierarchy:
+    """Any tree of up to nine nodes, with up to thirty points anywhere in it."""
+    k = draw(st.integers(1, 9))
+    parents = [draw(st.integers(0, node - 1)) for node in range(1, k)]
+    points = draw(st.lists(st.integers(0, k - 1), min_size=1, max_size=30))
+    n = len(points)
+    rows = [(n + p, n + c, 1.0, 2) for c, p in enumerate(parents, 1)]
+    rows += [(n + node, point, 1.0, 1) for point, node in enumerate(points)]
+    rows.append((n, n, 1.0, 1)) if not any(p == 0 for p in points) and k == 1 else None
+    kinds = [("parent", np.intp), ("child", np.intp), ("lambda_val", float), ("child_size", np.intp)]
+    rows = sorted(rows)
+    if rows[0][0] != n:  # the root holds something, as in every condensed tree
+        rows[0] = (n, *rows[0][1:])
+    return Hierarchy.of(np.array(rows, kinds))
+
+
+def above(hierarchy: Hierarchy, node: int) -> set[int]:
+    found = set()
+    while node >= 0:
+        found.add(node)
+        node = int(hierarchy.parent[node])
+    return found
+
+
+@given(hierarchies(), st.integers(0, 2**31))
+def test_no_other_antichain_is_worth_more(hierarchy: Hierarchy, seed: int) -> None:
+    """Against all sets of nodes of which none is above another: the choice is one of the best."""
+    k = len(hierarchy.parent)
+    value = np.random.default_rng(seed).integers(-3, 6, k).astype(float)
+    chosen = antichain(hierarchy, value)
+    ways = [above(hierarchy, node) for node in range(k)]
+
+    def allowed(nodes: tuple[int, ...]) -> bool:
+        return all(a not in ways[b] and b not in ways[a] for a, b in itertools.combinations(nodes, 2))
+
+    best = max(
+        sum(value[list(nodes)])
+        for size in range(k)
+        for nodes in itertools.combinations(range(1, k), size)
+        if allowed(nodes)
+    )
+    assert allowed(tuple(chosen.tolist()))
+    assert 0 not in chosen
+    assert value[chosen].sum() == best
+
+
+@given(hierarchies(), st.integers(0, 2**31))
+def test_jaccard_is_that_of_the_sets(hierarchy: Hierarchy, seed: int) -> None:
+    """Each node's best index, against sets of points; sizes are those of the sets."""
+    groups = np.random.default_rng(seed).integers(-1, 3, len(hierarchy.node_of))
+    shared = hierarchy.shared(hierarchy.node_of, groups, 3)
+    counts = np.array([(groups == g).sum() for g in range(3)], float)
+    found = best_jaccard(shared, hierarchy.size.astype(float), counts)
+    for node in range(len(hierarchy.parent)):
+        own = {p for p, low in enumerate(hierarchy.node_of.tolist()) if node in above(hierarchy, low)}
+        assert hierarchy.size[node] == len(own)
+        others = [set(np.flatnonzero(groups == g).tolist()) for g in range(3)]
+        expected = max(len(own & other) / len(own | other) if own | other else 0.0 for other in others)
+        assert found[node] == pytest.approx(expected)
+
+
+@given(
+    seed=st.integers(0, 10**6), method=st.sampled_from(["leaf", "eom"]), largest=st.sampled_from([0, 60, 100])
+)
+def test_labels_are_hdbscans_own(seed: int, method: str, largest: int) -> None:
+    """Given the nodes that HDBSCAN chose itself, labels and probabilities of the training points are its."""
+    points = blobs(4, 40, 0.9, seed)
+    clusterer = hdbscan.HDBSCAN(
+        min_cluster_size=8,
+        min_samples=4,
+        cluster_selection_method=method,
+        max_cluster_size=largest,
+        prediction_data=True,
+    ).fit(points)
+    nodes = selected_nodes(clusterer._condensed_tree, clusterer.labels_.astype(np.int32))
+    if not len(nodes):
+        return
+    found = chosen_clusters(tree_arrays(clusterer, points), nodes)
+    inside = clusterer.labels_ >= 0  # hdbscan itself forgets some of a node's descendants: see selected_nodes
+    np.testing.assert_array_equal(found["labels"][inside], clusterer.labels_[inside])
+    np.testing.assert_allclose(found["probabilities"][inside], clusterer.probabilities_[inside], rtol=1e-6)
+    assert (found["labels"].dtype, found["probabilities"].dtype) == (np.int32, np.float32)
+
+
+def test_what_is_there_is_found_again_and_noise_is_not() -> None:
+    """Separate groups have a stability near 1; of points without any group no node has."""
+    p = parameters()
+    points = blobs(9, 40, 0.35)
+    selection = select(fit_hdbscan(points, p), points, p)
+    assert len(selection.nodes) == 9
+    assert (selection.stability > 0.9).all()
+    noise = np.random.default_rng(0).uniform(size=(400, 2)).astype(np.float32)
+    hierarchy = Hierarchy.of(fit_hdbscan(noise, p)._condensed_tree)
+    small = hierarchy.size < 0.3 * len(noise)
+    assert stabilities(hierarchy, noise, p)[small].mean() < 0.6
+
+
+def test_a_few_images_more_or_less_change_little() -> None:
+    """The same groups, whichever fifth of the points is left out."""
+    p, points = parameters(), blobs(9, 50, 0.8)
+    counts = []
+    for seed in range(5):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(points))[: len(points) * 4 // 5])
+        counts.append(len(select(fit_hdbscan(points[rows], p), points[rows], p).nodes))
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_large_cluster_only_where_nothing_is_below() -> None:
+    """Of a node above the largest share nothing is taken while anything below it is found again."""
+    parent = np.array([-1, 0, 0, 1, 1])
+    under = sp.csr_matrix(
+        np.array([[1] * 5, [0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0] * 4 + [1]])
+    )
+    hierarchy = Hierarchy(
+        parent, np.empty(0, np.int64), np.array([100, 60, 20, 25, 25]), np.array([0.0, 60, 20, 25, 25]), under
+    )
+    found = [1.0, 0.9, 0.8, 0.7, 0.3]
+    assert antichain(hierarchy, values(hierarchy, np.array(found), 1.0)).tolist() == [1, 2]
+    assert antichain(hierarchy, values(hierarchy, np.array(found), 0.3)).tolist() == [2, 3]
+    found[3] = 0.4
+    assert antichain(hierarchy, values(hierarchy, np.array(found), 0.3)).tolist() == [1, 2]
+
+
+def test_no_cluster_is_refused() -> None:
+    """A tree without a node that is found again: the parameters to lower are named."""
+    p = parameters(min_cluster_size=300, min_samples=5)
+    points = blobs(4, 100, 0.3)
+    with pytest.raises(FitError, match=r"no cluster was found among 400 images.*min_cluster_size \(now 300"):
+        select(fit_hdbscan(points, p), points, p)
+
+
+def test_other_methods_keep_hdbscans_choice() -> None:
+    """`eom` and `leaf` choose as HDBSCAN does, and their clusters have a stability all the same."""
+    points = blobs(9, 40, 0.8)
+    for method in ("eom", "leaf"):
+        p = parameters(cluster_selection_method=method, max_cluster_share=1.0)
+        clusterer = fit_hdbscan(points, p)
+        selection = select(clusterer, points, p)
+        assert len(selection.nodes) == clusterer.labels_.max() + 1
+        assert all(value is not None for value in selection.known())
+        unknown = select(clusterer, points, parameters(cluster_selection_method=method, refits=0))
+        assert unknown.known() == [None] * len(selection.nodes)
