@@ -41,8 +41,8 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     command.add_argument(
         "--recipe", choices=("steady", "article"), default="steady",
-        help="parameters: steady, which grow with the number of images, or those of the published recipe, for "
-        "100,000 images and more (%(default)s)",
+        help="parameters: steady, which grow with the number of images, or those of the published recipe, "
+        "which is for 100,000 images and more (%(default)s)",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")

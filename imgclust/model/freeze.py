@@ -30,7 +30,7 @@ def freeze(umap_model: Any, hdbscan_model: Any, nodes: npt.NDArray[np.int64] | N
         ModelError: the pair is not one that can be frozen; the text says why.
     """
     _check_umap(umap_model)
-    _check_hdbscan(umap_model, hdbscan_model)
+    _check_hdbscan(umap_model, hdbscan_model, chosen=nodes is not None)
     parameters = {
         "umap": umap_parameters(umap_model),
         "hdbscan": hdbscan_parameters(hdbscan_model),
@@ -170,7 +170,7 @@ def _check_umap(model: Any) -> None:
         )
 
 
-def _check_hdbscan(umap_model: Any, model: Any) -> None:
+def _check_hdbscan(umap_model: Any, model: Any, *, chosen: bool) -> None:
     if getattr(model, "_prediction_data", None) is None:
         raise ModelError("the HDBSCAN has no prediction data: fit it with prediction_data=True")
     if model.metric != "euclidean":
@@ -185,7 +185,7 @@ def _check_hdbscan(umap_model: Any, model: Any) -> None:
             f"its data is {data.shape}, that is {points.shape}"
         )
     n, k = len(points), int(np.max(model.labels_, initial=-1)) + 1
-    if k == 0:
+    if k == 0 and not chosen:
         raise ModelError(
             f"the HDBSCAN found no cluster among {n} rows: lower min_cluster_size or min_samples"
         )

@@ -48,7 +48,7 @@ class Parameters:
     def for_size(cls, n: int) -> Parameters:
         """The defaults for n training images: they grow with n, and nothing jumps anywhere."""
         size = _clamp(n // 90, 5, 1000)
-        return cls(n_neighbors=_clamp(n // 150, 15, 70), min_cluster_size=size, min_samples=size)
+        return cls(n_neighbors=_clamp(n // 150, 15, 70), min_cluster_size=size, min_samples=_half(size))
 
     @classmethod
     def of_recipe(cls, name: str, n: int) -> Parameters:
@@ -88,8 +88,8 @@ class Parameters:
         unknown = sorted(set(others) - known)
         if unknown:
             raise FitError(f"unknown parameter {unknown[0]!a}; there are {', '.join(sorted(known))}")
-        if "min_cluster_size" in others:  # min_samples is the same unless it is given, too
-            others = {"min_samples": others["min_cluster_size"], **others}
+        if "min_cluster_size" in others:  # min_samples keeps its proportion unless it is given, too
+            others = {"min_samples": _half(others["min_cluster_size"]), **others}
         return dataclasses.replace(self, **others)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,6 +165,10 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
 }
+
+
+def _half(size: int) -> int:
+    return max(3, size // 2)
 
 
 def _clamp(value: int, least: int, most: int) -> int:

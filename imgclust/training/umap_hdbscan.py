@@ -32,17 +32,15 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
 
 
 def fit_hdbscan(points: Floats, p: Parameters, *, prediction_data: bool = True) -> Any:
-    """A fitted `hdbscan.HDBSCAN`; its own labels are those of "eom" where the method is "stable"."""
+    """A fitted `hdbscan.HDBSCAN`; where the method is "stable", only its tree matters, not its labels."""
     import hdbscan
 
-    largest = (
-        0 if p.max_cluster_share >= 1 else max(p.min_cluster_size, int(p.max_cluster_share * len(points)))
-    )
+    limited = p.cluster_selection_method == "eom" and p.max_cluster_share < 1
     return hdbscan.HDBSCAN(
         min_cluster_size=p.min_cluster_size,
         min_samples=p.min_samples,
         cluster_selection_method="leaf" if p.cluster_selection_method == "leaf" else "eom",
-        max_cluster_size=largest,
+        max_cluster_size=int(p.max_cluster_share * len(points)) if limited else 0,
         prediction_data=prediction_data,
         core_dist_n_jobs=1,
     ).fit(points)
