@@ -27,8 +27,8 @@ class Parameters:
 
     Attributes:
         cluster_selection_method: "stable" (see `imgclust.training.selection`), or hdbscan's "eom" or "leaf".
-        max_cluster_share: of the training images that one cluster may have; 1 is no limit. Of "stable" and
-            "eom".
+        max_cluster_share: of the training images; a larger cluster has to be far steadier than what lies
+            below it ("stable"), or is not chosen ("eom"; 1 is no limit).
         refits: on samples, that say how stable clusters are; 0 with "eom" and "leaf": it stays unknown.
     """
 

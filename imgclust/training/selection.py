@@ -4,9 +4,9 @@ HDBSCAN's own choice, the excess of mass, flips between few giant clusters and m
 images come or go. Here the clustering is repeated on samples of the points; a node's **stability** is how
 well it is found again, the mean over the repetitions of its best Jaccard index with any node there (Hennig,
 "Cluster-wise assessment of cluster stability", 2007; below a half he calls a cluster dissolved). The clusters
-are the nodes, none above another, with the largest sum of √(size × excess of mass) × (stability − ½): mass
-alone leaves more to "other", size alone joins what is well apart. It changes what is chosen from the tree,
-and nothing of how a new image finds its place in it.
+are the nodes, none above another, with the largest sum of √(size × excess of mass) × (stability − ½), as
+`values` has it: mass alone leaves more to "other", size alone joins what is well apart. It changes what is
+chosen from the tree, and nothing of how a new image finds its place in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats
 
 DISSOLVED = 0.5  # stability below which a cluster is not found again
-LAST_RESORT = 1e-9  # below what any node is worth that is found again at all
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,16 +72,19 @@ def select(
     return Selection(chosen + len(points), stability[chosen])
 
 
-def values(hierarchy: Hierarchy, stability: Floats64, largest: float) -> Floats64:
-    """float64 (k,): what each node is worth as a cluster.
+def values(hierarchy: Hierarchy, stability: Floats64, share: float) -> Floats64:
+    """float64 (k,): what each node is worth as a cluster; the root, which is everything, is worth nothing.
 
-    A node with more than the share `largest` of all points is worth next to nothing: it is taken only where
-    nothing below it is found again.
+    A node of half of all points has an index of a half with everything, so its stability counts from there;
+    and one of more than `share` of them is worth less by as much: it has to be far steadier than what lies
+    below it.
     """
-    value = np.sqrt(hierarchy.size * hierarchy.mass) * (stability - DISSOLVED)
-    large = hierarchy.size > largest * hierarchy.size[0]
-    value[large] = np.where(value[large] > 0, LAST_RESORT * stability[large], -np.inf)
-    return value
+    part = hierarchy.size / hierarchy.size[0]
+    beyond_chance = (stability - part) / np.maximum(1 - part, np.finfo(float).tiny)
+    value = (
+        np.sqrt(hierarchy.size * hierarchy.mass) * (beyond_chance - DISSOLVED) * np.minimum(1, share / part)
+    )
+    return np.where(part < 1, value, -np.inf)
 
 
 def stabilities(

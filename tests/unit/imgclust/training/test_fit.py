@@ -234,7 +234,7 @@ class TestParameters:
 
     def test_estimate_counts_hdbscan(self) -> None:
         """HDBSCAN at min_samples 1000 takes 23 KB an image; the recipe at 150,000 fits into 24 GB."""
-        p = Parameters.for_size(150_000)
+        p = Parameters.of_recipe("article", 150_000)
         once = estimate(150_000, 512, 150_000, p).memory
         twice = estimate(150_000, 512, 150_000, dataclasses.replace(p, min_samples=2000)).memory
         assert twice - once == pytest.approx(150_000 * 1000 * 23, rel=0.01)

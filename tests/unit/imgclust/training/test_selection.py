@@ -138,20 +138,27 @@ def test_a_few_images_more_or_less_change_little() -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_a_large_cluster_only_where_nothing_is_below() -> None:
-    """Of a node above the largest share nothing is taken while anything below it is found again."""
+def test_a_large_cluster_has_to_be_far_steadier_than_what_is_below() -> None:
+    """Three groups of a third each are three clusters; half of everything is none for being half of it."""
+    p = parameters()
+    points = blobs(3, 80, 0.3)
+    selection = select(fit_hdbscan(points, p), points, p)
+    assert len(selection.nodes) == 3
     parent = np.array([-1, 0, 0, 1, 1])
     under = sp.csr_matrix(
         np.array([[1] * 5, [0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0] * 4 + [1]])
     )
-    hierarchy = Hierarchy(
-        parent, np.empty(0, np.int64), np.array([100, 60, 20, 25, 25]), np.array([0.0, 60, 20, 25, 25]), under
-    )
-    found = [1.0, 0.9, 0.8, 0.7, 0.3]
-    assert antichain(hierarchy, values(hierarchy, np.array(found), 1.0)).tolist() == [1, 2]
-    assert antichain(hierarchy, values(hierarchy, np.array(found), 0.3)).tolist() == [2, 3]
-    found[3] = 0.4
-    assert antichain(hierarchy, values(hierarchy, np.array(found), 0.3)).tolist() == [1, 2]
+    size = np.array([100, 60, 20, 25, 25])
+    hierarchy = Hierarchy(parent, np.empty(0, np.int64), size, size.astype(float), under)
+
+    def chosen(of_large: float) -> list[int]:
+        found = np.array([1.0, of_large, 0.8, 0.8, 0.7])
+        return antichain(hierarchy, values(hierarchy, found, 0.2)).tolist()
+
+    assert chosen(1.0) == [1, 2]
+    assert chosen(0.85) == [2, 3, 4]
+    assert values(hierarchy, np.array([1.0, 0.8, 0, 0, 0]), 1.0)[1] == pytest.approx(0)
+    assert not np.isfinite(values(hierarchy, np.ones(5), 1.0)[0])
 
 
 def test_no_cluster_is_refused() -> None:
