@@ -385,6 +385,7 @@ def kafka() -> dict[str, Any]:
             lines("Time of a commit", *quantiles(m.COMMIT_SECONDS), unit=SECONDS),
         ]),
         ("Intake", [
+            lines("Partitions that cannot begin", gauge("sum", m.WAITING, "instance"), stacked=True),
             lines("Paused partitions", gauge("sum", m.PAUSED, "instance"), stacked=True,
                 note="Paused often: enough is in flight, the worker is at its limit."),
             lines("Lag by partition, records", gauge("sum", m.LAG_RECORDS, "partition")),

@@ -62,6 +62,10 @@ ALERTS = (
         "Partitions of the uploads topic have no owner in {{ $labels.job }}",
         f"sum {FLEET} (imgclust_consumer_assigned_partitions)\n"
         f"  < max_over_time(sum {FLEET} (imgclust_consumer_assigned_partitions)[1h:1m])"),
+    Alert("ImgclustPartitionCannotBegin", "critical", "2m",
+        "a worker owns partitions and cannot begin to read them",
+        "{{ $labels.instance }} cannot begin {{ $value }} of its partitions",
+        f"sum {WORKER} (imgclust_consumer_waiting_partitions) > 0"),
     Alert("ImgclustLagRising", "warning", "10m",
         "more than a minute behind, and falling back further",
         "{{ $labels.job }} falls behind",
@@ -96,8 +100,8 @@ ALERTS = (
         f'sum {FLEET} (rate(imgclust_commits_total{{outcome!="committed"}}[10m]))\n'
         f"  / sum {FLEET} (rate(imgclust_commits_total[10m])) > 0.05"),
     Alert("ImgclustRecordsLost", "critical", "0m",
-        "retention took uploads that were not read",
-        "{{ $labels.job }} lost {{ $value | printf \"%.0f\" }} uploads to the topic's retention",
+        "uploads are gone that were not read: by retention, or with a topic that was deleted",
+        "{{ $labels.job }} lost {{ $value | printf \"%.0f\" }} uploads that Kafka does not have any more",
         # or a worker's first scrape shows some: they are lost when it starts
         f"sum {FLEET} (\n"
         "  increase(imgclust_consumer_records_lost_total[1h]) > 0\n"
