@@ -30,7 +30,9 @@ def add(commands: Commands) -> None:
         run,
         "find clusters in embeddings, check them on held-out images, and freeze them into a model folder",
         "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
-        "  imgclust fit embeddings-of-june/ -o june/ --previous may/",
+        "  imgclust fit embeddings-of-june/ -o june/ --previous may/\n"
+        "  imgclust fit embeddings/ -o food/ --within model/ 3\n"
+        "  imgclust fit embeddings/ -o german/ --where \"lang = 'de' and likes > 100\"",
     )
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder to write")
@@ -43,6 +45,15 @@ def add(commands: Commands) -> None:
         "--recipe", choices=("steady", "article"), default="steady",
         help="parameters: steady, which grow with the number of images, or those of the published recipe, "
         "which is for 100,000 images and more (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--within", nargs=2, metavar=("MODEL", "CLUSTER"),
+        help="only the images that this model puts into this cluster: what is inside one category",
+    )  # fmt: skip
+    command.add_argument(
+        "--where", metavar="CONDITION",
+        help="only the images that this is true of: SQL over id, source, width, height and attributes, like "
+        "\"lang = 'de' and likes > 100\" (needs imgclust[sql])",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
@@ -102,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     wanted = chosen(arguments)  # a wrong one is refused before anything is read
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
-    embeddings = read_embeddings(arguments.embeddings)
+    embeddings = _chosen_images(read_embeddings(arguments.embeddings), arguments)
     result = fit(
         embeddings,
         vocabulary=loading.vocabulary(arguments, embeddings.identity),
@@ -127,6 +138,28 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_thumbnails:
         _note_missing_pictures(result.model, embeddings)
     return 0
+
+
+def _chosen_images(embeddings: Embeddings, arguments: argparse.Namespace) -> Embeddings:
+    """Those of `--where` and `--within`; all of them without."""
+    from imgclust.model.model import ClusterModel
+    from imgclust.searching import subset
+
+    total = len(embeddings)
+    if arguments.where is not None:
+        embeddings = subset.where(embeddings, arguments.where)
+    if arguments.within is not None:
+        folder, cluster = arguments.within
+        try:
+            number = int(cluster)
+        except ValueError:
+            raise ImgclustError(
+                f"--within takes a model and a cluster's number, got {cluster!a:.60}"
+            ) from None
+        embeddings = subset.within(embeddings, ClusterModel.load(folder), number)
+    if len(embeddings) < total:
+        print(f"{len(embeddings)} of {total} images chosen")
+    return embeddings
 
 
 def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
