@@ -11,7 +11,7 @@ from collections.abc import Callable, Set
 from tests.support.fake_kafka import FakeBroker
 from worker.kafka.assignment import BegunPartition, Snapshot
 from worker.kafka.delivery import OnRefused, Result, cut_or_raise
-from worker.kafka.offsets import PartitionOffsets, lives_of, mark_of
+from worker.kafka.offsets import DOUBT_SPAN, PartitionOffsets, lives_of, mark_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import Pending
 from worker.messages.headers import ReplayHeaders
@@ -71,7 +71,8 @@ class FakeUploadsConsumer:
             if result.source.partition == partition and result.key is not None:
                 self._restore(pending, result, result.key)
         epoch = self.epochs[partition]
-        self.on_begun(BegunPartition(partition, epoch, position, lives_of(metadata), pending))
+        end = min(position + DOUBT_SPAN, len(self.logs[partition]))
+        self.on_begun(BegunPartition(partition, epoch, position, lives_of(metadata), pending, end))
 
     def _restore(self, pending: PendingRetries[Pending], result: Result, key: bytes) -> None:
         pending.remove(key.decode())
@@ -140,6 +141,12 @@ class FakeUploadsConsumer:
 
     def position(self, partition: int) -> int:
         return self.owned[partition].position
+
+    def encoding(self, partition: int) -> None:
+        self.owned[partition].encoding()
+
+    def is_encoding_known(self, partition: int) -> bool:
+        return partition in self.owned and self.owned[partition].is_encoding_known
 
     @property
     def uncommitted(self) -> bool:

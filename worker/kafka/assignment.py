@@ -90,7 +90,8 @@ class BegunPartition:
 
     Attributes:
         position: the first offset that is read.
-        deaths: how many owners in a row had this position and did not leave in order.
+        deaths: how many owners in a row began to encode at this position and did not leave in order.
+        suspects_end: where what the last of them may have had in flight ends.
         pending: what waits for another try.
     """
 
@@ -99,6 +100,7 @@ class BegunPartition:
     position: int
     deaths: int
     pending: PendingRetries[Pending]
+    suspects_end: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

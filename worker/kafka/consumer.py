@@ -283,6 +283,17 @@ class UploadsConsumer:
         if owned is not None and owned.offsets is not None:
             owned.offsets.done(record.offset)
 
+    def encoding(self, partition: int) -> None:
+        """Pictures of the partition are encoded from now on: the next commit says so."""
+        owned = self._owned.get(partition)
+        if owned is not None and owned.offsets is not None:
+            owned.offsets.encoding()
+
+    def is_encoding_known(self, partition: int) -> bool:
+        """Whether the next owner would learn of it."""
+        owned = self._owned.get(partition)
+        return owned is not None and owned.offsets is not None and owned.offsets.is_encoding_known
+
     @property
     def uncommitted(self) -> bool:
         """Whether something is done that no commit covers yet."""

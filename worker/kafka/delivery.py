@@ -34,7 +34,8 @@ class Result:
     """One record to publish for `source`; it goes to the source's partition number.
 
     Publishing it ends `source`, unless it ended before (a retry's outcome). `value` None is a tombstone.
-    `headers` come on top of those that every result carries; `attempts`: tries of the upload so far.
+    `headers` come on top of those that every result carries; `attempts`: tries of the upload so far;
+    `on_safe` is called when it is.
     """
 
     topic: str
@@ -44,6 +45,7 @@ class Result:
     headers: tuple[tuple[str, bytes], ...] = ()
     content_type: bytes | None = JSON
     attempts: int = 0
+    on_safe: Callable[[], None] | None = dataclasses.field(default=None, compare=False, repr=False)
     trace: UploadTrace | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
@@ -53,6 +55,8 @@ class Result:
 
     def ended(self, outcome: str | None = None) -> None:
         """It is safe, or `outcome` says why it will not be published."""
+        if self.on_safe is not None and outcome is None:
+            self.on_safe()
         if self.trace is not None:
             self.trace.end(outcome)
 

@@ -8,10 +8,10 @@ again. docs/offsets.md walks through an example.
 The metadata is `3:<mark>:<lives>:<uploads>:<retry>:<pending>:<base64>`, or `2:<mark>~<lives>:<base64>` where
 the brokers do not tell the ids of topics. The mark names the transaction that wrote it, so that its writer
 can tell afterwards whether a transaction whose end it did not see was committed. Lives: how many owners in a
-row, the one that writes it included, had this very position and did not leave in order. Each of them may have
-been killed by the record there. Uploads and retry: the ids of the topics that this was true of, because an
-offset says nothing of a topic that was deleted and made anew. Pending: how many retries waited in the retry
-topic.
+row began to encode pictures at this very position and did not leave in order, the one that writes it
+included. Each of them may have been killed by one of the records from there on. Uploads and retry: the ids of
+the topics that this was true of, because an offset says nothing of a topic that was deleted and made anew.
+Pending: how many retries waited in the retry topic.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from collections.abc import Iterable
 MAX_METADATA_BYTES = 4095
 MAX_MARK = 24
 MAX_LIVES = 99
+# After a death at its position a partition is read no further than this beyond it, until the position moves:
+# so many records are suspects when there is a second one.
+DOUBT_SPAN = 256
 MAX_PENDING = 10**9 - 1
 ID_CHARS = 22  # of a topic's id, 16 bytes in base64
 SPAN = (MAX_METADATA_BYTES - 8 - MAX_MARK - 2 - 2 * ID_CHARS - 9) // 4 * 3 * 8
@@ -121,7 +124,7 @@ def mark_of(metadata: str | None) -> str:
 
 
 def lives_of(metadata: str | None) -> int:
-    """How many owners in a row had this position and did not leave in order; 0 after one that did."""
+    """How many owners in a row began to encode at this position and did not leave in order."""
     return _read(metadata).lives
 
 
@@ -156,8 +159,8 @@ class PartitionOffsets:
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """Begin at the committed `position`, with the offsets done beyond it from the commit's metadata.
 
-        The first commit is due at once: it says that another owner has this position, and, where there was no
-        commit before (a new group), which one that is.
+        The first commit is due at once: it says which position it is, where there was no commit before (a new
+        group).
         """
         found = _read(metadata)
         self._lives, self._done = found.lives, found.bits
@@ -167,7 +170,8 @@ class PartitionOffsets:
         # Done offsets are the bits of one number, above `_base`: it is shifted out for each commit, where a
         # set of 24,000 took 2 ms.
         self._base = position
-        self._committed: tuple[int, int] | None = None
+        self._committed: tuple[int, int, int] | None = None
+        self._encoding = False
         self._changed = True
 
     def _is_done(self, offset: int) -> bool:
@@ -211,11 +215,30 @@ class PartitionOffsets:
 
     def fits(self, offset: int) -> bool:
         """Whether a commit could still say that `offset` is done; if not, intake must wait."""
-        return not self._open or offset - self._open[0] < SPAN
+        return not self._open or offset - self._open[0] < (DOUBT_SPAN if self.in_doubt else SPAN)
 
-    def _now(self) -> tuple[int, int]:
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an owner died while it encoded at this very position."""
+        return self._lives > 0 and self.position == self._began_at
+
+    def encoding(self) -> None:
+        """From now on pictures of this partition are encoded: the next commit says so."""
+        if not self._encoding:
+            self._encoding = self._changed = True
+
+    @property
+    def is_encoding_known(self) -> bool:
+        """Whether a commit says so, or the position has moved on, so that it need not."""
+        if self.position != self._began_at:
+            return True
+        return self._encoding and self._committed is not None and self._committed[2] > self._lives
+
+    def _now(self) -> tuple[int, int, int]:
+        """Position, done offsets, lives."""
         position = self.position
-        return position, self._done >> (position - self._base)
+        lives = self._lives + self._encoding if position == self._began_at else 0
+        return position, self._done >> (position - self._base), lives
 
     @property
     def uncommitted(self) -> bool:
@@ -231,13 +254,13 @@ class PartitionOffsets:
         self, mark: str = "", *, leaving: bool = False, topics: CommitTopics = NO_TOPICS
     ) -> tuple[int, str]:
         """(offset, metadata) to commit now; `leaving`: this owner gives the partition up in order."""
-        position, bits = self._now()
-        lives = 1 + (self._lives if position == self._began_at else 0)
+        position, bits, lives = self._now()
         return position, str(_Metadata(mark, 0 if leaving else lives, bits, topics))
 
     def committed(self, state: tuple[int, str]) -> None:
         """The broker has `state`."""
-        self._committed = (state[0], _read(state[1]).bits)
+        found = _read(state[1])
+        self._committed = state[0], found.bits, found.lives
         self._changed = self._now() != self._committed
 
     def not_committed(self) -> None:

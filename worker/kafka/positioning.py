@@ -24,7 +24,7 @@ from worker.kafka.assignment import (
 )
 from worker.kafka.beginning import Beginning, LastKnown, differ, in_log, in_new_topic
 from worker.kafka.failpoints import reach
-from worker.kafka.offsets import CommitTopics, PartitionOffsets, lives_of, topics_of
+from worker.kafka.offsets import DOUBT_SPAN, CommitTopics, PartitionOffsets, lives_of, topics_of
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import NO_RIGHT, Pending, RetryChangelog
 from worker.kafka.topic_ids import TopicIds
@@ -175,8 +175,20 @@ class Positioning:
         self._last_known.pop(partition, None)
         self.heard(owned, self._clock())
         deaths = lives_of(begins.metadata)
-        self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored))
+        end = self._suspects_end(partition, begins.position) if deaths else 0
+        self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored, end))
         self.set_paused(partition, self._paused)
+
+    def _suspects_end(self, partition: int, position: int) -> int:
+        """Where ends what an owner that died may have had in flight: it took in little, and nothing that has
+        come since."""
+        most = position + DOUBT_SPAN
+        try:
+            here = KafkaPartition(self._topic, partition)
+            _, high = self._client.get_watermark_offsets(here, timeout=POSITION_TIMEOUT)
+        except KafkaException:
+            return most
+        return min(most, high)
 
     def _where(
         self,

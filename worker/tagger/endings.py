@@ -6,7 +6,7 @@ What ends is forgotten here and handed to `Delivery` with its results, a pending
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaError
 
@@ -130,10 +130,11 @@ class Endings:
             self._tracing.back(work.token)
             work.trace.end(why)
 
-    def write_down(self, work: Work) -> None:
+    def write_down(self, work: Work, on_safe: Callable[[], None]) -> None:
         """`work` is about to be encoded alone: whoever comes next knows, should this worker die of it."""
         now = self._retrying.now_ms()
-        self._delivery.publish(self._results.retry(work, work.record, "encode-failed", now))
+        note = self._results.retry(work, work.record, "encode-failed", now)
+        self._delivery.publish(dataclasses.replace(note, on_safe=on_safe))
 
     def refused(self, result: Result, error: KafkaError) -> Sequence[Result]:
         """Kafka does not take a result: the upload is a dead letter, which is cut until it fits.

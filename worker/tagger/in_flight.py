@@ -18,6 +18,7 @@ class Work:
         attempts: tries, this one included.
         stored: the retry topic has a record of it.
         deaths: workers that died while it was encoded with nothing beside it.
+        not_before: of a retry, milliseconds since the epoch.
         trace: when it is traced.
     """
 
@@ -27,6 +28,7 @@ class Work:
     token: int = 0
     stored: bool = False
     deaths: int = 0
+    not_before: int = 0
     trace: UploadTrace | None = None
 
     @property

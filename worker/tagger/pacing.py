@@ -11,12 +11,18 @@ its encoder could do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from worker.kafka.consumer import UploadsConsumer
+from worker.messages.record import Record
 
 HORIZON = 0.5  # seconds of work on its way; an upload takes a tenth of one from end to end
 LEAST = 1024
+IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
+# with work in flight a result waits at most so long for its publication
+BUSY_WAIT = 0.005
+FULL_WAIT = 0.1  # without room the group is looked at so often
 MEASURE = 0.25  # seconds between two looks at the rate
 PATIENCE = 2.0  # seconds without room, after which reading is paused
 # Uploads are at most 64 KiB each; what is no upload may be as large as the topic allows, and is held until
@@ -32,13 +38,20 @@ class Pacing:
         clock: monotonic seconds.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float], least: int = LEAST) -> None:
+    def __init__(
+        self,
+        most: int,
+        clock: Callable[[], float],
+        least: int = LEAST,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._most = most
         self._clock = clock
         self._least = self.limit = min(max(LEAST, least), most)
         self._load = self._nbytes = 0
         self._taken = self._ended = 0
-        self._measured_at = self._room_at = clock()
+        self._sleep = sleep
+        self._measured_at = self._room_at = self._look_at = clock()
 
     def took(self, n: int) -> None:
         """So many more uploads are on their way."""
@@ -70,7 +83,22 @@ class Pacing:
         room = self.room()
         return room - min(due, room // 2)
 
-    def pace(self, consumer: UploadsConsumer) -> None:
+    def read(self, consumer: UploadsConsumer, due: int, *, busy: bool) -> Sequence[Record]:
+        """New records, as many as there is room for beside `due` retries.
+
+        Without room the group is still looked at, and one record at most comes with that.
+        """
+        self._pace(consumer)
+        room = self.room_for_new(due)
+        if room:
+            return consumer.poll(room, BUSY_WAIT if busy else IDLE_WAIT)
+        if self._clock() < self._look_at:
+            self._sleep(BUSY_WAIT)
+            return ()
+        self._look_at = self._clock() + FULL_WAIT
+        return consumer.poll(1, 0)
+
+    def _pace(self, consumer: UploadsConsumer) -> None:
         """Pause what stays full, resume at half."""
         if not consumer.paused:
             if self._clock() - self._room_at >= PATIENCE:

@@ -28,7 +28,7 @@ from worker.messages.record import Record
 from worker.messages.upload import Upload
 from worker.tagger.endings import Endings
 from worker.tagger.in_flight import InFlight, Work
-from worker.tagger.pacing import Pacing
+from worker.tagger.pacing import BUSY_WAIT, Pacing
 from worker.tagger.poison import DEATHS, KILLER, Encoding, PoisonGuard
 from worker.tagger.prediction import InferenceOutcome, Predicted, Ready, Unencodable
 from worker.tagger.replays import ReplayGuard
@@ -39,12 +39,7 @@ from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing, UploadTrace
 
 SKIPPED = Reason("encode-failed", "consume", "named by WORKER_SKIP: not tried")
-MAX_OFFSET = 2**63 - 1
 
-IDLE_WAIT = 0.1  # seconds in one poll with nothing in flight
-# with work in flight a result waits at most so long for its publication
-BUSY_WAIT = 0.005
-FULL_WAIT = 0.1  # without room the group is looked at so often
 # What is in flight for partitions that are revoked is finished, if it can be within this; the rest is dropped
 # and done by the next owner. The group waits meanwhile, so it is short: most images take less.
 REVOKE_FINISH = 1.0  # seconds
@@ -116,7 +111,7 @@ class Pipeline:
         self._stages = StageMetrics(metrics, tracing)
         self._works = InFlight()
         self._inbox: deque[Sequence[Failed | InferenceOutcome | Ready]] = deque()  # filled by other threads
-        self._pacing = Pacing(policy.max_in_flight, clock, policy.fill)
+        self._pacing = Pacing(policy.max_in_flight, clock, policy.fill, sleep)
         self._consumer, self._delivery = connect(self._begun, self._leaving)
         self._endings = Endings(
             self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
@@ -124,19 +119,17 @@ class Pipeline:
         self._delivery.on_refused = self._endings.refused
         self._replays = ReplayGuard(self._endings)
         self._guard = PoisonGuard(
-            self._works, inference,
-            write_down=self._endings.write_down, safe=lambda: not self._delivery.waiting,
-            release=fetchers.release, window=policy.max_in_flight,
+            self._works, inference, self._consumer,
+            write_down=self._endings.write_down, release=fetchers.release, now_ms=retrying.now_ms,
         )  # fmt: skip
-        self._report_at = self._look_at = clock()
+        self._report_at = clock()
 
     # ── the chain ────────────────────────────────────────────────────────────────────────────────────────
 
     def run_once(self) -> None:
         """One round of the loop; waits a moment when there is nothing to do."""
         self._look()
-        self._pacing.pace(self._consumer)
-        records = self._poll(self._pacing.room_for_new(self._retrying.due()))
+        records = self._pacing.read(self._consumer, self._retrying.due(), busy=self._busy)
         self._delivery.run_once()  # right after the poll: see `UploadsConsumer.snapshot`
         self._consume(records)
         self._try_again()
@@ -145,21 +138,14 @@ class Pipeline:
         self._guard.step()
         self._report()
 
+    @property
+    def _busy(self) -> bool:
+        return bool(len(self._works) or self._inbox or self._delivery.waiting)
+
     def _look(self) -> None:
         """At all that takes room; a fetch that is being cancelled does until it has ended."""
         load = self.in_flight + self._fetchers.cancelling
         self._pacing.look(load, self._works.nbytes + self._delivery.waiting_bytes)
-
-    def _poll(self, room: int) -> Sequence[Record]:
-        """New records. Without room the group is still looked at, and one record at most comes with that."""
-        if room:
-            busy = bool(len(self._works) or self._inbox or self._delivery.waiting)
-            return self._consumer.poll(room, BUSY_WAIT if busy else IDLE_WAIT)
-        if self._clock() < self._look_at:
-            self._sleep(BUSY_WAIT)
-            return ()
-        self._look_at = self._clock() + FULL_WAIT
-        return self._consumer.poll(1, 0)
 
     # ── consume ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,7 +200,10 @@ class Pipeline:
         except Rejected as error:
             self._endings.bury_retry(record, _reason(error), attempts, trace)
             return None
-        work = Work(upload, record, attempts, stored=True, deaths=pending.deaths, trace=trace)
+        work = Work(
+            upload, record, attempts, stored=True, deaths=pending.deaths, not_before=pending.not_before,
+            trace=trace,
+        )  # fmt: skip
         self._works.begin(work)
         if work.deaths >= DEATHS:
             self._endings.give_up(work, Reason("encode-failed", "encode", KILLER.format(work.deaths)))
@@ -236,20 +225,24 @@ class Pipeline:
 
     def on_fetched(self, outcomes: Sequence[FetchOutcome]) -> None:
         """From the fetchers' thread: pictures go straight on to the encoder, failures back to the loop."""
-        wanted = [o for o in outcomes if self._works.fetched(o.token) is not None]
-        if len(wanted) < len(outcomes):  # the others were superseded, or their partition went
-            mine = {o.token for o in wanted}
-            self._fetchers.release(
-                [o.slot for o in outcomes if isinstance(o, Decoded) and o.token not in mine]
-            )
+        wanted: list[FetchOutcome] = []
+        ready: list[Ready] = []
+        held: list[Ready] = []
+        for outcome in outcomes:
+            work = self._works.fetched(outcome.token)
+            if work is not None:
+                wanted.append(outcome)
+                if isinstance(outcome, Decoded):
+                    picture = Ready(outcome.token, outcome.slot)
+                    (ready if self._guard.passes(work) else held).append(picture)
+            elif isinstance(outcome, Decoded):  # superseded, or its partition went
+                self._fetchers.release([outcome.slot])
         self._stages.fetched(wanted)
-        ready = [Ready(o.token, o.slot) for o in wanted if isinstance(o, Decoded)]
-        failed = [o for o in wanted if isinstance(o, Failed)]
-        if ready and self._guard.active:  # may be asked from any thread
-            self._inbox.append(ready)
-        elif ready:
+        if ready:
             self._inference.put(ready)
-        if failed:
+        if held:
+            self._inbox.append(held)
+        if failed := [o for o in wanted if isinstance(o, Failed)]:
             self._inbox.append(failed)
 
     def _cancel(self) -> None:
@@ -304,13 +297,14 @@ class Pipeline:
         self._cancel()
         for partition in partitions:
             self._retrying.leave(partition)
-            self._guard.passed(partition, MAX_OFFSET)
+            self._guard.leave(partition)
 
     def _finish(self, partitions: set[int]) -> None:
         """Wait for works on their way, at most REVOKE_FINISH."""
         deadline = self._clock() + REVOKE_FINISH
         while self._works.any_under_way(partitions) and self._clock() < deadline:
             self._collect()
+            self._guard.step()
             self._sleep(BUSY_WAIT)
 
     def _report(self) -> None:
@@ -319,8 +313,6 @@ class Pipeline:
             return
         self._report_at = now + REPORT_EVERY
         self._consumer.report()
-        for partition in self._guard.partitions:
-            self._guard.passed(partition, self._consumer.position(partition))
         self._retrying.report(self._metrics)
 
     # ── leaving ──────────────────────────────────────────────────────────────────────────────────────────
@@ -357,10 +349,17 @@ class Pipeline:
             self._consumer.poll(1, BUSY_WAIT)  # keeps the membership; records in hand already are not taken
             self._delivery.run_once()
             self._collect()
+            self._cancel()
+            self._guard.step()
         if not hurry():
             self._consumer.poll(1, 0)
             self._delivery.finish(max(REVOKE_COMMIT, deadline - self._clock()))
         return not self.in_flight
+
+    def give_back(self) -> None:
+        """Commit what is done and hand the partitions over in order, after an error that no upload caused."""
+        if self._consumer.partitions:
+            self._delivery.finish(REVOKE_COMMIT)
 
     def close(self) -> None:
         """Leave the group."""

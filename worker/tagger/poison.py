@@ -1,22 +1,27 @@
-"""Whether one image is encoded at a time, and which ones may kill: a poison record must not need an operator.
+"""A record that kills the worker must not need an operator: who is suspected is encoded alone.
 
 Decoders run in processes that may die. The encoder runs in the worker, and what kills it takes all that is in
-flight with it, again and again. Commits say how many owners in a row died at the same position (see
-`worker.kafka.offsets`). After SUSPECT_AFTER of them the next one is careful: it encodes one image at a time,
-and before it encodes one of those that were in flight it writes that down in the retry topic. A record that
-was written down DEATHS times, and was not taken back once, killed that many workers by itself.
+flight with it, again and again. So before the first picture of a partition is encoded, a commit says that its
+owner has begun to encode at this position (`worker.kafka.offsets`: lives). The next owner, should this one
+die before the position has moved, takes in only a few records beyond it, and the one after that, when there
+were SUSPECT_AFTER deaths, suspects exactly those, and what was due for another try.
 
-Not in force, which is nearly always, all of this costs one comparison for each message of the fetchers.
+A suspect is written down in the retry topic, and encoded with nothing beside it. A record that was written
+down DEATHS times, and was not taken back once, killed that many workers by itself. Everybody else is encoded
+as always, between two suspects.
+
+Not in force, which is nearly always, all of this costs a look at a set for each picture.
 """
 
 from __future__ import annotations
 
+import enum
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from worker.kafka.assignment import BegunPartition
-from worker.messages.record import Record
 from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.prediction import Ready
 from worker.telemetry import log as logs
@@ -36,93 +41,151 @@ class Encoding(Protocol):
     def outstanding(self) -> int: ...
 
 
+class Marks(Protocol):
+    """Commits that say that a partition's owner encodes; `UploadsConsumer`."""
+
+    def encoding(self, partition: int) -> None: ...
+    def is_encoding_known(self, partition: int) -> bool: ...
+
+
+class Trial(enum.Enum):
+    """What a suspect waits for."""
+
+    NOTE = "its note to be safe"
+    ENCODER = "the encoder to be empty"
+    OUTCOME = "its outcome, with nothing beside it"
+
+
 class PoisonGuard:
-    """
+    """Lets pictures through to the encoder.
+
     Args:
-        write_down: publishes that a work is about to be encoded alone.
-        safe: whether all that was published is safe.
+        works: on their way.
+        marks: see `Marks`.
+        write_down: publishes that a work is about to be encoded alone, and calls back when that is safe.
         release: gives slots back.
-        window: records above a position that may have been in flight.
+        now_ms: milliseconds since the epoch.
     """
 
     def __init__(
         self,
         works: InFlight,
         inference: Encoding,
+        marks: Marks,
         *,
-        write_down: Callable[[Work], None],
-        safe: Callable[[], bool],
+        write_down: Callable[[Work, Callable[[], None]], None],
         release: Callable[[list[int]], None],
-        window: int,
+        now_ms: Callable[[], int],
     ) -> None:
         self._works = works
         self._inference = inference
+        self._marks = marks
         self._write_down = write_down
-        self._safe = safe
         self._release = release
-        self._window = window
-        self._ends: dict[int, int] = {}  # partition → the first offset that is above suspicion
-        self._queue: deque[Ready] = deque()
-        self._written_down: Ready | None = None
+        self._now_ms = now_ms
+        self._known: set[int] = set()  # partitions of which commits say that they are encoded
+        # partition → suspects: offsets below, and retries that were due at a time
+        self._suspected: dict[int, tuple[int, int]] = {}
+        self._waiting: deque[Ready] = deque()  # for a commit, or for the end of a trial
+        self._suspects: deque[Ready] = deque()
+        self._trial: Ready | None = None
+        self._state = Trial.NOTE
 
-    @property
-    def active(self) -> bool:
-        """Whether pictures go through `add`; may be asked from any thread."""
-        return bool(self._ends)
-
-    @property
-    def partitions(self) -> list[int]:
-        return list(self._ends)
+    # ── partitions ───────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, begun: BegunPartition) -> None:
         """A partition is ours: has something in it killed its owners?"""
-        named = any(pending.deaths for pending in begun.pending.items())
-        if begun.deaths < SUSPECT_AFTER and not named:
+        self.leave(begun.partition)
+        if begun.deaths < SUSPECT_AFTER:
             return
-        self._ends[begun.partition] = begun.position + self._window
+        self._suspected[begun.partition] = begun.suspects_end, self._now_ms()
         log.warning(
-            "owners of this partition died at the same position; its images are encoded one at a time",
-            partition=begun.partition, offset=begun.position, deaths=begun.deaths,
+            "owners of this partition died while they encoded; what they had in flight is encoded alone",
+            partition=begun.partition, first=begun.position, end=begun.suspects_end, deaths=begun.deaths,
         )  # fmt: skip
 
-    def passed(self, partition: int, position: int) -> None:
-        """The partition is done up to `position`, or, with a position above all, somebody else's."""
-        if position >= self._ends.get(partition, position + 1):
-            del self._ends[partition]
-            if not self.active and self._queue:
-                self._inference.put(list(self._queue))
-                self._queue.clear()
+    def leave(self, partition: int) -> None:
+        self._known.discard(partition)
+        self._suspected.pop(partition, None)
 
-    def _suspects(self, record: Record) -> bool:
-        return record.offset < self._ends.get(record.partition, -1)
+    def _suspects_work(self, work: Work) -> bool:
+        if work.deaths:
+            return True
+        end, due = self._suspected.get(work.record.partition, (-1, -math.inf))
+        if work.stored:  # its offset is of long ago
+            return work.not_before <= due
+        return work.record.offset < end
+
+    # ── pictures ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def passes(self, work: Work) -> bool:
+        """Whether a picture may go straight to the encoder; may be asked from any thread."""
+        return self._trial is None and work.record.partition in self._known and not self._suspects_work(work)
 
     def add(self, ready: Iterable[Ready]) -> None:
-        """Decoded pictures, in the order in which they shall be encoded."""
-        self._queue += ready
+        """Pictures that did not pass, in the order in which they shall be encoded."""
+        self._waiting += ready
 
     def step(self) -> None:
-        """Encode the next picture, when the encoder has none; a suspect is written down before."""
-        if self._written_down is not None:
-            if self._safe():
-                ready, self._written_down = self._written_down, None
-                self._encode(ready)
-            return
-        if not self._queue or self._inference.outstanding:
-            return
-        ready = self._queue.popleft()
-        work = self._works.find(ready.token)
-        if work is None:  # superseded, or of a partition that went
-            self._release([ready.slot])
-        elif self._suspects(work.record):
-            work.deaths += 1  # unless it ends; then its record is taken back
-            work.stored = True
-            self._write_down(work)
-            self._written_down = ready
-        else:
-            self._inference.put([ready])
+        """Let through what may go by now; go on with a trial, or begin the next one."""
+        self._go_on()
+        if self._waiting and (self._trial is None or self._state is Trial.NOTE):
+            waiting, self._waiting = self._waiting, deque()
+            self._sort(waiting)
+        if self._trial is None and self._suspects:
+            self._begin_trial(self._suspects.popleft())
 
-    def _encode(self, ready: Ready) -> None:
-        if self._works.find(ready.token) is None:  # it has ended meanwhile
+    def _sort(self, waiting: Iterable[Ready]) -> None:
+        passing, unwanted = [], []
+        for ready in waiting:
+            work = self._works.find(ready.token)
+            if work is None:  # superseded, or of a partition that went
+                unwanted.append(ready.slot)
+            elif self._suspects_work(work):
+                self._suspects.append(ready)
+            elif self._is_known(work.record.partition):
+                passing.append(ready)
+            else:
+                self._waiting.append(ready)
+        if passing:
+            self._inference.put(passing)
+        if unwanted:
+            self._release(unwanted)
+
+    def _is_known(self, partition: int) -> bool:
+        if partition not in self._known:
+            self._marks.encoding(partition)
+            if self._marks.is_encoding_known(partition):
+                self._known.add(partition)
+        return partition in self._known
+
+    # ── trials ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_trial(self, ready: Ready) -> None:
+        work = self._works.find(ready.token)
+        if work is None:
             self._release([ready.slot])
-        else:
+            return
+        work.deaths += 1  # unless it ends; then its record is taken back
+        work.stored = True
+        self._trial, self._state = ready, Trial.NOTE
+
+        def safe() -> None:
+            if self._trial is ready:
+                self._state = Trial.ENCODER
+
+        self._write_down(work, safe)
+
+    def _go_on(self) -> None:
+        ready = self._trial
+        if ready is None:
+            return
+        if self._state is Trial.OUTCOME:
+            if not self._inference.outstanding:
+                self._trial = None
+        elif self._works.find(ready.token) is None:  # it has ended meanwhile
+            self._release([ready.slot])
+            self._trial = None
+        elif self._state is Trial.ENCODER and not self._inference.outstanding:
+            self._state = Trial.OUTCOME
             self._inference.put([ready])

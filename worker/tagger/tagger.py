@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -297,11 +298,15 @@ class Tagger:
         """Finish what is in flight and commit, see `Pipeline.drain`."""
         self._health.set("assigned", False, "draining")
         log.info("draining", in_flight=self.pipeline.in_flight, seconds=self._config.drain_timeout)
+        self._draining = True
         self._watchdog.stop()  # the drain has a deadline of its own
         return self.pipeline.drain(self._config.drain_timeout, hurry)
 
     def stop(self, *, leave_group: bool) -> None:
         self._watchdog.stop()
+        if not self._draining and self._broken is None:
+            with contextlib.suppress(Exception):  # it may be Kafka that failed
+                self.pipeline.give_back()
         if leave_group:
             self.pipeline.close()
         if self._models is not None:

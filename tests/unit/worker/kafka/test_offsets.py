@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.kafka.offsets import (
+    DOUBT_SPAN,
     ID_CHARS,
     MAX_MARK,
     MAX_METADATA_BYTES,
@@ -155,8 +156,7 @@ def test_what_ends_during_a_commit_is_left_for_the_next() -> None:
 
 
 def test_an_owner_says_at_once_where_it_began() -> None:
-    """The first commit is due before anything is done: with `latest` a new group stays where it was, and the
-    next owner knows that this one had the position."""
+    """The first commit is due before anything is done: with `latest` a new group stays where it was."""
     new = PartitionOffsets(42)
     assert new.uncommitted
     assert new.state()[0] == 42
@@ -164,23 +164,69 @@ def test_an_owner_says_at_once_where_it_began() -> None:
     assert not new.uncommitted
 
 
-def test_lives_count_owners_that_died_at_one_position() -> None:
-    """Each owner that begins at the same position counts one more; one that leaves in order, or gets past the
-    position, starts anew."""
-    committed = PartitionOffsets(7).state("a")
+def begun_to_encode(committed: tuple[int, str]) -> PartitionOffsets:
+    owner = PartitionOffsets(*committed)
+    owner.encoding()
+    return owner
+
+
+def test_lives_count_owners_that_died_while_they_encoded_at_one_position() -> None:
+    """Each owner that begins to encode at one position counts one more; one that leaves in order, or gets
+    past the position, starts anew."""
+    committed = begun_to_encode((7, "")).state("a")
     for expected in (1, 2, 3):
         assert lives_of(committed[1]) == expected
-        owner = PartitionOffsets(*committed)
+        owner = begun_to_encode(committed)
         owner.take(7)
         owner.take(8)
         owner.done(8)  # others get done, the position stays
         committed = owner.state("a")
     owner.done(7)
     assert owner.state()[0] == 9
-    assert lives_of(owner.state()[1]) == 1
-    assert lives_of(PartitionOffsets(*committed).state(leaving=True)[1]) == 0
+    assert lives_of(owner.state()[1]) == 0
+    assert lives_of(begun_to_encode(committed).state(leaving=True)[1]) == 0
     many = (7, encode_done(7, [], "a", 99))
-    assert lives_of(PartitionOffsets(*many).state("z" * MAX_MARK)[1]) == 99
+    assert lives_of(begun_to_encode(many).state("z" * MAX_MARK)[1]) == 99
+
+
+def test_an_owner_that_encodes_nothing_counts_no_life() -> None:
+    """Neither its own, nor does it forget those of the others; an idle partition has none, ever."""
+    committed: tuple[int, str] = (7, "")
+    for _ in range(5):
+        committed = PartitionOffsets(*committed).state("a")
+    assert lives_of(committed[1]) == 0
+    committed = begun_to_encode(committed).state("a")
+    committed = PartitionOffsets(*committed).state("b")
+    assert lives_of(committed[1]) == 1
+
+
+def test_that_an_owner_encodes_is_committed_at_once_and_known_then() -> None:
+    """Until a commit says so nothing should be encoded; beyond the first position it need not be said."""
+    owner = PartitionOffsets(7)
+    owner.committed(owner.state("a"))
+    assert not owner.uncommitted
+    owner.encoding()
+    assert owner.uncommitted
+    assert not owner.is_encoding_known
+    owner.committed(owner.state("b"))
+    assert owner.is_encoding_known
+    assert not owner.uncommitted
+    moved = PartitionOffsets(7)
+    moved.take(7)
+    moved.done(7)
+    assert moved.is_encoding_known
+
+
+def test_in_doubt_little_is_taken_beyond_the_position() -> None:
+    """As long as the position is the one at which an owner died."""
+    committed = begun_to_encode((7, "")).state("a")
+    owner = PartitionOffsets(*committed)
+    owner.take(7)
+    owner.take(8)
+    assert owner.fits(7 + DOUBT_SPAN - 1)
+    assert not owner.fits(7 + DOUBT_SPAN)
+    owner.done(7)
+    assert owner.fits(7 + DOUBT_SPAN)
 
 
 @given(st.integers(0, 1000), st.sets(st.integers(0, 9000), max_size=60))

@@ -21,12 +21,12 @@ from tests.support.world import MAKER, POLICY, TOPICS, World, upload
 from worker.errors import StartError
 from worker.fetching.protocol import Decoded, Failed
 from worker.kafka.delivery import Result
-from worker.kafka.offsets import decode_done
+from worker.kafka.offsets import decode_done, lives_of
 from worker.messages.embedding import EmbeddingWriter, read_embedding
 from worker.messages.record import Record
 from worker.messages.tag import Tag
-from worker.tagger.pacing import MAX_BYTES, PATIENCE
-from worker.tagger.pipeline import FULL_WAIT
+from worker.tagger.pacing import FULL_WAIT, MAX_BYTES, PATIENCE
+from worker.tagger.pipeline import PipelinePolicy
 from worker.tagger.prediction import Predicted
 
 events = st.one_of(
@@ -503,6 +503,151 @@ def test_a_record_that_kills_workers_becomes_a_dead_letter_by_itself() -> None:
     assert b"3 workers died" in headers["error-message"]
     assert lives == 6
     assert all(r.value is None for r in {r.key: r for r in world.delivery.retries}.values())
+
+
+class Encoder:
+    """Moves a world whose pictures come at once; one of `killers` in the encoder ends the process.
+
+    Attributes:
+        lives: processes so far.
+        alone: ids that were encoded with nothing beside them, `beside` those that were not.
+    """
+
+    def __init__(self, world: World, killers: set[str]) -> None:
+        self.world, self.killers = world, killers
+        self.lives = 1
+        self.alone: list[str] = []
+        self.beside: list[str] = []
+        self.late: set[str] = set()  # their pictures do not come
+
+    def turn(self) -> None:
+        world = self.world
+        world.pipeline.run_once()
+        world.delivery.commit()
+        for job in list(world.fetchers.jobs):
+            work = world.pipeline._works.find(job.token)
+            if work is None or work.upload.id not in self.late:
+                world.fetchers.jobs.remove(job)
+                world.pipeline.on_fetched([decoded(job.token, job.token)])
+        encoded, world.inference.has = world.inference.has, []
+        works = [world.pipeline._works.find(ready.token) for ready in encoded]
+        ids = [work.upload.id for work in works if work is not None]
+        (self.alone if len(encoded) == 1 else self.beside).extend(ids)
+        if self.killers & set(ids):
+            self.world = world.next_life()
+            self.lives += 1
+        else:
+            world.pipeline.on_predicted([Predicted(MAKER, r.token, 1, 0.5, (), False) for r in encoded])
+        self.world.now += 1.0
+
+
+@given(
+    killers=st.sets(st.integers(0, 39), max_size=3),
+    late=st.sets(st.integers(0, 39), max_size=3),
+    comes_after=st.integers(0, 150),
+)
+def test_whichever_records_kill_they_and_only_they_are_dead_letters(
+    killers: set[int], late: set[int], comes_after: int
+) -> None:
+    """In whatever order, and whatever holds the position meanwhile."""
+    names = [f"{p}-{n}" for n in range(20) for p in range(2)]
+    world = World(
+        {p: [upload(name) for name in names if name.startswith(f"{p}-")] for p in range(2)},
+        PipelinePolicy(max_in_flight=16),
+    )
+    encoder = Encoder(world, {names[k] for k in killers})
+    encoder.late = {names[n] for n in late - killers}
+    for turn in range(600):
+        if turn == comes_after:
+            encoder.late = set()
+        encoder.turn()
+    ends = {(r.key or b"").decode(): r.topic for r in encoder.world.delivery.ends}
+    assert {name for name, topic in ends.items() if topic == "dlq"} == encoder.killers
+    assert set(ends) == set(names)
+    assert len(encoder.world.delivery.ends) == len(names)
+    assert encoder.lives <= 1 + 8 * max(1, len(killers)) + len(killers)
+
+
+def test_kills_without_anything_encoded_make_nobody_a_suspect() -> None:
+    """Deployments with SIGKILL, idle workers: whoever comes next encodes all together, as always."""
+    world = World({0: []})
+    for _ in range(4):
+        world.pipeline.run_once()
+        world.delivery.commit()
+        world = world.next_life()
+    world.consumer.logs[0] += [upload(f"0-{n}") for n in range(6)]
+    encoder = Encoder(world, set())
+    for _ in range(5):
+        encoder.turn()
+    assert len(encoder.beside) == 6
+
+
+def test_only_what_was_in_flight_is_suspected_and_the_others_go_on() -> None:
+    """After two deaths three records are suspects; the twelve that came since are encoded together between
+    two of them."""
+    world = World({0: [upload(f"0-{n}") for n in range(3)]}, PipelinePolicy(max_in_flight=64))
+    world.consumer.stored[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.consumer.logs[0] += [upload(f"1-{n}") for n in range(12)]
+    encoder = Encoder(world, set())
+    for _ in range(30):
+        encoder.turn()
+    assert sorted(encoder.alone) == ["0-0", "0-1", "0-2"]
+    assert len(encoder.beside) == 12
+    assert len(world.delivery.ends) == 15
+
+
+def test_the_first_pictures_wait_until_a_commit_says_that_they_are_encoded() -> None:
+    """Else a death would leave no trace. Those that follow go straight to the encoder."""
+    world = World({0: [upload("0-0"), upload("0-1")]})
+    world.pipeline.run_once()
+    first, second = world.fetchers.jobs
+    world.pipeline.on_fetched([decoded(first.token, 1)])
+    world.pipeline.run_once()
+    assert world.inference.has == []
+    world.delivery.commit()
+    world.pipeline.run_once()
+    assert [ready.token for ready in world.inference.has] == [first.token]
+    world.pipeline.on_fetched([decoded(second.token, 2)])
+    assert len(world.inference.has) == 2
+
+
+def test_an_exit_in_order_is_no_death() -> None:
+    """An error that no upload caused: what is done is committed, and no life is counted."""
+    world = World({0: [upload("0-0"), upload("0-1")]})
+    world.pipeline.run_once()
+    for job in world.fetchers.jobs:
+        world.pipeline.on_fetched([decoded(job.token, job.token)])
+    world.pipeline.run_once()
+    world.delivery.commit()
+    world.pipeline.run_once()
+    assert world.inference.has
+    world.delivery.commit()
+    assert lives_of(world.consumer.stored[0][1]) == 1
+    world.pipeline.give_back()
+    assert world.consumer.stored[0] == (0, "")
+
+
+def test_a_drain_works_on_while_suspects_are_encoded_alone() -> None:
+    """What is in flight is finished, one suspect after the other."""
+    world = World({0: [upload(f"0-{n}") for n in range(3)]})
+    world.consumer.stored[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.pipeline.run_once()
+    world.pipeline.on_fetched([decoded(job.token, job.token) for job in world.fetchers.jobs])
+    world.delivery.prompt = True
+
+    def encoded() -> bool:
+        done, world.inference.has = world.inference.has, []
+        assert len(done) <= 1
+        world.pipeline.on_predicted([Predicted(MAKER, r.token, 1, 0.5, (), False) for r in done])
+        return False
+
+    assert world.pipeline.drain(10.0, encoded)
+    assert len(world.delivery.ends) == 3
+    assert world.consumer.stored[0] == (3, "")
 
 
 def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
