@@ -21,7 +21,7 @@ from worker.commands.dead_letters import (
 from worker.commands.output import to_json, watching, when
 from worker.errors import SettingsError
 from worker.kafka.scanner import Entry, Scanner, key_text
-from worker.messages.text import printable
+from worker.messages.text import readable
 from worker.settings.settings import Settings
 from worker.wiring import formats
 
@@ -156,7 +156,7 @@ def _bytes(value: bytes | None) -> str | None:
 
 def name_of(letter: DeadLetter) -> str:
     """The dead letter's id, or its key where it has none; safe to show."""
-    return key_text(letter.entry) if letter.id is None else printable(letter.id, 300)[1:-1]
+    return key_text(letter.entry) if letter.id is None else readable(letter.id, 300)
 
 
 def _dead_letters_table(shown: deque[DeadLetter]) -> Table:
@@ -168,9 +168,9 @@ def _dead_letters_table(shown: deque[DeadLetter]) -> Table:
             letter.entry.position,
             when(letter.entry.timestamp)[:19],
             name_of(letter),
-            printable(letter.code)[1:-1],
-            printable(letter.attempts, 12)[1:-1],
-            printable(letter.message, 300)[1:-1],
+            readable(letter.code),
+            readable(letter.attempts, 12),
+            readable(letter.message, 300),
         )
         table.add_row(*map(Text, cells))
     return table
@@ -184,7 +184,7 @@ def _print_counts(console: Console, settings: Settings, counted: DeadLetterCount
     for title in ("code", "letters", "first", "last"):
         table.add_column(title, justify="right" if title == "letters" else "left")
     for row in counted.rows():
-        code, count = printable(row["code"])[1:-1], f"{row['letters']:,}"
+        code, count = readable(str(row["code"])), f"{row['letters']:,}"
         table.add_row(*map(Text, (code, count, str(row["first"])[:19], str(row["last"])[:19])))
     console.print(table)
     console.print(f"{counted.total:,} in all")

@@ -14,7 +14,7 @@ import redis
 from worker import wiring
 from worker.commands.history import Fields, Found, look, outcomes
 from worker.kafka.scanner import Entry, Scanner
-from worker.messages.text import printable
+from worker.messages.text import printable, readable
 from worker.settings.settings import Settings
 from worker.view.client import RedisTrouble, connect, parse_pair
 from worker.view.keys import Keys
@@ -97,7 +97,7 @@ def in_view(settings: Settings, upload_id: str, tags: list[Entry]) -> Fields:
 
 
 def _lines(upload_id: str, found: Found, story: list[Fields], view: Fields) -> Iterable[str]:
-    yield f"id      {printable(upload_id, 300)}"
+    yield f"id      {readable(upload_id, 300)}"
     if found.nothing:
         yield "topics  none of the four has a record of it (ids are case-sensitive; retention takes old ones)"
     if found.trouble is not None:
@@ -120,5 +120,4 @@ def _pairs(fields: Fields) -> str:
 
 def _safe(value: object) -> str:
     """Text that may come from a stranger, for a terminal."""
-    text = str(value)
-    return text if text.isascii() and text.isprintable() else printable(text, 500)[1:-1]
+    return readable(str(value), 500)

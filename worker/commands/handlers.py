@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -38,6 +39,8 @@ def _printing(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     def handle(args: argparse.Namespace) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every letter
         try:
             return handler(args)
         except BrokenPipeError:

@@ -18,7 +18,7 @@ from worker.messages.models import (
     ModelsState,
     WorkerReport,
 )
-from worker.messages.text import format_time, printable, wall_ms
+from worker.messages.text import format_time, readable, wall_ms
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import (
     read_state,
@@ -67,13 +67,13 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
         shadow = report.shadow or {}
         refused = "; ".join(f"{role}: {reason}" for role, reason in report.refused.items())
         table.add_row(
-            printable(name)[1:-1],
-            printable(report.version)[1:-1],
+            readable(name),
+            readable(report.version),
             _age(now - report.since),
-            printable(str(shadow.get("version", "–")))[1:-1],
+            readable(str(shadow.get("version", "–"))),
             _share(shadow.get("agreement")),
             _share(shadow.get("other")),
-            printable(refused)[1:-1] or "–",
+            readable(refused) or "–",
         )
     Console(file=out, highlight=False, markup=False).print(table)
     return 0
@@ -126,8 +126,8 @@ def _feeds(settings: Settings) -> str | dict[str, str | None]:
     try:
         value = redis_client(settings).get(Keys(settings.redis_prefix).taxonomy)
     except redis.RedisError as error:
-        return f"not known: Redis does not answer ({printable(str(error))[1:-1]})"
-    taxonomy = None if value is None else printable(text_of(value))[1:-1]
+        return f"not known: Redis does not answer ({readable(str(error))})"
+    taxonomy = None if value is None else readable(text_of(value))
     return {"taxonomy": taxonomy, "reads": f"read taxonomy {taxonomy}" if taxonomy else "have no tag yet"}
 
 

@@ -20,7 +20,7 @@ from worker.errors import SettingsError, WorkerError
 from worker.kafka.reading import client_log
 from worker.messages.models import FOLDER, Assignment, ModelRef, ModelRole, ModelsState, write_assignment
 from worker.messages.tag import TAXONOMY
-from worker.messages.text import printable, wall_ms
+from worker.messages.text import printable, readable, wall_ms
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import (
     check_encoder,
@@ -135,11 +135,11 @@ def promote(settings: Settings, taxonomy: str | None) -> int:
             )
         before = client.set(keys.taxonomy, taxonomy, get=True)
     except redis.RedisError as error:
-        raise WorkerError(f"Redis does not answer: {printable(str(error))[1:-1]}") from None
+        raise WorkerError(f"Redis does not answer: {readable(str(error))}") from None
     was = None if before is None else text_of(before)
     print(f"feeds read taxonomy {taxonomy}")
     if was and was != taxonomy:
-        print(f"back: imgclust-worker models promote {printable(was)[1:-1]}")
+        print(f"back: imgclust-worker models promote {readable(was)}")
     return 0
 
 
@@ -253,7 +253,7 @@ def _watch(
         refused = {name: r.refused.get("live", "") for name, r in workers.items()}
         refusing = {name: text for name, text in refused.items() if text.startswith(named.version)}
         for name, reason in refusing.items():
-            print(f"  {printable(name)[1:-1]} refuses: {printable(reason)[1:-1]}", file=sys.stderr)
+            print(f"  {readable(name)} refuses: {readable(reason)}", file=sys.stderr)
         if refusing:
             return 1
         if len(running) == len(workers):

@@ -17,7 +17,7 @@ from worker.kafka.client_config import reader_config
 from worker.kafka.reading import client_log, headers_of, some_of
 from worker.messages.formats import Formats
 from worker.messages.headers import SourcePosition
-from worker.messages.text import printable
+from worker.messages.text import readable
 
 TIMEOUT = 10.0  # seconds for each question to the brokers
 QUIET = 30.0  # a broker that sends nothing for so long is away
@@ -219,4 +219,4 @@ def _unreadable(topic: str, partition: int | None, error: KafkaError) -> WorkerE
 
 def key_text(entry: Entry) -> str:
     """The record's key, safe to show."""
-    return "–" if entry.key is None else printable(entry.key.decode("utf-8", "surrogateescape"))[1:-1]
+    return "–" if entry.key is None else readable(entry.key.decode("utf-8", "backslashreplace"))

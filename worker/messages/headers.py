@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from worker.errors import ERROR_CODES
-from worker.messages.text import printable
+from worker.messages.text import readable
 
 Header = tuple[str, bytes]
 HeaderTexts = Mapping[str, str]
@@ -51,11 +51,8 @@ def read_headers(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> 
 
 
 def text_header(name: str, value: object) -> Header:
-    """A header of printable ASCII, bounded: what is in it may come from a stranger."""
-    text = str(value)
-    if not (text.isascii() and text.isprintable()):
-        text = printable(text, MAX_HEADER_TEXT)
-    return name, text[:MAX_HEADER_TEXT].encode()
+    """A header of printable text, bounded: what is in it may come from a stranger."""
+    return name, readable(str(value), MAX_HEADER_TEXT).encode()
 
 
 # ── what every result carries ────────────────────────────────────────────────────────────────────────────

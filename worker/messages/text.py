@@ -25,6 +25,15 @@ def printable(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def readable(text: str, limit: int = 200) -> str:
+    """The same for people: letters of all languages stay, and what moves the cursor, turns the
+    direction or is no character is escaped."""
+    cut = text[: limit + 1]
+    if not cut.isprintable():
+        cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return cut if len(cut) <= limit else f"{cut[: limit - 1]}…"
+
+
 def bounded(timestamp_ms: int) -> int:
     """A record's timestamp, which is any number that its producer chose, as a moment of the calendar."""
     return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)

@@ -10,7 +10,6 @@ from worker.messages.embedding import CONTENT_TYPE, EmbeddingWriter
 from worker.messages.formats import Formats
 from worker.messages.headers import DeadLetterHeaders, RetryHeaders
 from worker.messages.record import Record
-from worker.messages.text import printable
 from worker.messages.upload import Upload
 from worker.tagger.in_flight import Work
 from worker.tagger.prediction import Predicted, tag_of
@@ -152,7 +151,7 @@ class Results:
         log.warning(
             "dead letter",
             code=code, stage=stage, message=message, partition=record.partition, offset=record.offset,
-            id=printable(key or b""),
+            id=(key or b"").decode(errors="backslashreplace"),
         )  # fmt: skip
         if trace is not None:
             trace.fail(code, message)

@@ -7,6 +7,7 @@ are escaped, bounded and cleared of credentials here, so that no caller has to r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
 import re
@@ -26,6 +27,7 @@ Form = Literal["text", "json"]
 
 _SECRET_KEY = re.compile(r"passw|secret|token|credential|authorization|api_?key|private_?key", re.IGNORECASE)
 _SECRET_IN_URL = re.compile(r"(?<=://)[^/\s@]*@|(?<=\?)[^\s#'\"]+(?=(?:[\s#'\"]|$))")
+_NUMBERS = re.compile(r"\d+")
 _PLAIN = re.compile(r"[\w.:/+@%,;<>()\[\]…*-]+")
 
 
@@ -75,6 +77,14 @@ def _exception(record: logging.LogRecord, formatter: logging.Formatter) -> str |
     return text if len(text) <= MAX_EXCEPTION_CHARS else f"{text[:half]}\n…\n{text[-half:]}"
 
 
+def _message(record: logging.LogRecord) -> str:
+    """What a library wrote; some give arguments that do not fit."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        return str(record.msg)
+
+
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
@@ -108,36 +118,55 @@ def _shown(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-class RateLimit:
-    """Lets the first `burst` messages of a kind through in each `window` seconds and counts the rest.
+@dataclasses.dataclass(slots=True)
+class _Kind:
+    """Messages of one kind in a window: since when, how many are let through, the first, how many came."""
 
-    A kind is a logger, a level and an event's name, not its values.
+    since: float
+    allowed: int
+    first: str
+    count: int = 0
+
+
+class RateLimit:
+    """Lets the first messages of a kind through in each `window` seconds and counts the rest.
+
+    A kind is a logger, a level, and an event's name, not its values: `burst` of them are let through. What
+    other libraries write has no name: of messages that are equal but for numbers one is let through.
     """
 
     MAX_KINDS = 1000
 
     def __init__(self, burst: int = 10, window: float = 10.0, clock: Callable[[], float] = time.monotonic):
         self._burst, self._window, self._clock = burst, window, clock
-        self._kinds: dict[tuple[str, int, str], list[float]] = {}  # kind → [start of its window, messages]
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
 
-    def admit(self, name: str, level: int, event: str) -> bool:
-        """Whether this message is to be written."""
-        now, kind = self._clock(), (name, level, event)
+    def admit(self, name: str, level: int, event: str, *, named: bool = True) -> bool:
+        """Whether this message is to be written.
+
+        Args:
+            named: `event` is a name, and not a text of another library.
+        """
+        now, kind = self._clock(), (name, level, event if named else _NUMBERS.sub("#", event))
         state = self._kinds.get(kind)
-        if state is None or now - state[0] >= self._window:
+        if state is None or now - state.since >= self._window:
             if len(self._kinds) >= self.MAX_KINDS:
                 self._kinds.clear()
-            state = self._kinds[kind] = [now, 0]
-        state[1] += 1
-        return state[1] <= self._burst
+            state = self._kinds[kind] = _Kind(now, self._burst if named else 1, event)
+        state.count += 1
+        return state.count <= state.allowed
 
     def due(self, everything: bool = False) -> list[tuple[str, int, str, int]]:
         """(logger, level, event, how many were held back) of windows that are over, each once."""
         latest = self._clock() - self._window
-        over = [(kind, state) for kind, state in self._kinds.items() if everything or state[0] <= latest]
+        over = [(kind, state) for kind, state in self._kinds.items() if everything or state.since <= latest]
         for kind, _ in over:
             del self._kinds[kind]
-        return [(*kind, int(state[1]) - self._burst) for kind, state in over if state[1] > self._burst]
+        return [
+            (name, level, state.first, state.count - state.allowed)
+            for (name, level, _), state in over
+            if state.count > state.allowed
+        ]
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -149,7 +178,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._report()
-        if self._limit.admit(record.name, record.levelno, str(record.msg)):
+        named = hasattr(record, "fields")
+        event = str(record.msg) if named else _message(record)
+        if self._limit.admit(record.name, record.levelno, event, named=named):
             super().emit(record)
 
     def _report(self, everything: bool = False) -> None:

@@ -170,10 +170,8 @@ def test_what_delivery_rests_on_cannot_be_configured_away() -> None:
 
 @pytest.mark.parametrize("text", ["plain", "a\nb", "\x00", "ä", "x" * 10_000])
 def test_headers_are_one_bounded_line(text: str) -> None:
-    """Printable ASCII of at most 500 characters."""
+    """Printable text of at most 500 characters."""
     name, value = text_header("error-message", text)
-    shown = value.decode().removesuffix("…")
     assert name == "error-message"
-    assert shown.isascii()
-    assert shown.isprintable()
+    assert value.decode().isprintable()
     assert len(value.decode()) <= 500

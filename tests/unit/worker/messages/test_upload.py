@@ -12,7 +12,7 @@ from worker.errors import Rejected
 from worker.messages.mapping import Intake, MappedIntake, plain_json
 from worker.messages.mapping_syntax import parse_map
 from worker.messages.tag import Candidate, Tag
-from worker.messages.text import format_time, parse_time, printable
+from worker.messages.text import format_time, parse_time, printable, readable
 from worker.messages.upload import MAX_EVENT_BYTES, Upload, parse_upload
 
 NOW = 1_700_000_000_000
@@ -254,3 +254,20 @@ def test_printable_is_one_bounded_line_of_ascii(text: str) -> None:
     assert shown.removesuffix("…").isascii()
     assert shown.isprintable()
     assert len(shown) <= 200
+
+
+@given(st.text(max_size=300), st.integers(2, 250))
+def test_readable_is_one_bounded_line_that_people_read(text: str, limit: int) -> None:
+    """Letters of every language stay as they are; nothing moves a cursor or turns the direction."""
+    made = readable(text, limit)
+    assert made.isprintable()
+    assert len(made) <= limit
+    if text.isprintable() and len(text) <= limit:
+        assert made == text
+
+
+def test_readable_escapes_what_is_no_letter() -> None:
+    """Control and direction characters, and lone surrogates, one by one."""
+    assert (
+        readable("it's “größer” – 猫\x1b[31m\u202e\ud800\n") == "it's “größer” – 猫\\x1b[31m\\u202e\\ud800\\n"
+    )

@@ -718,14 +718,13 @@ def test_drain_leaves_what_cannot_be_finished_to_the_next_worker() -> None:
 
 @pytest.mark.parametrize("message", ["x" * 5000, "line\nbreak", "\x1b[31mred", "ünïcode"])
 def test_error_texts_are_bounded_and_escaped(message: str) -> None:
-    """Whatever an error says, the dead letter's header is one bounded line of printable ASCII."""
+    """Whatever an error says, the dead letter's header is one bounded line of printable text."""
     world = World({0: [upload("a")]})
     world.pipeline.run_once()
     job = world.fetchers.jobs.pop()
     world.pipeline.on_fetched([Failed(job.token, "decode-failed", "decode", message, False, None)])
     world.pipeline.run_once()
     text = dict(world.delivery.gathered[0].headers)["error-message"].decode()
-    assert text.removesuffix("…").isascii()
     assert text.isprintable()
     assert len(text) <= 500
 

@@ -183,6 +183,24 @@ def test_repetition_is_counted_instead_of_written(start: Start) -> None:
     assert [line["event"] for line in lines(stream)[5:]] == ["anything", "fetch failed"]
 
 
+def test_equal_lines_of_a_library_are_written_once(start: Start) -> None:
+    """As librdkafka writes them while Kafka is away: with arguments, equal but for numbers. What was held
+    back is reported under the text, and other texts of the same logger are written."""
+    clock = Clock()
+    stream = start(limit=RateLimit(burst=3, window=10, clock=clock))
+    kafka = logging.getLogger("worker.kafka")
+    for ms in range(5):
+        kafka.error("%s [%s] %s", "FAIL", "rdkafka#consumer-1", f"Connect failed (after {ms}ms)")
+    kafka.error("%s [%s] %s", "FAIL", "rdkafka#consumer-1", "SASL authentication failed")
+    first = "FAIL [rdkafka#consumer-1] Connect failed (after 0ms)"
+    assert [line["event"] for line in lines(stream)] == [
+        first, "FAIL [rdkafka#consumer-1] SASL authentication failed",
+    ]  # fmt: skip
+    clock.now = 11
+    logs.get("y").info("anything")
+    assert lines(stream)[2]["event"] == f"{first}: … 4 more like this"
+
+
 def test_what_was_held_back_is_told_at_the_end(start: Start) -> None:
     """Closing the handler reports the messages that no later one could report."""
     stream = start(limit=RateLimit(burst=1, window=10, clock=Clock()))
