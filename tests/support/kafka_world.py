@@ -21,6 +21,7 @@ from worker.kafka.client_config import (
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.exactly_once import ExactlyOnce
 from worker.kafka.retry_changelog import RetryChangelog
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
 from worker.settings.values import RetryLimits
@@ -66,7 +67,8 @@ class KafkaWorld:
         self.consumer = UploadsConsumer(
             consumer_config(self._connection, self.topics.group, "consumer"), self.topics.uploads,
             start="earliest", clock=time.monotonic, wall_ms=wall_ms, metrics=self.metrics,
-            retries=changelog, on_begun=on_begun, on_leaving=on_leaving,
+            retries=changelog, ids=TopicIds(self._connection, [self.topics.uploads, self.topics.retry]),
+            on_begun=on_begun, on_leaving=on_leaving,
         )  # fmt: skip
         common: dict[str, Any] = {"interval": 0.02, "metrics": self.metrics}
         if self._exactly_once:

@@ -34,6 +34,7 @@ class OwnedPartition:
     restored: PendingRetries[Pending] | None = None  # its pending retries, between restoration and beginning
     reset: bool = False  # librdkafka had nowhere to begin
     ask_at: float = -math.inf
+    asked: bool = False  # and not answered
     patience: float = POSITION_TIMEOUT
     topics: CommitTopics = NO_TOPICS  # that its offsets are of
     pending: PendingRetries[Pending] | None = None  # what waits for another try, once it has begun

@@ -9,7 +9,7 @@ between two polls.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -76,6 +76,7 @@ class Positioning:
         self._metrics = metrics
         self._last_known: dict[int, LastKnown] = {}
         self._paused = False
+        self._unanswered = False  # a question of this round
 
     # ── reading rests and goes on ────────────────────────────────────────────────────────────────────────
 
@@ -117,8 +118,9 @@ class Positioning:
 
     # ── where a partition begins ─────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, partition: int, owned: OwnedPartition) -> None:
-        """Ask where the last owner ended, and then restore its pending retries.
+    def _ask(self, due: Mapping[int, OwnedPartition]) -> None:
+        """Ask where the last owners ended, then restore their pending retries: all that were just assigned
+        at once. Where that has no answer, as one of them holds it back, one by one.
 
         Asked here and not in on_assign, because the answer waits for open transactions of the last owner: one
         whose offsets the group had taken may be committed long after it lost the partition, with records for
@@ -126,17 +128,24 @@ class Positioning:
         and no other can come, because the group takes no more offsets of that member. So the retries are
         read after it, and never before.
         """
-        here = KafkaPartition(self._topic, partition)
+        alone = [p for p in due if due[p].asked]
+        asked = {p: owned for p, owned in due.items() if not owned.asked} or {p: due[p] for p in alone[:1]}
+        here = [KafkaPartition(self._topic, p) for p in asked]
         try:
-            committed = self._client.committed([here], timeout=owned.patience)[0]
-            if committed.error is not None:
-                raise KafkaException(committed.error)
+            found = self._client.committed(here, timeout=max(owned.patience for owned in asked.values()))
+            for committed in found:
+                if committed.error is not None:
+                    raise KafkaException(committed.error)
         except KafkaException as error:
-            self._ask_later(partition, owned, error)
+            for partition, owned in asked.items():
+                owned.asked = True
+                self._ask_later(partition, owned, error)
             return
         reach("after-committed-read")
-        owned.committed = committed
-        self._retries.begin(partition, owned.epoch)
+        for committed in found:
+            owned = asked[committed.partition]
+            owned.committed = committed
+            self._retries.begin(committed.partition, owned.epoch)
 
     def _ask_later(self, partition: int, owned: OwnedPartition, error: KafkaException) -> None:
         if error.args[0].code() in NO_RIGHT:
@@ -144,6 +153,7 @@ class Positioning:
                 f"Kafka refuses the committed offsets of {self._topic!r}: {error.args[0].str()}; "
                 "grant Read on the topic and on the group"
             )
+        self._unanswered = True
         owned.trouble = f"no committed offset from Kafka: {error.args[0].str()}"
         owned.patience = min(2 * owned.patience, POSITION_TIMEOUT_MAX)
         owned.ask_at = self._clock() + _POSITION_RETRY
@@ -296,16 +306,23 @@ class Positioning:
         for partition, epoch, restored in self._retries.poll():
             if (owned := self._owned.of_epoch(partition, epoch)) is not None:
                 owned.restored = restored
+        self._unanswered = False
+        now = self._clock()
+        due = {p: o for p, o in self._owned.items() if o.offsets is None and now >= o.ask_at}
+        unknown = {p: owned for p, owned in due.items() if owned.committed is None}
+        while unknown and not self._unanswered:  # a broker that is away is asked one question in a round
+            self._ask(unknown)
+            unknown = {p: owned for p, owned in unknown.items() if owned.committed is None}
+        for partition, owned in due.items():
+            if owned.committed is not None and owned.restored is not None and not self._unanswered:
+                self._begin(partition, owned, owned.committed, owned.restored)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         for partition, owned in list(self._owned.items()):
-            if owned.offsets is None:
-                if self._clock() < owned.ask_at:
-                    continue
-                if owned.committed is None:
-                    self._ask(partition, owned)
-                elif owned.restored is not None:
-                    self._begin(partition, owned, owned.committed, owned.restored)
-            elif (
+            if (
                 owned.held_back is not None
+                and owned.offsets is not None
                 and owned.offsets.fits(owned.held_back)
                 and self.go_to(partition, owned.held_back)
             ):

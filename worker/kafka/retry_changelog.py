@@ -30,7 +30,7 @@ log = logs.get(__name__)
 _MAX_FETCH = 1000
 # What is pending is in no cycle. Looking for some among a million took 1.5 s at once.
 _SPARE = 50_000
-_END_TIMEOUT = 1.0
+_END_TIMEOUT = 0.5
 _END_RETRY = 0.5
 _NO_PARTITION = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
 # a worker that lacks one of these rights can do nothing: it ends and says what to grant
@@ -115,8 +115,8 @@ class RetryChangelog:
         if not self._restoring:
             return []
         for partition, state in self._restoring.items():
-            if state.end is None and self._clock() >= state.ask_at:
-                self._ask_end(partition, state)
+            if state.end is None and self._clock() >= state.ask_at and not self._ask_end(partition, state):
+                break  # one question in a round to a broker that is away
         for message in self._consumer.consume(_MAX_FETCH, 0):
             self._take(message)
         restored = []
@@ -128,7 +128,8 @@ class RetryChangelog:
                 log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
         return restored
 
-    def _ask_end(self, partition: int, state: _Restoring) -> None:
+    def _ask_end(self, partition: int, state: _Restoring) -> bool:
+        """Whether the broker answers."""
         try:
             low, high = self._ends.get_watermark_offsets(
                 KafkaPartition(self.topic, partition), timeout=_END_TIMEOUT
@@ -136,10 +137,11 @@ class RetryChangelog:
         except KafkaException as error:
             state.ask_at = self._clock() + _END_RETRY
             self._failed(partition, state, error.args[0])
-            return
+            return False
         state.end, state.trouble = high, ""
         if low >= high:
             state.reached = high
+        return True
 
     def _take(self, message: Message) -> None:
         partition, offset = message.partition(), message.offset()

@@ -114,6 +114,62 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
 
 
+MANY = 60
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A consumer that is about to get 60 partitions."""
+    bench = Bench(monkeypatch)
+    bench.consumer.close()
+    bench.broker.logs |= {(topic, p): [] for topic in ("uploads", "retry") for p in range(MANY)}
+    bench.broker.committed = {}
+    bench.consumer = UploadsConsumer(
+        {"group.id": "group"}, "uploads", start="earliest", clock=lambda: bench.now, wall_ms=lambda: 0,
+        metrics=Metrics(), retries=FakeRetries(), ids=bench.ids, on_begun=bench.begun.append,  # type: ignore[arg-type]
+        on_leaving=lambda partitions, lost: None,
+    )  # fmt: skip
+    bench.begun.clear()
+    bench.broker.calls.clear()
+    return bench
+
+
+def test_one_question_for_all_committed_offsets(many: Bench) -> None:
+    """Sixty partitions that were just assigned are asked for together."""
+    many.begins()
+    assert len(many.begun) == MANY
+    assert many.broker.calls.count("committed") == 1
+
+
+@pytest.mark.parametrize("question", ["committed", "watermarks"])
+def test_a_frozen_broker_costs_a_round_one_question(many: Bench, question: str) -> None:
+    """However many partitions wait: no round asks again after a question without answer, and when the broker
+    is back all of them begin."""
+    timed_out = ({"error": KafkaError._TIMED_OUT, "retriable": True}, False)
+    many.broker.script[question] = deque([timed_out] * 40)
+    for _ in range(40):
+        before = many.broker.calls.count(question)
+        unanswered = len(many.broker.script[question])
+        many.consumer.poll(10, 0.0)
+        asked = many.broker.calls.count(question) - before
+        assert asked <= 1 or not unanswered
+        many.now += 0.05
+    many.broker.script[question].clear()
+    for _ in range(200):
+        many.consumer.poll(10, 0.0)
+        many.now += 0.05
+    assert len(many.begun) == MANY
+
+
+def test_a_partition_whose_answer_is_held_back_holds_up_no_other(many: Bench) -> None:
+    """An open transaction of a dead owner in one of sixty: the others begin at once."""
+    many.broker.open["dead owner"] = Transaction(offsets={("group", "uploads", 7): (9, "")})
+    for _ in range(30):
+        many.consumer.poll(10, 0.0)
+        many.now += 0.02
+    assert {begun.partition for begun in many.begun} == set(range(MANY)) - {7}
+
+
 def test_a_partition_begins_where_the_last_owner_ended(bench: Bench) -> None:
     """After its retries are there: the committed offset, and a new epoch."""
     (begun,) = bench.begun
