@@ -124,6 +124,12 @@ def _add_topics(commands: Commands, config: argparse.ArgumentParser) -> None:
 def _add_settings(commands: Commands) -> None:
     settings = commands.add_parser("settings", help="list every setting with its default and meaning")
     settings.set_defaults(handler=handlers.list_settings)
+    settings.add_argument(
+        "--format",
+        choices=("text", "toml", "env", "json"),
+        default="text",
+        help="toml and env: a file to begin with, for --config or as environment variables",
+    )
 
 
 def _add_demo(commands: Commands) -> None:

@@ -109,9 +109,14 @@ def topics(args: argparse.Namespace) -> int:
 
 @_printing
 def list_settings(args: argparse.Namespace) -> int:
-    from worker.settings.table import settings_text
+    if args.format == "text":
+        from worker.settings.table import settings_text
 
-    print(settings_text())
+        print(settings_text())
+        return 0
+    from worker.settings.templates import template
+
+    print(template(args.format))
     return 0
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from worker.messages.mapping_syntax import MapError
 from worker.messages.text import printable
 from worker.settings.settings import Settings
 from worker.settings.table import KAFKA_PREFIX, PREFIX, SETTINGS, Setting
+from worker.settings.toml_file import read_toml
 
 _BY_ENV = {setting.env: setting for setting in SETTINGS}
 _INDIRECT = "_FILE"
@@ -48,7 +48,9 @@ def _read_file(name: str, path: str) -> str:
         raise SettingsError(f"{name} names {printable(path)}, which cannot be read: {reason}") from None
 
 
-def _kafka(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+def _kafka(
+    environment: Mapping[str, str], label: Callable[[str], str], problems: list[str]
+) -> dict[str, str]:
     properties: dict[str, str] = {}
     for name, value in environment.items():
         if not name.startswith(KAFKA_PREFIX):
@@ -58,58 +60,29 @@ def _kafka(environment: Mapping[str, str], problems: list[str]) -> dict[str, str
         if bare.endswith(_INDIRECT):
             bare = bare.removesuffix(_INDIRECT)
             try:
-                text = _read_file(name, value)
+                text = _read_file(label(name), value)
             except SettingsError as error:
                 problems.append(str(error))
                 continue
         key = bare.lower().replace("_", ".")
         if key in KAFKA_REFUSED:
-            problems.append(f"{name} cannot be set: {KAFKA_REFUSED[key]}")
+            problems.append(f"{label(name)} cannot be set: {KAFKA_REFUSED[key]}")
         else:
             properties[key] = text
     return properties
 
 
-def _from_toml(path: Path) -> dict[str, str]:
-    """A TOML file's `[worker]` table (or the file itself), as if it were environment variables."""
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(
-            f"the configuration file {str(path)!r} cannot be read: {error.strerror}"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"configuration file {str(path)!r} is not TOML: {error}") from None
-    table = document.get("worker", document)
-    values: dict[str, str] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):  # [worker.kafka]
-            values.update(
-                {f"{PREFIX}{key}_{k}".upper().replace(".", "_"): _plain(v) for k, v in value.items()}
-            )
-        else:
-            values[f"{PREFIX}{key}".upper()] = _plain(value)
-    return values
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return " ".join(str(item) for item in value)
-    return str(value)
-
-
-def _unknown(name: str) -> str:
+def _unknown(name: str, label: str, in_file: bool) -> str:
     near = difflib.get_close_matches(name, _BY_ENV, 1)
-    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
+    meant = [n.removeprefix(PREFIX).lower() for n in near] if in_file else near
+    return f"{label} is not a setting" + (f"; did you mean {meant[0]}?" if meant else "")
 
 
-def _parse(setting: Setting, environment: Mapping[str, str]) -> Any:
+def _parse(setting: Setting, environment: Mapping[str, str], label: Callable[[str], str]) -> Any:
     text, source = environment.get(setting.env) or None, setting.env  # set to nothing is as good as not set
     indirect = setting.env + _INDIRECT
     if setting.secret and indirect in environment:
-        text, source = _read_file(indirect, environment[indirect]), indirect
+        text, source = _read_file(label(indirect), environment[indirect]), indirect
     if text is None:
         text = setting.default
     if text is None:
@@ -119,7 +92,7 @@ def _parse(setting: Setting, environment: Mapping[str, str]) -> Any:
     except (ValueError, KeyError, OverflowError) as error:
         shown = "the value given" if setting.secret else printable(text)
         why = f" ({error})" if isinstance(error, MapError) else ""
-        raise SettingsError(f"{source} must be {setting.allowed}; got {shown}{why}") from None
+        raise SettingsError(f"{label(source)} must be {setting.allowed}; got {shown}{why}") from None
 
 
 def load(environment: Mapping[str, str] | None = None, config: Path | None = None) -> Settings:
@@ -132,15 +105,27 @@ def load(environment: Mapping[str, str] | None = None, config: Path | None = Non
     Raises:
         SettingsError: one line for every setting that is wrong or unknown.
     """
-    given = {**(_from_toml(config) if config else {}), **(os.environ if environment is None else environment)}
-    given = {k: v for k, v in given.items() if k.startswith(PREFIX)}
+    variables = os.environ if environment is None else environment
+    given = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
+    entries = {} if config is None else {n: e for n, e in read_toml(config).items() if n not in given}
+    given |= {name: entry.value for name, entry in entries.items()}
+
+    def label(name: str) -> str:
+        """Where the setting was written, and how."""
+        if (entry := entries.get(name)) is None:
+            return name
+        line = "" if entry.line is None else f", line {entry.line}"
+        return f"{config}{line}: {entry.key}"
+
     problems: list[str] = []
-    values: dict[str, Any] = {"kafka": _kafka(given, problems)}
+    values: dict[str, Any] = {"kafka": _kafka(given, label, problems)}
     known = set(_BY_ENV) | {s.env + _INDIRECT for s in SETTINGS if s.secret}
-    problems += [_unknown(n) for n in sorted(given) if n not in known and not n.startswith(KAFKA_PREFIX)]
+    for name in sorted(given):
+        if name not in known and not name.startswith(KAFKA_PREFIX):
+            problems.append(_unknown(name, label(name), name in entries))
     for setting in SETTINGS:
         try:
-            values[setting.name] = _parse(setting, given)
+            values[setting.name] = _parse(setting, given, label)
         except SettingsError as error:
             problems.append(str(error))
     if not problems:
