@@ -21,6 +21,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("signals", "which end it in order"),
         ("demo", "all of it on one machine"),
         ("wall", "the page to look at"),
+        ("serving", "ask and be answered"),
         ("feed", "the reader for feeds"),
         ("reader", "the reads and their cursors"),
         ("tagger", "uploads in, tags out"),

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands, config)
     _add_view(commands, config)
     _add_wall(commands, config)
+    _add_serve(commands, config)
     _add_check(commands, config)
     _add_topics(commands, config)
     operator_arguments.add_arguments(commands, config)
@@ -90,6 +91,17 @@ def _add_wall(commands: Commands, config: argparse.ArgumentParser) -> None:
         description="Serve a read-only page over what the view keeps in Redis, on WORKER_WALL.",
     )
     wall.set_defaults(handler=handlers.wall)
+
+
+def _add_serve(commands: Commands, config: argparse.ArgumentParser) -> None:
+    serve = commands.add_parser(
+        "serve",
+        parents=[config],
+        help="answer with the tag of a picture that is sent, or of its URL",
+        description="Answer over HTTP, on WORKER_SERVE, with the tag that the stream would publish. It needs "
+        "the model and its encoder; Kafka only where WORKER_MODELS_TOPIC names the model.",
+    )
+    serve.set_defaults(handler=handlers.serve)
 
 
 def _add_check(commands: Commands, config: argparse.ArgumentParser) -> None:

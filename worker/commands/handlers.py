@@ -82,6 +82,12 @@ def wall(args: argparse.Namespace) -> int:
     return wall(settings)
 
 
+def serve(args: argparse.Namespace) -> int:
+    from worker.commands.serve import serve
+
+    return _leave(serve(read_settings(args)))
+
+
 def demo(args: argparse.Namespace) -> int:
     from worker.demo.demo import demo
 

@@ -249,6 +249,14 @@ class Settings:
         "where the browsers of those who look may load pictures from, "
         "of those that the settings above allow to fetch",
     )
+    serve: tuple[str, int] = setting(
+        "127.0.0.1:9466", parsers.address, "where `imgclust-worker serve` answers"
+    )
+    serve_queue: int = setting(
+        "128",
+        parsers.count(1, 65_536),
+        "questions that wait for `imgclust-worker serve` at once; one more gets 429",
+    )
     drain_timeout: float = setting(
         "25", parsers.seconds(0, 3600), "after SIGTERM: to finish and commit what is in flight"
     )

@@ -71,6 +71,7 @@ COMMIT_OUTCOMES = ("committed", "aborted", "failed", "fenced")
 VIEW_OUTCOMES = ("applied", "stale", "malformed")
 MODEL_OUTCOMES = ("changed", "refused")
 MODEL_ROLES = ("live", "shadow")
+SERVE_OUTCOMES = ("tagged", "refused", "failed", "full", "gone")
 REDIS_ERRORS = ("away", "timeout", "full", "read-only", "other")
 
 _STAGE = Label("stage", STAGES)
@@ -228,6 +229,15 @@ VIEW_SWEPT = MetricRow("imgclust_view_swept_total", "counter", "entries",
 START_TIME = MetricRow("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 
+SERVE_REQUESTS = MetricRow("imgclust_serve_requests_total", "counter", "requests",
+    "Questions to `imgclust-worker serve` by how they ended: tagged; refused (the question or its picture is "
+    "wrong); failed (a server of pictures, or this one); full (429); gone (who asked did not wait).",
+    (Label("outcome", SERVE_OUTCOMES),))  # fmt: skip
+SERVE_SECONDS = MetricRow("imgclust_serve_seconds", "histogram", "seconds",
+    "From a question to `imgclust-worker serve` to its tag.", (), _STAGE_SECONDS)  # fmt: skip
+SERVE_WAITING = MetricRow("imgclust_serve_waiting", "gauge", "requests",
+    "Questions to `imgclust-worker serve` that wait for their answer.")  # fmt: skip
+
 TABLE: tuple[MetricRow, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, MetricRow)
 )
@@ -328,6 +338,9 @@ class Metrics:
         self.shadow_agreement = self.gauge(SHADOW_AGREEMENT)
         self.shadow_skipped = self.counter(SHADOW_SKIPPED)
         self.set_shadow(None)
+        self.serve_requests = {o: self.counter(SERVE_REQUESTS, o) for o in SERVE_OUTCOMES}
+        self.serve_seconds = self.histogram(SERVE_SECONDS)
+        self.serve_waiting = self.gauge(SERVE_WAITING)
         self.polls = LongestPause(POLL_WINDOW, clock)
         self.gauge(POLL_GAP).set_function(self.polls.seconds)
         self.gauge(START_TIME).set(now())
