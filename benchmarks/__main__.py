@@ -34,6 +34,7 @@ SLOW = (
     "restore",
     "retag",
     "scale",
+    "serve",
     "storage",
 )
 

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from worker.serving import app as serving
 from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
 from worker.view.access import access_table
-from worker.wall.api import openapi
+from worker.wall import api
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -79,12 +80,17 @@ def decisions() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def schemas() -> dict[str, str]:
     """The files of docs/schemas, by name."""
     shipped = ROOT / "worker" / "messages" / "schemas"
     return {
         **{file.name: file.read_text() for file in sorted(shipped.glob("*.schema.json"))},
-        "openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
+        "openapi.json": _json(api.openapi()),
+        "openapi-serve.json": _json(serving.openapi()),
     }
 
 
