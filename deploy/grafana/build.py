@@ -251,8 +251,8 @@ def overview() -> dict[str, Any]:
             lines("Redis errors by code", rate(m.VIEW_ERRORS, "error_code"), unit=PER_SECOND, stacked=True),
         ]),
         ("Asked over HTTP", [
-            lines("Questions by how they end", rate(m.SERVE_REQUESTS, "outcome"), unit=PER_SECOND, stacked=True,
-                note="full: answered with 429, as WORKER_SERVE_QUEUE others waited."),
+            lines("Questions by how they end", rate(m.SERVE_REQUESTS, "outcome"), unit=PER_SECOND,
+                stacked=True, note="full: answered with 429, as WORKER_SERVE_QUEUE others waited."),
             lines("Until the tag", *quantiles(m.SERVE_SECONDS), unit=SECONDS),
             lines("Waiting", gauge("sum", m.SERVE_WAITING, "instance"), stacked=True),
         ]),
