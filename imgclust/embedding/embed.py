@@ -37,6 +37,7 @@ FLUSH_ROWS = 10_000
 FLUSH_SECONDS = 30.0  # a killed run loses at most so much work
 FAILED = "failed.csv"
 NOT_AN_IMAGE = "not an image"
+BAD_ROW = "bad-row"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -313,6 +314,8 @@ def _read(
     limits: Limits,
     may_decode: threading.BoundedSemaphore,
 ) -> _Decoded | Failed | Skipped:
+    if item.problem:
+        return Failed(item, BAD_ROW, item.problem)
     try:
         data = reader.read(item, limits.max_bytes)
         with may_decode:

@@ -93,5 +93,7 @@ def _read_file(path: str, max_bytes: int) -> bytes:
             return head + file.read(max_bytes)
     except FileNotFoundError:
         raise NotFound("there is no such file") from None
+    except ValueError:  # a NUL, or a surrogate that stands for no byte
+        raise NotFound("no file can have this name") from None
     except OSError as error:
         raise FetchFailed(f"the file cannot be read: {error.strerror or error}") from None

@@ -6,7 +6,6 @@ was interrupted meets them again as before.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 from collections import Counter
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from imgclust.errors import ImgclustError
+from imgclust.images.lists import csv_rows, parquet_rows
+from imgclust.support.path_text import from_text, is_sound, to_text
 
 # A list's column that locates the image; the first that exists counts.
 LOCATION_COLUMNS = ("source", "file", "path", "filename", "image", "url")
@@ -29,17 +30,22 @@ class Item:
     """One image to be read.
 
     Attributes:
-        id: what it is called from now on: a list's `id`, else the path below the folder, or the URL.
-        source: a path or an http(s) or s3 URL.
+        id: what it is called from now on: a list's `id`, else the path below the folder, or the URL; as text
+            that can be stored, see `imgclust.support.path_text`.
+        source: a path, as the system names it, or an http(s) or s3 URL.
         named: the user named this very image, so it is an error if it is none; files that a folder just
             happens to hold are skipped instead.
         attributes: a list's other columns.
+        fixed_id: the id is the list's own word and stays as it is, whatever else is called so.
+        problem: why there is no image to be read: a bad row of a list.
     """
 
     id: str
     source: str
     named: bool = True
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fixed_id: bool = False
+    problem: str = ""
 
     @property
     def is_url(self) -> bool:
@@ -79,11 +85,11 @@ def items(sources: Iterable[str | Path], skipped: Counter[str] | None = None) ->
             prefix = f"{path.resolve().name}/" if several else ""
             for found in _walk(path, skipped):
                 relative = found.relative_to(path).as_posix()
-                yield Item(_utf8(prefix + relative), str(found), named=False)
+                yield Item(to_text(prefix + relative), str(found), named=False)
         elif path.suffix.lower() in LISTS:
             yield from _listed(path)
         else:
-            yield Item(_utf8(path.as_posix()), str(path))
+            yield Item(to_text(path.as_posix()), str(path))
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Item]:
@@ -91,12 +97,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Item]:
     for line in lines:
         source = line.strip("\r\n")
         if source.strip():
-            yield Item(_utf8(source), source)
-
-
-def _utf8(name: str) -> str:
-    """File names may hold bytes that are no UTF-8; an id is text that can be stored and met again."""
-    return name.encode("utf-8", "backslashreplace").decode()
+            yield Item(to_text(source), source)
 
 
 def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
@@ -130,9 +131,12 @@ def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 def _listed(path: Path) -> Iterator[Item]:
     """The rows of a list; relative paths start at the list's own folder."""
-    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    rows = parquet_rows(path) if path.suffix.lower() == ".parquet" else csv_rows(path)
     location = None
     for number, row in enumerate(rows, 1):
+        if isinstance(row, str):
+            yield _bad_row(path, number, row)
+            continue
         if location is None:
             location = next((c for c in LOCATION_COLUMNS if c in row), None)
             if location is None:
@@ -140,33 +144,29 @@ def _listed(path: Path) -> Iterator[Item]:
                     f"{str(path)!a} has no column that locates the images: "
                     f"one of {', '.join(LOCATION_COLUMNS)}; it has {ascii(list(row))[:200]}"
                 )
-        where = str(row[location] or "")
-        if not where:
-            raise ImgclustError(f"{str(path)!a}: row {number} has an empty {location!r}")
-        source = where if is_url(where) else str(path.parent / where)
-        name = row.get(ID_COLUMN)
-        attributes = {k: v for k, v in row.items() if k not in (location, ID_COLUMN) and _is_attribute(v)}
-        yield Item(where if name in (None, "") else str(name), source, attributes=attributes)
+        yield _row_item(path, number, row, location)
+
+
+def _row_item(path: Path, number: int, row: Mapping[str, Any], location: str) -> Item:
+    cell = row[location] if row.get(location) is not None else ""
+    where = from_text(os.fsdecode(cell) if isinstance(cell, bytes) else str(cell))
+    if not where.strip():
+        return _bad_row(path, number, f"its {location!r} is empty")
+    attributes = {k: v for k, v in row.items() if k not in (location, ID_COLUMN) and _is_attribute(v)}
+    for column, value in attributes.items():
+        if isinstance(value, str) and not is_sound(value):
+            return _bad_row(path, number, f"its {column!a} is not UTF-8: {ascii(value)[:200]}")
+    source = where if is_url(where) else str(path.parent / where)
+    name = row.get(ID_COLUMN)
+    given = name not in (None, "")
+    return Item(to_text(str(name) if given else where), source, attributes=attributes, fixed_id=given)
+
+
+def _bad_row(path: Path, number: int, reason: str) -> Item:
+    return Item(
+        to_text(f"{path.name} row {number}"), str(path), problem=f"row {number} of the list: {reason}"
+    )
 
 
 def _is_attribute(value: object) -> bool:
     return isinstance(value, str | int | float | bool)
-
-
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ImgclustError(f"{str(path)!a} is not a CSV file in UTF-8: {str(error)!a}") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(4096):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise ImgclustError(f"{str(path)!a} is not a Parquet file: {ascii(str(error))[:200]}") from None
