@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from imgclust.cli import loading
 from imgclust.cli.options import (
     IMAGES,
+    LIMIT_OPTIONS,
     Commands,
     add_command,
     add_encoder_options,
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         workers=arguments.workers,
         progress=not arguments.quiet,
+        limits=loading.limits(arguments),
         reader=loading.reader(arguments),
     )
     _print_embedded(summary)
@@ -83,10 +85,13 @@ def _print_embedded(summary: EmbedSummary) -> None:
     print(f"embedded {summary.embedded} images in {summary.seconds:.1f} s{rate} into {summary.folder}")
     if summary.present:
         print(f"  {summary.present} were there before")
+    if summary.renamed:
+        print(f"  {summary.renamed} have the name of another image; their ids got #… from their content")
     for reason, count in summary.skipped.most_common():
         print(f"  {count} skipped: {reason}")
     for code, count in summary.failed.most_common():
-        print(f"  {count} failed: {code}; see {summary.folder / FAILED}")
+        remedy = f"; {LIMIT_OPTIONS[code]} reads larger ones" if code in LIMIT_OPTIONS else ""
+        print(f"  {count} failed: {code}; see {summary.folder / FAILED}{remedy}")
     if summary.needs_heif:
         from imgclust.images.containers import HEIF_HINT
 

@@ -12,6 +12,7 @@ from imgclust.errors import EncoderError, ImgclustError
 
 if TYPE_CHECKING:
     from imgclust.embedding.encoder import TorchEncoder
+    from imgclust.images.decode import Limits
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
     from imgclust.types import EncoderIdentity
@@ -78,11 +79,25 @@ def encoder(
     return encoder
 
 
+def limits(arguments: argparse.Namespace) -> Limits:
+    """What one image may cost."""
+    from imgclust.images.decode import DEFAULT_LIMITS, Limits
+
+    return Limits(
+        max_pixels=arguments.max_pixels or DEFAULT_LIMITS.max_pixels,
+        max_bytes=arguments.max_bytes or DEFAULT_LIMITS.max_bytes,
+    )
+
+
 def reader(arguments: argparse.Namespace) -> Reader:
     """What reads the images: files, and URLs of the addresses that the arguments allow."""
     from imgclust.images.reader import Reader
 
-    if not (arguments.allow_network or arguments.allow_port or arguments.allow_bucket or arguments.proxy):
+    asked = (
+        arguments.allow_network, arguments.allow_port, arguments.allow_bucket, arguments.proxy,
+        arguments.max_bytes,
+    )  # fmt: skip
+    if not any(asked):
         return Reader()  # loads nothing of the network unless there are URLs
     from imgclust.fetching.urls import FetchPolicy
 
@@ -95,6 +110,7 @@ def reader(arguments: argparse.Namespace) -> Reader:
         allow_ports=(80, 443, *arguments.allow_port),
         allow_buckets=tuple(arguments.allow_bucket),
         proxy=arguments.proxy,
+        max_bytes=arguments.max_bytes or FetchPolicy().max_bytes,
     )
     if policy.allow_buckets:
         from imgclust.fetching.object_store import Buckets

@@ -11,6 +11,9 @@ IMAGES = """\
 folders (searched all the way down), files, http(s) and s3 URLs, or lists: a CSV, TSV or Parquet file with a
 column source, file, path, filename, image or url, and perhaps id; its other columns become attributes"""
 
+# error code → the option that lifts its limit
+LIMIT_OPTIONS = {"too-many-pixels": "--max-pixels", "too-large": "--max-bytes"}
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
 
 
@@ -54,6 +57,14 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=positive, metavar="N", help="threads that decode (as many as cores)"
     )
+    command.add_argument(
+        "--max-pixels", type=positive, metavar="N",
+        help="of an image, width × height (50000000); decoding takes 4 to 20 bytes of memory for each",
+    )  # fmt: skip
+    command.add_argument(
+        "--max-bytes", type=positive, metavar="N",
+        help="of an image file (67108864) or of what a URL gives (20971520)",
+    )  # fmt: skip
     command.add_argument(
         "--allow-network", action="append", default=[], metavar="CIDR",
         help="fetch URLs from this network too, like 10.1.0.0/16; by default only from public addresses",

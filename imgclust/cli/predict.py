@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,12 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclust.cli import loading
-from imgclust.cli.options import IMAGES, Commands, add_command, add_encoder_options, add_reading_options
+from imgclust.cli.options import (
+    IMAGES,
+    LIMIT_OPTIONS,
+    Commands,
+    add_command,
+    add_encoder_options,
+    add_reading_options,
+)
 from imgclust.cli.output import note
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
-    from imgclust.embedding.embed import Failed
+    from imgclust.embedding.stream import Failed
     from imgclust.model.model import ClusterModel
     from imgclust.tagging.rows import Row
 
@@ -67,6 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     failures.print_summary()
     if target is not None:
         note(f"{counts.placed} pictures placed in {target}, {counts.present} were there before")
+        if counts.elsewhere:
+            note(
+                f"{counts.elsewhere} not placed, as they are no files that can be read here, "
+                f"like {counts.example[:200]!a}"
+            )
     if written:
         return 0
     raise ImgclustError("no picture was predicted")
@@ -85,7 +98,8 @@ class _Failures:
 
     def print_summary(self) -> None:
         for code, count in self._codes.most_common():
-            note(f"{count} failed: {code}")
+            remedy = f"; {LIMIT_OPTIONS[code]} reads larger ones" if code in LIMIT_OPTIONS else ""
+            note(f"{count} failed: {code}{remedy}")
 
 
 def _predicted(
@@ -103,9 +117,12 @@ def _predicted(
         return
     encoder = loading.encoder_of(model, arguments)
     common: dict[str, Any] = {
-        "on_failed": failures, "workers": arguments.workers, "reader": loading.reader(arguments)
+        "on_failed": failures, "workers": arguments.workers, "limits": loading.limits(arguments),
+        "reader": loading.reader(arguments),
     }  # fmt: skip
     if "-" in others:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
         yield from predictions.predict_lines(model, encoder, sys.stdin, **common)
         others.remove("-")
     if others:

@@ -1,80 +1,42 @@
-"""Images → an embeddings folder, streaming: read and decode in threads, encode in batches, write in shards.
-
-Pillow and the encoder release the interpreter's lock, so threads keep all cores busy. At no time is more
-held than a window of decoded images and one unwritten shard.
-"""
+"""Images → an embeddings folder: what is new is read, decoded, encoded and written in shards, as a stream."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
-
-from imgclust.embedding.store import EmbeddingsWriter, read_ids
-from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
+from imgclust.embedding.known import KnownImages, Meeting
+from imgclust.embedding.store import EmbeddingsWriter
+from imgclust.embedding.stream import (
+    BATCH,
+    NOT_AN_IMAGE,
+    Embedded,
+    EmbedOutcome,
+    Failed,
+    Present,
+    Skipped,
+    stream,
+)
+from imgclust.errors import EmbeddingsError
 from imgclust.images import containers
-from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
+from imgclust.images.decode import DEFAULT_LIMITS, Limits
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item, items
-from imgclust.support.machine import available_cores
+from imgclust.support.path_text import storable, to_text
 from imgclust.support.progress import Bar, bar_for
 from imgclust.support.spreadsheets import guard
-from imgclust.types import Encoder, Floats, Pixels, Preprocessing
+from imgclust.types import Encoder
 
-BATCH = 64
-READERS = 32  # threads that read or fetch; only as many as there are cores decode at once
-WINDOW = 4  # batches of decoded images that may wait for the encoder
 FLUSH_ROWS = 10_000
 FLUSH_SECONDS = 30.0  # a killed run loses at most so much work
 FAILED = "failed.csv"
-NOT_AN_IMAGE = "not an image"
-BAD_ROW = "bad-row"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image in the encoder's space. `vector`: float32 (dim,); `sha256`: hex, of the file's bytes."""
-
-    item: Item
-    vector: Floats
-    width: int
-    height: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failed:
-    """An image that could not be had: a code of `imgclust.errors`, and the reason for people."""
-
-    item: Item
-    code: str
-    message: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file of a folder that is no image."""
-
-    item: Item
-
-
-EmbedOutcome = Embedded | Failed | Skipped
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Decoded:
-    item: Item
-    picture: Decoded
-    sha256: str
+MET_BEFORE = "the same file again"
+DUPLICATE_ID = "duplicate-id"
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,7 +46,8 @@ class EmbedSummary:
     Attributes:
         folder: where the embeddings are.
         embedded: images added by this run.
-        present: images that the folder held before.
+        present: images that the folder held before, by their place or their content.
+        renamed: of the embedded, those that got another id, as theirs was another image's.
         skipped: reason → files that were passed over.
         failed: error code → images; each with its reason in `failed.csv`.
         needs_heif: of the failed, those that the extra `heif` would read.
@@ -94,6 +57,7 @@ class EmbedSummary:
     folder: Path
     embedded: int = 0
     present: int = 0
+    renamed: int = 0
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
     failed: Counter[str] = dataclasses.field(default_factory=Counter)
     needs_heif: int = 0
@@ -118,8 +82,8 @@ def embed(
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet shards; may be interrupted and run again at any time.
 
-    Images that the folder already holds (by id) are not read again. Broken ones are listed in `failed.csv`
-    beside the shards and tried again by the next run.
+    Images that the folder already holds are not embedded again; `imgclust.embedding.known` has the rules.
+    Broken ones are listed in `failed.csv` beside the shards and tried again by the next run.
 
     Args:
         sources: folders, files, CSV/TSV/Parquet lists, http(s) URLs; see `imgclust.images.sources.items`.
@@ -142,15 +106,23 @@ def embed(
             EmbeddingsWriter(summary.folder, encoder.identity, shard_rows=FLUSH_ROWS)
         )
         failures = stack.enter_context(_FailureList(summary.folder / FAILED))
-        known = read_ids(summary.folder)
+        known = KnownImages(summary.folder)
         bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
         todo = _new(items(sources, summary.skipped), known, summary, failures, bar)
-        batches = stream(todo, encoder, batch=batch, workers=workers, limits=limits, reader=reader)
+        batches = stream(
+            todo,
+            encoder,
+            batch=batch,
+            workers=workers,
+            limits=limits,
+            reader=reader,
+            is_present=known.is_present,
+        )
         stack.enter_context(closing(batches))  # so that an error stops the readers at once
         flushed = clock()
         for outcomes in batches:
             for outcome in outcomes:
-                _record(outcome, writer, failures, summary)
+                _record(outcome, known, writer, failures, summary)
             bar.advance(len(outcomes))
             if clock() - flushed >= FLUSH_SECONDS:
                 writer.flush()
@@ -164,32 +136,45 @@ def _counter(sources: list[str | Path]) -> Callable[[], int]:
 
 
 def _new(
-    found: Iterable[Item], known: set[str], summary: EmbedSummary, failures: _FailureList, bar: Bar
+    found: Iterable[Item], known: KnownImages, summary: EmbedSummary, failures: _FailureList, bar: Bar
 ) -> Iterator[Item]:
-    """Leave out what the folder holds, and refuse a second image of the same name."""
-    met: set[str] = set()
+    """Leave out what the folder holds, and what this run has met before."""
     for item in found:
-        if item.id in met:
-            failures.add(Failed(item, "duplicate-id", "an earlier image of this run has the same id"))
-            summary.failed["duplicate-id"] += 1
-        elif item.id in known:
-            summary.present += 1
-        else:
-            met.add(item.id)
-            yield item
-            continue
-        met.add(item.id)
+        meeting = Meeting.NEW if item.problem else known.meet(item)
+        match meeting:
+            case Meeting.NEW | Meeting.CONTESTED:
+                yield item
+                continue
+            case Meeting.PRESENT:
+                summary.present += 1
+            case Meeting.REPEATED if item.named:
+                reason = "an earlier row or argument of this run names the same image"
+                failures.add(Failed(item, DUPLICATE_ID, reason))
+                summary.failed[DUPLICATE_ID] += 1
+            case Meeting.REPEATED:
+                summary.skipped[MET_BEFORE] += 1
         bar.advance(1)
 
 
 def _record(
-    outcome: EmbedOutcome, writer: EmbeddingsWriter, failures: _FailureList, summary: EmbedSummary
+    outcome: EmbedOutcome,
+    known: KnownImages,
+    writer: EmbeddingsWriter,
+    failures: _FailureList,
+    summary: EmbedSummary,
 ) -> None:
     item = outcome.item
     match outcome:
+        case Embedded() if known.is_present(item, outcome.sha256):
+            summary.present += 1
+        case Embedded() if item.fixed_id and known.is_contested(item):
+            reason = "another image has this id, here or in an earlier run; ids of lists are never changed"
+            failures.add(Failed(item, DUPLICATE_ID, reason))
+            summary.failed[DUPLICATE_ID] += 1
         case Embedded():
+            name = known.add(item, outcome.sha256)
             writer.append(
-                id=item.id,
+                id=name,
                 source=item.source,
                 embedding=outcome.vector,
                 width=outcome.width,
@@ -198,12 +183,15 @@ def _record(
                 attributes=item.attributes,
             )
             summary.embedded += 1
+            summary.renamed += name != item.id
         case Failed():
             failures.add(outcome)
             summary.failed[outcome.code] += 1
             summary.needs_heif += containers.HEIF_HINT in outcome.message
         case Skipped():
             summary.skipped[NOT_AN_IMAGE] += 1
+        case Present():
+            summary.present += 1
 
 
 class _FailureList:
@@ -219,110 +207,28 @@ class _FailureList:
         return self
 
     def add(self, failed: Failed) -> None:
-        if self._write is None:
-            file = self._stack.enter_context(
-                self._path.open("w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1)
-            )
-            self._write = csv.writer(file).writerow
-            self._write(["id", "source", "code", "message"])
-        self._write(map(guard, (failed.item.id, failed.item.source, failed.code, failed.message)))
+        """Add a line.
+
+        Raises:
+            EmbeddingsError: it cannot be written.
+        """
+        row = (failed.item.id, to_text(failed.item.source), failed.code, storable(failed.message))
+        try:
+            if self._write is None:
+                file = self._stack.enter_context(
+                    self._path.open("w", newline="", encoding="utf-8", buffering=1)
+                )
+                self._write = csv.writer(file).writerow
+                self._write(["id", "source", "code", "message"])
+            self._write(map(guard, row))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-
-def stream(
-    found: Iterable[Item],
-    encoder: Encoder,
-    *,
-    batch: int = BATCH,
-    workers: int | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-    reader: Reader | None = None,
-) -> Generator[list[EmbedOutcome]]:
-    """Embed images as they come, in their order, a batch at a time; memory stays constant.
-
-    Arguments as for `embed`. Yields about `batch` outcomes at a time; each item has exactly one.
-    """
-    waiting: list[_Decoded | Failed | Skipped] = []
-    ready = 0
-    preprocessing = encoder.identity.preprocessing
-    with closing(_decoded(found, preprocessing, WINDOW * batch, workers, limits, reader)) as results:
-        for result in results:
-            waiting.append(result)
-            ready += isinstance(result, _Decoded)
-            if ready == batch:
-                yield _encoded(waiting, encoder)
-                waiting, ready = [], 0
-        if waiting:
-            yield _encoded(waiting, encoder)
-
-
-def _encoded(waiting: list[_Decoded | Failed | Skipped], encoder: Encoder) -> list[EmbedOutcome]:
-    pictures = [w.picture.pixels for w in waiting if isinstance(w, _Decoded)]
-    vectors = iter(_vectors(pictures, encoder))
-    return [_outcome(w, next(vectors)) if isinstance(w, _Decoded) else w for w in waiting]
-
-
-def _vectors(pictures: list[Pixels], encoder: Encoder) -> Sequence[Floats | EncoderError]:
-    """Encode a batch; where it fails, one by one, so that a picture which does not encode fails alone."""
-    if not pictures:
-        return []
-    try:
-        return list(encoder.encode(np.stack(pictures)))
-    except EncoderError as error:
-        if len(pictures) == 1:
-            return [error]
-        return [vector for picture in pictures for vector in _vectors([picture], encoder)]
-
-
-def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> EmbedOutcome:
-    item, picture = decoded.item, decoded.picture
-    if isinstance(vector, EncoderError):
-        return Failed(item, "encode-failed", str(vector))
-    return Embedded(item, vector, picture.width, picture.height, decoded.sha256)
-
-
-def _decoded(
-    found: Iterable[Item],
-    preprocessing: Preprocessing,
-    window: int,
-    workers: int | None,
-    limits: Limits,
-    reader: Reader | None,
-) -> Generator[_Decoded | Failed | Skipped]:
-    """Read and decode ahead of the encoder, at most `window` images, in the items' order."""
-    may_decode = threading.BoundedSemaphore(workers or available_cores())
-    own_reader = reader or Reader()
-    ahead: deque[Future[_Decoded | Failed | Skipped]] = deque()
-    with own_reader, ThreadPoolExecutor(READERS, "imgclust-read") as pool:
         try:
-            for item in found:
-                ahead.append(pool.submit(_read, item, own_reader, preprocessing, limits, may_decode))
-                if len(ahead) >= window:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._stack.close()
+        except OSError as error:
+            raise self._unwritable(error) from None
 
-
-def _read(
-    item: Item,
-    reader: Reader,
-    preprocessing: Preprocessing,
-    limits: Limits,
-    may_decode: threading.BoundedSemaphore,
-) -> _Decoded | Failed | Skipped:
-    if item.problem:
-        return Failed(item, BAD_ROW, item.problem)
-    try:
-        data = reader.read(item, limits.max_bytes)
-        with may_decode:
-            picture = decode(data, preprocessing, limits)
-        return _Decoded(item, picture, hashlib.sha256(data).hexdigest())
-    except UnsupportedFormat as error:
-        is_image = item.named or containers.HEIF_HINT in str(error)
-        return Failed(item, error.code, str(error)) if is_image else Skipped(item)
-    except ImageError as error:
-        return Failed(item, error.code, str(error))
+    def _unwritable(self, error: OSError) -> EmbeddingsError:
+        return EmbeddingsError(f"{str(self._path)!a} cannot be written: {error.strerror or error}")

@@ -20,15 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgclust.errors import EmbeddingsError
+from imgclust.support.path_text import from_text, storable, to_text
 from imgclust.types import EncoderIdentity, Floats
 
 MAX_SHARD_ROWS = 100_000
 IDENTITY_KEY = b"imgclust.encoder"
+FOLDER_KEY = b"imgclust.folder"  # where relative sources begin
 _PATTERN = "embeddings-[0-9]*.parquet"
 
 
 def schema(identity: EncoderIdentity) -> pa.Schema:
-    """The columns of a shard, with the encoder's identity in the metadata."""
+    """The columns of a shard; the metadata hold the encoder's identity and the working folder."""
+    try:
+        folder = os.getcwdb()
+    except OSError:  # it was removed
+        folder = b""
     return pa.schema(
         [
             ("id", pa.string()),
@@ -39,7 +45,10 @@ def schema(identity: EncoderIdentity) -> pa.Schema:
             ("sha256", pa.string()),
             ("attributes", pa.string()),
         ],
-        metadata={IDENTITY_KEY: json.dumps(identity.to_dict(), sort_keys=True)},
+        metadata={
+            IDENTITY_KEY: json.dumps(identity.to_dict(), sort_keys=True),
+            FOLDER_KEY: to_text(os.fsdecode(folder)),
+        },
     )
 
 
@@ -48,7 +57,7 @@ class Embeddings:
     """n images and their places in the encoder's space.
 
     Attributes:
-        ids, sources: n strings; `source` is the path or URL that was read.
+        ids, sources: n strings; `source` is the path, as the system names it, or the URL that was read.
         vectors: float32 (n, dim), unit-norm rows that hold float16 values.
         widths, heights: int32 (n,), pixels of the original.
         sha256: n hex digests of the files' bytes; None where they are not known.
@@ -121,7 +130,7 @@ class EmbeddingsWriter:
     ) -> None:
         """Add one image; `embedding`: (dim,), float16 values. `sha256` None, sizes of 0: not known."""
         row = {
-            "id": _utf8(id), "source": _utf8(source), "embedding": np.asarray(embedding, np.float16),
+            "id": storable(id), "source": to_text(source), "embedding": np.asarray(embedding, np.float16),
             "width": width, "height": height, "sha256": sha256,
             "attributes": json.dumps(dict(attributes or {}), ensure_ascii=False, sort_keys=True),
         }  # fmt: skip
@@ -174,11 +183,6 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, as lone surrogates, which Parquet cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def shards(folder: Path) -> list[Path]:
     """The folder's shards, oldest first."""
     return sorted(Path(folder).glob(_PATTERN))
@@ -206,6 +210,12 @@ def _identity_of(shard: Path) -> EncoderIdentity:
             f"{str(shard)!r} is not a shard of embeddings ({type(error).__name__}: {error}); "
             "remove it, or make the folder again with `imgclust embed`"
         ) from None
+
+
+def working_folder(shard: Path) -> str | None:
+    """Where a shard's relative sources begin; None: it does not record that."""
+    folder = (pq.read_schema(shard).metadata or {}).get(FOLDER_KEY, b"")
+    return from_text(folder.decode()) or None
 
 
 def read_ids(folder: Path) -> set[str]:
@@ -238,7 +248,7 @@ def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Embeddings(
         ids=table["id"].to_pylist(),
-        sources=table["source"].to_pylist(),
+        sources=[from_text(source) for source in table["source"].to_pylist()],
         vectors=flat.reshape(-1, identity.dim).astype(np.float32),
         widths=numbers("width"),
         heights=numbers("height"),

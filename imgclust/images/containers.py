@@ -20,7 +20,7 @@ MAX_JPEG_SCANS = 100  # progressive files of real encoders hold 3 to 20; each co
 MAX_PNG_CHUNKS = 65_536  # 8 KB each, as libpng writes them, make 512 MB
 MAX_GIF_BLOCKS = 10_000  # before the first frame
 MAX_TIFF_ENTRIES = 512  # real files hold 10 to 60
-MAX_TIFF_METADATA = 16 * 1024 * 1024
+MAX_TIFF_METADATA = 16 * 1024 * 1024  # bytes of numbers, and of bytes beyond the file's own size
 MAX_EXIF_ENTRIES = 512
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "HEIF")
@@ -164,6 +164,32 @@ def _count_scans(data: bytes, at: int) -> None:
         at += int.from_bytes(data[at : at + 2])
 
 
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+
+
+def jpeg_is_covered(data: bytes) -> bool:
+    """Whether a JPEG has scans for every coefficient of every component of its frame, to the last bit.
+
+    Whether the scans themselves are complete is another question.
+    """
+    missing: dict[int, set[int]] = {}
+    at = 2
+    while match := _NEXT_MARKER.search(data, at):
+        marker, at = data[match.start() + 1], match.end()
+        segment = data[at + 2 : at + int.from_bytes(data[at : at + 2])]
+        if marker in _FRAMES:
+            missing = {component: set(range(64)) for component in segment[6::3]}
+        elif marker == 0xDA and len(segment) >= 6:
+            end = 1 + 2 * segment[0]
+            first, last, precision = segment[end : end + 3].ljust(3, b"\xff")
+            if precision & 0x0F == 0:  # else a later scan refines it
+                for component in segment[1:end:2]:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+        if marker != 0x01:
+            at += len(segment) + 2
+    return bool(missing) and not any(missing.values())
+
+
 # ----------------------------------------------------------------------------------------------- PNG
 
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -239,17 +265,23 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
                     16: 8, 17: 8, 18: 8}  # fmt: skip
 
 
+_TIFF_BYTES = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED
+
 # EXIF, GPS and interoperability directories: Pillow reads them when it loads the picture
 _TIFF_DIRECTORIES = (0x8769, 0x8825, 0xA005)
 
 
 def _tiff(data: bytes) -> Prepared:
-    """Bound the directories: Pillow reads each entry's data, and many entries may name the same bytes."""
+    """Bound the directories: Pillow reads the data of each entry, and many name the same bytes.
+
+    Plain bytes (layers, previews and notes of programs) are copied once, so what a file has is no harm;
+    numbers become Python's, which are ten times as large.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     count_format, entry_format = (order + "Q", order + "HHQQ") if big else (order + "H", order + "HHII")
     starts = list(struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4))
-    entries = total = 0
+    entries = plain = numbers = 0
     for start in starts:  # grows by what the directories name
         (count,) = struct.unpack_from(count_format, data, start)
         entries += count
@@ -261,11 +293,17 @@ def _tiff(data: bytes) -> Prepared:
         for index in range(count):
             at = start + index * struct.calcsize(entry_format)
             tag, kind, n, value = struct.unpack_from(entry_format, data, at)
-            total += n * _TIFF_TYPE_BYTES.get(kind, 1)
+            if kind in _TIFF_BYTES:
+                plain += n
+            else:
+                numbers += n * _TIFF_TYPE_BYTES.get(kind, 1)
             if tag in _TIFF_DIRECTORIES:
                 starts.append(value)
-    if total > MAX_TIFF_METADATA:
-        raise DecodeFailed(f"the TIFF's directories name {total} bytes, at most {MAX_TIFF_METADATA} are read")
+    if (total := numbers + max(0, plain - len(data))) > MAX_TIFF_METADATA:
+        raise DecodeFailed(
+            f"the TIFF's directories name {total} bytes more than it has, or of numbers; "
+            f"at most {MAX_TIFF_METADATA} are read"
+        )
     return Prepared(data)  # Pillow turns TIFFs upright itself
 
 

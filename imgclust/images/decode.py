@@ -1,4 +1,4 @@
-"""Bytes → pixels, with limits. Loads numpy and Pillow only, so that a fetcher process stays small.
+"""Bytes → pixels, with limits. Loads numpy, Pillow and simplejpeg only: a fetcher process stays small.
 
 The bytes are hostile. Three things keep them in bounds:
 
@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from imgclust.errors import DecodeError, DecodeFailed, TooManyPixels, UnsupportedFormat
-from imgclust.images import containers
+from imgclust.images import containers, jpeg
 from imgclust.types import Pixels, Preprocessing
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 only while its shorter side stays this many times the resize length:
-# the reserve leaves the final, better filter the last part of the work (cosine ≥ 0.99; see the tests).
-DRAFT_RESERVE = 1.5
+# A JPEG is scaled while it is decoded only as far as its shorter side stays this many times the resize
+# length: the reserve leaves the last part of the work to the final, better filter (cosine ≥ 0.99; see tests).
+SCALING_RESERVE = 1.5
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _PLUGINS = {
@@ -77,7 +77,7 @@ class Decoded:
     Attributes:
         pixels: uint8 (size, size, 3), RGB, C-contiguous.
         width, height: of the original, turned upright, in pixels.
-        format: one of `formats.FORMATS`.
+        format: one of `containers.FORMATS`.
     """
 
     pixels: Pixels
@@ -98,8 +98,8 @@ def decode(
         data: the file's bytes; the content decides the format, not a name.
         preprocessing: of the encoder, `encoder.identity.preprocessing`.
         limits: judged before anything is decoded.
-        shrink_on_load: let libjpeg scale large JPEGs by 1/2, 1/4 or 1/8 while it decodes (two to five times
-            faster for photographs; the embedding's cosine to the full path stays ≥ 0.99).
+        shrink_on_load: let libjpeg scale large JPEGs by eighths while it decodes (two to five times faster
+            for photographs; the embedding's cosine to the full path stays ≥ 0.99).
 
     Raises:
         UnsupportedFormat: not an image, or of a format that is not on the list.
@@ -157,12 +157,20 @@ def _load(data: bytes, limits: Limits, shortest: int | None) -> _Picture:
     prepared = containers.prepare(data, format)
     if prepared.size is not None:
         _check_pixels(prepared.size, limits)
-    image = _plugin(format)(io.BytesIO(prepared.data))
+    least = int((shortest or 0) * SCALING_RESERVE)
+    data = prepared.data
+    if format == "JPEG":
+        if found := jpeg.load(data, least, limits.max_pixels):
+            return _Picture(*found, prepared.orientation, format)
+        if (whole := jpeg.completed(data)) != data:
+            data = whole
+            if found := jpeg.load(data, least, limits.max_pixels):
+                return _Picture(*found, prepared.orientation, format)
+    image = _plugin(format)(io.BytesIO(data))
     _check_pixels(image.size, limits)
     raw_size = image.size
-    if format == "JPEG" and shortest is not None:
-        reserve = int(shortest * DRAFT_RESERVE)
-        image.draft(None, (reserve, reserve))
+    if format == "JPEG" and least:
+        image.draft(None, (least, least))
     image.load()
     if format == "TIFF":
         raw_size = image.size  # Pillow has turned it

@@ -19,6 +19,7 @@ from imgclust.errors import ImageError
 from imgclust.images.decode import DEFAULT_LIMITS, decode
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item
+from imgclust.support.path_text import from_text
 from imgclust.types import Preprocessing
 
 SIDE = 48  # pixels; on the map and in lists they are shown at 34 to 84
@@ -65,4 +66,5 @@ def embedded_from(folder: Path) -> Iterator[tuple[str, str]]:
 
     for shard in shards(folder):
         for batch in pq.ParquetFile(shard).iter_batches(columns=["id", "source"]):
-            yield from zip(batch.column("id").to_pylist(), batch.column("source").to_pylist(), strict=True)
+            sources = map(from_text, batch.column("source").to_pylist())
+            yield from zip(batch.column("id").to_pylist(), sources, strict=True)

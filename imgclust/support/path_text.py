@@ -26,6 +26,11 @@ def is_sound(text: str) -> bool:
     return text.isascii() or _BYTE.search(text) is None
 
 
+def storable(text: str) -> str:
+    """A text as it is, or as `to_text` writes it where it cannot be stored; what is text already stays so."""
+    return text if is_sound(text) else to_text(text)
+
+
 def from_text(text: str) -> str:
     """The path that `to_text` was given."""
     return _WRITTEN.sub(lambda found: chr(int(found[1], 16)), text) if "\\" in text else text

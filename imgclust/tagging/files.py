@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from imgclust.errors import ImgclustError
+from imgclust.support.path_text import storable, to_text
 from imgclust.support.spreadsheets import guard
 
 if TYPE_CHECKING:
@@ -42,16 +43,11 @@ COLUMNS = (
 PARQUET_ROWS = 10_000  # held at once
 
 
-def _sound(text: str) -> str:
-    """File names may hold bytes that are not UTF-8 (as lone surrogates); what is written is UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def as_json(row: Row) -> dict[str, Any]:
     """A row as JSON lines have it; the fields mean what they mean in a tag."""
     return {
-        "id": _sound(row.id),
-        "source": _sound(row.source),
+        "id": storable(row.id),
+        "source": to_text(row.source),
         "cluster": row.cluster,
         "name": row.name,
         "probability": row.probability,

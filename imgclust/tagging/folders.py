@@ -29,12 +29,14 @@ class Sorted:
     Attributes:
         placed: new files or links.
         present: already there from an earlier run, with the same content.
-        elsewhere: not files on this machine (URLs, rows of an embeddings folder), so left out.
+        elsewhere: not files on this machine (URLs, files that were moved or removed), so left out.
+        example: of these, the first.
     """
 
     placed: int = 0
     present: int = 0
     elsewhere: int = 0
+    example: str = ""
 
 
 def folder_name(cluster: int, name: str | None) -> str:
@@ -89,6 +91,7 @@ def _sort(rows: Iterable[Row], folder: Path, counts: Sorted, *, link: bool) -> I
         source = Path(row.source)
         if "://" in row.source or not source.is_file():
             counts.elsewhere += 1
+            counts.example = counts.example or row.source
         else:
             target = folder / folder_name(row.cluster, row.name)
             try:

@@ -19,7 +19,8 @@ from imgclust.images.sources import Item, from_lines, items
 from imgclust.types import OTHER, Encoder, Floats
 
 if TYPE_CHECKING:
-    from imgclust.embedding.embed import EmbedOutcome, Failed
+    from imgclust.embedding.stream import EmbedOutcome, Failed
+    from imgclust.images.decode import Limits
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
 
@@ -41,7 +42,7 @@ class Row:
 
     Attributes:
         id: as `imgclust embed` would name it: the path below the folder that was given.
-        source: where the picture was read: a path or a URL.
+        source: where the picture was read: a path, as the system names it, or a URL.
         cluster, name: its cluster; -1 and None are "other".
         probability: strength of the membership, 0..1; 0 for "other".
         novel: unlike anything the model was fitted on.
@@ -72,6 +73,7 @@ def predict_paths(
     on_failed: Callable[[Failed], None] | None = None,
     skipped: Counter[str] | None = None,
     workers: int | None = None,
+    limits: Limits | None = None,
     reader: Reader | None = None,
 ) -> Iterator[Row]:
     """Predict pictures as they are read, in their order, a batch at a time.
@@ -83,6 +85,7 @@ def predict_paths(
         on_failed: called with each picture that could not be had; the others go on.
         skipped: counts by reason what a folder holds beside pictures.
         workers: threads that decode; by default as many as cores.
+        limits: what one picture may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
 
     Raises:
@@ -90,7 +93,8 @@ def predict_paths(
         ImgclustError: a source does not exist.
     """
     skipped = Counter() if skipped is None else skipped
-    return _predict_items(model, encoder, items(sources, skipped), on_failed, skipped, workers, reader)
+    found = items(sources, skipped)
+    return _predict_items(model, encoder, found, on_failed, skipped, workers, limits, reader)
 
 
 def predict_lines(
@@ -100,10 +104,12 @@ def predict_lines(
     *,
     on_failed: Callable[[Failed], None] | None = None,
     workers: int | None = None,
+    limits: Limits | None = None,
     reader: Reader | None = None,
 ) -> Iterator[Row]:
     """Predict a stream of paths and URLs, one a line; otherwise as `predict_paths`."""
-    return _predict_items(model, encoder, from_lines(lines), on_failed, Counter(), workers, reader)
+    found = from_lines(lines)
+    return _predict_items(model, encoder, found, on_failed, Counter(), workers, limits, reader)
 
 
 def _predict_items(
@@ -113,13 +119,16 @@ def _predict_items(
     on_failed: Callable[[Failed], None] | None,
     skipped: Counter[str],
     workers: int | None,
+    limits: Limits | None,
     reader: Reader | None,
 ) -> Iterator[Row]:
     """Check the encoder at once, not when the first picture is ready."""
-    from imgclust.embedding.embed import stream
+    from imgclust.embedding.stream import stream
+    from imgclust.images.decode import DEFAULT_LIMITS
 
     model.check_encoder(encoder.identity)
-    return _rows_of(model, stream(found, encoder, workers=workers, reader=reader), on_failed, skipped)
+    batches = stream(found, encoder, workers=workers, limits=limits or DEFAULT_LIMITS, reader=reader)
+    return _rows_of(model, batches, on_failed, skipped)
 
 
 def _rows_of(
@@ -128,7 +137,7 @@ def _rows_of(
     on_failed: Callable[[Failed], None] | None,
     skipped: Counter[str],
 ) -> Iterator[Row]:
-    from imgclust.embedding.embed import NOT_AN_IMAGE, Embedded, Failed, Skipped
+    from imgclust.embedding.stream import NOT_AN_IMAGE, Embedded, Failed, Skipped
 
     for outcomes in batches:
         embedded = [o for o in outcomes if isinstance(o, Embedded)]

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclust.embedding.embed import FAILED, Embedded, Failed, embed, stream
+from imgclust.embedding.embed import FAILED, embed
 from imgclust.embedding.store import read_embeddings, shards
+from imgclust.embedding.stream import Embedded, Failed, stream
 from imgclust.errors import EncoderError, ImgclustError
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.reader import Reader

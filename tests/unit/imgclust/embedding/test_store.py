@@ -155,7 +155,9 @@ def test_unreadable_folders(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
-    """File names with bytes that are no UTF-8 are stored escaped instead of losing a shard."""
+    """File names with bytes that are no UTF-8 are stored as text, and come back as they were."""
     with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
         writer.append(id="a", source="/x/\udcff.png", embedding=rows(1)[0], width=1, height=1, sha256="")
-    assert read_embeddings(tmp_path).sources == ["/x/\\udcff.png"]
+    assert read_embeddings(tmp_path).sources == ["/x/\udcff.png"]
+    (shard,) = shards(tmp_path)
+    assert pq.read_table(shard)["source"].to_pylist() == ["/x/\\udcff.png"]

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -166,8 +167,10 @@ def photo(width: int) -> Image.Image:
     return image.resize((width, width * image.height // image.width), Image.Resampling.LANCZOS)
 
 
-@pytest.mark.parametrize(("width", "factor"), [(640, 1), (1920, 2), (4000, 4)])
-def test_shrink_on_load_keeps_a_reserve(width: int, factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("width", "eighths"), [(320, 8), (640, 8), (1000, 5), (1500, 3), (1920, 3), (4000, 2), (8000, 1)]
+)
+def test_shrink_on_load_keeps_a_reserve(width: int, eighths: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large JPEG is decoded smaller, never below the reserve, and looks the same afterwards."""
     data = encoded(photo(width), "JPEG", quality=92)
     seen = []
@@ -176,9 +179,48 @@ def test_shrink_on_load_keeps_a_reserve(width: int, factor: int, monkeypatch: py
     clip = Preprocessing(224, 224)
     shrunk, full = decode(data, clip), decode(data, clip, shrink_on_load=False)
     assert (shrunk.width, shrunk.height) == (full.width, full.height) == photo(width).size
-    assert seen[0][0] == -(-width // factor)
-    assert min(seen[0]) >= 224 * module.DRAFT_RESERVE or factor == 1
+    assert seen[0][0] == -(-width * eighths // 8)
+    assert min(seen[0]) >= 224 * module.SCALING_RESERVE or eighths == 8
     assert np.abs(shrunk.pixels.astype(int) - full.pixels).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_marker_is_a_picture(mode: str, progressive: bool) -> None:
+    """Nothing but FF D9 is missing (or half of it): the same picture, at full size and scaled. One byte less,
+    or a scan less, and it was cut."""
+    noise = np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
+    image = Image.fromarray(noise).resize((960, 720)).convert(mode)
+    data = encoded(image, "JPEG", quality=90, progressive=progressive)
+    whole, scaled = decode(data, P, shrink_on_load=False).pixels, decode(data, P).pixels
+    for lacking in (data[:-2], data[:-1], data[:-2] + bytes(100)):
+        assert np.array_equal(decode(lacking, P, shrink_on_load=False).pixels, whole)
+        assert np.array_equal(decode(lacking, P).pixels, scaled)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for cut in (len(data) - 4, len(data) - 3, len(data) * 3 // 4, *scans[1:]):
+        with pytest.raises(DecodeFailed):
+            decode(data[:cut], P)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans())
+def test_no_cut_jpeg_is_a_picture(seed: int, where: float, progressive: bool) -> None:
+    """Wherever it is cut, unless nothing but the end marker is gone."""
+    noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8))
+    data = encoded(noise, "JPEG", quality=95, progressive=progressive)
+    with pytest.raises(DecodeError):
+        decode(data[: int(where * (len(data) - 3))], P)
+
+
+def test_what_only_pillow_takes_is_still_taken() -> None:
+    """CMYK, and files that a strict reader warns of."""
+    assert one_colour(encoded(Image.new("CMYK", (640, 480), (0, 255, 255, 0)), "JPEG")) == pytest.approx(
+        [255, 0, 0], abs=3
+    )
+    data = encoded(Image.new("RGB", (640, 480), "red"), "JPEG", restart_marker_rows=1)
+    odd = data.replace(b"\xff\xd3", b"\xff\xd2", 1)  # a restart marker out of turn
+    with pytest.raises(ValueError, match="Corrupt"):
+        simplejpeg.decode_jpeg(odd)
+    assert decode(odd, P).pixels[0, 0].tolist() == pytest.approx([255, 0, 0], abs=3)
 
 
 @pytest.mark.parametrize("format", [*LOSSLESS, *LOSSY])
@@ -313,6 +355,24 @@ def test_containers_built_to_exhaust() -> None:
             decode(data, P)
 
 
+@pytest.mark.parametrize("kind", [1, 2, 7])
+def test_layers_of_a_tiff_are_no_harm(kind: int) -> None:
+    """Programs keep their own data in a TIFF: what is in the file once may be there; the same again many
+    times may not, nor as many numbers."""
+    from PIL import TiffImagePlugin
+
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[37724], tags.tagtype[37724] = b"Adobe Photoshop Document Data Block\0" + bytes(17 << 20), kind
+    data = encoded(quadrants(), "TIFF", tiffinfo=tags)
+    assert np.array_equal(decode(data, P).pixels, decode(encoded(quadrants(), "TIFF"), P).pixels)
+    entry = struct.pack("<HHII", 37724, kind, len(data), 0)
+    numbers = struct.pack("<HHII", 37724, 3, 9 << 20, 0)
+    for many in (entry * 3, numbers):
+        head = b"II*\0" + struct.pack("<I", len(data)) + data[8:]
+        with pytest.raises(DecodeFailed, match="at most 16777216"):
+            decode(head + struct.pack("<H", len(many) // 12) + many + bytes(4), P)
+
+
 def test_directories_within_a_tiff() -> None:
     """EXIF and GPS directories of a TIFF are read when it is loaded, so they count as well."""
     exif_at, entries = 26, 600
@@ -397,10 +457,11 @@ def test_every_kind_of_error_is_translated(error: Exception, monkeypatch: pytest
         raise error
 
     monkeypatch.setattr(module, "_plugin", lambda _: fail)
-    with pytest.raises(DecodeFailed):
-        decode(SAMPLES[0], P)
-    with pytest.raises(DecodeFailed):
-        thumbnail(SAMPLES[0])
+    for data in (encoded(quadrants(), "PNG"), encoded(quadrants().convert("CMYK"), "JPEG")):
+        with pytest.raises(DecodeFailed):
+            decode(data, P)
+        with pytest.raises(DecodeFailed):
+            thumbnail(data)
 
 
 def test_decompression_bombs_are_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +472,7 @@ def test_decompression_bombs_are_too_many_pixels(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "_plugin", lambda _: fail)
     with pytest.raises(TooManyPixels):
-        decode(SAMPLES[0], P)
+        decode(encoded(quadrants(), "PNG"), P)
 
 
 def test_error_texts_are_one_printable_line() -> None:

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from imgclust.embedding.embed import Failed
 from imgclust.embedding.store import EmbeddingsWriter
+from imgclust.embedding.stream import Failed
 from imgclust.errors import EmbeddingsError, ImgclustError
 from imgclust.report.annotations import read_notes
 from imgclust.support.spreadsheets import guard, unguard
@@ -424,7 +424,7 @@ def test_what_is_no_file_is_counted_apart(tmp_path: Path) -> None:
     counts = Sorted()
     rows = [row("https://example.com/a.jpg"), row(str(tmp_path / "gone.jpg"))]
     assert list(copy_to(rows, tmp_path / "out", counts)) == rows
-    assert counts == Sorted(elsewhere=2)
+    assert counts == Sorted(elsewhere=2, example="https://example.com/a.jpg")
 
 
 def test_sorting_into_what_is_read_is_refused(tmp_path: Path) -> None:

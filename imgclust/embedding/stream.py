@@ -1,0 +1,190 @@
+"""Images → outcomes, as a stream: read and decode in threads, encode in batches.
+
+Pillow and the encoder release the interpreter's lock, so threads keep all cores busy. At no time is more
+held than a window of decoded images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+
+from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
+from imgclust.images import containers
+from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
+from imgclust.images.reader import Reader
+from imgclust.images.sources import Item
+from imgclust.support.machine import available_cores
+from imgclust.types import Encoder, Floats, Pixels, Preprocessing
+
+BATCH = 64
+READERS = 32  # threads that read or fetch; only as many as there are cores decode at once
+WINDOW = 4  # batches of decoded images that may wait for the encoder
+SKIPPABLE = 16  # batches of items without a picture that may wait for one with
+NOT_AN_IMAGE = "not an image"
+BAD_ROW = "bad-row"
+
+IsPresent = Callable[[Item, str], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image in the encoder's space. `vector`: float32 (dim,); `sha256`: hex, of the file's bytes."""
+
+    item: Item
+    vector: Floats
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """An image that could not be had: a code of `imgclust.errors`, and the reason for people."""
+
+    item: Item
+    code: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file of a folder that is no image."""
+
+    item: Item
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Present:
+    """An image whose bytes are known already."""
+
+    item: Item
+
+
+EmbedOutcome = Embedded | Failed | Skipped | Present
+Unread = Failed | Skipped | Present
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Decoded:
+    item: Item
+    picture: Decoded
+    sha256: str
+
+
+def stream(
+    found: Iterable[Item],
+    encoder: Encoder,
+    *,
+    batch: int = BATCH,
+    workers: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    reader: Reader | None = None,
+    is_present: IsPresent | None = None,
+) -> Generator[list[EmbedOutcome]]:
+    """Embed images as they come, in their order, a batch at a time; memory stays constant.
+
+    Yields about `batch` outcomes at a time; each item has exactly one.
+
+    Args:
+        found: the images.
+        batch: images per call of the encoder.
+        workers: threads that decode; by default as many as cores.
+        limits: what one image may cost.
+        reader: how bytes are had; by default files, and URLs of public addresses.
+        is_present: (item, SHA-256 of its bytes) → whether it need not be decoded; called in threads.
+    """
+    waiting: list[_Decoded | Unread] = []
+    ready = 0
+    preprocessing = encoder.identity.preprocessing
+    own_reader = reader or Reader()
+    read = _Read(own_reader, preprocessing, limits, workers or available_cores(), is_present)
+    with own_reader, closing(_ahead(found, read, WINDOW * batch)) as results:
+        for result in results:
+            waiting.append(result)
+            ready += isinstance(result, _Decoded)
+            if ready == batch or len(waiting) == SKIPPABLE * batch:
+                yield _encoded(waiting, encoder)
+                waiting, ready = [], 0
+        if waiting:
+            yield _encoded(waiting, encoder)
+
+
+def _encoded(waiting: list[_Decoded | Unread], encoder: Encoder) -> list[EmbedOutcome]:
+    pictures = [w.picture.pixels for w in waiting if isinstance(w, _Decoded)]
+    vectors = iter(_vectors(pictures, encoder))
+    return [_outcome(w, next(vectors)) if isinstance(w, _Decoded) else w for w in waiting]
+
+
+def _vectors(pictures: list[Pixels], encoder: Encoder) -> Sequence[Floats | EncoderError]:
+    """Encode a batch; where it fails, one by one, so that a picture which does not encode fails alone."""
+    if not pictures:
+        return []
+    try:
+        return list(encoder.encode(np.stack(pictures)))
+    except EncoderError as error:
+        if len(pictures) == 1:
+            return [error]
+        return [vector for picture in pictures for vector in _vectors([picture], encoder)]
+
+
+def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> EmbedOutcome:
+    item, picture = decoded.item, decoded.picture
+    if isinstance(vector, EncoderError):
+        return Failed(item, "encode-failed", str(vector))
+    return Embedded(item, vector, picture.width, picture.height, decoded.sha256)
+
+
+def _ahead(found: Iterable[Item], read: _Read, window: int) -> Generator[_Decoded | Unread]:
+    """Read and decode ahead of the encoder, at most `window` images, in the items' order."""
+    ahead: deque[Future[_Decoded | Unread]] = deque()
+    with ThreadPoolExecutor(READERS, "imgclust-read") as pool:
+        try:
+            for item in found:
+                ahead.append(pool.submit(read, item))
+                if len(ahead) >= window:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Read:
+    """Item → pixels, in any thread."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        preprocessing: Preprocessing,
+        limits: Limits,
+        decoders: int,
+        is_present: IsPresent | None,
+    ) -> None:
+        self._reader, self._preprocessing, self._limits = reader, preprocessing, limits
+        self._is_present = is_present
+        self._may_decode = threading.BoundedSemaphore(decoders)
+
+    def __call__(self, item: Item) -> _Decoded | Unread:
+        if item.problem:
+            return Failed(item, BAD_ROW, item.problem)
+        try:
+            data = self._reader.read(item, self._limits.max_bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
+            if self._is_present is not None and self._is_present(item, sha256):
+                return Present(item)
+            with self._may_decode:
+                picture = decode(data, self._preprocessing, self._limits)
+            return _Decoded(item, picture, sha256)
+        except UnsupportedFormat as error:
+            is_image = item.named or containers.HEIF_HINT in str(error)
+            return Failed(item, error.code, str(error)) if is_image else Skipped(item)
+        except ImageError as error:
+            return Failed(item, error.code, str(error))
