@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -284,6 +285,54 @@ def test_predict_sorts(
     assert len(found) == 4
     assert all(p.is_symlink() == is_link for p in found)
     assert arguments.main([*argv, str(images / "kind2" / "sorted")]) == 1
+
+
+def test_what_is_not_placed_is_counted(
+    model: Path, loaded: TorchEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows without a file here are no silent loss."""
+    argv = ["predict", str(model), str(model.parent / "embeddings"), "-o", str(tmp_path / "t.csv")]
+    assert arguments.main([*argv, "--link-to", str(tmp_path / "sorted")]) == 0
+    assert "0 pictures placed" in (said := capsys.readouterr().err)
+    assert "120 not placed, as they are no files that can be read here" in said
+
+
+def test_limits_can_be_set(
+    model: Path,
+    images: Path,
+    loaded: TorchEncoder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`embed` and `predict` take larger and smaller pictures than by default, and name the option."""
+    picture = images / "kind0" / "0.png"
+    for argv in (
+        ["embed", str(picture), "-o", str(tmp_path / "e"), "--quiet"],
+        ["predict", str(model), str(picture)],
+    ):
+        for limit, code in (("--max-pixels", "too-many-pixels"), ("--max-bytes", "too-large")):
+            assert arguments.main([*argv, limit, "20"]) == 1
+            streams = capsys.readouterr()
+            assert f"1 failed: {code}" in streams.out + streams.err
+            assert f"{limit} reads larger ones" in streams.out + streams.err
+        assert arguments.main([*argv, "--max-pixels", "1000000000", "--max-bytes", "1000000000"]) == 0
+    parsed = arguments.parser().parse_args(["predict", "m", "i", "--max-bytes", "7"])
+    assert loading.reader(parsed)._policy.max_bytes == 7  # type: ignore[union-attr]
+
+
+def test_lines_that_are_not_utf8(
+    model: Path, images: Path, loaded: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`find` writes the bytes of names; one that is no text stops nobody, and the picture is predicted."""
+    odd = os.path.join(os.fsencode(tmp_path), b"M\xe4rz.png")
+    Path(os.fsdecode(odd)).write_bytes((images / "kind1" / "0.png").read_bytes())
+    lines = io.BytesIO(os.fsencode(images / "kind1" / "1.png") + b"\n" + odd + b"\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding="utf-8"))
+    out = tmp_path / "tags.jsonl"
+    assert arguments.main(["predict", str(model), "-", "-o", str(out)]) == 0
+    assert [Path(json.loads(line)["id"]).name for line in out.read_text().splitlines()] == [
+        "1.png", "M\\udce4rz.png",
+    ]  # fmt: skip
 
 
 def test_report(model: Path, tmp_path: Path) -> None:
