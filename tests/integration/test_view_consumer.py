@@ -22,10 +22,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from tests.support.kafka_cluster import make_anew
 from tests.support.redis_server import RedisServer, running
 from tests.support.waiting import wait_for
-from worker.demo.backends import Kafka, MockKafka, make_topics
-from worker.errors import StartError
+from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
 from worker.kafka.client_config import view_config
 from worker.kafka.retention import DeleteRetention
@@ -152,17 +152,7 @@ class Topic:
         """Delete the topic, and make it once more, empty."""
         if self._transactional:
             self._producer.abort_transaction(30)
-        admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
-        admin.delete_topics([self.name])[self.name].result(30)
-
-        def made() -> bool:
-            try:
-                make_topics(self.servers, [self.name], PARTITIONS)
-            except StartError:  # it is not gone everywhere yet
-                return False
-            return True
-
-        wait_for("it can be made again", made, PATIENCE)
+        make_anew(self.servers, self.name)
         self._producer = Producer(
             {"bootstrap.servers": self.servers, "log_level": 0, "transactional.id": self.name}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import time
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java
+from tests.support.waiting import wait_for
+from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java, make_topics
+from worker.errors import StartError
 
 _quiet = logging.getLogger("tests.kafka")
 _quiet.addHandler(logging.NullHandler())
@@ -45,6 +49,20 @@ def apache() -> Iterator[Kafka]:
         pytest.skip("no Apache Kafka: set KAFKA_HOME (with Java 17 installed) or TEST_KAFKA_BOOTSTRAP")
 
 
+def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
+    """Delete a topic of a real broker, and make it once more."""
+    admin = AdminClient({"bootstrap.servers": bootstrap}, logger=_quiet)
+    admin.delete_topics([topic])[topic].result(30)
+
+    def made() -> bool:
+        with contextlib.suppress(StartError):  # it is not gone everywhere yet
+            make_topics(bootstrap, [topic], partitions)
+            return True
+        return False
+
+    wait_for("it can be made again", made)
+
+
 class Topics:
     """Topics of a test's own, and what goes in and comes out of them."""
 
@@ -61,6 +79,12 @@ class Topics:
         names = [self.uploads, self.tags, self.retry, self.dlq, self.embeddings]
         kafka.create_topics(names, PARTITIONS)
         self._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
+
+    def reconnected(self) -> Topics:
+        """The same topics with a client that knows them as they are now."""
+        made = copy.copy(self)
+        made._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
+        return made
 
     def send(
         self,

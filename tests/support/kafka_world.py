@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,22 +33,24 @@ from worker.tagger.retrying import Retrying, RetryPolicy
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing
 
-FAILING = "http://failing/"
+FAILING, STUCK = "http://failing/", "http://stuck/"
 RETRY = RetryPolicy(RetryLimits(3), first=0.2, longest=1.0)
 
 
 class KafkaWorld:
-    """A worker without pictures: an upload whose URL begins with FAILING fails for now, others are tagged."""
+    """A worker without pictures: an upload whose URL begins with FAILING fails for now, one that begins with
+    STUCK never ends, others are tagged."""
 
     def __init__(
         self, topics: Topics, *, exactly_once: bool = True, connection: Mapping[str, Any] | None = None,
-        max_in_flight: int = 64,
+        max_in_flight: int = 64, protocol: str = "consumer", retry: float = RETRY.first,
     ) -> None:  # fmt: skip
         self.topics = topics
         self.metrics = Metrics()
         self.fetchers = FakeFetchers()
-        self._exactly_once = exactly_once
+        self._exactly_once, self._protocol = exactly_once, protocol
         self._connection = {"bootstrap.servers": topics.bootstrap, **(connection or {})}
+        policy = dataclasses.replace(RETRY, first=retry, longest=max(retry, RETRY.longest))
         results = Results(
             ResultTopics(topics.tags, topics.retry, topics.dlq), Formats(), model=lambda: MAKER.version,
             wall_ms=wall_ms, metrics=self.metrics,
@@ -55,7 +58,7 @@ class KafkaWorld:
         self.pipeline = Pipeline(
             PipelinePolicy(max_in_flight), self._connect, intake=Formats().intake, fetchers=self.fetchers,
             inference=FakeInference(), results=results,
-            retrying=Retrying(RETRY, clock=time.monotonic, wall_ms=wall_ms), clock=time.monotonic,
+            retrying=Retrying(policy, clock=time.monotonic, wall_ms=wall_ms), clock=time.monotonic,
             metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
 
@@ -65,7 +68,7 @@ class KafkaWorld:
             clock=time.monotonic, wall_ms=wall_ms, longest=RETRY.longest,
         )  # fmt: skip
         self.consumer = UploadsConsumer(
-            consumer_config(self._connection, self.topics.group, "consumer"), self.topics.uploads,
+            consumer_config(self._connection, self.topics.group, self._protocol), self.topics.uploads,
             start="earliest", clock=time.monotonic, wall_ms=wall_ms, metrics=self.metrics,
             retries=changelog, ids=TopicIds(self._connection, [self.topics.uploads, self.topics.retry]),
             on_begun=on_begun, on_leaving=on_leaving,
@@ -83,6 +86,8 @@ class KafkaWorld:
     def round(self) -> None:
         self.pipeline.run_once()
         for job in list(self.fetchers.jobs):
+            if job.url.startswith(STUCK):
+                continue
             self.fetchers.jobs.remove(job)
             if job.url.startswith(FAILING):
                 self.pipeline.on_fetched(

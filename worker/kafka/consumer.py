@@ -167,6 +167,7 @@ class UploadsConsumer:
         if code == KafkaError._AUTO_OFFSET_RESET and owned is not None and partition is not None:
             if owned.offsets is not None:  # retention overtook it while it was read, or it lost its tail
                 self._begin_anew({partition})
+                self._ids.refresh()
             self._owned[partition].reset = True
         elif code in NO_RIGHT:
             raise StartError(f"Kafka refuses to let this worker read {self._topic!r}: {error.str()}")
@@ -230,7 +231,6 @@ class UploadsConsumer:
             self._positioning.remember(partition, self._owned[partition])
             self._retries.drop(partition)
             self._positioning.begin_again(partition)
-        self._ids.refresh()
 
     def _revoked(self, _: Consumer, partitions: list[KafkaPartition]) -> None:
         self._leave(partitions, lost=False)
@@ -407,7 +407,9 @@ class UploadsConsumer:
         self._metrics.assigned.set(len(self._owned))
         self._metrics.paused.set(len(self._owned) if self.paused else 0)
         shorter = {p for p, owned in self._owned.items() if self._report_one(p, owned)}
-        self._begin_anew(shorter)  # perhaps the log of another topic
+        if shorter:  # perhaps the log of another topic
+            self._begin_anew(shorter)
+            self._ids.refresh()
 
     def _report_one(self, partition: int, owned: OwnedPartition) -> bool:
         """Whether the partition's log has become shorter."""

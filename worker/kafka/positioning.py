@@ -263,14 +263,21 @@ class Positioning:
         return dataclasses.replace(owned.topics, pending=pending)
 
     def made_anew(self) -> set[int]:
-        """Partitions whose offsets or retries are of a topic that is no more."""
+        """Partitions whose offsets or retries are of a topic that is no more.
+
+        What was begun while the ids were not known is taken to be of the topics that there are now.
+        """
         uploads, retry = self._ids.of(self._topic), self._ids.of(self._retries.topic)
-        return {
-            partition
-            for partition, owned in self._owned.items()
-            if owned.offsets is not None
-            and (differ(owned.topics.uploads, uploads) or differ(owned.topics.retry, retry))
-        }
+        found = set()
+        for partition, owned in self._owned.items():
+            if owned.offsets is None:
+                continue
+            known = owned.topics
+            if differ(known.uploads, uploads) or differ(known.retry, retry):
+                found.add(partition)
+            else:
+                owned.topics = CommitTopics(known.uploads or uploads or "", known.retry or retry or "")
+        return found
 
     def _count_lost(self, partition: int, lost: int, why: str, **where: int) -> None:
         self._metrics.records_lost.inc(lost)

@@ -6,6 +6,7 @@ that answers in threads of its own, so nobody waits here.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -48,30 +49,37 @@ class TopicIds:
         self._clock = clock
         self._ids: dict[str, str | None] = {}
         self._asked: dict[str, Future[Any]] = {}
+        self._asked_at = -math.inf
         self._again = False  # what is on its way was asked too early
-        self._due_at = self._refreshed_at = clock()
+        self._news = False
+        self._due_at = clock()
 
     def refresh(self) -> None:
         """Only what is asked from now on counts. Brokers that never told an id are not waited for."""
         if any(self._ids.values()):
             self._ids.clear()
-            self._refreshed_at = self._clock()
         self._again = bool(self._asked)
         self._due_at = self._clock()
 
     def poll(self) -> bool:
-        """Ask, or take in what has been answered; never waits. Whether there is an answer."""
-        if self._asked and all(future.done() for future in self._asked.values()):
-            answered, self._asked = self._asked, {}
-            if not self._again:
-                self._due_at = self._clock() + EVERY
-                for name, future in answered.items():
-                    self._take(name, future)
-                return True
-            self._again = False
+        """Ask when it is time; never waits. Whether there is an answer since the last call."""
+        self._take_in()
         if not self._asked and self._clock() >= self._due_at:
             self._asked = self._admin.describe_topics(TopicCollection(self._names), request_timeout=ANSWER)
-        return False
+            self._asked_at = self._clock()
+        news, self._news = self._news, False
+        return news
+
+    def _take_in(self) -> None:
+        if not self._asked or not all(future.done() for future in self._asked.values()):
+            return
+        answered, self._asked = self._asked, {}
+        if self._again:
+            self._again = False
+            return
+        self._due_at, self._news = self._clock() + EVERY, True
+        for name, future in answered.items():
+            self._take(name, future)
 
     def _take(self, name: str, future: Future[Any]) -> None:
         try:
@@ -87,12 +95,13 @@ class TopicIds:
     def of(self, name: str) -> str | None:
         """The topic's id; empty where the brokers do not tell it; None while there is no such topic, and for
         a moment after `refresh`."""
-        if name not in self._ids and self._clock() - self._refreshed_at > PATIENCE:
+        self._take_in()
+        if name not in self._ids and self._asked and self._clock() - self._asked_at > PATIENCE:
             return ""
         return self._ids.get(name)
 
 
 def _text(uuid: Any) -> str:
     """16 bytes in base64; none at all are no id."""
-    text = str(uuid)
-    return "" if text.strip("A") == "" else text.rstrip("=")
+    text = str(uuid).rstrip("=")
+    return text if text.strip("A") else ""

@@ -316,6 +316,23 @@ def test_a_topic_that_was_made_anew_while_nobody_looked_is_read_from_its_start(b
     assert bench.lost == 3  # 7, 8 and 10
 
 
+def test_an_id_that_is_known_late_is_that_of_what_is_read(bench: Bench) -> None:
+    """Brokers that are slow hold nobody up; what is made anew after they have answered is recognised."""
+    ids, bench.broker.ids = bench.broker.ids, dict.fromkeys(bench.broker.ids, "")
+    bench.passes(EVERY + 2)
+    bench.ids.refresh()
+    bench.take_over()
+    bench.broker.ids = ids
+    bench.passes(EVERY + 2)
+    snapshot = bench.consumer.snapshot("m", {0}, set())
+    assert snapshot is not None
+    assert topics_of(snapshot.states[0][2][1]) == bench.topics
+    bench.broker.make_anew("uploads")
+    bench.records(20)
+    bench.passes(EVERY + 4)
+    assert bench.begun[-1].position == 0
+
+
 def test_a_commit_without_ids_is_believed(bench: Bench) -> None:
     """As older versions wrote it, and where brokers tell none: after an update nothing is read again."""
     bench.records(20)
