@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import selectors
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter, deque
@@ -24,25 +23,16 @@ from typing import Any
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Pixels, Preprocessing
 from worker.errors import WorkerError
-from worker.fetching.connection import FetcherLink, LinkLostError
 from worker.fetching.fair_queue import FairQueue, host_of
 from worker.fetching.fetcher_state import HEARTBEAT_TIMEOUT, FetcherState
-from worker.fetching.protocol import (
-    BODIES,
-    Failed,
-    FetchOutcome,
-    Job,
-    ProtocolError,
-    is_text,
-    read_report,
-)
+from worker.fetching.protocol import BODIES, Failed, FetchOutcome, Job, is_text
 from worker.fetching.quarantine import Quarantine
 from worker.fetching.shared_slots import SharedSlots, share
+from worker.fetching.supervisor import Supervisor
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)
 
-TICK = 0.25  # seconds between two looks at marks, heartbeats and dead processes
 # A fetcher is given twice what it can fetch at once: it never waits for the next message, and one that dies
 # holds little.
 WINDOW = 2
@@ -61,11 +51,6 @@ _NO_TEXT = "the URL contains a lone surrogate, which no URL can"
 def memory_needed(max_pixels: int, max_bytes: int) -> int:
     """Bytes of private memory that a fetcher may take."""
     return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
-
-
-def _both_ends(text: str, limit: int = 400) -> str:
-    """A crash is named at the start of what is written, an exception at the end."""
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 class FetcherPool:
@@ -106,8 +91,8 @@ class FetcherPool:
     ) -> None:
         if not 1 <= processes <= slots:
             raise ValueError(f"need 1 or more processes and a slot for each, got {processes} and {slots}")
-        self._on_outcomes, self._clock, self._decode_timeout = on_outcomes, clock, decode_timeout
-        self._config: dict[str, Any] = {
+        self._on_outcomes, self._clock = on_outcomes, clock
+        config: dict[str, Any] = {
             "processes": processes,
             "slots": slots,
             "connections": connections,
@@ -118,8 +103,6 @@ class FetcherPool:
             "preprocessing": dataclasses.asdict(preprocessing),
             "policy": policy.to_json(),
         }
-        # credentials of the object store, only where one may be read
-        self._environment = "AWS_" if policy.allow_buckets else ""
         self._window = WINDOW * connections
         self._ring = SharedSlots.create(slots, preprocessing.size, processes)
         self._bystanders: Counter[int] = Counter()
@@ -132,8 +115,6 @@ class FetcherPool:
         # wait there; were it more, a dead host would fill the windows, and the others would wait behind it.
         self._queue: FairQueue[Job] = FairQueue(processes * max(1, policy.host_share(connections) * 5 // 3))
         self._outcomes: list[FetchOutcome] = []
-        self._dying: list[subprocess.Popen[bytes]] = []
-        self._tick_at = clock()
         self._broken: Exception | None = None
         self._stopping: float | None = None  # seconds that the fetchers have to end
         # requests of other threads
@@ -146,8 +127,19 @@ class FetcherPool:
         self._wake_in.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._supervisor = Supervisor(
+            self._fetchers,
+            self._ring,
+            self._selector,
+            config,
+            # credentials of the object store, only where one may be read
+            environment="AWS_" if policy.allow_buckets else "",
+            decode_timeout=decode_timeout,
+            on_report=self._end_jobs,
+            on_lost=self._recover,
+            clock=clock,
+        )
         self._thread = threading.Thread(target=self._run, name="fetchers", daemon=True)
-        self.restarts = 0
 
     # ── for every thread ─────────────────────────────────────────────────────────────────────────────────
 
@@ -184,6 +176,11 @@ class FetcherPool:
     def alive(self) -> int:
         """Processes that are ready to work."""
         return sum(fetcher.ready for fetcher in self._fetchers)
+
+    @property
+    def restarts(self) -> int:
+        """Processes that were lost."""
+        return self._supervisor.restarts
 
     @property
     def cancelling(self) -> int:
@@ -230,21 +227,21 @@ class FetcherPool:
             log.exception("the pool of fetchers broke")
             self._broken = error
         finally:
-            self._end_all(self._stopping or 0.0)
+            self._supervisor.end_all(self._stopping or 0.0)
             self._close()
 
     def _turn(self) -> None:
         now = self._clock()
-        if now >= self._tick_at:
-            self._tick_at = now + TICK
-            self._tick(now)
+        if now >= self._supervisor.check_at:
+            self._supervisor.check(now)
         requested = self._submitted or self._released or self._unwanted
-        for key, events in self._selector.select(0.0 if requested else max(0.0, self._tick_at - now)):
+        patience = 0.0 if requested else max(0.0, self._supervisor.check_at - now)
+        for key, events in self._selector.select(patience):
             if key.data is None:
                 self._wake_out.recv(4096)
                 self._woken.clear()
             else:
-                self._exchange(key.data, events)
+                self._supervisor.exchange(key.data, events)
         self._take_requests()
         self._dispatch()
         self._send_messages()
@@ -290,36 +287,12 @@ class FetcherPool:
         for fetcher in self._fetchers:
             if fetcher.link is not None and fetcher.ready and (message := fetcher.next_message()) is not None:
                 fetcher.link.put(message)
-                self._exchange(fetcher, selectors.EVENT_WRITE)
+                self._supervisor.exchange(fetcher, selectors.EVENT_WRITE)
 
     def _deliver(self) -> None:
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
             self._on_outcomes(outcomes)
-
-    # ── what a fetcher reports ────────────────────────────────────────────────────────────────────────────
-
-    def _exchange(self, fetcher: FetcherState, events: int) -> None:
-        """Read and write, as far as either is possible without waiting."""
-        link = fetcher.link
-        if link is None:
-            return
-        try:
-            if events & selectors.EVENT_READ:
-                for line in link.receive():
-                    self._end_jobs(*fetcher.apply(read_report(line)))
-            if events & selectors.EVENT_WRITE:
-                link.send()
-        except LinkLostError as error:
-            self._lose(fetcher, str(error))
-            return
-        except ProtocolError as error:
-            self._lose(fetcher, f"it breaks the protocol ({error})")
-            return
-        if link.waiting != fetcher.blocked:
-            fetcher.blocked = link.waiting
-            write = selectors.EVENT_WRITE if fetcher.blocked else 0
-            self._selector.modify(link.channel, selectors.EVENT_READ | write, fetcher)
 
     def _end_jobs(self, ended: list[Job], outcomes: list[FetchOutcome]) -> None:
         for job in ended:
@@ -328,45 +301,8 @@ class FetcherPool:
                 self._bystanders.pop(job.token, None)
         self._outcomes += outcomes
 
-    # ── processes ────────────────────────────────────────────────────────────────────────────────────────
-
-    def _tick(self, now: float) -> None:
-        for fetcher in self._fetchers:
-            if fetcher.link is not None:
-                self._check(fetcher, now)
-            elif now >= fetcher.start_at:
-                self._start(fetcher, now)
-        self._dying = [process for process in self._dying if process.poll() is None]
-
-    def _check(self, fetcher: FetcherState, now: float) -> None:
-        if fetcher.link is not None and (text := fetcher.link.read_stderr()):
-            log.info("a fetcher process writes", fetcher=fetcher.index, text=text)
-        mark, beats = self._ring.marked(fetcher.index), self._ring.beats(fetcher.index)
-        if why := fetcher.overdue(now, mark, beats, self._decode_timeout):
-            self._lose(fetcher, why)
-
-    def _start(self, fetcher: FetcherState, now: float) -> None:
-        self._ring.mark(fetcher.index, 0)
-        free = fetcher.begin(now, self._ring.beats(fetcher.index))
-        try:
-            config = {**self._config, "index": fetcher.index, "free": free}
-            fetcher.link = FetcherLink(config, self._ring.file, also=self._environment)
-        except OSError as error:
-            self._replace(fetcher, f"it cannot be started: {error.strerror}")
-            return
-        self._selector.register(fetcher.link.channel, selectors.EVENT_READ, fetcher)
-        self._exchange(fetcher, selectors.EVENT_WRITE)
-
-    def _lose(self, fetcher: FetcherState, why: str) -> None:
-        """A process is gone, or has to be: what it held is tried again, and it is replaced."""
-        assert fetcher.link is not None
-        self._selector.unregister(fetcher.link.channel)
-        stderr_tail = fetcher.link.stderr_tail()
-        fetcher.link.kill()
-        self._dying.append(fetcher.link.process)
-        fetcher.link = None
-        self.restarts += 1
-        held, again, given_up = fetcher.lost(self._ring.marked(fetcher.index))
+    def _recover(self, held: list[Job], again: list[Job], given_up: list[Job]) -> None:
+        """A process is gone: what it held is tried again, or has failed."""
         for job in held:
             self._queue.done(host_of(job.url))
         for job in reversed(again):
@@ -374,38 +310,6 @@ class FetcherPool:
         for job in given_up:
             self._outcomes.append(Failed(job.token, "decode-failed", "decode", _GIVEN_UP, False, None))
             self._bystanders.pop(job.token, None)
-        self._replace(fetcher, why, stderr_tail)
-
-    def _replace(self, fetcher: FetcherState, why: str, stderr_tail: str = "") -> None:
-        started = fetcher.ready
-        wait = fetcher.back_off(self._clock())
-        self._tick_at = min(self._tick_at, fetcher.start_at)
-        report = log.warning if started and fetcher.deaths <= 2 else log.error
-        report(
-            "a fetcher process is replaced" if started else "a fetcher process does not start",
-            fetcher=fetcher.index, why=why, deaths_in_a_row=fetcher.deaths, starts_in=wait,
-            suspects=len(fetcher.quarantine), stderr=_both_ends(stderr_tail),
-        )  # fmt: skip
-
-    def _end_all(self, timeout: float) -> None:
-        """Close the sockets, which ends honest fetchers; kill the others."""
-        processes = self._dying
-        for fetcher in self._fetchers:
-            fetcher.ready = False
-            if fetcher.link is not None:
-                fetcher.link.close()
-                processes.append(fetcher.link.process)
-        deadline = time.monotonic() + timeout
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for process in processes:
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                log.error("a fetcher process does not end, although it was killed", pid=process.pid)
 
     def _close(self) -> None:
         self._selector.close()
