@@ -256,6 +256,10 @@ def overview() -> dict[str, Any]:
             lines("Until the tag", *quantiles(m.SERVE_SECONDS), unit=SECONDS),
             lines("Waiting", gauge("sum", m.SERVE_WAITING, "instance"), stacked=True),
         ]),
+        ("The wall", [
+            lines("Requests", rate(m.WALL_REQUESTS, "outcome"), unit=PER_SECOND, stacked=True),
+            lines("Who looks", gauge("sum", m.WALL_STREAMS, "instance"), stacked=True),
+        ]),
         ("Stages", [
             lines("In progress", gauge("sum", m.STAGE_IN_PROGRESS, "stage"), stacked=True,
                 note="Uploads pile up before the stage that is the bottleneck."),

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 OPERATOR_RULE = ROOT / "deploy" / "kubernetes" / "components" / "monitoring" / "prometheusrule.yaml"
+RUNBOOK_BASE = "docs/runbook.md"  # a path in the source: where it is published is for each site to say
 RUNBOOK = ROOT / "docs" / "runbook.md"
 MADE = "# Made by deploy/prometheus/build.py: change the table there, then `make docs`.\n"
 
@@ -133,6 +135,17 @@ ALERTS = (
         "tags have waited more than a minute for Redis",
         "Redis is {{ $value | humanizeDuration }} behind the tags of {{ $labels.job }}",
         f"max {FLEET} (imgclust_view_lag_seconds) > 60"),
+    Alert("ImgclustTagsLate", "warning", "5m",
+        "the objective is missed: in 15 minutes more than 5 % of tags came later than 30 seconds after their "
+        "upload",
+        "{{ $value | humanizePercentage }} of the tags of {{ $labels.job }} come later than 30 seconds",
+        f'1 - sum {FLEET} (rate(imgclust_end_to_end_seconds_bucket{{le="30.0"}}[15m]))\n'
+        f"  / sum {FLEET} (rate(imgclust_end_to_end_seconds_count[15m])) > 0.05"),
+    Alert("ImgclustServeFull", "warning", "5m",
+        "more than 1 % of questions to `imgclust-worker serve` are refused because too many wait",
+        "{{ $value | humanizePercentage }} of the questions to {{ $labels.job }} are refused: too many wait",
+        f'sum {FLEET} (rate(imgclust_serve_requests_total{{outcome="full"}}[5m]))\n'
+        f"  / sum {FLEET} (rate(imgclust_serve_requests_total[5m])) > 0.01"),
     Alert("ImgclustMixedModels", "warning", "30m",
         "workers of one group use different model versions for half an hour",
         "{{ $labels.job }} tags with {{ $value }} model versions at once",
@@ -149,8 +162,8 @@ ALERTS = (
 )  # fmt: skip
 
 
-def anchor(alert: Alert) -> str:
-    return f"docs/runbook.md#{alert.name.lower()}"
+def runbook_url(alert: Alert, base: str) -> str:
+    return f"{base}#{alert.name.lower()}"
 
 
 def shorter(duration: str, divisor: float) -> str:
@@ -159,8 +172,13 @@ def shorter(duration: str, divisor: float) -> str:
     return f"{round(number * {'s': 1, 'm': 60, 'h': 3600}[unit] * 1000 / divisor)}ms"
 
 
-def rules(divisor: float = 1) -> dict[str, Any]:
-    """Prometheus' rules; with a `divisor` every duration in them is so much shorter, for tests that watch."""
+def rules(divisor: float = 1, base: str = RUNBOOK_BASE) -> dict[str, Any]:
+    """Prometheus' rules.
+
+    Args:
+        divisor: every duration in them is so much shorter, for tests that watch.
+        base: the address of the runbook.
+    """
 
     def timed(text: str) -> str:
         return text if divisor == 1 else re.sub(r"\b\d+[smh]\b", lambda m: shorter(m[0], divisor), text)
@@ -175,7 +193,7 @@ def rules(divisor: float = 1) -> dict[str, Any]:
                         "expr": timed(alert.expr),
                         "for": timed(alert.wait),
                         "labels": {"severity": alert.severity},
-                        "annotations": {"summary": alert.summary, "runbook": anchor(alert)},
+                        "annotations": {"summary": alert.summary, "runbook_url": runbook_url(alert, base)},
                     }
                     for alert in ALERTS
                 ],
@@ -200,12 +218,12 @@ def to_yaml(content: dict[str, Any]) -> str:
     return MADE + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def operator_rule() -> dict[str, Any]:
+def operator_rule(base: str = RUNBOOK_BASE) -> dict[str, Any]:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "imgclust", "labels": {"app.kubernetes.io/name": "imgclust"}},
-        "spec": rules(),
+        "spec": rules(base=base),
     }
 
 
@@ -229,16 +247,20 @@ def runbook(text: str) -> str:
     return text
 
 
-def files() -> dict[Path, str]:
+def files(base: str = RUNBOOK_BASE) -> dict[Path, str]:
     """Path → content of everything that is made here."""
     return {
-        RULES: to_yaml(rules()),
-        OPERATOR_RULE: to_yaml(operator_rule()),
+        RULES: to_yaml(rules(base=base)),
+        OPERATOR_RULE: to_yaml(operator_rule(base)),
         RUNBOOK: runbook(RUNBOOK.read_text()),
     }
 
 
 if __name__ == "__main__":
-    for path, content in files().items():
+    parser = argparse.ArgumentParser(description="Write the alerts, with links to your copy of the runbook.")
+    parser.add_argument(
+        "--runbook", default=RUNBOOK_BASE, metavar="URL", help="of the page; default: %(default)s"
+    )
+    for path, content in files(parser.parse_args().runbook).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

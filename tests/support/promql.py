@@ -58,7 +58,7 @@ def problems(expression: str) -> list[str]:
             continue
         labels = {label.name: label.values for label in row.labels} | dict.fromkeys(TARGET_LABELS)
         if row.kind == "histogram":
-            labels["le"] = (*map(str, row.buckets), "+Inf")
+            labels["le"] = (*(str(float(bound)) for bound in row.buckets), "+Inf")
         for matcher in selector.matchers.matchers:
             if matcher.name not in labels:
                 found.append(f"{selector.name} has no label {matcher.name}")

@@ -38,7 +38,9 @@ def refused(kind: type[web.HTTPException], reason: str, retry: int | None = None
     return kind(text=text, content_type="application/json", headers=more)
 
 
-def guard(headers: Mapping[str, str], host: str, setting: str) -> Middleware:
+def guard(
+    headers: Mapping[str, str], host: str, setting: str, count: Callable[[int], None] = lambda _: None
+) -> Middleware:
     """Middleware that puts `headers` on every answer, errors too, and refuses strange host names.
 
     A service on a loopback address answers only requests for such a name: so no page of the internet can
@@ -47,6 +49,7 @@ def guard(headers: Mapping[str, str], host: str, setting: str) -> Middleware:
     Args:
         host: that is listened on.
         setting: the one that names it, for the error.
+        count: is given the status of every answer.
     """
     only_loopback = is_loopback(host)
 
@@ -64,10 +67,12 @@ def guard(headers: Mapping[str, str], host: str, setting: str) -> Middleware:
                 error.text = orjson.dumps({"error": error.reason}).decode()
                 error.content_type = "application/json"
             error.headers.update(headers)
+            count(error.status)
             raise
         if not response.prepared:
             for name, value in headers.items():
                 response.headers.setdefault(name, value)
+        count(response.status)
         return response
 
     return guarded

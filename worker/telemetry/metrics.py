@@ -71,6 +71,7 @@ COMMIT_OUTCOMES = ("committed", "aborted", "failed", "fenced")
 VIEW_OUTCOMES = ("applied", "stale", "malformed")
 MODEL_OUTCOMES = ("changed", "refused")
 MODEL_ROLES = ("live", "shadow")
+WALL_OUTCOMES = ("ok", "refused", "failed")
 SERVE_OUTCOMES = ("tagged", "refused", "failed", "full", "gone")
 REDIS_ERRORS = ("away", "timeout", "full", "read-only", "other")
 
@@ -229,6 +230,11 @@ VIEW_SWEPT = MetricRow("imgclust_view_swept_total", "counter", "entries",
 START_TIME = MetricRow("imgclust_start_time_seconds", "gauge", "seconds",
     "When the worker started, in seconds since the epoch.")  # fmt: skip
 
+WALL_REQUESTS = MetricRow("imgclust_wall_requests_total", "counter", "requests",
+    "Requests to the wall and its API: answered (ok), wrong (refused), or not answered because Redis is away "
+    "or too many ask (failed).", (Label("outcome", WALL_OUTCOMES),))  # fmt: skip
+WALL_STREAMS = MetricRow("imgclust_wall_streams", "gauge", "streams",
+    "Browsers that look at the wall now.")  # fmt: skip
 SERVE_REQUESTS = MetricRow("imgclust_serve_requests_total", "counter", "requests",
     "Questions to `imgclust-worker serve` by how they ended: tagged; refused (the question or its picture is "
     "wrong); failed (a server of pictures, or this one); full (429); gone (who asked did not wait).",
@@ -338,6 +344,8 @@ class Metrics:
         self.shadow_agreement = self.gauge(SHADOW_AGREEMENT)
         self.shadow_skipped = self.counter(SHADOW_SKIPPED)
         self.set_shadow(None)
+        self.wall_requests = {o: self.counter(WALL_REQUESTS, o) for o in WALL_OUTCOMES}
+        self.wall_streams = self.gauge(WALL_STREAMS)
         self.serve_requests = {o: self.counter(SERVE_REQUESTS, o) for o in SERVE_OUTCOMES}
         self.serve_seconds = self.histogram(SERVE_SECONDS)
         self.serve_waiting = self.gauge(SERVE_WAITING)

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 
 from imgclust.fetching.urls import FetchPolicy
 from worker.feed import AsyncFeed
@@ -26,6 +27,7 @@ from worker.http.server import Limits, listening
 from worker.messages.tag import Tag
 from worker.messages.upload import MAX_ID_CHARS
 from worker.settings.values import ImageSource
+from worker.telemetry.metrics import Metrics
 from worker.wall.api import Api
 from worker.wall.asking import ask
 from worker.wall.board import Board, Reading, Shown
@@ -54,8 +56,15 @@ class Wall:
     """
 
     def __init__(
-        self, feed: AsyncFeed, sources: tuple[ImageSource, ...], policy: FetchPolicy, loopback: str = ""
+        self,
+        feed: AsyncFeed,
+        sources: tuple[ImageSource, ...],
+        policy: FetchPolicy,
+        loopback: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
+        self._metrics.wall_streams.set_function(lambda: self._streams)
         self._feed = feed
         self._sources = sources
         self._policy = policy
@@ -83,7 +92,7 @@ class Wall:
             looking.cancel()
 
     def application(self) -> web.Application:
-        guarded = guard(self._headers, self._host, "WORKER_WALL")
+        guarded = guard(self._headers, self._host, "WORKER_WALL", self._count)
         app = web.Application(middlewares=[guarded], client_max_size=1024)
         Api(self._feed).add_to(app)
         app.router.add_get("/events", self._events)
@@ -91,6 +100,7 @@ class Wall:
         app.router.add_get("/tag", self._tag)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._scraped)
         for path in self._files:
             app.router.add_get(path, self._static)
         app.on_shutdown.append(self._end_streams)
@@ -147,6 +157,14 @@ class Wall:
             response.enable_compression()
         response.headers.update({"ETag": etag, "Cache-Control": "no-cache"})
         return response
+
+    def _count(self, status: int) -> None:
+        outcome = "ok" if status < 400 else "refused" if status < 500 else "failed"
+        self._metrics.wall_requests[outcome].inc()
+
+    async def _scraped(self, request: web.Request) -> web.StreamResponse:
+        encode, kind = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": kind})
 
     async def _healthz(self, request: web.Request) -> web.StreamResponse:
         return json_answer({"alive": True})

@@ -78,7 +78,7 @@ def test_every_alert_has_its_entry_in_the_runbook() -> None:
     for section in sections:
         assert "- **Look**: " in section
         assert "- **Do**: " in section
-    assert all(rule["annotations"]["runbook"].partition("#")[2] in text.lower() for rule in all_rules())
+    assert all(rule["annotations"]["runbook_url"].partition("#")[2] in text.lower() for rule in all_rules())
 
 
 def all_rules() -> list[dict[str, dict[str, str]]]:

@@ -106,10 +106,13 @@ def test_a_source_covers_what_a_browser_says_it_covers(source: str, url: str, co
 )  # fmt: skip
 def test_no_other_url_becomes_a_picture(url: object) -> None:
     """Only https URLs of public hosts on allowed ports do by default, in one form that all parsers read
-    alike; the direction mark is percent-encoded."""
-    found = picture_url(url, HTTPS, FetchPolicy())
-    assert found in (None, "https://cdn.example/%E2%80%AE")
-    assert (found is None) is (url != "https://cdn.example/\u202e")
+    alike; a space and a direction mark are percent-encoded."""
+    encoded = {
+        "https://cdn.example/\u202e": "https://cdn.example/%E2%80%AE",
+        "https://cdn.example/ onerror=alert(1)": "https://cdn.example/%20onerror=alert(1)",
+    }
+    expected = encoded.get(url) if isinstance(url, str) else None
+    assert picture_url(url, HTTPS, FetchPolicy()) == expected
 
 
 def test_what_the_worker_may_not_fetch_is_no_picture() -> None:
@@ -359,6 +362,27 @@ def test_a_stream_begins_with_everything_and_goes_on() -> None:
             found = await events(answer)
             assert found["whole"] is False
             assert [item["id"] for item in found["clusters"][0]["pictures"]] == ["b", "a"]
+
+    with_wall(test, tag())
+
+
+def test_its_requests_and_streams_are_counted() -> None:
+    """`/metrics` says how requests ended and how many look."""
+
+    async def test(feed: FakeAsyncFeed, client: aiohttp.ClientSession, url: str) -> None:
+        async with client.get(f"{url}/tag?id=a"), client.get(f"{url}/tag?id=b"):
+            pass
+        feed.known.away = True
+        async with client.get(f"{url}/readyz"):
+            pass
+        feed.known.away = False
+        async with client.get(f"{url}/events") as stream:
+            await events(stream)
+            async with client.get(f"{url}/metrics") as answer:
+                shown = await answer.text()
+        for outcome in ("ok", "refused", "failed"):
+            assert f'imgclust_wall_requests_total{{outcome="{outcome}"}} 1' in shown
+        assert "imgclust_wall_streams 1" in shown
 
     with_wall(test, tag())
 
