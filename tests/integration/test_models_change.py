@@ -34,6 +34,7 @@ from worker.messages.tag import Tag
 from worker.settings.load import load
 from worker.settings.settings import Settings
 from worker.tagger.model_loading import first_model, read_state
+from worker.wiring import topics_config
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -68,7 +69,7 @@ def env(topics: Topics, redis_store: RedisServer, models: Path, origin: Origin) 
         "WORKER_MODELS_TOPIC": topic,
         "WORKER_MODELS_FOLDER": str(models),
     }
-    wait_for("the broker knows the topic", lambda: look(load(env)).counts[topic])
+    wait_for("the broker knows the topic", lambda: look(topics_config(load(env))).counts[topic])
     return env
 
 

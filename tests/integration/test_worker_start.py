@@ -127,6 +127,7 @@ def test_missing_topics_are_made_and_looked_at(
 ) -> None:
     """`topics --create` and WORKER_CREATE_TOPICS=true make all of them alike, configured as planned, once;
     what contradicts the order of events or exactly-once delivery is told, and changes no exit code."""
+    from worker.commands.topics import command
     from worker.kafka import topics
     from worker.kafka.topic_rules import PLANS
     from worker.settings import load as settings
@@ -138,9 +139,11 @@ def test_missing_topics_are_made_and_looked_at(
     env["WORKER_MODELS_FOLDER"] = str(tmp_path)
     loaded = settings.load({**env, "WORKER_CREATE_TOPICS": "true"})
 
-    assert topics.command(settings.load(env), create=False) == 3
-    assert "missing topics" in capsys.readouterr().out
-    assert topics.command(loaded, create=True, replicas=1) == 0
+    assert command(settings.load(env), create=False) == 3
+    first = capsys.readouterr().out
+    assert "missing topics" in first
+    assert "  imgclust-worker topics --create" in first
+    assert command(loaded, create=True, replicas=1) == 0
     assert f"{run_id}-tags (3 partitions, 1 replicas, compact)" in capsys.readouterr().out
     assert topics.ensure(topics_config(loaded)).counts == {
         **dict.fromkeys(names.values(), 3),
@@ -156,7 +159,7 @@ def test_missing_topics_are_made_and_looked_at(
     for partition, key in ((0, b"same"), (2, b"same"), (1, None)):
         producer.produce(loaded.uploads_topic, b"{}", key, partition)
     assert producer.flush(20) == 0
-    assert topics.command(loaded, create=True) == 0
+    assert command(loaded, create=True) == 0
     told_now = capsys.readouterr().out
     assert "made: nothing" in told_now
     assert "!!  topics: 1 broker(s)" in told_now

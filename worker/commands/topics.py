@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from worker.commands.findings import Finding, report
-from worker.kafka.topic_rules import Topic, duration, warnings
+from worker.commands.topic_fixes import fixes
+from worker.kafka.topic_rules import KafkaCluster, Topic, duration, warnings
 from worker.kafka.topics import Topics, await_made, create_missing, describe, look, problems
 from worker.settings.settings import Settings
 from worker.wiring import topics_config
@@ -17,20 +18,22 @@ def findings(settings: Settings) -> Iterator[Finding]:
     Raises:
         StartError: no broker answers.
     """
-    config = topics_config(settings)
-    cluster = describe(config)
+    yield from _findings(settings, describe(topics_config(settings)))
+
+
+def _findings(settings: Settings, cluster: KafkaCluster) -> Iterator[Finding]:
     yield Finding("Kafka", True, f"{cluster.brokers} broker(s) at {settings.bootstrap_servers}")
     counts = {topic.name: topic.partitions for topic in cluster.topics.values()}
-    wrong = problems(Topics(counts, cluster.brokers, config.single))
+    wrong = problems(Topics(counts, cluster.brokers, topics_config(settings).single))
     shown = "; ".join(_shown(topic) for topic in cluster.topics.values() if topic.partitions)
-    if wrong and settings.create_topics and not all(counts.values()):
-        yield Finding(
-            "topics", True, f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
-        )
-    elif wrong:
-        yield Finding("topics", False, wrong[0])
-    else:
+    if settings.create_topics and not all(counts.values()):
+        made = f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
+        yield Finding("topics", True, made)
+        wrong = [problem for problem in wrong if not problem.startswith("missing topics")]
+    elif not wrong:
         yield Finding("topics", True, shown)
+    for problem in wrong:
+        yield Finding("topics", False, problem)
     silent = [t.name for t in cluster.topics.values() if t.partitions and not t.config]
     if silent:
         yield Finding(
@@ -59,4 +62,10 @@ def command(settings: Settings, *, create: bool, replicas: int | None = None) ->
         print(f"made: {', '.join(made)}" if made else "made: nothing, all topics are there")
         if made:
             await_made(config)
-    return report(findings(settings), ready="the topics are fit for `imgclust-worker run`")
+    cluster = describe(topics_config(settings))
+    code = report(_findings(settings, cluster), ready="the topics are fit for `imgclust-worker run`")
+    commands = list(fixes(settings.bootstrap_servers, cluster, warnings(cluster)))
+    if commands:
+        print("to fix all of it at once (Kafka's own tools; look at each line first):")
+        print("\n".join(f"  {command}" for command in commands))
+    return code

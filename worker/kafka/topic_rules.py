@@ -123,10 +123,19 @@ class KafkaCluster:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Warn:
-    """Something that works today and contradicts a promise; `remedy` says what to do."""
+    """Something that works today and contradicts a promise; `remedy` says what to do.
+
+    Attributes:
+        fix: topic, property, value: where a property of a topic is all that must change.
+    """
 
     what: str
     remedy: str
+    fix: tuple[str, str, str] | None = None
+
+
+def _set(topic: Topic, name: str, value: str | int, what: str, remedy: str = "set it to {}") -> Warn:
+    return Warn(f"{topic.name}: {what}", remedy.format(value), (topic.name, name, str(value)))
 
 
 Rule = Callable[[KafkaCluster], Iterable[Warn]]
@@ -156,81 +165,71 @@ def in_sync(cluster: KafkaCluster) -> Iterator[Warn]:
         if least is None or topic.replicas < 2:
             continue
         if least < 2 < topic.replicas:
-            yield Warn(
-                f"{topic.name}: min.insync.replicas is {least}, so a result counts as safe on one broker "
-                "alone",
-                f"set it to {min_insync(topic.replicas)}",
-            )
+            what = f"min.insync.replicas is {least}, so a result counts as safe on one broker alone"
         elif least >= topic.replicas:
-            yield Warn(
-                f"{topic.name}: min.insync.replicas is {least} of {topic.replicas} replicas, so nothing can "
-                "be written while one broker is away",
-                f"set it to {min_insync(topic.replicas)}",
+            what = (
+                f"min.insync.replicas is {least} of {topic.replicas} replicas, so nothing can be written "
+                "while one broker is away"
             )
+        else:
+            continue
+        yield _set(topic, "min.insync.replicas", min_insync(topic.replicas), what)
 
 
 def unclean(cluster: KafkaCluster) -> Iterator[Warn]:
     for topic in cluster.all:
         if topic.config.get("unclean.leader.election.enable") == "true":
-            yield Warn(
-                f"{topic.name}: unclean.leader.election.enable is true, so a broker that was behind may take "
-                "over, and committed results disappear",
-                "set it to false",
+            what = (
+                "unclean.leader.election.enable is true, so a broker that was behind may take over, and "
+                "committed results disappear"
             )
+            yield _set(topic, "unclean.leader.election.enable", "false", what)
 
 
 def compaction(cluster: KafkaCluster) -> Iterator[Warn]:
-    tags, retry, uploads = (cluster.topics[role] for role in ("tags", "retry", "uploads"))
-    kept = cluster.topics.get("embeddings")
-    if kept is not None and kept.policies and "compact" not in kept.policies:
-        yield Warn(
-            f"{kept.name}: cleanup.policy is {','.join(sorted(kept.policies))}, so embeddings end with their "
-            "retention, and what is trained or tagged again lacks them",
-            "set it to compact",
-        )
-    models = cluster.topics.get("models")
-    if models is not None and models.policies and models.policies != {"compact"}:
-        yield Warn(
-            f"{models.name}: cleanup.policy is {','.join(sorted(models.policies))}, so the name of the live "
-            "model ends with its retention",
-            "set it to compact",
-        )
-    if tags.policies and "compact" not in tags.policies:
-        yield Warn(
-            f"{tags.name}: cleanup.policy is {','.join(sorted(tags.policies))}, so tags end with their "
-            "retention, and a view that is rebuilt lacks them",
-            "set it to compact",
-        )
+    losses: dict[TopicRole, str] = {
+        "embeddings": "so they end with their retention, and what is trained or tagged again lacks them",
+        "models": "so the name of the live model ends with its retention",
+        "tags": "so tags end with their retention, and a view that is rebuilt lacks them",
+    }
+    for role, loss in losses.items():
+        topic = cluster.topics.get(role)
+        both_will_do = role != "models"
+        if topic is None or not topic.policies or topic.policies == {"compact"}:
+            continue
+        if not (both_will_do and "compact" in topic.policies):
+            what = f"cleanup.policy is {','.join(sorted(topic.policies))}, {loss}"
+            yield _set(topic, "cleanup.policy", "compact", what)
+    retry, uploads = cluster.topics["retry"], cluster.topics["uploads"]
     if "delete" in retry.policies:
-        yield Warn(
-            f"{retry.name}: cleanup.policy has delete, so an upload that waits for another try can vanish "
-            "without an outcome",
-            "set it to compact",
+        what = (
+            "cleanup.policy has delete, so an upload that waits for another try can vanish without an outcome"
         )
+        yield _set(retry, "cleanup.policy", "compact", what)
     if "compact" in uploads.policies:
-        yield Warn(
-            f"{uploads.name}: cleanup.policy has compact, so an event may vanish before it is read: it ends "
-            "as nothing, and a deletion may be missed",
-            "set it to delete",
+        what = (
+            "cleanup.policy has compact, so an event may vanish before it is read: it ends as nothing, and a "
+            "deletion may be missed"
         )
+        yield _set(uploads, "cleanup.policy", "delete", what)
 
 
 def retention(cluster: KafkaCluster) -> Iterator[Warn]:
     tags, uploads = cluster.topics["tags"], cluster.topics["uploads"]
     kept = tags.number("delete.retention.ms")
     if kept is not None and kept < DAY:
-        yield Warn(
-            f"{tags.name}: delete.retention.ms is {duration(kept)}; a view that stands still for longer "
-            "reads all tags again to find what was deleted",
-            f"set it to {PLANS['tags'].config['delete.retention.ms']}",
+        what = (
+            f"delete.retention.ms is {duration(kept)}; a view that stands still for longer reads all tags "
+            "again to find what was deleted"
         )
+        yield _set(tags, "delete.retention.ms", PLANS["tags"].config["delete.retention.ms"], what)
     reach = uploads.number("retention.ms")
     if reach is not None and 0 <= reach < DAY:
-        yield Warn(
-            f"{uploads.name}: retention.ms is {duration(reach)}; workers that are away for longer lose "
-            "uploads",
-            "set it to the longest outage that you want to survive",
-        )
+        yield _set(
+            uploads, "retention.ms", PLANS["uploads"].config["retention.ms"],
+            f"retention.ms is {duration(reach)}; workers that are away for longer lose uploads",
+            "set it to the longest outage that you want to survive, like {}",
+        )  # fmt: skip
     minutes = cluster.broker.get("offsets.retention.minutes", "")
     if minutes.isdigit() and reach is not None and (reach < 0 or reach > int(minutes) * MINUTE):
         kept_for = duration(int(minutes) * MINUTE)
@@ -254,10 +253,11 @@ def sizes(cluster: KafkaCluster) -> Iterator[Warn]:
         copy = cluster.topics[role]
         limit = copy.number("max.message.bytes")
         if largest is not None and limit is not None and limit < largest:
-            yield Warn(
-                f"{copy.name}: max.message.bytes is {limit}, {uploads.name} takes {largest}: {loss}",
-                f"set it to {largest} or more",
-            )
+            yield _set(
+                copy, "max.message.bytes", largest,
+                f"max.message.bytes is {limit}, {uploads.name} takes {largest}: {loss}",
+                "set it to {} or more",
+            )  # fmt: skip
 
 
 def brokers(cluster: KafkaCluster) -> Iterator[Warn]:

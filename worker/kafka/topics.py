@@ -281,23 +281,26 @@ def await_made(config: TopicsConfig) -> Topics:
 
 def problems(topics: Topics) -> list[str]:
     """What stands in the way of a start, one sentence each."""
+    found = []
     missing = [name for name, count in topics.counts.items() if not count]
     if missing:
-        return [
+        found.append(
             f"missing topics: {', '.join(missing)}; make them with `imgclust-worker topics --create` (all "
             "four with the same number of partitions), or set WORKER_CREATE_TOPICS=true"
-        ]
-    several = [f"{name!r} has {topics.counts[name]}" for name in topics.single if topics.counts[name] != 1]
+        )
+    several = [f"{name!r} has {topics.counts[name]}" for name in topics.single if topics.counts[name] > 1]
     if several:
-        return [f"the models topic must have one partition, so that its records have one order; {several[0]}"]
-    counts = {name: count for name, count in topics.counts.items() if name not in topics.single}
+        found.append(
+            f"the models topic must have one partition, so that its records have one order; {several[0]}"
+        )
+    counts = {name: n for name, n in topics.counts.items() if n and name not in topics.single}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        return [
+        found.append(
             f"the four topics must have the same number of partitions, because a result goes to the number "
             f"that its upload came from; they have {shown}"
-        ]
-    return []
+        )
+    return found
 
 
 def ensure(config: TopicsConfig) -> Topics:
