@@ -205,6 +205,20 @@ def test_replay_sends_what_has_no_later_event(written: Written, command: Command
     reader.close()
 
 
+def test_the_newest_events_are_looked_at(written: Written, command: Command) -> None:
+    """`check --event` without a file: what the worker would make of the newest ten, of all partitions."""
+    assert "no event yet" in command("check", "--event")[1]
+    for number in range(12):
+        written.upload(f"u{number}")
+    code, out, _ = command("check", "--event")
+    assert code == 0
+    assert [f"event 2:{offset}:" in out for offset in (1, 2, 11)] == [False, True, True]
+    written.write(written.topics.uploads, "who", b"{not json")
+    code, out, _ = command("check", "--event")
+    assert code == 3
+    assert "event 2:12: would be a dead letter, bad-event" in out
+
+
 def test_many_are_sent_only_when_told(written: Written, command: Command) -> None:
     """More than 20 need --yes where nobody can be asked; without it nothing is sent, exit code 2."""
     for i in range(21):

@@ -112,6 +112,11 @@ def _add_check(commands: Commands, config: argparse.ArgumentParser) -> None:
         description="Look at settings, Kafka, topics, Redis, model and encoder; say what stands in the way.",
     )
     check.set_defaults(handler=handlers.check)
+    check.add_argument(
+        "--event", nargs="?", const="", metavar="FILE",
+        help="show what would be read from an event in a file, - for standard input; without FILE from the "
+        "newest ten of the uploads topic",
+    )  # fmt: skip
 
 
 def _add_topics(commands: Commands, config: argparse.ArgumentParser) -> None:

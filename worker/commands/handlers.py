@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ def demo(args: argparse.Namespace) -> int:
 @_printing
 def check(args: argparse.Namespace) -> int:
     settings = read_settings(args)
+    if args.event is not None:
+        from worker.commands.check_event import check_event
+
+        return check_event(settings, Path(args.event) if args.event else None)
     from worker.commands.check import check
 
     return check(settings)
