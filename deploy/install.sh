@@ -2,10 +2,11 @@
 # Installs imgclust and its locked dependencies into a virtual environment. Needs Python 3.11 or later with venv,
 # no compiler, and no rights beyond writing to VENV and a temporary folder.
 #
-#   TORCH_INDEX=… deploy/install.sh VENV [dependencies] [imgclust]
+#   TORCH_INDEX=… deploy/install.sh VENV [dependencies] [imgclust] [sbom]
 #
-# Without a step, both are taken. They are apart because the dependencies are gigabytes that seldom change, and
-# imgclust is a megabyte that often does: an image keeps each in a layer of its own.
+# Without a step, the first two are taken. They are apart because the dependencies are gigabytes that seldom
+# change, and imgclust is a megabyte that often does: an image keeps each in a layer of its own. `sbom` lists
+# what is installed in VENV/sbom.cdx.json (CycloneDX).
 #
 #   TORCH_INDEX   package index that torch is taken from; it decides which build that is. There is no default,
 #                 because the wrong one costs gigabytes, or the GPU. A VENV that has the locked torch keeps it.
@@ -27,8 +28,8 @@ constraints=$source/constraints.txt
 for step in "$@"; do
   case $step in
     dependencies) : "${TORCH_INDEX:?install.sh: name the package index that torch is taken from (a CPU or a CUDA build)}" ;;
-    imgclust) ;;
-    *) fail "unknown step '$step': dependencies or imgclust" ;;
+    imgclust|sbom) ;;
+    *) fail "unknown step '$step': dependencies, imgclust or sbom" ;;
   esac
 done
 case ${TORCH_BUILD:-} in ''|cpu|cuda) ;; *) fail "TORCH_BUILD must be cpu or cuda, got '$TORCH_BUILD'" ;; esac
@@ -73,6 +74,16 @@ imgclust() {
   pip install --no-deps --force-reinstall "$work"/dist/imgclust-*.whl
   rm -rf "$work"
   "$venv/bin/imgclust-worker" --version
+}
+
+sbom() {
+  # with a tool in an environment of its own, which is not part of what it lists
+  tools=$(mktemp -d)
+  "${PYTHON:-python3}" -m venv "$tools"
+  "$tools/bin/python" -m pip --quiet --disable-pip-version-check --no-input \
+    install --only-binary :all: -c "$constraints" cyclonedx-bom
+  "$tools/bin/cyclonedx-py" environment --of JSON --output-reproducible -o "$venv/sbom.cdx.json" "$venv/bin/python"
+  rm -rf "$tools"
 }
 
 for step in "$@"; do "$step"; done

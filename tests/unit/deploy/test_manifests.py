@@ -27,6 +27,7 @@ DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 OVERLAYS = ("cpu", "gpu")
 PORT = 9464
+WALL, SERVE = 9465, 9466
 GIB = 1 << 30
 FETCHER = 1.5 * GIB  # what a fetcher is stopped at, docs/security.md
 AFTER_DRAIN = LEAVE_TIMEOUT  # seconds that leaving may take beyond the drain
@@ -165,7 +166,7 @@ def test_compose_is_what_prometheus_and_grafana_look_for() -> None:
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
     for job in scraped:
         for discovery in job["dns_sd_configs"]:
-            assert discovery["port"] == PORT
+            assert discovery["port"] == (WALL if discovery["names"] == ["wall"] else PORT)
             assert set(discovery["names"]) <= set(services)
     provider = yaml.safe_load(next((DEPLOY / "grafana/provisioning/dashboards").iterdir()).read_text())
     mounted = {v.split(":")[1]: DEPLOY / v.split(":")[0] for v in services["grafana"]["volumes"]}
@@ -275,7 +276,7 @@ def test_its_pods_may_do_nothing_more_than_they_need(overlay: list[dict[str, Any
         assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
 
 
-def test_its_ports_and_paths_are_served(overlay: list[dict[str, Any]]) -> None:
+def test_its_ports_and_paths_are_served(overlay: list[dict[str, Any]], tmp_path: Path) -> None:
     """Probes, Service, ServiceMonitor and NetworkPolicy name the one port and the paths that the worker
     has."""
     from worker.telemetry import health
@@ -283,20 +284,32 @@ def test_its_ports_and_paths_are_served(overlay: list[dict[str, Any]]) -> None:
     source = Path(health.__file__).read_text()
     for deployment in of_kind(overlay, "Deployment"):
         (container,) = kustomize.containers(deployment)
-        assert [(p["name"], p["containerPort"]) for p in container["ports"]] == [("http", PORT)]
+        loaded, name = parsed(environment(overlay, container), tmp_path), container["name"]
+        expected = {"wall": [("wall", WALL)], "serve": [("http", PORT), ("serve", SERVE)]}
+        assert (loaded.wall[1] == WALL, loaded.serve[1] == SERVE) == (True, True)
+        ports = [(p["name"], p["containerPort"]) for p in container["ports"]]
+        assert ports == expected.get(name, [("http", PORT)])
         live, ready = (container[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness"))
         assert (live["path"], ready["path"]) == ("/healthz", "/readyz")
-        assert {live["port"], ready["port"]} == {"http"}
+        assert {live["port"], ready["port"]} == {ports[0][0]}
         assert all(f'"{path}"' in source for path in ("/healthz", "/readyz", "/metrics"))
-    (service,) = of_kind(overlay, "Service")
+    services = {s["metadata"]["name"].removeprefix("imgclust-"): s for s in of_kind(overlay, "Service")}
     (monitor,) = of_kind(overlay, "ServiceMonitor")
-    assert [(p["name"], p["port"], p["targetPort"]) for p in service["spec"]["ports"]] == [
-        ("http", PORT, "http")
-    ]
-    assert [e["port"] for e in monitor["spec"]["endpoints"]] == ["http"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    opened = [r for p in of_kind(overlay, "NetworkPolicy") for r in p["spec"].get("ingress", ())]
-    assert [[p["port"] for p in rule["ports"]] for rule in opened] == [[PORT]]
+    found = {
+        name: [(p["name"], p["port"], p["targetPort"]) for p in service["spec"]["ports"]]
+        for name, service in services.items()
+    }
+    assert found.pop("imgclust") == [("http", PORT, "http")]
+    assert found == {name: [(name, 80, name)] for name in found}
+    assert [e["port"] for e in monitor["spec"]["endpoints"]] == ["http", "wall"]
+    for service in services.values():
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    opened = {
+        p["metadata"]["name"]: [port["port"] for r in p["spec"].get("ingress", ()) for port in r["ports"]]
+        for p in of_kind(overlay, "NetworkPolicy")
+    }
+    asked = {"imgclust-wall": [WALL], "imgclust-serve": [SERVE]}
+    assert opened == {name: asked.get(name, [PORT] if name == "imgclust" else []) for name in opened}
 
 
 def test_selectors_find_the_pods_they_are_for(overlay: list[dict[str, Any]]) -> None:
@@ -313,7 +326,9 @@ def test_selectors_find_the_pods_they_are_for(overlay: list[dict[str, Any]]) -> 
 
     for deployment in of_kind(overlay, "Deployment"):
         assert selected(deployment["spec"]["selector"]["matchLabels"]) == {deployment["metadata"]["name"]}
-    assert selected(of_kind(overlay, "Service")[0]["spec"]["selector"]) == set(pods)
+    for service in of_kind(overlay, "Service"):
+        name = service["metadata"]["name"]
+        assert selected(service["spec"]["selector"]) == (set(pods) if name == "imgclust" else {name})
     for budget in of_kind(overlay, "PodDisruptionBudget"):
         assert selected(budget["spec"]["selector"]["matchLabels"]) == {budget["metadata"]["name"]}
     for policy in of_kind(overlay, "NetworkPolicy"):
@@ -329,16 +344,17 @@ def test_selectors_find_the_pods_they_are_for(overlay: list[dict[str, Any]]) -> 
 def test_the_network_policy_is_the_workers_own_table(overlay: list[dict[str, Any]]) -> None:
     """Images may come from exactly those addresses and ports that the worker allows by itself, and nothing
     else has a way out."""
-    (policy,) = of_kind(overlay, "NetworkPolicy", "imgclust-tagger")
-    (rule,) = policy["spec"]["egress"]
-    v4, v6 = (peer["ipBlock"] for peer in rule["to"])
-    assert (v4["cidr"], v6["cidr"]) == ("0.0.0.0/0", str(addresses._IPV6_PUBLIC))
-    assert set(map(ipaddress.ip_network, v4["except"])) == set(addresses._IPV4_RESERVED)
-    assert set(map(ipaddress.ip_network, v6["except"])) == set(addresses._IPV6_RESERVED)
-    assert tuple(p["port"] for p in rule["ports"]) == load.load({}).fetch_allow_ports
-    for other in of_kind(overlay, "NetworkPolicy"):
-        if other is not policy:
-            assert not [t for r in other["spec"]["egress"] for t in r["to"] if "ipBlock" in t]
+    fetching = {"imgclust-tagger", "imgclust-serve"}
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        if policy["metadata"]["name"] not in fetching:
+            assert not [t for r in policy["spec"]["egress"] for t in r["to"] if "ipBlock" in t]
+            continue
+        (rule,) = policy["spec"]["egress"]
+        v4, v6 = (peer["ipBlock"] for peer in rule["to"])
+        assert (v4["cidr"], v6["cidr"]) == ("0.0.0.0/0", str(addresses._IPV6_PUBLIC))
+        assert set(map(ipaddress.ip_network, v4["except"])) == set(addresses._IPV4_RESERVED)
+        assert set(map(ipaddress.ip_network, v6["except"])) == set(addresses._IPV6_RESERVED)
+        assert tuple(p["port"] for p in rule["ports"]) == load.load({}).fetch_allow_ports
 
 
 def test_it_scales_within_what_the_topics_allow(overlay: list[dict[str, Any]], tmp_path: Path) -> None:
