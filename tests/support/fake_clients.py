@@ -194,6 +194,9 @@ class FakeConsumer:
     def resume(self, partitions: list[TopicPartition]) -> None:
         self._paused -= {(p.topic, p.partition) for p in partitions}
 
+    def list_topics(self, topic: str, timeout: float = 0) -> None:
+        self.moves.append(("look", 0))
+
     # ── offsets ──────────────────────────────────────────────────────────────────────────────────────────
 
     def committed(self, partitions: list[TopicPartition], timeout: float = 0) -> list[TopicPartition]:

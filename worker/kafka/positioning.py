@@ -8,6 +8,7 @@ between two polls.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -22,7 +23,7 @@ from worker.kafka.assignment import (
     OwnedPartition,
     OwnedPartitions,
 )
-from worker.kafka.beginning import Beginning, LastKnown, differ, in_log, in_new_topic
+from worker.kafka.beginning import MADE_ANEW, Beginning, LastKnown, differ, in_log, in_new_topic
 from worker.kafka.failpoints import reach
 from worker.kafka.offsets import DOUBT_SPAN, CommitTopics, PartitionOffsets, lives_of, topics_of
 from worker.kafka.pending_retries import PendingRetries
@@ -34,6 +35,7 @@ from worker.telemetry.metrics import Metrics
 log = logs.get(__name__)
 
 _SEEK_RETRY = 0.02
+_TOPIC_TIMEOUT = 1.0
 _POSITION_RETRY = 0.3
 # A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
 _SILENCE, _SILENCE_MAX = 5.0, 300.0
@@ -230,6 +232,8 @@ class Positioning:
         if not self.go_to(partition, begins.position, nowhere=owned.reset):
             owned.ask_at = self._clock() + _SEEK_RETRY
             return False
+        if begins.why == MADE_ANEW:
+            self._look_at_topic()
         if begins.why:
             self._count_lost(partition, begins.lost, begins.why, position=begins.position)
         elif owned.committed is None or owned.committed.offset < 0:
@@ -282,6 +286,12 @@ class Positioning:
     def _count_lost(self, partition: int, lost: int, why: str, **where: int) -> None:
         self._metrics.records_lost.inc(lost)
         log.error(why, topic=self._topic, partition=partition, records_lost=lost, **where)
+
+    def _look_at_topic(self) -> None:
+        """Have the client ask where the topic's partitions are. One that has once heard that there is no
+        such topic may not ask again for five minutes, and reads nothing until then (librdkafka 2.16)."""
+        with contextlib.suppress(KafkaException):
+            self._client.list_topics(self._topic, timeout=_TOPIC_TIMEOUT)
 
     def go_to(self, partition: int, offset: int, *, nowhere: bool = False) -> bool:
         """Let a paused partition read on from `offset`; False when it cannot just now.
@@ -380,6 +390,8 @@ class Positioning:
             if high > owned.offsets.next and fresh():
                 # what is above may be no record but the end of a producer's transaction: nothing to warn of
                 log.info("a silent partition is positioned again", partition=partition, log_end=high)
+                if again:
+                    self._look_at_topic()
                 self.set_paused(partition, True)
                 self.go_to(partition, owned.offsets.next, nowhere=again)
                 self.set_paused(partition, self._paused)

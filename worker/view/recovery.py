@@ -150,6 +150,8 @@ class Recovery:
 
         Their offsets begin again, and the new tags would be refused as older than the old ones.
         """
+        if topics:  # a client that once heard that there is no such topic does not look again by itself
+            self._consumer.list_topics(self._topic, timeout=KAFKA_TIMEOUT)
         self.rewind(dict.fromkeys(topics, Reached()), MADE_ANEW)
         for partition, topic in topics.items():
             log.error("the tags topic was made anew; its tags are removed from Redis", partition=partition)
