@@ -17,7 +17,7 @@ from types import FrameType
 
 from imgclust.errors import ImgclustError
 from imgclust.images.containers import HEIF_HINT
-from worker.demo import screen as screens
+from worker.demo import summary
 from worker.demo.checks import check_metrics, check_view
 from worker.demo.samples import Samples
 from worker.demo.screen import Moment, Screen
@@ -123,7 +123,7 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
 
     screen.step("Pictures")
     chosen = choose(folders)
-    shown = ", ".join(printable(str(screens.short_path(folder))).strip("'\"") for folder in folders)
+    shown = ", ".join(printable(str(summary.short_path(folder))).strip("'\"") for folder in folders)
     screen.say(f"{chosen.found:,} pictures in {shown}")
     if len(chosen.items) < chosen.found:
         screen.say(f"{len(chosen.items):,} of them, chosen at random, are enough for a demo")
@@ -152,7 +152,7 @@ def _report(screen: Screen, trained: Trained, out: Path) -> Path:
 
     with screen.console.status("the report page is written"):
         page = write_report(trained.model, out / "report.html", images=out / "embeddings")
-    screen.say(f"report page: {screens.short_path(page)}")
+    screen.say(f"report page: {summary.short_path(page)}")
     return page
 
 
@@ -236,22 +236,22 @@ def _stay(screen: Screen, running: Services) -> None:
 
 def _summarise(screen: Screen, trained: Trained, streamed: Streamed) -> None:
     ledger, labels = streamed.ledger, streamed.ledger.labels()
-    found = screens.agreement(labels, trained.categories) if trained.categories and labels else None
+    found = summary.agreement(labels, trained.categories) if trained.categories and labels else None
     screen.step("Summary")
-    screen.table(screens.facts_table(_facts(trained, streamed, labels, found)))
+    screen.table(summary.facts_table(_facts(trained, streamed, labels, found)))
     if labels:
-        screen.table(screens.largest_table(ledger, found), "The largest clusters")
-    screen.table(screens.dead_table(ledger), "Dead letters")
+        screen.table(summary.largest_table(ledger, found), "The largest clusters")
+    screen.table(summary.dead_table(ledger), "Dead letters")
 
 
 def _facts(
-    trained: Trained, streamed: Streamed, labels: Mapping[int, int], found: screens.Agreement | None
+    trained: Trained, streamed: Streamed, labels: Mapping[int, int], found: summary.Agreement | None
 ) -> Iterator[tuple[str, str]]:
     ledger = streamed.ledger
-    yield "uploads", screens.outcome_line(ledger, streamed.samples)
+    yield "uploads", summary.outcome_line(ledger, streamed.samples)
     yield "speed", f"{streamed.rate:.0f} images/s, with {BUSY} uploads on their way at once"
-    yield "latency", f"{screens.latency_line(ledger.latencies(calm=False))} from upload to tag, at that load"
-    yield "", f"{screens.latency_line(ledger.latencies(calm=True))} when uploads come alone"
+    yield "latency", f"{summary.latency_line(ledger.latencies(calm=False))} from upload to tag, at that load"
+    yield "", f"{summary.latency_line(ledger.latencies(calm=True))} when uploads come alone"
     yield "Redis", f"{streamed.view:,} tags, each as on the topic"
     same = sum(trained.labels[image] == cluster for image, cluster in labels.items())
     yield "clusters", f"{same:,} of {len(labels):,} pictures are in the one that the fit predicted for them"
@@ -278,7 +278,7 @@ def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, re
     screen.say(f"✓ all {len(streamed.ledger.events):,} uploads are accounted for", "bold green")
     screen.step("What next")
     screen.say(f"look at the report page: {report.resolve().as_uri()}")
-    for command, purpose in screens.next_commands(trained, out).items():
+    for command, purpose in summary.next_commands(trained, out).items():
         screen.say(f"{purpose}:")
         screen.paste(command)
     return 0

@@ -1,17 +1,13 @@
-"""What the demo shows: live while uploads stream, and a summary at the end. No word of it comes from here
-unescaped that came from outside."""
+"""What the demo shows while uploads stream. Nothing that came from outside is shown unescaped."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,31 +19,22 @@ from rich.text import Text
 
 from imgclust.support.progress import Listener, Progress
 from worker.demo.samples import Samples
-from worker.demo.training import Trained
-from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Ledger, percentile
-from worker.messages.text import OTHER, printable
+from worker.demo.summary import TOP, dead_letters, duration, named
+from worker.demo.uploads import Ledger, percentile
+from worker.messages.text import OTHER
 from worker.telemetry.metrics import (
     STAGE_FINISHED,
     STAGE_OUTCOMES,
     STAGE_RECEIVED,
     STAGE_SECONDS,
     STAGES,
-    UPLOADS,
 )
 
 REFRESH_SECONDS = 0.5  # of a terminal
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
-TOP = 8  # clusters that are shown
 MAX_BAR = 24  # columns
 SIDE_BY_SIDE = 76  # columns that two tables need
 PLAIN_WIDTH = 110  # columns, where there is no terminal
-
-
-def named(cluster: int, name: str | None) -> str:
-    """A cluster for people."""
-    if cluster == OTHER:
-        return "other"
-    return printable(name, 40).strip("'\"") if name else f"cluster {cluster}"
 
 
 class Screen:
@@ -139,13 +126,14 @@ class Moment:
 def moment_line(moment: Moment) -> str:
     """One line about the stream."""
     ledger = moment.ledger
-    dead = _dead(ledger).total()
-    recent = percentile(ledger.latencies(calm=False), 0.5)
+    dead = dead_letters(ledger).total()
+    recent = percentile(ledger.latencies(calm=ledger.is_calm), 0.5)
     latency = "" if math.isnan(recent) else f", latency p50 {recent:.2f} s"
-    return (
-        f"{ledger.done:,} of {len(ledger.events):,} uploads done, {moment.rate:.0f} images/s{latency}, "
-        f"{dead} dead letters"
-    )
+    speed = f"{moment.rate:.0f} images/s"
+    if ledger.is_calm:
+        speed = f"the last {ledger.calm} go alone, one after another"
+    done = f"{ledger.done:,} of {len(ledger.events):,} uploads done"
+    return f"{done}, {speed}{latency}, {dead} dead letters"
 
 
 def moment_picture(moment: Moment, width: int) -> RenderableType:
@@ -175,7 +163,7 @@ def _stages(samples: Samples) -> Table:
         inside = samples.value(STAGE_RECEIVED.name, stage=stage) - finished
         count = samples.value(f"{STAGE_SECONDS.name}_count", stage=stage)
         spent = samples.value(f"{STAGE_SECONDS.name}_sum", stage=stage)
-        each = _seconds(spent / count) if count else "–"
+        each = duration(spent / count) if count else "–"
         table.add_row(stage, f"{finished:,.0f}", f"{max(inside, 0):,.0f}", each)
     return table
 
@@ -197,121 +185,3 @@ def clusters_table(ledger: Ledger, bar: int) -> Table:
     if rest:
         table.add_row(f"{len(counts) - len(shown)} more", "", f"{rest:,}", style="dim")
     return table
-
-
-def _dead(ledger: Ledger) -> Counter[str]:
-    alive = (TAGGED, DELETED)
-    return Counter({code: n for code, n in ledger.outcomes().items() if code not in alive})
-
-
-# ── the summary ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def latency_line(seconds: Sequence[float]) -> str:
-    """p50, p95 and p99 in words."""
-    shown = (f"p{share * 100:.0f} {_seconds(percentile(seconds, share))}" for share in (0.5, 0.95, 0.99))
-    return ", ".join(shown)
-
-
-def _seconds(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def dead_table(ledger: Ledger) -> Table:
-    """Dead letters by code, each with an example."""
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("code", "", "for example", "because"):
-        table.add_column(title, overflow="fold")
-    counts = _dead(ledger)
-    examples: dict[str, tuple[str, str]] = {}
-    for number, result in sorted(ledger.results.items()):
-        examples.setdefault(result.outcome, (ledger.events[number].key, result.message))
-    for code in sorted(counts):
-        key, message = examples[code]
-        table.add_row(code, str(counts[code]), escape(key), escape(message))
-    return table
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Agreement:
-    """How well clusters match the categories of a labels.csv.
-
-    Attributes:
-        information: adjusted mutual information over the pictures that are not in "other"; 1 is perfect, 0 is
-            chance.
-        main: cluster → its most frequent category, how often, of how many.
-    """
-
-    information: float
-    main: dict[int, tuple[str, int, int]]
-
-
-def agreement(labels: Mapping[int, int], categories: Sequence[str]) -> Agreement:
-    """Compare clusters with categories; `labels`: picture → cluster."""
-    from sklearn.metrics import adjusted_mutual_info_score
-
-    inside = {image: cluster for image, cluster in labels.items() if cluster != OTHER}
-    members: dict[int, Counter[str]] = {}
-    for image, cluster in inside.items():
-        members.setdefault(cluster, Counter())[categories[image]] += 1
-    truth = [categories[image] for image in inside]
-    score = adjusted_mutual_info_score(truth, list(inside.values())) if inside else 0.0
-    main = {c: (*counts.most_common(1)[0], counts.total()) for c, counts in members.items()}
-    return Agreement(float(score), main)
-
-
-def largest_table(ledger: Ledger, found: Agreement | None) -> Table:
-    """The largest clusters with their names and, where it is known, their main category."""
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("cluster")
-    table.add_column("tags", justify="right")
-    table.add_column("mostly" if found else "")
-    for (cluster, name), count in ledger.clusters().most_common(TOP + 1):
-        mostly = ""
-        if found and cluster in found.main:
-            category, times, of = found.main[cluster]
-            mostly = f"{escape(category)} ({times} of {of} pictures)"
-        table.add_row(escape(named(cluster, name)), f"{count:,}", mostly)
-    return table
-
-
-def outcome_line(ledger: Ledger, samples: Samples) -> str:
-    """How many uploads ended how."""
-    counts = ledger.outcomes()
-    superseded = samples.value(UPLOADS.name, outcome=SUPERSEDED)
-    return (
-        f"{counts[TAGGED]:,} tagged, {_dead(ledger).total()} dead letters, "
-        f"{superseded:.0f} superseded by a later event, {counts[DELETED]} deleted"
-    )
-
-
-def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
-    """What a figure is about, and the figure."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for about, figure in facts:
-        table.add_row(about, escape(figure))
-    return table
-
-
-def short_path(path: Path) -> Path:
-    """A path as a user would write it: below the current folder, if it is there."""
-    full = path.absolute()
-    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
-
-
-def next_commands(trained: Trained, out: Path) -> dict[str, str]:
-    """What may be tried next: command, ready to be pasted → what it does."""
-    programs = Path(sys.executable).parent
-    tool, worker = (shlex.quote(str(short_path(programs / n))) for n in ("imgclust", "imgclust-worker"))
-    model, picture = (shlex.quote(str(short_path(p))) for p in (trained.model, trained.files[0]))
-    embeddings, other = (shlex.quote(str(short_path(out / n))) for n in ("embeddings", "other-model"))
-    larger = 2 * trained.min_cluster_size
-    return {
-        f"{tool} predict {model} {picture}": "the cluster of a picture",
-        f"{tool} fit {embeddings} -o {other} --min-cluster-size {larger}": "fewer, larger clusters",
-        f"{worker} demo ~/Pictures": "all of this with your own pictures",
-    }

@@ -150,6 +150,7 @@ class Ledger:
         self._numbers: dict[Position, int] = {}
         self._early: dict[Position, list[UploadResult]] = {}
         self._wrong: list[str] = []
+        self.calm = sum(event.calm for event in events)
         self._to_be_superseded = [n for n, event in enumerate(events) if event.expected == SUPERSEDED]
 
     def sent(self, number: int, position: Position) -> None:
@@ -179,6 +180,11 @@ class Ledger:
         return number in self.results or (
             self.events[number].expected == SUPERSEDED and number + 1 in self.results
         )
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether only those are left that are sent alone, whose rate says nothing."""
+        return 0 < len(self.events) - self.done <= self.calm
 
     @property
     def done(self) -> int:

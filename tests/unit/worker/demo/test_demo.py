@@ -22,18 +22,9 @@ from tests.support.fake_feed import FakeFeed
 from worker.demo import training
 from worker.demo.checks import check_metrics, check_view
 from worker.demo.samples import Samples
-from worker.demo.screen import (
-    Moment,
-    Ticker,
-    agreement,
-    clusters_table,
-    dead_table,
-    latency_line,
-    moment_line,
-    moment_picture,
-    outcome_line,
-)
+from worker.demo.screen import Moment, Ticker, clusters_table, moment_line, moment_picture
 from worker.demo.services import topic_names, worker_environment
+from worker.demo.summary import agreement, dead_table, latency_line, outcome_line
 from worker.demo.training import Chosen, choose
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Event, Ledger, UploadResult, percentile, plan
 from worker.errors import ERROR_CODES
@@ -331,6 +322,20 @@ def test_what_came_from_outside_is_shown_as_text() -> None:
     text = shown(clusters_table(ledger, 10), dead_table(ledger))
     assert "[/bold]\\x1b[2J" in text
     assert "[/] [blink]no" in text
+
+
+def test_uploads_that_go_alone_do_not_look_stuck() -> None:
+    """The last ones are sent one after another: the line says so, and shows no rate, which would be 2/s."""
+    events = [Event("a", b"{}"), *(Event(f"c{n}", b"{}", calm=True) for n in range(3))]
+    ledger = Ledger(events)
+    for number in range(2):
+        ledger.sent(number, (0, number))
+        ledger.ended((0, number), UploadResult(TAGGED, 0.1 * (number + 1), b"{}", tag("x")))
+        line = moment_line(Moment(ledger, 2.0, Samples()))
+        assert "images/s" not in line
+        assert "the last 3 go alone, one after another" in line
+    assert "latency p50 0.20 s" in line
+    assert "images/s" in moment_line(Moment(Ledger(events), 2.0, Samples()))
 
 
 def test_lines_tell_how_the_stream_stands() -> None:
