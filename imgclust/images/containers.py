@@ -164,32 +164,6 @@ def _count_scans(data: bytes, at: int) -> None:
         at += int.from_bytes(data[at : at + 2])
 
 
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-
-
-def jpeg_is_covered(data: bytes) -> bool:
-    """Whether a JPEG has scans for every coefficient of every component of its frame, to the last bit.
-
-    Whether the scans themselves are complete is another question.
-    """
-    missing: dict[int, set[int]] = {}
-    at = 2
-    while match := _NEXT_MARKER.search(data, at):
-        marker, at = data[match.start() + 1], match.end()
-        segment = data[at + 2 : at + int.from_bytes(data[at : at + 2])]
-        if marker in _FRAMES:
-            missing = {component: set(range(64)) for component in segment[6::3]}
-        elif marker == 0xDA and len(segment) >= 6:
-            end = 1 + 2 * segment[0]
-            first, last, precision = segment[end : end + 3].ljust(3, b"\xff")
-            if precision & 0x0F == 0:  # else a later scan refines it
-                for component in segment[1:end:2]:
-                    missing.get(component, set()).difference_update(range(first, last + 1))
-        if marker != 0x01:
-            at += len(segment) + 2
-    return bool(missing) and not any(missing.values())
-
-
 # ----------------------------------------------------------------------------------------------- PNG
 
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}

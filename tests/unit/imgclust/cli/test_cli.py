@@ -21,6 +21,8 @@ from imgclust.cli import arguments, embed, loading, report
 from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
 from imgclust.errors import EncoderError, ImgclustError
+from imgclust.fetching.urls import FetchPolicy
+from imgclust.images.decode import DEFAULT_LIMITS
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 
@@ -316,6 +318,11 @@ def test_limits_can_be_set(
             assert f"1 failed: {code}" in streams.out + streams.err
             assert f"{limit} reads larger ones" in streams.out + streams.err
         assert arguments.main([*argv, "--max-pixels", "1000000000", "--max-bytes", "1000000000"]) == 0
+    with pytest.raises(SystemExit):
+        arguments.main(["embed", "--help"])
+    shown = capsys.readouterr().out
+    for default in (DEFAULT_LIMITS.max_pixels, DEFAULT_LIMITS.max_bytes, FetchPolicy().max_bytes):
+        assert f"({default})" in shown
     parsed = arguments.parser().parse_args(["predict", "m", "i", "--max-bytes", "7"])
     assert loading.reader(parsed)._policy.max_bytes == 7  # type: ignore[union-attr]
 
