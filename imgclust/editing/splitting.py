@@ -37,7 +37,7 @@ def split_points(points: Floats, into: int | None = None) -> list[Floats]:
     Raises:
         ModelError: too few images, or no parts to be found.
     """
-    least = LEAST * (into or 2)
+    least = 2 * LEAST if into is None else 2 * into
     if len(points) < least:
         raise ModelError(
             f"a cluster of {len(points)} training images is too small to split: {least} are needed"

