@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unknown := int((embeddings.hashes == 0).sum()):
         note(
-            f"{unknown} images were embedded before perceptual hashes were kept: they are compared by what the "
-            "encoder saw, a crop; embed them into another folder to compare whole pictures"
+            f"{unknown} images have no perceptual hash, as in older folders: they are compared by "
+            "what the encoder saw, a crop; embed them into another folder to compare whole pictures"
         )
     groups = _groups(embeddings, found)
     if arguments.output is None:
@@ -90,7 +90,7 @@ def _groups(embeddings: Embeddings, found: Duplicates) -> list[list[dict[str, An
                 "bits": int(bits[i]) if known else None,
             }
         )
-    groups = []
+    groups: list[list[dict[str, Any]]] = []
     for original, copies in sorted(members.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         kept = {"id": embeddings.ids[original], "source": embeddings.sources[original], "kept": True}
         first = {**kept, "exact": False, "cosine": 1.0, "bits": 0}

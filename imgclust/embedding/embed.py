@@ -117,6 +117,7 @@ def embed(
             limits=limits,
             reader=reader,
             is_present=known.is_present,
+            hashed=True,
         )
         stack.enter_context(closing(batches))  # so that an error stops the readers at once
         flushed = clock()
@@ -181,6 +182,7 @@ def _record(
                 height=outcome.height,
                 sha256=outcome.sha256,
                 attributes=item.attributes,
+                phash=outcome.phash,
             )
             summary.embedded += 1
             summary.renamed += name != item.id

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgclust.errors import EmbeddingsError
+from imgclust.images.perceptual import Hashes
 from imgclust.support.path_text import from_text, storable, to_text
 from imgclust.types import EncoderIdentity, Floats
 
@@ -44,6 +46,7 @@ def schema(identity: EncoderIdentity) -> pa.Schema:
             ("height", pa.int32()),
             ("sha256", pa.string()),
             ("attributes", pa.string()),
+            ("phash", pa.uint64()),
         ],
         metadata={
             IDENTITY_KEY: json.dumps(identity.to_dict(), sort_keys=True),
@@ -63,6 +66,8 @@ class Embeddings:
         sha256: n hex digests of the files' bytes; None where they are not known.
         attributes: n mappings.
         identity: of the encoder.
+        hashes: uint64 (n,), perceptual hashes of the whole pictures; 0 where one is not known, as in shards
+            from before they were kept. See `imgclust.images.perceptual`.
     """
 
     ids: list[str]
@@ -73,6 +78,11 @@ class Embeddings:
     sha256: list[str | None]
     attributes: list[Mapping[str, Any]]
     identity: EncoderIdentity
+    hashes: Hashes = dataclasses.field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def __post_init__(self) -> None:
+        if len(self.hashes) != len(self.ids):
+            object.__setattr__(self, "hashes", np.zeros(len(self.ids), np.uint64))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,12 +137,14 @@ class EmbeddingsWriter:
         height: int,
         sha256: str | None,
         attributes: Mapping[str, Any] | None = None,
+        phash: int | None = None,
     ) -> None:
-        """Add one image; `embedding`: (dim,), float16 values. `sha256` None, sizes of 0: not known."""
+        """Add one image; `embedding`: (dim,), float16 values. None and sizes of 0: not known."""
         row = {
             "id": storable(id), "source": to_text(source), "embedding": np.asarray(embedding, np.float16),
             "width": width, "height": height, "sha256": sha256,
             "attributes": json.dumps(dict(attributes or {}), ensure_ascii=False, sort_keys=True),
+            "phash": phash,
         }  # fmt: skip
         for name, value in row.items():
             self._columns[name].append(value)
@@ -255,7 +267,14 @@ def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:
         sha256=table["sha256"].to_pylist(),
         attributes=[json.loads(a) for a in table["attributes"].to_pylist()],
         identity=identity,
+        hashes=_hashes(table),
     )
+
+
+def _hashes(table: pa.Table) -> Hashes:
+    if "phash" not in table.column_names:  # a shard from before they were kept
+        return np.zeros(len(table), np.uint64)
+    return np.asarray(pc.fill_null(table["phash"].combine_chunks(), 0), np.uint64)
 
 
 def read_embeddings(folder: Path) -> Embeddings:
@@ -278,4 +297,5 @@ def concat(parts: Sequence[Embeddings]) -> Embeddings:
         sha256=[s for p in parts for s in p.sha256],
         attributes=[a for p in parts for a in p.attributes],
         identity=parts[0].identity,
+        hashes=np.concatenate([p.hashes for p in parts]),
     )

@@ -36,13 +36,20 @@ IsPresent = Callable[[Item, str], bool]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Embedded:
-    """An image in the encoder's space. `vector`: float32 (dim,); `sha256`: hex, of the file's bytes."""
+    """An image in the encoder's space.
+
+    Attributes:
+        vector: float32 (dim,).
+        sha256: hex, of the file's bytes.
+        phash: of the whole picture, where it was asked for; see `imgclust.images.perceptual`.
+    """
 
     item: Item
     vector: Floats
     width: int
     height: int
     sha256: str
+    phash: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ def stream(
     limits: Limits = DEFAULT_LIMITS,
     reader: Reader | None = None,
     is_present: IsPresent | None = None,
+    hashed: bool = False,
 ) -> Generator[list[EmbedOutcome]]:
     """Embed images as they come, in their order, a batch at a time; memory stays constant.
 
@@ -99,13 +107,14 @@ def stream(
         workers: threads that decode; by default as many as cores.
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
+        hashed: compute perceptual hashes, too.
         is_present: (item, SHA-256 of its bytes) → whether it need not be decoded; called in threads.
     """
     waiting: list[_Decoded | Unread] = []
     ready = 0
     preprocessing = encoder.identity.preprocessing
     own_reader = reader or Reader()
-    read = _Read(own_reader, preprocessing, limits, workers or available_cores(), is_present)
+    read = _Read(own_reader, preprocessing, limits, workers or available_cores(), is_present, hashed)
     with own_reader, closing(_ahead(found, read, WINDOW * batch)) as results:
         for result in results:
             waiting.append(result)
@@ -139,7 +148,7 @@ def _outcome(decoded: _Decoded, vector: Floats | EncoderError) -> EmbedOutcome:
     item, picture = decoded.item, decoded.picture
     if isinstance(vector, EncoderError):
         return Failed(item, "encode-failed", str(vector))
-    return Embedded(item, vector, picture.width, picture.height, decoded.sha256)
+    return Embedded(item, vector, picture.width, picture.height, decoded.sha256, picture.hash)
 
 
 def _ahead(found: Iterable[Item], read: _Read, window: int) -> Generator[_Decoded | Unread]:
@@ -167,9 +176,10 @@ class _Read:
         limits: Limits,
         decoders: int,
         is_present: IsPresent | None,
+        hashed: bool,
     ) -> None:
         self._reader, self._preprocessing, self._limits = reader, preprocessing, limits
-        self._is_present = is_present
+        self._is_present, self._hashed = is_present, hashed
         self._may_decode = threading.BoundedSemaphore(decoders)
 
     def __call__(self, item: Item) -> _Decoded | Unread:
@@ -181,7 +191,7 @@ class _Read:
             if self._is_present is not None and self._is_present(item, sha256):
                 return Present(item)
             with self._may_decode:
-                picture = decode(data, self._preprocessing, self._limits)
+                picture = decode(data, self._preprocessing, self._limits, hashed=self._hashed)
             return _Decoded(item, picture, sha256)
         except UnsupportedFormat as error:
             is_image = item.named or containers.HEIF_HINT in str(error)

@@ -54,6 +54,10 @@ _TURNS = {
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
+HASHED_SIDE = 128  # pixels; a perceptual hash looks at 32 × 32 of them
+BLANK = 16  # of 255: a picture whose brightness varies less shows nothing
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """What an image may cost.
@@ -78,18 +82,27 @@ class Decoded:
         pixels: uint8 (size, size, 3), RGB, C-contiguous.
         width, height: of the original, turned upright, in pixels.
         format: one of `containers.FORMATS`.
+        hash: of the whole picture, where it was asked for; see `imgclust.images.perceptual`.
     """
 
     pixels: Pixels
     width: int
     height: int
     format: str
+    hash: int | None = None
 
 
 def decode(
-    data: bytes, preprocessing: Preprocessing, limits: Limits = DEFAULT_LIMITS, *, shrink_on_load: bool = True
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    shrink_on_load: bool = True,
+    hashed: bool = False,
 ) -> Decoded:
     """Decode an image, turn it upright, lay it on white, resize and crop it as the encoder asks.
+
+    What is transparent and would leave a blank picture on white, as white lines do, is laid on black.
 
     The first frame of an animation and the first page of a TIFF count. Colour profiles are not applied
     (open_clip does not either).
@@ -100,6 +113,7 @@ def decode(
         limits: judged before anything is decoded.
         shrink_on_load: let libjpeg scale large JPEGs by eighths while it decodes (two to five times faster
             for photographs; the embedding's cosine to the full path stays ≥ 0.99).
+        hashed: compute the perceptual hash of the whole picture, too.
 
     Raises:
         UnsupportedFormat: not an image, or of a format that is not on the list.
@@ -116,7 +130,8 @@ def decode(
         side = (preprocessing.size, preprocessing.size)
         small = image.resize(side, _FILTERS[preprocessing.interpolation], box=box)
         pixels = np.array(_turned(small, picture.orientation))  # a copy: contiguous and writable
-    return Decoded(pixels, *picture.size, picture.format)
+        digest = _hash_of(_turned(_reduced(image), picture.orientation)) if hashed else None
+    return Decoded(pixels, *picture.size, picture.format, digest)
 
 
 def thumbnail(data: bytes, side: int = 128, limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -199,18 +214,41 @@ def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
         raise TooManyPixels(f"{width} x {height} pixels, at most {limits.max_pixels} are decoded")
 
 
+def _reduced(image: Image.Image) -> Image.Image:
+    """A square of the whole picture, small enough that turning and hashing it cost nothing."""
+    return image.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _hash_of(image: Image.Image) -> int:
+    from imgclust.images.perceptual import perceptual_hash  # loads scipy, which a fetcher has no room for
+
+    return perceptual_hash(image)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode → RGB, transparency laid on white."""
+    """Any mode → RGB, transparency laid on white, or on black where nothing would be left on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
+        laid = _laid_on(image, "white")
+        if _is_blank(laid) and not _is_blank(dark := _laid_on(image, "black")):
+            return dark
+        return laid
     return image.convert("RGB")
+
+
+def _laid_on(image: Image.Image, colour: str) -> Image.Image:
+    background = Image.new("RGB", image.size, colour)
+    background.paste(image, mask=image.getchannel("A"))
+    return background
+
+
+def _is_blank(image: Image.Image) -> bool:
+    values = np.asarray(image.convert("L"))
+    return int(values.max()) - int(values.min()) < BLANK
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -126,7 +126,9 @@ def fit(
         check_space(previous, given.rows, given.encoder)
     stages = Stages(progress)
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
-        duplicates = find_duplicates(given.rows, given.digests, threshold=near, progress=tell)
+        duplicates = find_duplicates(
+            given.rows, given.digests, hashes=given.hashes, threshold=near, progress=tell
+        )
     split = split_rows(duplicates.kept, test_fraction=test_fraction, max_train=max_train, seed=seed)
     parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates))
     cost = check_memory(len(split.train), given.rows, parameters)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.errors import FitError
+from imgclust.images.perceptual import Hashes
 from imgclust.model.folder import Array
 from imgclust.model.gallery import thumbnail_of
 from imgclust.model.parts import UNIT, check_identity
@@ -27,6 +28,7 @@ class Given:
         rows: float32 (n, d), unit-norm, of float16 values.
         ids: n different names.
         digests: SHA-256 of each file.
+        hashes: perceptual hashes; None: not known.
         sources: path or URL of each image.
         encoder: who made the rows.
     """
@@ -36,6 +38,7 @@ class Given:
     digests: Sequence[str | None] | None
     sources: Sequence[str] | None
     encoder: EncoderIdentity | None
+    hashes: Hashes | None = None
 
     @classmethod
     def of(
@@ -65,7 +68,9 @@ class Given:
             raise FitError("ids and encoder come with the embeddings: give them with an array only")
         known: Any = embeddings
         rows = _checked(vectors, normalize)
-        return cls(rows, _different(known.ids, len(rows)), known.sha256, known.sources, known.identity)
+        return cls(
+            rows, _different(known.ids, len(rows)), known.sha256, known.sources, known.identity, known.hashes
+        )
 
     def thumbnail(self, row: int) -> bytes | None:
         """WebP of a row's picture; None where its file is not to be had."""

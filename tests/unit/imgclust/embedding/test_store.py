@@ -71,6 +71,7 @@ def test_format(tmp_path: Path) -> None:
         "height": "int32",
         "sha256": "string",
         "attributes": "string",
+        "phash": "uint64",
     }
     assert json.loads(schema.metadata[IDENTITY_KEY])["weights"] == "ab" * 32
 
