@@ -52,6 +52,7 @@ class World:
         policy: PipelinePolicy = POLICY,
         tracing: Callable[[Callable[[], float]], Tracing] | None = None,
         topics: ResultTopics = TOPICS,
+        retry: RetryPolicy = RETRY,
         **results: Any,
     ) -> None:
         """`results`: what `Results` takes beside its defaults."""
@@ -60,7 +61,7 @@ class World:
         self.fetchers = FakeFetchers()
         self.inference = FakeInference()
         self.metrics = Metrics()
-        self.retrying = Retrying(RETRY, clock=self.clock, wall_ms=self.wall_ms, spread=lambda: 0.5)
+        self.retrying = Retrying(retry, clock=self.clock, wall_ms=self.wall_ms, spread=lambda: 0.5)
         self.results = Results(
             topics, Formats(), model=lambda: MAKER.version, wall_ms=self.wall_ms, metrics=self.metrics,
             **results,

@@ -10,6 +10,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,19 @@ from worker.telemetry.metrics import LIVE_DRIFT, Metrics
 from worker.telemetry.tracing import Tracing
 
 log = logs.get(__name__)
+
+
+T = TypeVar("T")
+MEMORY_WAIT, MEMORY_WAIT_MAX = 0.5, 10.0  # seconds
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    # by name, as torch is not imported here; its allocator on the CPU raises a RuntimeError
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -198,11 +212,12 @@ class Inference:
         """Encode a batch; halve it when that fails, down to the image that is at fault."""
         started = self._clock()
         try:
-            embeddings = self._encoder.encode(pixels)
+            embeddings = self._when_memory_allows("encode", len(tokens), lambda: self._encoder.encode(pixels))
+            if embeddings is None:
+                return []
             if not np.isfinite(embeddings).all():
                 raise ValueError("the encoder returned numbers that are not finite")
         except Exception as error:
-            self._count_memory(error)
             if len(tokens) > 1:
                 half = len(tokens) // 2
                 log.warning(
@@ -218,19 +233,30 @@ class Inference:
             self._tracing.stage("encode", tokens, started, now)
         return [(tokens, embeddings)]
 
-    def _count_memory(self, error: Exception) -> None:
-        # by name, as torch is not imported here; its allocator on the CPU raises a RuntimeError
-        if (
-            isinstance(error, MemoryError)
-            or type(error).__name__ == "OutOfMemoryError"
-            or "can't allocate memory" in str(error)
-        ):
-            self._metrics.out_of_memory.inc()
+    def _when_memory_allows(self, stage: str, images: int, call: Callable[[], T]) -> T | None:
+        """What `call` returns. When even one image finds no memory, others on the device have it: it is tried
+        again, later and later, as no image is at fault for that; None when inference is stopped meanwhile."""
+        wait = MEMORY_WAIT
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._metrics.out_of_memory.inc()
+                if images > 1:
+                    raise
+                log.warning("no memory for one image; it is tried again", stage=stage, seconds=wait)
+            with self._wake:
+                if self._wake.wait_for(lambda: self._stopping, wait):
+                    return None
+            self._busy[stage] = self._clock()  # waiting is no hang
+            wait = min(2 * wait, MEMORY_WAIT_MAX)
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
         try:
-            self.warm_up([1])
+            self._when_memory_allows(stage, 1, lambda: self.warm_up([1]))
         except Exception:
             raise error from None
         (self._encode_stage if stage == "encode" else self._predict_stage).leave(1, "dead")
@@ -260,11 +286,14 @@ class Inference:
     def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
         started = self._clock()
         try:
-            prediction = self._model.predict(embeddings)
+            prediction = self._when_memory_allows(
+                "predict", len(tokens), lambda: self._model.predict(embeddings)
+            )
+            if prediction is None:
+                return
             kept = halves(embeddings) if self._keep_embeddings else None
             outcomes: list[InferenceOutcome] = [*rows(self._maker, tokens, prediction, kept)]
         except Exception as error:
-            self._count_memory(error)
             if len(tokens) == 1:
                 self._blame(tokens[0], "predict", error)
                 return

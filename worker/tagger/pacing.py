@@ -49,6 +49,7 @@ class Pacing:
         self._clock = clock
         self._least = self.limit = min(max(LEAST, least), most)
         self._load = self._nbytes = 0
+        self._full = False
         self._taken = self._ended = 0
         self._sleep = sleep
         self._measured_at = self._room_at = self._look_at = clock()
@@ -57,11 +58,15 @@ class Pacing:
         """So many more uploads are on their way."""
         self._taken += n
 
-    def look(self, load: int, nbytes: int) -> None:
-        """What is on its way now: uploads and results that wait, and the bytes of their records."""
-        self._load, self._nbytes = load, nbytes
+    def look(self, load: int, nbytes: int, *, full: bool = False) -> None:
+        """What is on its way now: uploads and results that wait, and the bytes of their records.
+
+        Args:
+            full: no more retries can be remembered: nothing new is taken in.
+        """
+        self._load, self._nbytes, self._full = load, nbytes, full
         now = self._clock()
-        if self.room():
+        if self.room() and not full:
             self._room_at = now
         if now - self._measured_at >= MEASURE:
             ended = self._taken - load
@@ -80,7 +85,7 @@ class Pacing:
 
     def room_for_new(self, due: int) -> int:
         """What is due for another try gets half of the room: neither waits for the other to run dry."""
-        room = self.room()
+        room = 0 if self._full else self.room()
         return room - min(due, room // 2)
 
     def read(self, consumer: UploadsConsumer, due: int, *, busy: bool) -> Sequence[Record]:
@@ -103,5 +108,5 @@ class Pacing:
         if not consumer.paused:
             if self._clock() - self._room_at >= PATIENCE:
                 consumer.pause()
-        elif self._load <= self.limit // 2 and self._nbytes <= MAX_BYTES // 2:
+        elif not self._full and self._load <= self.limit // 2 and self._nbytes <= MAX_BYTES // 2:
             consumer.resume()

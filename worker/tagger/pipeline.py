@@ -145,7 +145,8 @@ class Pipeline:
     def _look(self) -> None:
         """At all that takes room; a fetch that is being cancelled does until it has ended."""
         load = self.in_flight + self._fetchers.cancelling
-        self._pacing.look(load, self._works.nbytes + self._delivery.waiting_bytes)
+        nbytes = self._works.nbytes + self._delivery.waiting_bytes
+        self._pacing.look(load, nbytes, full=self._retrying.full)
 
     # ── consume ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,6 +14,10 @@ from worker.settings.values import RetryLimits
 from worker.tagger.in_flight import Work
 from worker.telemetry.metrics import Metrics
 
+# Pending retries of one worker; at so many it takes no new uploads in until some have ended. Each takes about
+# 0.85 kB of memory.
+MOST = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -49,6 +53,11 @@ class Retrying:
 
     def __len__(self) -> int:
         return sum(map(len, self._partitions.values()))
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be remembered."""
+        return len(self) >= MOST
 
     def now_ms(self) -> int:
         return self._wall_ms()

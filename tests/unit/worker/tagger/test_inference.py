@@ -84,6 +84,59 @@ def test_out_of_memory_halves_the_batch() -> None:
     assert bench.metrics.value("imgclust_encoder_out_of_memory_total") == halved
 
 
+class Short:
+    """Out of memory so many times, and then not any more: somebody else on the device has it."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def look(self) -> None:
+        if self.times:
+            self.times -= 1
+            raise RuntimeError("CUDA out of memory: can't allocate memory")
+
+
+@pytest.mark.parametrize("stage", ["encode", "predict"])
+def test_out_of_memory_buries_nobody_and_breaks_nothing(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that fails alone for want of memory, while a grey one passes, is tried until it passes."""
+    monkeypatch.setattr("worker.tagger.inference.MEMORY_WAIT", 0.001)
+    short = Short(12)
+
+    class Encoder(FakeEncoder):
+        def encode(self, pixels: Pixels) -> Floats:
+            if stage == "encode" and (pixels != 128).any():
+                short.look()
+            return super().encode(pixels)
+
+    class Model(FakeModel):
+        def predict(self, embeddings: Floats) -> Prediction:
+            if stage == "predict":
+                short.look()
+            return super().predict(embeddings)
+
+    bench = Bench(Encoder(), Model())
+    bench.run(list(range(4)), lambda: len(bench.outcomes) == 4)
+    assert all(isinstance(o, Predicted) for o in bench.outcomes)
+    assert bench.broken == []
+    assert bench.metrics.value("imgclust_encoder_out_of_memory_total") == 12
+
+
+def test_a_worker_that_waits_for_memory_stops_when_it_is_told_to() -> None:
+    """The image is left to the next worker."""
+    short = Short(10**9)
+
+    class Encoder(FakeEncoder):
+        def encode(self, pixels: Pixels) -> Floats:
+            short.look()
+            return super().encode(pixels)
+
+    bench = Bench(Encoder())
+    memory = "imgclust_encoder_out_of_memory_total"
+    bench.run([1], lambda: (bench.metrics.value(memory) or 0) >= 1)
+    assert bench.outcomes == []
+    assert bench.broken == []
+
+
 def test_time_at_work_is_counted() -> None:
     """Busy seconds are those of the encoder's and the predictor's calls; each batch's wait is observed."""
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import fitted
-from tests.support.world import MAKER, POLICY, TOPICS, World, upload
+from tests.support.world import MAKER, POLICY, RETRY, TOPICS, World, upload
 from worker.errors import StartError
 from worker.fetching.protocol import Decoded, Failed
 from worker.kafka.delivery import Result
@@ -461,6 +461,27 @@ def test_an_embedding_that_kafka_does_not_take_is_left_out() -> None:
     assert world.delivery.on_refused(Result("embeddings", b"a", b"x" * 99, record), TOO_LARGE) == []
     with pytest.raises(StartError):
         world.delivery.on_refused(Result("tags", b"a", None, record), TOO_LARGE)
+
+
+def test_what_is_pending_is_bounded_and_intake_rests_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image host is away for days: no more is taken in than can be remembered, and reading is paused; when
+    the retries get through, it goes on."""
+    monkeypatch.setattr("worker.tagger.retrying.MOST", 20)
+    world = World(
+        {0: [upload(f"0-{n}") for n in range(200)]},
+        retry=dataclasses.replace(RETRY, first=200.0, longest=200.0),
+    )
+    world.delivery.prompt = True
+    while world.now < 30:
+        world.pipeline.run_once()
+        while world.fetchers.jobs:
+            world.answer(0, "transient")
+        world.now += 0.05
+    assert 20 <= world.pending <= 20 + POLICY.max_in_flight + PATIENCE / FULL_WAIT
+    assert world.consumer.paused
+    world.delivery.prompt = False
+    world.settle()
+    assert world.ends()["tagged"] == 200
 
 
 def test_named_records_are_dead_letters_untried() -> None:
