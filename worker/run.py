@@ -21,7 +21,7 @@ from worker.kafka.topic_ids import TopicIds
 from worker.settings.settings import Settings
 from worker.signals import Signals
 from worker.tagger.model_loading import load
-from worker.tagger.pipeline import PipelinePolicy
+from worker.tagger.parts import PipelinePolicy
 from worker.tagger.results import ResultTopics
 from worker.tagger.retrying import RetryPolicy
 from worker.tagger.tagger import Fetching, Tagger, TaggerConfig, UploadsSource

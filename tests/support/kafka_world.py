@@ -26,7 +26,8 @@ from worker.kafka.topic_ids import TopicIds
 from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
 from worker.settings.values import RetryLimits
-from worker.tagger.pipeline import Begun, Leaving, Pipeline, PipelinePolicy
+from worker.tagger.parts import Begun, Leaving, PipelinePolicy
+from worker.tagger.pipeline import Pipeline
 from worker.tagger.prediction import Predicted
 from worker.tagger.results import Results, ResultTopics
 from worker.tagger.retrying import Retrying, RetryPolicy

@@ -13,7 +13,8 @@ from worker.fetching.protocol import Failed
 from worker.kafka.assignment import BegunPartition
 from worker.messages.formats import Formats
 from worker.settings.values import RetryLimits
-from worker.tagger.pipeline import Pipeline, PipelinePolicy
+from worker.tagger.parts import PipelinePolicy
+from worker.tagger.pipeline import Pipeline
 from worker.tagger.prediction import ModelInfo, Predicted, Ready, Unencodable
 from worker.tagger.results import Results, ResultTopics
 from worker.tagger.retrying import Retrying, RetryPolicy

@@ -126,6 +126,8 @@ class Endings:
     def abandon(self, work: Work, why: str) -> None:
         """Nobody waits for `work` any more."""
         self._works.end(work)
+        if work.on_end is not None:
+            work.on_end()
         if work.trace is not None:
             self._tracing.back(work.token)
             work.trace.end(why)
@@ -158,6 +160,8 @@ class Endings:
         work = self._works.latest(source.partition, key.decode())
         if work is not None and work.record.offset == source.offset:  # it was about to be encoded alone
             self._works.end(work)
+            if work.on_end is not None:
+                work.on_end()
         elif self._retrying.remove(source.partition, key.decode()) is None:
             return []  # superseded meanwhile
         dead_letter = self._results.dead_letter(source, key, reason, result.attempts, result.trace)
@@ -167,5 +171,5 @@ class Endings:
         """`work` ends with `results`, and its pending retry with it."""
         self._works.end(work)
         if work.stored:
-            results = (*results, self._results.end_of_retry(work.key, work.record))
+            results = (*results, self._results.end_of_retry(work.key, work.record, work.on_end))
         self._delivery.publish(*results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 from worker.messages.record import Record
 from worker.messages.upload import Upload
@@ -19,6 +20,7 @@ class Work:
         stored: the retry topic has a record of it.
         deaths: workers that died while it was encoded with nothing beside it.
         not_before: of a retry, milliseconds since the epoch.
+        on_end: called when its end is safe, or when it ends without a result.
         trace: when it is traced.
     """
 
@@ -29,6 +31,7 @@ class Work:
     stored: bool = False
     deaths: int = 0
     not_before: int = 0
+    on_end: Callable[[], None] | None = None
     trace: UploadTrace | None = None
 
     @property

@@ -11,17 +11,14 @@ has ended.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from worker.errors import Rejected
 from worker.fetching.protocol import Decoded, Failed, FetchOutcome, Job
 from worker.kafka.assignment import BegunPartition
-from worker.kafka.consumer import UploadsConsumer
-from worker.kafka.delivery import REVOKE_COMMIT, Delivery
+from worker.kafka.delivery import REVOKE_COMMIT
 from worker.kafka.retry_changelog import Pending
 from worker.messages.mapping import Intake
 from worker.messages.record import Record
@@ -29,7 +26,8 @@ from worker.messages.upload import Upload
 from worker.tagger.endings import Endings
 from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.pacing import BUSY_WAIT, Pacing
-from worker.tagger.poison import DEATHS, KILLER, Encoding, PoisonGuard
+from worker.tagger.parts import Connect, Encoding, Fetchers, PipelinePolicy
+from worker.tagger.poison import DEATHS, KILLER, PoisonGuard
 from worker.tagger.prediction import InferenceOutcome, Predicted, Ready, Unencodable
 from worker.tagger.replays import ReplayGuard
 from worker.tagger.results import Reason, Results
@@ -46,33 +44,6 @@ REVOKE_FINISH = 1.0  # seconds
 REPORT_EVERY = 1.0
 
 
-class Fetchers(Protocol):
-    def submit(self, jobs: list[Job]) -> None: ...
-    def release(self, slots: list[int]) -> None: ...
-    def forget(self, tokens: Iterable[int]) -> None: ...
-    @property
-    def cancelling(self) -> int: ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PipelinePolicy:
-    """
-    Attributes:
-        max_in_flight: uploads that are fetched, encoded or not yet published at once, at most.
-        skip: (partition, offset) of records that become dead letters untried.
-        fill: as many fill the fetchers' connections and the encoder's batches.
-    """
-
-    max_in_flight: int
-    skip: frozenset[tuple[int, int]] = frozenset()
-    fill: int = 0
-
-
-Begun = Callable[[BegunPartition], None]
-Leaving = Callable[[set[int], bool], None]
-Connect = Callable[[Begun, Leaving], tuple[UploadsConsumer, Delivery]]
-
-
 class Pipeline:
     """Takes uploads in, sends them on their way, publishes what comes back.
 
@@ -81,7 +52,6 @@ class Pipeline:
             publishes and commits.
         intake: reads an upload from a record.
         clock: monotonic seconds.
-        wall_ms: milliseconds since the epoch.
     """
 
     def __init__(
@@ -166,7 +136,7 @@ class Pipeline:
         try:
             upload = self._parse(record, record.known_id, trace)
         except Rejected as error:
-            self._endings.bury(record, record.key, _reason(error), trace)
+            self._endings.bury(record, record.key, Reason.of(error), trace)
             return None
         if not self._replays.admits(upload, record, trace):
             return None
@@ -199,7 +169,7 @@ class Pipeline:
         try:
             upload = self._parse(record, pending.id, trace)
         except Rejected as error:
-            self._endings.bury_retry(record, _reason(error), attempts, trace)
+            self._endings.bury_retry(record, Reason.of(error), attempts, trace)
             return None
         work = Work(
             upload, record, attempts, stored=True, deaths=pending.deaths, not_before=pending.not_before,
@@ -365,7 +335,3 @@ class Pipeline:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
-
-
-def _reason(error: Rejected) -> Reason:
-    return Reason(error.code, error.stage, str(error))

@@ -6,9 +6,9 @@ owner has begun to encode at this position (`worker.kafka.offsets`: lives). The 
 die before the position has moved, takes in only a few records beyond it, and the one after that, when there
 were SUSPECT_AFTER deaths, suspects exactly those, and what was due for another try.
 
-A suspect is written down in the retry topic, and encoded with nothing beside it. A record that was written
-down DEATHS times, and was not taken back once, killed that many workers by itself. Everybody else is encoded
-as always, between two suspects.
+A suspect is written down in the retry topic, and encoded with nothing beside it; until its note is taken back
+nothing else is encoded. A record that was written down DEATHS times, and was not taken back once, killed that
+many workers by itself. Everybody else is encoded as always, between two suspects.
 
 Not in force, which is nearly always, all of this costs a look at a set for each picture.
 """
@@ -18,11 +18,12 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from worker.kafka.assignment import BegunPartition
 from worker.tagger.in_flight import InFlight, Work
+from worker.tagger.parts import Encoding
 from worker.tagger.prediction import Ready
 from worker.telemetry import log as logs
 
@@ -31,14 +32,6 @@ log = logs.get(__name__)
 SUSPECT_AFTER = 2  # one death at a position is a crash or a deployment; two are a pattern
 DEATHS = 3
 KILLER = "{} workers died while it was encoded with nothing beside it"
-
-
-class Encoding(Protocol):
-    """Encode and predict, in threads of their own; see `worker.tagger.inference.Inference`."""
-
-    def put(self, ready: Sequence[Ready]) -> None: ...
-    @property
-    def outstanding(self) -> int: ...
 
 
 class Marks(Protocol):
@@ -51,9 +44,10 @@ class Marks(Protocol):
 class Trial(enum.Enum):
     """What a suspect waits for."""
 
-    NOTE = "its note to be safe"
     ENCODER = "the encoder to be empty"
+    NOTE = "its note to be safe"
     OUTCOME = "its outcome, with nothing beside it"
+    END = "its end to be safe, and the note to be gone with it"
 
 
 class PoisonGuard:
@@ -89,7 +83,7 @@ class PoisonGuard:
         self._waiting: deque[Ready] = deque()  # for a commit, or for the end of a trial
         self._suspects: deque[Ready] = deque()
         self._trial: Ready | None = None
-        self._state = Trial.NOTE
+        self._state = Trial.ENCODER
 
     # ── partitions ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,6 +99,7 @@ class PoisonGuard:
         )  # fmt: skip
 
     def leave(self, partition: int) -> None:
+        """It is somebody else's; its works have been abandoned."""
         self._known.discard(partition)
         self._suspected.pop(partition, None)
 
@@ -128,12 +123,14 @@ class PoisonGuard:
 
     def step(self) -> None:
         """Let through what may go by now; go on with a trial, or begin the next one."""
-        self._go_on()
-        if self._waiting and (self._trial is None or self._state is Trial.NOTE):
+        if self._trial is not None:
+            self._go_on(self._trial)
+        if self._trial is None:
             waiting, self._waiting = self._waiting, deque()
             self._sort(waiting)
-        if self._trial is None and self._suspects:
-            self._begin_trial(self._suspects.popleft())
+            if self._suspects:
+                self._trial, self._state = self._suspects.popleft(), Trial.ENCODER
+                self._go_on(self._trial)
 
     def _sort(self, waiting: Iterable[Ready]) -> None:
         passing, unwanted = [], []
@@ -161,31 +158,33 @@ class PoisonGuard:
 
     # ── trials ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin_trial(self, ready: Ready) -> None:
+    def _go_on(self, ready: Ready) -> None:
         work = self._works.find(ready.token)
-        if work is None:
-            self._release([ready.slot])
-            return
+        if self._state is Trial.ENCODER:
+            if work is None:  # it has ended meanwhile
+                self._release([ready.slot])
+                self._trial = None
+            elif not self._inference.outstanding:
+                self._write(ready, work)
+        elif self._state is Trial.OUTCOME and not self._inference.outstanding:
+            self._state = Trial.END
+
+    def _write(self, ready: Ready, work: Work) -> None:
+        """Write the note, and go on when it is safe, and again when the end is."""
         work.deaths += 1  # unless it ends; then its record is taken back
         work.stored = True
-        self._trial, self._state = ready, Trial.NOTE
 
-        def safe() -> None:
+        def noted() -> None:
+            if self._trial is ready and self._works.find(ready.token) is work:
+                self._state = Trial.OUTCOME
+                self._inference.put([ready])
+
+        def ended() -> None:
             if self._trial is ready:
-                self._state = Trial.ENCODER
-
-        self._write_down(work, safe)
-
-    def _go_on(self) -> None:
-        ready = self._trial
-        if ready is None:
-            return
-        if self._state is Trial.OUTCOME:
-            if not self._inference.outstanding:
                 self._trial = None
-        elif self._works.find(ready.token) is None:  # it has ended meanwhile
-            self._release([ready.slot])
-            self._trial = None
-        elif self._state is Trial.ENCODER and not self._inference.outstanding:
-            self._state = Trial.OUTCOME
-            self._inference.put([ready])
+                if self._state is Trial.NOTE:
+                    self._release([ready.slot])
+
+        self._state = Trial.NOTE
+        work.on_end = ended
+        self._write_down(work, noted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from worker.errors import Rejected
 from worker.kafka.delivery import Result
 from worker.messages.embedding import CONTENT_TYPE, EmbeddingWriter
 from worker.messages.formats import Formats
@@ -37,6 +38,10 @@ class Reason:
     code: str
     stage: str
     message: str
+
+    @classmethod
+    def of(cls, error: Rejected) -> Reason:
+        return cls(error.code, error.stage, str(error))
 
 
 class Results:
@@ -125,8 +130,8 @@ class Results:
             content_type=self._formats.uploads_type, attempts=work.attempts, trace=trace,
         )  # fmt: skip
 
-    def end_of_retry(self, key: bytes, source: Record) -> Result:
-        return Result(self._topics.retry, key, None, source, content_type=None)
+    def end_of_retry(self, key: bytes, source: Record, on_safe: Callable[[], None] | None = None) -> Result:
+        return Result(self._topics.retry, key, None, source, content_type=None, on_safe=on_safe)
 
     # ── what Kafka does not take ─────────────────────────────────────────────────────────────────────────
 

@@ -29,7 +29,8 @@ from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
 from worker.tagger.inference import Inference
 from worker.tagger.models_topic import follow
-from worker.tagger.pipeline import Begun, Leaving, Pipeline, PipelinePolicy
+from worker.tagger.parts import Begun, Leaving, PipelinePolicy
+from worker.tagger.pipeline import Pipeline
 from worker.tagger.results import Results, ResultTopics
 from worker.tagger.retrying import Retrying, RetryPolicy
 from worker.telemetry import log as logs

@@ -26,7 +26,7 @@ from worker.messages.embedding import EmbeddingWriter, read_embedding
 from worker.messages.record import Record
 from worker.messages.tag import Tag
 from worker.tagger.pacing import FULL_WAIT, MAX_BYTES, PATIENCE
-from worker.tagger.pipeline import PipelinePolicy
+from worker.tagger.parts import PipelinePolicy
 from worker.tagger.prediction import Predicted
 
 events = st.one_of(
