@@ -37,6 +37,7 @@ docs: install ## write what is made from the code: README tables, wings, alerts,
 	$(BIN)/python docs/wings.py
 	$(BIN)/python deploy/prometheus/build.py
 	$(BIN)/python deploy/grafana/build.py
+	PYTHONPATH=. $(BIN)/python deploy/helm/build.py
 	$(BIN)/python -m benchmarks.capacity --page docs/capacity.md
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
