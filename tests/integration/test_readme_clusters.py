@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,3 +81,19 @@ def test_the_page_of_clusters(work: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(blocks) == 3
     for block in blocks:
         exec(block, namespace)
+
+
+def test_the_notebook(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell of examples/clusters.ipynb runs, one after the other, beside a folder of clip-art."""
+    pytest.importorskip("pandas", reason="the extra `notebook` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `notebook` is not installed").use("Agg")
+    monkeypatch.chdir(work / "examples")
+    notebook = json.loads((ROOT / "examples" / "clusters.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    namespace: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile(cell, "clusters.ipynb", "exec"), namespace)
+    edited = namespace["edited"]
+    assert len(edited.clusters) == len(namespace["model"].clusters) - 1
+    assert ClusterModel.load("notebook-out/model").version == edited.version
+    assert namespace["hits"][0].cosine > 0.99
