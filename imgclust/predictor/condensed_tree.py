@@ -67,6 +67,10 @@ class ClusterTree:
         self.count = min(2 * self._min_samples, self.index.n)
         self.clusters = Clusters(arrays)
 
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/condensed_tree.c` reads."""
+        return {**self.index.tables(), "rank": self.rank, "count": self.count, "core": self._core}
+
     def predict(self, points: npt.NDArray[np.floating[Any]]) -> Membership:
         """Label new points as `hdbscan.approximate_predict` does.
 

@@ -49,6 +49,11 @@ def squares_of(embeddings: Halves) -> npt.NDArray[np.float64]:
     return squares
 
 
+def sums_of(codes: torch.Tensor) -> npt.NDArray[np.int32]:
+    """The sum of each row of codes."""
+    return torch.sum(codes, 1, dtype=torch.int32).numpy()
+
+
 def product(dim: int) -> Product:
     """The product a @ b.T of int8 matrices as int32 that is exact on this processor.
 

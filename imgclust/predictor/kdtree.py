@@ -115,6 +115,14 @@ class KDTree:
             self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
             self._high.insert(0, np.maximum(self._high[0][:, 0::2], self._high[0][:, 1::2]))
 
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/condensed_tree.c` reads of it; the boxes of all levels follow each other."""
+        return {
+            "n": self.n, "dim": self.dim, "depth": self.depth, "width": self.rows.shape[1], "rows": self.rows,
+            "low": np.concatenate(self._low, axis=1).T, "high": np.concatenate(self._high, axis=1).T,
+            "leaf_points": self._leaf_points.swapaxes(0, 1),
+        }  # fmt: skip
+
     def within(self, queries: Array, radius: Array) -> tuple[Indices, Indices, Array]:
         """All pairs of a query and a point no farther than its radius.
 

@@ -88,11 +88,23 @@ class Neighbours:
         self._squares = arrays["squares"]
         self._centres = int8.shared(arrays["cell_centres"])
         self._margin = int(arrays["cell_margin"][0])
-        self._pieces = _pieces(arrays["cell_starts"])
+        self._starts = arrays["cell_starts"]
+        self._pieces = _pieces(self._starts)
         self._count = min(count, self._n)
         self._short = shortlist_length(self._n, count)
         self._cosine = metric == "cosine"
         self._product = int8.product(self._codes.shape[1])
+
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/neighbours.c` reads."""
+        return {
+            "n": self._n, "dim": self._dim, "width": self._codes.shape[1], "cells": len(self._centres),
+            "margin": self._margin, "neighbours": self._count, "shortlist": self._short,
+            "cosine": self._cosine, "scale": self._scale, "codes": self._codes.numpy(),
+            "centres": self._centres.numpy(), "starts": self._starts, "code_rows": self._rows,
+            "embeddings": self._embeddings.numpy(), "squares": self._squares,
+            "sums": int8.sums_of(self._codes), "centre_sums": int8.sums_of(self._centres),
+        }  # fmt: skip
 
     def search(self, queries: npt.NDArray[np.float32]) -> Neighbourhood:
         """Find the nearest training images.

@@ -3,7 +3,8 @@
     embeddings ─► neighbours ─► umap_transform ─► condensed_tree ─► soft_membership
                   CLIP space    a place           a cluster         candidates
 
-Nothing here loads umap, hdbscan or pynndescent, and nothing compiles.
+Nothing here loads umap, hdbscan or pynndescent, and nothing is compiled at run time. Each step is there in
+numpy and in C (`compiled`, where it was built), and on GPUs in torch (`gpu`); all give the same bits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from imgclust.predictor import novelty
+from imgclust.predictor.compiled import Kernels
 from imgclust.predictor.condensed_tree import ClusterTree
 from imgclust.predictor.gpu import DeviceLocator, Located
 from imgclust.predictor.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
@@ -28,6 +30,7 @@ from imgclust.predictor.umap_transform import UmapTransform
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
 _AT_ONCE = 256  # rows: bounds the memory of one call
+_LEAST_COMPILED = 16  # rows of a thread in compiled code: waking it takes as long as one row
 _TWO_PARTS = 8  # rows from which on two threads search: the products of codes hold no lock
 
 
@@ -80,6 +83,9 @@ class FrozenPredictor:
             self._neighbours = Neighbours(arrays, umap["n_neighbors"], umap["metric"])
             self._umap = UmapTransform(arrays, umap, self.tree.index)
         self._soft = SoftMembership(arrays["points"], arrays["kd_order"], self.tree.clusters)
+        self._kernels = (
+            None if self._locator else Kernels.of(self._neighbours, self._umap, self.tree, self._soft)
+        )
         self._threads = threads or torch.get_num_threads()
         self._pool = _pool(self._threads)
         self._lock = threading.Lock()
@@ -109,6 +115,14 @@ class FrozenPredictor:
     def _predict(self, embeddings: Floats) -> Prediction:
         if self._locator:
             return self._answer(embeddings, self._locator.locate(embeddings))
+        if self._kernels:
+            parts = max(1, min(self._threads, len(embeddings) // _LEAST_COMPILED))
+            if parts == 1:
+                return self._by_kernels(self._kernels, embeddings)
+            rows = [embeddings[part] for part in divided(len(embeddings), parts)]
+            return Prediction.concat(
+                list(self._pool.map(self._by_kernels, itertools.repeat(self._kernels), rows))
+            )
         if len(embeddings) < _TWO_PARTS:
             return self._pool.submit(self._alone, embeddings).result()
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
@@ -121,6 +135,12 @@ class FrozenPredictor:
         return Prediction.concat(
             list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
         )
+
+    def _by_kernels(self, kernels: Kernels, embeddings: Floats) -> Prediction:
+        near = kernels.search(embeddings)
+        placed = kernels.transform(near)
+        located = Located(placed.points, placed.settled, near.similarities, *kernels.nearest(placed.points))
+        return self._answer(embeddings, located)
 
     def _alone(self, embeddings: Floats) -> Prediction:
         return self._place(embeddings, self._neighbours.search(embeddings))
@@ -136,7 +156,7 @@ class FrozenPredictor:
 
     def _answer(self, embeddings: Floats, located: Located) -> Prediction:
         membership = self.tree.join(located.rows, located.reach)
-        candidates, scores = self._soft.best(located.points, membership)
+        candidates, scores = (self._kernels or self._soft).best(located.points, membership)
         with self._lock:
             self.rows += len(located.points)
             self.unsettled += int(np.count_nonzero(~located.settled))
@@ -170,6 +190,8 @@ class FrozenPredictor:
             )
         if embeddings.ndim != 2 or embeddings.shape[1] != self._dim:
             raise ValueError(f"embeddings must be of shape (m, {self._dim}), not {embeddings.shape}")
+        if self._kernels and self._kernels.are_embeddings(embeddings, LARGEST):
+            return  # what follows names the row that is wrong
         for wrong, what in (
             (~np.isfinite(embeddings).all(1), "holds NaN or infinity"),
             (~embeddings.any(1), "is all zeros"),

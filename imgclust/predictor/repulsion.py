@@ -64,7 +64,21 @@ class Repulsion:
         boxes = [tree.box(level) for level in range(tree.depth + 1)]
         self._levels = [tuple(put(part) for part in (*box, _entries(*box))) for box in boxes]
         places, shares = tree.leaf_points()
+        self._sizes = (shares > 0).sum(1, dtype=np.int32)
         self._leaves = put(np.concatenate([places, np.zeros_like(shares)[None], shares[None]]))
+
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/umap_transform.c` reads of it; the boxes of all levels follow each other."""
+        means, variances, shares, entries = (
+            np.concatenate(part, axis=-1) for part in zip(*self._levels, strict=True)
+        )
+        return {
+            "n": int(self._sizes.sum()), "dim": len(means), "depth": self._depth,
+            "width": self._leaves.shape[2], "start_level": min(_START, self._depth), "repulsion": self._table,
+            "repulsion_size": len(self._table), "means": means.T, "variances": variances, "shares": shares,
+            "entries": entries.T, "leaves": self._leaves.swapaxes(0, 1), "leaf_sizes": self._sizes,
+            "opening": self._opening, "negligible": self._negligible, "roughly": _ROUGHLY,
+        }  # fmt: skip
 
     def sources(self, points: Any, *, roughly: bool = False) -> Sources:
         """The entries that matter to each point, and to all places near it.

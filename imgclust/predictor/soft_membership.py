@@ -43,6 +43,19 @@ class SoftMembership:
         self._first = np.searchsorted(label, np.arange(len(clusters.selected)))
         self._height = clusters.merge_heights()
 
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/condensed_tree.c` reads."""
+        return {
+            "clusters": len(self._first), "nodes": len(self._clusters.densest), "dim": len(self._exemplars),
+            "exemplars_size": self._exemplars.shape[1], "exemplars": self._exemplars, "first": self._first,
+            "height": self._height, "densest": self._clusters.densest, "selected": self._clusters.selected,
+        }  # fmt: skip
+
+    def joins(self, membership: Membership) -> tuple[Indices, Array]:
+        """Nodes where points join, and lambdas, (m,): no later than their neighbours left."""
+        node, left = self._clusters.place(membership.neighbours)
+        return node, np.minimum(membership.lambdas, left)
+
     def scores(self, points: npt.NDArray[np.float32], membership: Membership) -> Array:
         """Soft membership of points in every cluster.
 

@@ -120,8 +120,18 @@ class UmapTransform:
         self._local = max(0.0, params["local_connectivity"] - 1.0)
         self._target = float(arrays["knn_target"][0])
         # a little below the logarithm, so that no library's last bit is in it
-        others = max(min(params["n_neighbors"], len(arrays["points"])) - 1, 1)
+        self._neighbours = min(params["n_neighbors"], len(arrays["points"]))
+        others = max(self._neighbours - 1, 1)
         self._first = max(0.0, math.floor(1000 * math.log(others / self._target)) / 1000)
+
+    def tables(self) -> dict[str, Any]:
+        """What `kernels/umap_transform.c` reads."""
+        return {
+            **self._repulsion.tables(), "points": self._axes.T, "neighbours": self._neighbours,
+            "epochs": self._epochs, "attraction": self._attraction, "attraction_size": len(self._attraction),
+            "negatives": self._negatives, "rate": self._rate, "local": self._local, "target": self._target,
+            "first": self._first,
+        }  # fmt: skip
 
     def transform(self, near: Neighbourhood) -> Transformed:
         """Places of new points; each by itself."""

@@ -51,12 +51,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path, *, code: bool) -> set[str]:
-    """Names of the packages' files, without what Python writes."""
+    """Names of the packages' files, without what Python and a compiler write."""
     return {
         str(path.relative_to(folder))
         for package in PACKAGES
         for path in (folder / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and (path.suffix == ".py") == code
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and path.suffix != ".so"
+        and (path.suffix == ".py") == code
     }
 
 
@@ -68,7 +71,17 @@ def test_every_file_is_in_the_wheel(installed: Path) -> None:
         assert files(installed, code=code) == wanted
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_predictor_is_built_in_c(installed: Path) -> None:
+    """With a compiler, the wheel holds the compiled kernels, and they can be loaded."""
+    load = "import sys; sys.path.insert(0, sys.argv[1]); from imgclust.predictor import compiled; "
+    load += "print(compiled.library()._name)"
+    found = run(sys.executable, "-c", load, str(installed), cwd=installed)
+    assert found.strip().startswith(str(installed / "imgclust" / "predictor" / "_kernels"))
+
+
 def test_every_module_can_be_imported_from_the_wheel(installed: Path) -> None:
     """All of both packages, in one process, and none of them from this checkout."""
     found = json.loads(run(sys.executable, "-c", IMPORT_ALL, str(installed), *PACKAGES, cwd=installed))
-    assert set(found.values()) == {str(installed / name) for name in files(installed, code=True)}
+    built = {str(path) for path in installed.glob("imgclust/predictor/_kernels*.so")}
+    assert set(found.values()) == built | {str(installed / name) for name in files(installed, code=True)}
