@@ -206,11 +206,19 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
     model = result.model
     print(f"model {model.version} in {folder}: {len(model.clusters)} clusters")
     if result.continuation:
+        from imgclust.model.taxonomy import RETIRED
         from imgclust.report.taxonomy import table
 
         names = {cluster.id: cluster.name for cluster in model.clusters}
         for line in table(result.continuation, model.taxonomy, names):
             print(line)
+        for kept in result.continuation.kept:
+            if kept.has_moved:
+                note(
+                    f"cluster {kept.number} has moved far from what its number was first given to "
+                    f"({kept.meaning:.2f} where that was 1; below {RETIRED:.0f} it gets a new number): "
+                    "look at its pictures in the report"
+                )
     else:
         for cluster in sorted(model.clusters, key=lambda c: -c.size):
             known = "" if cluster.stability is None else f"stability {cluster.stability:.2f}"

@@ -81,6 +81,11 @@ PREPARED: Mapping[str, ArraySpec] = {
     "middle": ArraySpec("float16", ("D",)),
 }
 SINCE_FORMAT_4 = frozenset({"middle"})
+# of a model that continues a taxonomy, since its numbers keep their meaning; see `imgclust.model.meaning`
+CONTINUING: Mapping[str, ArraySpec] = {
+    "births": ArraySpec("float16", ("k", "D")),
+    "birth_cosines": ArraySpec("float32", ("k", "two")),
+}
 
 
 def canonical(value: Any) -> bytes:
@@ -126,9 +131,9 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
     Raises:
         ModelError: naming the array.
     """
-    lengths: dict[str, int] = {"one": 1}
-    for name, spec in {**SPECS, **PREPARED}.items():
-        if name in SINCE_FORMAT_4 and name not in arrays:
+    lengths: dict[str, int] = {"one": 1, "two": 2}
+    for name, spec in {**SPECS, **PREPARED, **CONTINUING}.items():
+        if name in SINCE_FORMAT_4 | CONTINUING.keys() and name not in arrays:
             continue
         _check_spec(name, arrays.get(name), spec, lengths)
         _require(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def show(
     seed: int | None,
     stability: Sequence[float | None] | None = None,
     phrases: tuple[Sequence[str], Floats] | None = None,
+    by_hand: Collection[str] = (),
     thumbnail: Callable[[int], bytes | None] | None = None,
 ) -> Gallery:
     """Choose typical images, name what has no name yet, and draw the map.
@@ -56,12 +57,13 @@ def show(
         seed: of the map.
         stability: of the clusters, where it is known.
         phrases: a vocabulary and its vectors, for clusters without a name.
+        by_hand: names that people gave, which are not tested again.
         thumbnail: row → WebP, or None.
     """
     embeddings, own = arrays["embeddings"], arrays["labels"]
     typical = exemplars(embeddings, own, arrays["probabilities"])
     if phrases is not None:
-        names = name_clusters(centres(embeddings, own), *phrases, known=names)
+        names = name_clusters(centres(embeddings, own), *phrases, known=names, by_hand=by_hand)
     sizes = np.bincount(own[own >= 0], minlength=len(numbers)).tolist()
     clusters = tuple(
         Cluster(number, name, size, tuple(ids[row] for row in rows), stable)

@@ -8,13 +8,14 @@ a few phrases are the nearest of every cluster. How the bounds were found: docs/
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from imgclust.types import Floats
 
 MARGIN = 0.24  # cosine that a name needs
+KEPT = 0.5  # of that, which a name needs that the cluster has already: it does not come and go
 CHOICES = 5  # phrases that are tried for a cluster, the best first, when better ones are taken
 
 
@@ -24,6 +25,7 @@ def name_clusters(
     vectors: Floats,
     *,
     known: Sequence[str | None] | None = None,
+    by_hand: Collection[str] = (),
 ) -> list[str | None]:
     """Name each cluster, or leave it without a name rather than give it a wrong one.
 
@@ -35,7 +37,9 @@ def name_clusters(
         centres: float32 (k, d); the mean embedding of each cluster; see `imgclust.model.gallery.centres`.
         phrases: m names.
         vectors: float32 (m, d); their embeddings.
-        known: k names, of clusters that have one already; it stays, and no other cluster gets it.
+        known: k names, of clusters that have one already; it stays, and no other cluster gets it. One that is
+            among the phrases is tested again, and dropped where it has become a wrong one.
+        by_hand: names that people gave, which are not tested.
 
     Returns:
         k names. Fewer than two clusters or phrases get none: nothing sets one apart.
@@ -46,6 +50,10 @@ def name_clusters(
     scores = _apart(centres) @ _apart(vectors).T
     by_chance = scores.mean(axis=1) + math.sqrt(2 * math.log(len(phrases))) * scores.std(axis=1)
     bars = np.maximum(MARGIN, by_chance)
+    place = {phrase: i for i, phrase in enumerate(phrases)}
+    for cluster, name in enumerate(names):
+        if name in place and name not in by_hand and scores[cluster, place[name]] < KEPT * MARGIN:
+            names[cluster] = None
     best = np.argsort(-scores, axis=1, kind="stable")[:, :CHOICES]
     # the best fit of all chooses first
     fits = sorted(

@@ -75,6 +75,10 @@ class ModelParts:
         hdbscan = {**self.parameters["hdbscan"], "cluster_selection_method": method}
         return dataclasses.replace(self, parameters={**self.parameters, "hdbscan": hdbscan})
 
+    def with_arrays(self, others: Mapping[str, npt.NDArray[Any]]) -> ModelParts:
+        """With other arrays beside those that there are."""
+        return dataclasses.replace(self, arrays={**self.arrays, **others})
+
     def with_novelty(self, table: Mapping[str, float]) -> ModelParts:
         """With other thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
         return dataclasses.replace(self, parameters={**self.parameters, "novelty": dict(table)})

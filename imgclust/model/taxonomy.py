@@ -21,6 +21,8 @@ Counts = npt.NDArray[np.int64]
 
 # of either's training images, at most: of a cluster of 0.5 %, as small as they get in large fits, a hundred
 COMPARED = 20_000
+# see docs/decisions/0028-numbers-keep-their-meaning.md
+MOVED, RETIRED = 0.5, 0.0  # meanings below which a number is warned of, and given up
 WORTH_A_WORD = 0.25  # of a cluster's images; smaller parts that came from or went to another are not told
 
 Part = tuple[int, float]
@@ -38,6 +40,8 @@ class Continued:
         before: how many training images that one had; None: the cluster is new.
         came: (cluster, share): where the previous model puts its images, the largest part first; -1 is
             "other". A quarter of them at least, and not the cluster of the same number.
+        meaning: how much its images still are what its number was first given to: 1 as much as those, 0 or
+            less not at all; see `imgclust.model.meaning`. None: it is new, or not known.
     """
 
     number: int
@@ -45,6 +49,12 @@ class Continued:
     overlap: float | None
     before: int | None
     came: tuple[Part, ...]
+    meaning: float | None = None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether its images are so far from the first ones that people should look at them."""
+        return self.meaning is not None and self.meaning < MOVED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,6 +126,7 @@ class Continuation:
                         None if c["overlap"] is None else float(c["overlap"]),
                         None if c["before"] is None else int(c["before"]),
                         _parts(c["came"]),
+                        None if c.get("meaning") is None else float(c["meaning"]),
                     )
                     for c in data["clusters"]
                 ),
@@ -217,7 +228,13 @@ def numbered(matched: Ints, sizes: Sequence[int], previous: Sequence[int], follo
 
 
 def continued(
-    shared: Shared, sizes: Sequence[int], previous: Sequence[Any], *, following: int, version: str
+    shared: Shared,
+    sizes: Sequence[int],
+    previous: Sequence[Any],
+    *,
+    following: int,
+    version: str,
+    meaning: npt.NDArray[np.float64] | None = None,
 ) -> Continuation:
     """Match the clusters of a new model with those of the one before it, and number them.
 
@@ -227,8 +244,15 @@ def continued(
         previous: the previous model's clusters (`imgclust.model.parts.Cluster`), in the order of `shared`.
         following: the first number that its taxonomy has not used.
         version: of the previous model.
+        meaning: float64 (k before, k after); how near each new cluster is to what each previous number was
+            first given to. Where it is below `RETIRED`, the new cluster gets a number of its own, however
+            many images it shares: a number that changes a little each time ends up meaning something else.
     """
     matched, index, (of_previous, of_new) = match(shared), overlaps(shared), shared
+    if meaning is not None:
+        same = matched >= 0
+        same[same] = meaning[matched[same], np.flatnonzero(same)] >= RETIRED
+        matched = np.where(same, matched, np.int32(OTHER))
     before = [cluster.id for cluster in previous]
     numbers = numbered(matched, sizes, before, following)
     clusters = []
@@ -238,7 +262,8 @@ def continued(
             clusters.append(Continued(number, size, None, None, came))
         else:
             overlap = round(float(index[old, c]), 4)
-            clusters.append(Continued(number, size, overlap, previous[old].size, came))
+            near = None if meaning is None else round(float(meaning[old, c]), 4)
+            clusters.append(Continued(number, size, overlap, previous[old].size, came, near))
     retired = [
         Retired(cluster.id, cluster.name, cluster.size, tuple(_shares(row, numbers)))
         for cluster, row in zip(previous, of_previous[:-1], strict=True)

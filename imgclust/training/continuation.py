@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from imgclust.editing.log import Edit
+from imgclust.editing.log import Edit, Rename
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
+from imgclust.model.meaning import Births
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import COMPARED, Continuation, contingency, continued
 from imgclust.predictor.batches import predict_batches
@@ -71,7 +72,22 @@ def compare(
         previous.fitted_clusters,
         following=previous.next_number,
         version=previous.version,
+        meaning=Births.of(previous.arrays).meanings(arrays["embeddings"], arrays["labels"], len(sizes)),
     )
+
+
+def births(previous: ClusterModel, found: Continuation, arrays: Mapping[str, Array]) -> Births:
+    """What each number of the fit was first given to; what is new is given to its own images."""
+    place = {cluster.id: row for row, cluster in enumerate(previous.fitted_clusters)}
+    kept = [OTHER if c.overlap is None else place[c.number] for c in found.clusters]
+    own = Births.now(arrays["embeddings"], arrays["labels"])
+    return own.kept(Births.of(previous.arrays), np.array(kept, np.int32))
+
+
+def names_by_hand(model: ClusterModel) -> set[str]:
+    """Names that people gave, as the log of edits has them."""
+    renames = [edit.change for edit in model.edits if isinstance(edit.change, Rename)]
+    return {name for change in renames for name in change.names.values() if name}
 
 
 def _sample(arrays: Mapping[str, Array]) -> Rows:

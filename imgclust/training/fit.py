@@ -21,10 +21,10 @@ from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
 from imgclust.training.carrying import carry_edits
-from imgclust.training.continuation import Numbering, check_space, compare
+from imgclust.training.continuation import Numbering, births, check_space, compare, names_by_hand
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
-from imgclust.training.grouping import group
+from imgclust.training.grouping import Before, group
 from imgclust.training.parameters import Parameters, check_memory, choose
 from imgclust.training.predictions import predict_all
 from imgclust.training.split import Split, split_rows
@@ -108,7 +108,7 @@ def fit(
         max_train: training images at most; the others are predicted.
         previous: the model whose taxonomy this one continues: clusters that are the same as one of its
             clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number
-            that no cluster of the taxonomy has had. The fit itself is the same as without it.
+            that no cluster of the taxonomy has had. The fit starts from its places and prefers its clusters.
         near: cosine from which two images are the same picture; above 1 only equal files are.
         novel_rate: share of images like the training ones that may be called novel; 0..0.2.
         progress: told what is going on.
@@ -134,7 +134,11 @@ def fit(
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split)
-    reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages)
+    before = None
+    if previous is not None:
+        with stages.stage("previous", f"what model {previous.version} says of the training images") as tell:
+            before = Before.of(previous.predictor, given.rows[split.train], tell)
+    reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages, before)
     parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)
     with stages.stage("predict", "held-out and training images, one by one") as tell:
@@ -145,6 +149,7 @@ def fit(
         with stages.stage("taxonomy", f"compared with model {previous.version}") as tell:
             continuation = compare(previous, parts.arrays, predictor.judging(thresholds), tell)
         numbering = Numbering.continuing(previous, continuation)
+        parts = parts.with_arrays(births(previous, continuation, parts.arrays).arrays())
         if previous.edits:
             numbering = carry_edits(previous, numbering, parts.arrays)
     reference = Reference.of(found.test, range(len(numbering.numbers)))
@@ -161,6 +166,7 @@ def fit(
             seed=parameters.random_state,
             stability=selection.known(),
             phrases=vocabulary,
+            by_hand=names_by_hand(previous) if previous else (),
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )
     figures = found.figures(split, duplicates)

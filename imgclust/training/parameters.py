@@ -88,7 +88,7 @@ class Parameters:
         unknown = sorted(set(others) - known)
         if unknown:
             raise FitError(f"unknown parameter {unknown[0]!a}; there are {', '.join(sorted(known))}")
-        if "min_cluster_size" in others:  # min_samples keeps its proportion unless it is given, too
+        if isinstance(others.get("min_cluster_size"), numbers.Integral):
             others = {"min_samples": _half(others["min_cluster_size"]), **others}
         return dataclasses.replace(self, **others)
 

@@ -23,9 +23,12 @@ from imgclust.training.dedupe import Rows
 from imgclust.training.hierarchy import Floats64, Hierarchy, antichain, best_jaccard
 from imgclust.training.parameters import Parameters, sample_size
 from imgclust.training.umap_hdbscan import fit_hdbscan
-from imgclust.types import Floats
+from imgclust.types import Floats, Ints
 
 DISSOLVED = 0.5  # stability below which a cluster is not found again
+KEPT = (
+    2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,13 +49,18 @@ class Selection:
 
 
 def select(
-    clusterer: Any, points: Floats, p: Parameters, progress: Callable[[float], None] | None = None
+    clusterer: Any,
+    points: Floats,
+    p: Parameters,
+    progress: Callable[[float], None] | None = None,
+    before: Ints | None = None,
 ) -> Selection:
     """Choose clusters from a fitted HDBSCAN's condensed tree, as `cluster_selection_method` says.
 
     Args:
         clusterer: fitted on `points` with these parameters.
         progress: called with the share that is done.
+        before: int32 (n,); the previous model's clusters of the points, which are preferred.
 
     Raises:
         FitError: there is none.
@@ -61,7 +69,10 @@ def select(
     hierarchy = Hierarchy.of(tree)
     stability = stabilities(hierarchy, points, p, progress)
     if p.cluster_selection_method == "stable":
-        chosen = antichain(hierarchy, values(hierarchy, stability, p.max_cluster_share))
+        value = values(hierarchy, stability, p.max_cluster_share)
+        if before is not None:
+            value += kept_values(hierarchy, before)
+        chosen = antichain(hierarchy, value)
     else:
         chosen = selected_nodes(tree, np.asarray(clusterer.labels_, np.int32)) - len(points)
     if not len(chosen):
@@ -81,10 +92,26 @@ def values(hierarchy: Hierarchy, stability: Floats64, share: float) -> Floats64:
     """
     part = hierarchy.size / hierarchy.size[0]
     beyond_chance = (stability - part) / np.maximum(1 - part, np.finfo(float).tiny)
-    value = (
-        np.sqrt(hierarchy.size * hierarchy.mass) * (beyond_chance - DISSOLVED) * np.minimum(1, share / part)
-    )
+    own_choice = antichain(hierarchy, np.where(part < 1, hierarchy.mass, -np.inf))
+    total = hierarchy.mass[own_choice].sum()
+    mass = hierarchy.mass * (hierarchy.size[0] / total if total > 0 else 0.0)
+    value = np.sqrt(hierarchy.size * mass) * (beyond_chance - DISSOLVED) * np.minimum(1, share / part)
     return np.where(part < 1, value, -np.inf)
+
+
+def kept_values(hierarchy: Hierarchy, before: Ints) -> Floats64:
+    """float64 (k,): what each node is worth for being a cluster of the previous model, in `values`' unit.
+
+    The Jaccard index counts all points: where most of a node is in no cluster of the previous model, it is no
+    cluster of it, and room is left for what is new.
+    """
+    count = int(before.max(initial=-1)) + 1
+    if not count:
+        return np.zeros(len(hierarchy.parent))
+    sizes = np.bincount(before[before >= 0], minlength=count).astype(np.float64)
+    shared = hierarchy.shared(hierarchy.node_of, before, count)
+    index = best_jaccard(shared, hierarchy.size.astype(np.float64), sizes)
+    return np.asarray(KEPT * hierarchy.size * np.maximum(index - DISSOLVED, 0), np.float64)
 
 
 def stabilities(

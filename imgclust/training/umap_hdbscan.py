@@ -11,24 +11,36 @@ from imgclust.support.progress import umap_progress
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
 
+WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from places that are nearly right
 
-def fit_umap(rows: Floats, p: Parameters, tell: Any = None) -> Any:
-    """A fitted `umap.UMAP`."""
+
+def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None = None) -> Any:
+    """A fitted `umap.UMAP`.
+
+    Args:
+        start: float32 (n, n_components); places to start from, where a model before this one puts the rows.
+            They are moved little: fewer epochs, at a lower rate.
+    """
     import umap
 
     # its many small products gain nothing from BLAS's threads, which wait for each other spinning
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
-        return umap.UMAP(
+        warm = {} if start is None else {"init": start.copy()}
+        reducer = umap.UMAP(
             n_neighbors=p.n_neighbors,
             n_components=p.n_components,
             min_dist=p.min_dist,
-            n_epochs=p.n_epochs,
+            n_epochs=p.n_epochs if start is None else max(10, p.n_epochs // WARM_EPOCHS),
+            learning_rate=1.0 if start is None else WARM_RATE,
             metric=p.metric,
             random_state=p.random_state,
             n_jobs=1,
+            **warm,
             **(umap_progress(tell) if tell else {}),
         ).fit(rows)
+    reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began
+    return reducer
 
 
 def fit_hdbscan(points: Floats, p: Parameters, *, prediction_data: bool = True) -> Any:

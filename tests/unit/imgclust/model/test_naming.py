@@ -66,3 +66,12 @@ def test_too_little_to_compare(k: int, m: int) -> None:
         )
         == [None] * k
     )
+
+
+def test_known_names_are_tested_again() -> None:
+    """A name from the vocabulary that has become wrong is dropped, and given to the cluster that it fits; one
+    that is not in the vocabulary was given by a person, and stays."""
+    phrases, vectors = tuple("abcdef"), np.eye(6, dtype=np.float32)
+    centres = vectors[:4] + 0.1
+    named = name_clusters(centres, phrases, vectors, known=["a", "c", None, "by hand"])
+    assert named == ["a", "b", "c", "by hand"]

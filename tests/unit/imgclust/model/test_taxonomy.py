@@ -233,3 +233,17 @@ def test_a_damaged_record_is_refused(key: str, value: Any) -> None:
         assert "how it continues its taxonomy is damaged" in str(error)
     else:
         assert key == "previous" or value == {}
+
+
+def test_a_cluster_that_means_something_else_gets_a_number_of_its_own() -> None:
+    """However many images it shares with the one before; what moved less keeps it, with a warning."""
+    shared = np.array([[50, 0, 0], [0, 50, 0], [0, 0, 50], [0, 0, 0]])
+    before = [Cluster(i, None, 50) for i in (3, 4, 5)]
+    meaning = np.diag([0.95, 0.3, -0.1])
+    both = np.pad(shared, ((0, 0), (0, 1)))
+    found = continued((both, both), [50] * 3, before, following=9, version="v", meaning=meaning)
+    assert found.numbers == [3, 4, 9]
+    assert [c.has_moved for c in found.clusters] == [False, True, False]
+    assert [c.meaning for c in found.clusters] == [0.95, 0.3, None]
+    assert [c.number for c in found.retired] == [5]
+    assert Continuation.from_dict(found.to_dict()) == found

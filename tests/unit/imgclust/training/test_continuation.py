@@ -17,6 +17,7 @@ import pytest
 from imgclust.errors import FitError, ModelError
 from imgclust.model import folder as layout
 from imgclust.model.drift import Reference, compare
+from imgclust.model.meaning import Births
 from imgclust.model.model import ClusterModel
 from imgclust.predictor.reference import ReferencePredictor
 from imgclust.report.data import from_model
@@ -131,8 +132,10 @@ def test_names_stay_and_new_clusters_get_their_own() -> None:
         [None if c.id == two[1] else "kind 1" if c.id == two[2] else "x" for c in first().clusters]
     )
     again = continued(SECOND, 31, model, vocabulary=VOCABULARY)
-    assert again.model.name(two[2]) == "kind 1"
-    assert again.model.name(two[1]) != "kind 1"
+    assert [again.model.name(two[k]) for k in (1, 2)] == ["kind 1", "kind 2"], "a wrong name is found out"
+    by_hand = first().edit().rename({two[2]: "kind 1"})
+    stays = continued(SECOND, 31, by_hand, vocabulary=VOCABULARY)
+    assert stays.model.name(two[2]) == "kind 1"
 
 
 def test_the_labels_of_the_fit_are_the_models() -> None:
@@ -162,7 +165,7 @@ def test_a_model_against_itself_keeps_every_number() -> None:
     assert again.continuation is not None
     assert not again.continuation.new
     assert not again.continuation.retired
-    assert again.model.numbers.tolist() == plain.numbers.tolist()
+    assert sorted(again.model.numbers.tolist()) == plain.numbers.tolist()
     assert again.model.taxonomy == plain.version != again.model.version
 
 
@@ -179,6 +182,65 @@ def test_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampled.images == 240
     assert sampled.numbers == second().model.numbers.tolist()
     assert sampled == continuation.compare(first(), *new)
+
+
+# ── what a number means ──────────────────────────────────────────────────────────────────────────────────
+
+
+def turning(step: int, steps: int, each: int = 36) -> tuple[np.ndarray, np.ndarray]:
+    """Kinds 0 to 4 as ever, and kind 5, which turns a little further into something else at each step."""
+    rng = np.random.default_rng(100 + step)
+    centres = np.random.default_rng(99).normal(size=(7, fitted.DIM))
+    angle = np.pi / 2 * step / steps
+    centres[5] = np.cos(angle) * centres[5] + np.sin(angle) * centres[6]
+    kind = rng.permutation(np.repeat(np.arange(6), each))
+    rows = centres[kind] + 0.45 * rng.normal(size=(len(kind), fitted.DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32), kind
+
+
+def test_a_number_does_not_end_up_meaning_something_else() -> None:
+    """Cats that become dogs over ten retrainings: each model shares most of the cluster with the one before
+    it, and yet the dogs do not have the cats' number; people are warned before. All others keep theirs."""
+    model, numbers, warned = None, [], []
+    for step in range(11):
+        rows, kind = turning(step, 10)
+        result = fit(rows, parameters=fitted.SMALL, seed=step, previous=model, thumbnails=False)
+        found = {}
+        for k in range(6):
+            labels = result.labels[(kind == k) & (result.labels >= 0)]
+            found[k] = int(np.bincount(labels).argmax())
+        numbers.append(found)
+        model = result.model
+        if result.continuation:
+            kept = {c.number: c for c in result.continuation.kept}
+            warned += [step] if found[5] in kept and kept[found[5]].has_moved else []
+            assert not any(kept[found[k]].has_moved for k in range(5))
+    assert all(numbers[-1][k] == numbers[0][k] for k in range(5))
+    changes = [step for step in range(1, 11) if numbers[step][5] != numbers[step - 1][5]]
+    assert changes, "cats and dogs have one number"
+    assert numbers[0][5] not in model.numbers
+    assert len({found[5] for found in numbers}) == len(changes) + 1, "a number came back"
+    assert warned
+    assert warned[0] < changes[0]
+
+
+def test_births_survive_the_folder(tmp_path: Path) -> None:
+    """A number's first direction is that of the first model, in the second and when it is loaded again."""
+    one = dict(zip(first().numbers.tolist(), Births.of(first().arrays).directions, strict=True))
+    second().model.save(tmp_path / "model")
+    loaded = ClusterModel.load(tmp_path / "model")
+    found = Births.of(loaded.arrays)
+    np.testing.assert_array_equal(found.directions, Births.of(second().model.arrays).directions)
+    for number, birth in zip(loaded.numbers.tolist(), found.directions, strict=True):
+        assert number not in one or (birth == one[number]).all()
+    with pytest.raises(ModelError, match="'births' has 5 k, others have 6"):
+        layout.check_arrays({**loaded.arrays, "births": found.directions[:-1]})
+
+
+def test_a_warm_start_leaves_the_parameters_as_they_are() -> None:
+    """New images are placed as after a cold start: epochs and learning rate are frozen as asked for."""
+    assert dict(second().model.parameters["umap"]) == dict(first().parameters["umap"])
 
 
 # ── the predictor ────────────────────────────────────────────────────────────────────────────────────────

@@ -161,6 +161,22 @@ def test_a_large_cluster_has_to_be_far_steadier_than_what_is_below() -> None:
     assert not np.isfinite(values(hierarchy, np.ones(5), 1.0)[0])
 
 
+def test_what_the_previous_model_had_is_preferred() -> None:
+    """Pairs of near groups are one cluster each, or two, as the previous model had them."""
+    rng = np.random.default_rng(0)
+    corners = np.array([[0, 0], [40, 0], [0, 40], [40, 40], [80, 0], [80, 40]], float)
+    fine = np.repeat(np.arange(12), 40)
+    middle = np.repeat(corners, 2, axis=0) + np.tile([[0, 0], [3.2, 0]], (6, 1))
+    points = (middle[fine] + 0.7 * rng.normal(size=(480, 2))).astype(np.float32)
+    p = parameters()
+    clusterer = fit_hdbscan(points, p)
+    for before, clusters in ((fine, 12), (fine // 2, 6)):
+        assert len(select(clusterer, points, p, before=before.astype(np.int32)).nodes) == clusters
+    alone = select(clusterer, points, p)
+    nothing = select(clusterer, points, p, before=np.full(480, -1, np.int32))
+    np.testing.assert_array_equal(nothing.nodes, alone.nodes)
+
+
 def test_no_cluster_is_refused() -> None:
     """A tree without a node that is found again: the parameters to lower are named."""
     p = parameters(min_cluster_size=300, min_samples=5)
