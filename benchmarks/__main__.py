@@ -23,6 +23,7 @@ from benchmarks.common import table
 QUICK = ("stages", "fetch", "end_to_end")
 SLOW = (
     "clipart",
+    "steadiness",
     "curves",
     "delivery",
     "drift",

@@ -86,3 +86,15 @@ def test_the_arithmetic_of_capacity_is_that_of_its_page() -> None:
         assert (workers, capacity.partitions(site)) >= before
         before = (workers, capacity.partitions(site))
         assert all(text for row in capacity.needs(site) for text in row)
+
+
+def test_matched_is_the_share_after_the_best_matching() -> None:
+    """Numbers do not matter, "other" counts with "other", and what a method does not know is left out."""
+    import numpy as np
+
+    from benchmarks.steadiness import UNKNOWN, matched
+
+    one = np.array([0, 0, 0, 1, 1, -1, -1, 2])
+    assert matched(one, np.array([1, 1, 1, 0, 0, -1, -1, 2])) == 1
+    assert matched(one, np.array([1, 1, 0, 0, 0, -1, 2, 2])) == 6 / 8
+    assert matched(one, np.array([1, 1, UNKNOWN, 0, 0, -1, UNKNOWN, 2])) == 1

@@ -1,0 +1,164 @@
+"""Does a fit find the same clusters again? For any labelled pictures, beside BERTopic's settings and EVoC.
+
+    python -m benchmarks.steadiness                       the clip-art example
+    python -m benchmarks.steadiness --data digits         scikit-learn's handwritten digits
+    python -m benchmarks.steadiness --data FOLDER/        pictures in folders by category, through `mini`
+    python -m benchmarks.steadiness --kept                `fit --previous`, too: who keeps a number
+
+Each fit is on a fresh random 80 % of the pictures without duplicates, with another random state. *matched*:
+of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
+"other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
+"other" as one more cluster. *kept*: of the pictures that are in a cluster in both, those whose number a fit
+with `previous` keeps, on other pictures of the same mixture and where a third of the pictures is new. EVoC is
+measured where it is installed; it has no prediction, so only pictures that two fits share are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_mutual_info_score
+
+from benchmarks.clipart import CACHE, Data, clipart, digits
+from imgclust.embedding.store import read_embeddings
+from imgclust.training.dedupe import find_duplicates
+from imgclust.training.fit import fit
+from imgclust.training.parameters import Parameters
+
+UNKNOWN = -2  # of pictures that a method says nothing of
+
+
+def folder(path: Path) -> Data:
+    """Pictures in folders by category, through the `mini` encoder; embedded once."""
+    from imgclust.embedding.embed import embed
+    from imgclust.embedding.encoder import load_encoder
+
+    made = CACHE / f"{path.resolve().name}-mini"
+    embed([path], made, load_encoder("mini"), progress=False)
+    found = read_embeddings(made)
+    return Data(found.vectors, np.array([Path(source).parent.name for source in found.sources]))
+
+
+def with_defaults(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+    """`imgclust.training.fit` as it is; of what it was not fitted on, its predictor's labels."""
+    parameters = dataclasses.replace(Parameters.for_size(len(train)), random_state=seed)
+    result = fit(data.rows[train], parameters=parameters, test_fraction=0, thumbnails=False, seed=seed)
+    labels = result.model.predict(data.rows).labels
+    labels[train] = result.labels
+    return labels
+
+
+def with_bertopic_settings(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+    """What BERTopic builds when it is asked for nothing."""
+    import hdbscan
+    import umap
+
+    reducer = umap.UMAP(n_neighbors=15, n_components=5, min_dist=0.0, metric="cosine", random_state=seed)
+    points = reducer.fit_transform(data.rows[train])
+    clusterer = hdbscan.HDBSCAN(min_cluster_size=10, prediction_data=True).fit(points)
+    labels = np.empty(len(data.rows), int)
+    labels[train] = clusterer.labels_
+    rest = np.setdiff1d(np.arange(len(data.rows)), train)
+    labels[rest] = hdbscan.approximate_predict(clusterer, reducer.transform(data.rows[rest]))[0]
+    return labels
+
+
+def with_evoc(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+    """EVoC's defaults."""
+    from evoc import EVoC
+
+    labels = np.full(len(data.rows), UNKNOWN)
+    labels[train] = EVoC(random_state=seed).fit_predict(data.rows[train])
+    return labels
+
+
+METHODS: dict[str, Callable[[Data, np.ndarray, int], np.ndarray]] = {
+    "imgclust": with_defaults,
+    "BERTopic's settings": with_bertopic_settings,
+    "EVoC": with_evoc,
+}
+
+
+def matched(one: np.ndarray, two: np.ndarray) -> float:
+    """The share of pictures with the same label, after one-to-one matching; of those that both know."""
+    known = (one != UNKNOWN) & (two != UNKNOWN)
+    table = np.zeros((one.max() + 2, two.max() + 2))
+    np.add.at(table, (one[known] + 1, two[known] + 1), 1)
+    rows, columns = linear_sum_assignment(-table[1:, 1:])
+    return float((table[1:, 1:][rows, columns].sum() + table[0, 0]) / known.sum())
+
+
+def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
+    found = []
+    for number in range(fits):
+        order = np.random.default_rng(100 + number).permutation(len(data.rows))
+        train = np.sort(order[: round(0.8 * len(order))])
+        found.append(METHODS[method](data, train, number + 1))
+    agreement = [
+        (
+            adjusted_mutual_info_score(data.categories[labels >= 0], labels[labels >= 0]),
+            adjusted_mutual_info_score(data.categories[labels > UNKNOWN], labels[labels > UNKNOWN]),
+            float((labels == -1).sum() / (labels > UNKNOWN).sum()),
+            float(labels.max() + 1),
+        )
+        for labels in found
+    ]
+    ami, ami_all, other, clusters = np.mean(agreement, axis=0)
+    pairs = [matched(one, two) for one, two in itertools.combinations(found, 2)]
+    return {"ami": ami, "ami_all": ami_all, "other": other, "matched": np.mean(pairs), "clusters": clusters}
+
+
+def kept(data: Data, pair: int) -> Iterator[tuple[str, float]]:
+    """Two fits that continue a first one: on the same pictures split otherwise, and with a third new."""
+    order = np.random.default_rng(pair).permutation(len(data.rows))
+    size = round(0.75 * len(order))
+    first = fit(data.rows[order[:size]], seed=pair, thumbnails=False).model
+    before = first.predict(data.rows).labels
+    for name, rows in (("kept, split otherwise", order[:size]), ("kept, a third new", order[-size:])):
+        model = fit(data.rows[rows], seed=pair + 50, thumbnails=False, previous=first).model
+        after = model.predict(data.rows).labels
+        both = (before >= 0) & (after >= 0)
+        yield name, float((before == after)[both].mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="clipart", help="clipart, digits, or a folder (%(default)s)")
+    parser.add_argument("--fits", type=int, default=6, help="of each method (%(default)s)")
+    parser.add_argument("--method", choices=list(METHODS), action="append", help="one of them; else all")
+    parser.add_argument("--kept", action="store_true", help="measure `previous`, too, in two pairs")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    named = {"clipart": clipart, "digits": digits}
+    data = named[arguments.data]() if arguments.data in named else folder(Path(arguments.data))
+    different = find_duplicates(data.rows).kept
+    data = Data(data.rows[different].astype(np.float16).astype(np.float32), data.categories[different])
+    print(
+        json.dumps({"data": arguments.data, "pictures": len(data.rows), "fits": arguments.fits}), flush=True
+    )
+    for method in arguments.method or METHODS:
+        if method == "EVoC" and importlib.util.find_spec("evoc") is None:
+            print(json.dumps({"method": method, "left out": "pip install evoc"}), flush=True)
+            continue
+        figures = steadiness(data, method, arguments.fits)
+        print(
+            json.dumps({"method": method, **{name: round(v, 3) for name, v in figures.items()}}), flush=True
+        )
+    if arguments.kept:
+        for pair, (case, share) in ((p, line) for p in range(2) for line in kept(data, p)):
+            print(json.dumps({"pair": pair, "case": case, "kept": round(share, 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
