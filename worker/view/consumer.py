@@ -93,7 +93,7 @@ class ViewConsumer:
             drop=self._drop, retention=retention, ids=ids, metrics=metrics, clock=clock, now=now,
         )  # fmt: skip
         self._lag = Lag(
-            topic, self._owned, self._recovery, self._backoff, metrics=metrics, clock=clock, now=now
+            topic, self._owned, self._recovery.positions, self._backoff, metrics=metrics, clock=clock, now=now
         )
         self._config = {**config, "error_cb": self._on_error, "on_commit": self._on_commit}
         self._consumer: Any = None

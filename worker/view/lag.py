@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_END, TopicPartition
 
 from worker.telemetry.metrics import Metrics
 from worker.view.backoff import Backoff
-from worker.view.recovery import Recovery
+from worker.view.positions import Positions
 from worker.view.state import Batch, ViewPartition
 
 LAG_SECONDS = 1.0  # between two reports
@@ -22,7 +22,7 @@ class Lag:
         self,
         topic: str,
         owned: Mapping[int, ViewPartition],
-        recovery: Recovery,
+        positions: Positions,
         backoff: Backoff,
         *,
         metrics: Metrics,
@@ -30,7 +30,7 @@ class Lag:
         now: Callable[[], float],
     ) -> None:
         self._topic, self._owned = topic, owned
-        self._recovery, self._backoff, self._metrics = recovery, backoff, metrics
+        self._positions, self._backoff, self._metrics = positions, backoff, metrics
         self._clock, self._now = clock, now
         self._next = 0.0
 
@@ -59,7 +59,7 @@ class Lag:
     def _ends(self, consumer: Any) -> dict[int, int]:
         """Where the owned partitions end; below 0 while that is not known."""
         if self._backoff.waiting:
-            return self._recovery.edges(self._owned, OFFSET_END)  # nothing is fetched, so it must be asked
+            return self._positions.edges(self._owned, OFFSET_END)  # nothing is fetched, so it must be asked
         ends = {}
         for partition in self._owned:
             position = TopicPartition(self._topic, partition)

@@ -6,10 +6,10 @@ No call waits for Kafka longer than `KAFKA_TIMEOUT`: what is not answered is ask
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, TopicPartition
 
 from worker.kafka.assignment import OwnedPartitions
 from worker.kafka.beginning import differ
@@ -19,13 +19,13 @@ from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.view.client import RedisTrouble
 from worker.view.commits import Commits
+from worker.view.positions import KAFKA_TIMEOUT, Positions
 from worker.view.state import Batch, ViewPartition
 from worker.view.store import Reached, Span, TagsView
 from worker.view.sweep import Offsets, Rebuild, Sweeper
 
 log = logs.get(__name__)
 
-KAFKA_TIMEOUT = 1.0  # seconds for one question to the brokers
 EDGES_SECONDS = 60.0  # how often it looks whether a partition is at its end
 SHORT_AWAY = 2 * EDGES_SECONDS  # never too long, whatever the topic keeps deletions for
 LOST = "Redis does not have all that was written"
@@ -69,10 +69,16 @@ class Recovery:
         self._drop, self._retention, self._metrics = drop, retention, metrics
         self._ids, self._clock, self._now = ids, clock, now
         self._next_edges = 0.0
+        self._positions = Positions(topic)
         self._consumer: Any = None
 
     def connect(self, consumer: Any) -> None:
         self._consumer = consumer
+        self._positions.connect(consumer)
+
+    @property
+    def positions(self) -> Positions:
+        return self._positions
 
     # ── the beginning ────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,7 +97,7 @@ class Recovery:
         committed = self._consumer.committed(asked, timeout=KAFKA_TIMEOUT)
         # Asked last: whatever has been committed by then lies within them, by whom and however long ago. The
         # other way round, a process that was frozen in between took its successor's work for a new topic.
-        ends = self.edges(new, OFFSET_END)
+        ends = self._positions.edges(new, OFFSET_END)
         behind, gone = {}, {}
         for position in committed:
             if position.error is not None:
@@ -124,7 +130,7 @@ class Recovery:
             return Reached()
         if has.offset < offset:
             return has
-        if self._seek(committed.partition, offset):
+        if self._positions.seek(committed.partition, offset):
             state.next, state.at = offset, has.at
         return None
 
@@ -175,7 +181,7 @@ class Recovery:
         """
         if self._clock() >= self._next_edges:
             now = int(self._now() * 1000)
-            for partition, end in self.edges(self._owned, OFFSET_END).items():
+            for partition, end in self._positions.edges(self._owned, OFFSET_END).items():
                 state = self._owned[partition]
                 if state.next is not None and end <= state.next:
                     state.at = max(state.at, now)
@@ -235,7 +241,10 @@ class Recovery:
         """
         if not starts:
             return
-        lows, highs = self.edges(starts, OFFSET_BEGINNING), self.edges(starts, OFFSET_END)
+        lows, highs = (
+            self._positions.edges(starts, OFFSET_BEGINNING),
+            self._positions.edges(starts, OFFSET_END),
+        )
         self._drop(starts.keys())
         now = int(self._now() * 1000)
         back = {}
@@ -271,7 +280,7 @@ class Recovery:
             {p: dataclasses.replace(begin, topic=self._owned[p].topic) for p, begin in ready.items()}
         )
         for partition, begin in ready.items():
-            if self._seek(partition, begin.offset):
+            if self._positions.seek(partition, begin.offset):
                 state = self._owned[partition]
                 state.next, state.at, state.rewind = begin.offset, begin.at, None
 
@@ -289,30 +298,3 @@ class Recovery:
                 state.clearing = None
             else:
                 self._metrics.view_swept.inc(removed)
-
-    def _seek(self, partition: int, offset: int) -> bool:
-        """Read on from there; False while the client has not begun to read the partition at all."""
-        try:
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._STATE:
-                raise
-            return False
-        return True
-
-    def edges(self, partitions: Iterable[int], which: int) -> dict[int, int]:
-        """Where partitions begin (OFFSET_BEGINNING) or end (OFFSET_END).
-
-        One question for all: behind a waiting fetch each takes half a second, and `get_watermark_offsets`
-        would ask once for each. A timestamp of -1 or -2 means the same edges as an offset of -1 or -2.
-
-        Raises:
-            KafkaException: no answer.
-        """
-        asked = [TopicPartition(self._topic, partition, which) for partition in partitions]
-        edges = {}
-        for found in self._consumer.offsets_for_times(asked, timeout=KAFKA_TIMEOUT) if asked else ():
-            if found.error is not None:
-                raise KafkaException(found.error)
-            edges[found.partition] = int(found.offset)
-        return edges

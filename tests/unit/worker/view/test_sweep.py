@@ -41,7 +41,7 @@ class Pipeline:
     def execute_command(self, *_: object) -> None:
         self.commands += 1
 
-    def execute(self) -> list[Any]:
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
         self.redis.asked += 1
         return [None] * self.commands
 
