@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.kafka.assignment import OwnedPartitions
 from worker.telemetry import log as logs
@@ -14,6 +14,7 @@ from worker.view.state import ViewPartition
 log = logs.get(__name__)
 
 AGAIN_SECONDS = 1.0  # after a commit that failed
+ANSWER_SECONDS = 0.1  # between two looks for an answer at the end
 LOST_SECONDS = 120.0  # a client that has not answered by then will not: its own time-outs are a minute
 
 
@@ -65,6 +66,17 @@ class Commits:
         consumer.commit(offsets=positions, asynchronous=True)
         self._sent = {here.partition: self._owned[here.partition].epoch for here in positions}
         self._sent_at, self._not_before = self._clock(), 0.0
+
+    def finish(self, consumer: Any, seconds: float) -> None:
+        """Before the group is left: what is not committed within `seconds` is written to Redis once more."""
+        deadline = self._clock() + seconds
+        try:
+            self.step(consumer)
+            while self._sent and self._clock() < deadline:
+                consumer.consume(1, ANSWER_SECONDS)  # brings answers; records are nobody's any more
+                self.step(consumer)
+        except KafkaException as error:
+            log.warning("the view's last commit failed", error=error.args[0].str())
 
     def answered(self, error: KafkaError | None, positions: list[TopicPartition]) -> None:
         """librdkafka's `on_commit`."""

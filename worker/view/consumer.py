@@ -116,7 +116,7 @@ class ViewConsumer:
             )
             while not stop.is_set():
                 self._run_once()
-            self._commit_last()
+            self._commits.finish(self._consumer, COMMIT_SECONDS)
             self._health.forget("view")  # after an error it stays, and the process is found dead
         except Exception:
             log.exception("the view has stopped; the process needs a restart")
@@ -267,17 +267,6 @@ class ViewConsumer:
 
     def _leave_out_outdated(self) -> None:
         self._recovery.read_outdated_again(self._batch.ends)
-
-    def _commit_last(self) -> None:
-        """What Redis has is committed before the group is left, if that is soon; else it is read again."""
-        deadline = self._clock() + COMMIT_SECONDS
-        try:
-            self._commits.step(self._consumer)
-            while self._commits.busy and self._clock() < deadline:
-                self._consumer.consume(1, POLL_SECONDS)
-                self._commits.step(self._consumer)
-        except KafkaException as error:
-            log.warning("the view's last commit failed", error=error.args[0].str())
 
     def _apply(self) -> Mapping[int, int]:
         """Write what was read; returns how far Redis is in each partition."""

@@ -87,6 +87,24 @@ def test_a_commit_that_failed_is_sent_again_after_a_while() -> None:
     assert view.client.sent[-1] == {0: 6}
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_last_commit_is_waited_for_but_not_for_long(answers: bool) -> None:
+    """Before the group is left; an answer ends the wait, and so does the time."""
+    view = View(0)
+    view.owned[0].next = 5
+
+    def consume(_: int, seconds: float) -> None:
+        view.time += seconds
+        if answers:
+            view.answer()
+
+    view.client.consume = consume
+    view.commits.finish(view.client, 1.0)
+    assert view.client.sent == [{0: 5}]
+    assert view.owned[0].committed == (5 if answers else None)
+    assert view.time < 2
+
+
 def test_an_answer_counts_only_for_its_own_assignment() -> None:
     """A partition that went and came back knows nothing of what an earlier assignment committed."""
     view = View(0)
