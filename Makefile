@@ -22,7 +22,7 @@ test: install ## run all tests; what needs Kafka, Redis or a browser skips witho
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 unit: install ## run the fast tests only
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

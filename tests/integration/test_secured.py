@@ -95,7 +95,9 @@ def store(made: Certificates) -> Iterator[tuple[RedisServer, int]]:
         stack = redis_server.running(*tls)
         server = stack.__enter__()
     except RuntimeError as error:
-        pytest.skip(f"this Redis has no TLS: {error}")
+        if "Bad directive" not in str(error):
+            raise
+        pytest.skip("this Redis has no TLS, as the Valkey of the wheel: install Debian's redis-server")
     client = server.client()
     # what the view needs, and nothing else: its own keys, no administration
     client.acl_setuser(

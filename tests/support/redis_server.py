@@ -62,13 +62,15 @@ class RedisServer:
         """Start the server and wait until it answers; nothing is ever saved, so it starts empty."""
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--appendonly", "no", "--logfile", "redis.log", *self.options]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (self.folder / "start.log").open("wb") as said:  # what it says before it has a log
+            self._process = subprocess.Popen(command, stdout=said, stderr=said)
         wait_for("the Redis server answers", self._answers, 20)
 
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise RuntimeError(f"the Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}")
+            said = "".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("*.log")))
+            raise RuntimeError(f"the Redis server ended: {said}")
         with contextlib.suppress(redis.ConnectionError):
             return bool(self.client().ping())
         return False
@@ -88,7 +90,7 @@ class RedisServer:
 
     def thaw(self) -> None:
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
