@@ -6,16 +6,26 @@ A test fails when one of them is stale.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from worker.messages import asyncapi
 from worker.serving import app as serving
+from worker.settings.settings import Settings
 from worker.settings.table import settings_table
 from worker.telemetry.metrics import metrics_table
 from worker.view.access import access_table
 from worker.wall import api
+
+
+def default(name: str) -> str:
+    """What a setting is when nobody sets it."""
+    (field,) = [field for field in dataclasses.fields(Settings) if field.name == name]
+    return str(field.metadata["default"])
+
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -25,6 +35,11 @@ REDIS = ROOT / "docs" / "redis.md"
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"settings": settings_table, "metrics": metrics_table},
     REDIS: {"access": access_table},
+}
+TOPICS = {
+    **{name: default(f"{name}_topic") for name in ("uploads", "tags", "retry", "dlq")},
+    "embeddings": "embeddings",  # none by default
+    "models": "models",
 }
 SCHEMAS = ROOT / "docs" / "schemas"
 SUBJECTS = {
@@ -89,6 +104,7 @@ def schemas() -> dict[str, str]:
     shipped = ROOT / "worker" / "messages" / "schemas"
     return {
         **{file.name: file.read_text() for file in sorted(shipped.glob("*.schema.json"))},
+        "asyncapi.json": _json(asyncapi.document(TOPICS)),
         "openapi.json": _json(api.openapi()),
         "openapi-serve.json": _json(serving.openapi()),
     }

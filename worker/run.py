@@ -176,6 +176,7 @@ def tagger_config(settings: Settings) -> TaggerConfig:
         drain_timeout=s.drain_timeout,
         stall_timeout=s.stall_timeout,
         models=models,
+        cloud_events=s.cloud_events,
     )
 
 

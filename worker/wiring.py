@@ -16,6 +16,7 @@ from worker.kafka.topic_rules import TopicRole
 from worker.kafka.topics import TopicsConfig
 from worker.messages.avro import avro_decoder, avro_tags
 from worker.messages.formats import CONTENT_TYPES, JSON_TAGS, Formats, TagFormat
+from worker.messages.json_schema import json_schema_tags
 from worker.messages.mapping import Intake, MappedIntake, plain_json
 from worker.messages.protobuf import message_class, protobuf_decoder, protobuf_tags
 from worker.messages.registry import registry
@@ -81,7 +82,9 @@ def formats(settings: Settings, client: Any = None) -> Formats:
             fields, protobuf_decoder(message_class(settings.uploads_protobuf), settings.uploads_topic)
         )
     tags = JSON_TAGS
-    if writing == "avro":
+    if writing == "json-schema":
+        tags = json_schema_tags(client, tags_topic)
+    elif writing == "avro":
         tags = avro_tags(client, tags_topic)
     elif writing == "protobuf":
         tags = protobuf_tags(client, tags_topic)

@@ -31,10 +31,11 @@ class TagFormat:
     read: Callable[[bytes], Tag]
 
 
-JSON, AVRO, PROTOBUF = (
-    b"application/json", b"application/vnd.confluent.avro", b"application/vnd.confluent.protobuf",
+JSON, JSON_SCHEMA, AVRO, PROTOBUF = (
+    b"application/json", b"application/vnd.confluent.json",
+    b"application/vnd.confluent.avro", b"application/vnd.confluent.protobuf",
 )  # fmt: skip
-CONTENT_TYPES = {"json": JSON, "avro": AVRO, "protobuf": PROTOBUF}
+CONTENT_TYPES = {"json": JSON, "json-schema": JSON_SCHEMA, "avro": AVRO, "protobuf": PROTOBUF}
 JSON_TAGS = TagFormat(JSON, Tag.to_json, Tag.from_json)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from worker.errors import ERROR_CODES
-from worker.messages.text import readable
+from worker.messages.text import format_time, readable
 
 Header = tuple[str, bytes]
 HeaderTexts = Mapping[str, str]
@@ -126,6 +126,36 @@ def read_traceparent(headers: HeaderTexts) -> bytes | None:
     """The W3C trace header, where there is a proper one."""
     found = headers.get("traceparent")
     return found.encode() if found is not None and _TRACEPARENT.fullmatch(found) else None
+
+
+# ── CloudEvents ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CloudEvents:
+    """Attributes of CloudEvents 1.0 for results, as its Kafka binding puts them into headers (binary mode).
+
+    Attributes:
+        source: a URI reference that names this stream of events.
+    """
+
+    source: str
+
+    def pairs(self, kind: str, upload_id: str, place: Place, at: int) -> tuple[Header, ...]:
+        """Of a result whose upload is at `place`; an equal result that is published again has the same id.
+
+        Args:
+            kind: "tag" or "deletion".
+            at: ms since the epoch.
+        """
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", b"%d:%d" % (place.partition, place.offset)),
+            text_header("ce_source", self.source),
+            ("ce_type", f"imgclust.{kind}".encode()),
+            text_header("ce_subject", upload_id),
+            ("ce_time", format_time(at).encode()),
+        )
 
 
 # ── pending retries ──────────────────────────────────────────────────────────────────────────────────────

@@ -172,6 +172,7 @@ redis_url = Kind(
 )
 registry_url = Kind(_registry_url, "http://host:port or https://host:port, several separated by commas")
 proxy = Kind(_proxy, "http://host:port or https://host:port")
+uri_reference = _matching(r"[!-~]{1,200}", "a URI or a path, like /imgclust/uploads")
 user_password = _matching(r"(?s)[^:]+:.*", "user:password")
 networks = list_of(Kind(_network, ""), "networks like 10.1.0.0/16, separated by spaces")
 nat64_prefixes = list_of(

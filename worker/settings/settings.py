@@ -66,7 +66,15 @@ class Settings:
         None, parsers.protobuf_message, "the Protobuf message of upload events; default: imgclust.Upload"
     )
     tags_format: str = setting(
-        "json", parsers.one_of("json", "avro", "protobuf"), "of tags in the topic (Redis has JSON)"
+        "json",
+        parsers.one_of("json", "json-schema", "avro", "protobuf"),
+        "of tags in the topic (Redis has JSON); all but `json` as a schema registry's serialisers write them",
+    )
+    cloud_events: str | None = setting(
+        None,
+        parsers.uri_reference,
+        "tags and deletions have the attributes of CloudEvents as headers (`ce_id`, …), with this source; "
+        "none when unset",
     )
     schema_registry_url: str | None = setting(
         None, parsers.registry_url, "the schema registry, where a format needs one", secret=True

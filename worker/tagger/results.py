@@ -9,7 +9,7 @@ from worker.errors import Rejected
 from worker.kafka.delivery import Result
 from worker.messages.embedding import CONTENT_TYPE, EmbeddingWriter
 from worker.messages.formats import Formats
-from worker.messages.headers import DeadLetterHeaders, RetryHeaders
+from worker.messages.headers import CloudEvents, DeadLetterHeaders, Header, RetryHeaders
 from worker.messages.record import Record
 from worker.messages.upload import Upload
 from worker.tagger.in_flight import Work
@@ -52,6 +52,7 @@ class Results:
         embeddings: makes the values of the embeddings topic, where there is one.
         model: the version of the model at work, for dead letters.
         tag_url: whether tags have the upload's URL.
+        cloud: gives tags and deletions the attributes of CloudEvents; None: they have none.
         wall_ms: milliseconds since the epoch.
     """
 
@@ -63,6 +64,7 @@ class Results:
         embeddings: EmbeddingWriter | None = None,
         model: Callable[[], str],
         tag_url: bool = True,
+        cloud: CloudEvents | None = None,
         wall_ms: Callable[[], int],
         metrics: Metrics,
     ) -> None:
@@ -71,6 +73,7 @@ class Results:
         self._embeddings = embeddings
         self._model = model
         self._tag_url = tag_url
+        self._cloud = cloud
         self._wall_ms = wall_ms
         self._metrics = metrics
 
@@ -96,6 +99,7 @@ class Results:
                 work.key,
                 value,
                 work.record,
+                self._cloud_pairs("tag", upload, work.record, now),
                 content_type=kind,
                 attempts=work.attempts,
                 trace=trace,
@@ -113,10 +117,14 @@ class Results:
     def deletion(self, upload: Upload, record: Record, trace: UploadTrace | None) -> list[Result]:
         """The end of the tag, and of the embedding where they are kept."""
         key, trace = upload.id.encode(), trace and trace.publish("deleted")
-        results = [Result(self._topics.tags, key, None, record, content_type=None, trace=trace)]
+        pairs = self._cloud_pairs("deletion", upload, record, self._wall_ms())
+        results = [Result(self._topics.tags, key, None, record, pairs, content_type=None, trace=trace)]
         if self._topics.embeddings is not None:
             results.append(Result(self._topics.embeddings, key, None, record, content_type=None))
         return results
+
+    def _cloud_pairs(self, kind: str, upload: Upload, record: Record, at: int) -> tuple[Header, ...]:
+        return () if self._cloud is None else self._cloud.pairs(kind, upload.id, record, at)
 
     # ── retries ──────────────────────────────────────────────────────────────────────────────────────────
 

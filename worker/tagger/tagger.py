@@ -26,6 +26,7 @@ from worker.kafka.retry_changelog import RetryChangelog
 from worker.kafka.topic_ids import TopicIds
 from worker.messages.embedding import EmbeddingWriter
 from worker.messages.formats import Formats
+from worker.messages.headers import CloudEvents
 from worker.messages.text import wall_ms
 from worker.tagger.inference import Inference
 from worker.tagger.models_topic import follow
@@ -92,6 +93,7 @@ class TaggerConfig:
         drain_timeout: seconds to finish what is in flight at the end.
         stall_timeout: seconds without progress after which the process is ended.
         models: the topic that names the models, and the folder that they are in; None: the model stays.
+        cloud_events: the source of CloudEvents, where tags are to have their attributes.
     """
 
     source: UploadsSource
@@ -105,6 +107,7 @@ class TaggerConfig:
     drain_timeout: float
     stall_timeout: float
     models: tuple[str, Path] | None = None
+    cloud_events: str | None = None
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -187,6 +190,7 @@ class Tagger:
             embeddings=embeddings,
             model=lambda: self.inference.maker.version,
             tag_url=config.tag_url,
+            cloud=None if config.cloud_events is None else CloudEvents(config.cloud_events),
             wall_ms=wall_ms,
             metrics=self._metrics,
         )

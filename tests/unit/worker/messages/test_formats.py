@@ -46,7 +46,7 @@ def registry_of(wanted: Settings) -> Any:
     return registry(wanted.schema_registry_url, wanted.schema_registry_auth)
 
 
-@pytest.fixture(scope="module", params=["json", "avro", "protobuf"])
+@pytest.fixture(scope="module", params=["json", "json-schema", "avro", "protobuf"])
 def tags(request: pytest.FixtureRequest) -> TagFormat:
     wanted = settings(TAGS_FORMAT=request.param)
     return formats(wanted, registry_of(wanted)).tags
