@@ -30,10 +30,11 @@ from tests.faults.sabotage import CONTROLS, control
 SHORT = Plan(
     failpoint_kills=1, failpoint_freezes=1, freeze_at=("after-committed-read", "before-commit"), kills=10,
     freezes=1, rebalances=5, fetchers=2, broker_restarts=1, broker_freezes=1, redis=1, images=1,
+    starts_without_broker=1, partitions=1, cuts=1,
 )  # fmt: skip
 SOAK = Plan(
     failpoint_kills=10, failpoint_freezes=1, kills=30, freezes=5, rebalances=25, fetchers=10,
-    broker_restarts=4, broker_freezes=3, redis=3, images=5,
+    broker_restarts=4, broker_freezes=3, redis=3, images=5, starts_without_broker=3, partitions=3, cuts=3,
 )  # fmt: skip
 
 

@@ -153,6 +153,31 @@ class Breaker:
         self.parts.broker.freeze(30)
         self.done["broker frozen for 30 s"] += 1
 
+    def start_without_broker(self) -> None:
+        """A worker starts while the broker is away: it waits, and then works like the others."""
+        self.feed()
+        before = len(self.parts.workers)
+        self.parts.broker.restart(self.dice.uniform(3, 6), meanwhile=lambda: self.parts.join() and None)
+        newest = self.parts.workers[before]
+        if self.parts.wait_ready(newest):
+            self.done["started without the broker"] += 1
+        else:
+            self.missed.append("a start without the broker")
+        self.parts.leave(newest)
+
+    def add_partition(self) -> None:
+        """To the uploads topic alone, and to the others a while later."""
+        self.feed()
+        self.parts.broker.add_partition(self.dice.uniform(3, 6))
+        self.done["partition added"] += 1
+
+    def cut_log(self) -> None:
+        self.feed()
+        self.parts.broker.cut_log()
+        self.parts.kill(self._some_worker())  # whoever comes next begins at the cut
+        self.parts.join()
+        self.done["log cut"] += 1
+
     def kill_redis(self) -> None:
         """It comes back empty."""
         self.feed()
@@ -204,12 +229,15 @@ class Plan:
     broker_freezes: int = 0
     redis: int = 0  # each of killed, frozen, filled
     images: int = 0
+    starts_without_broker: int = 0
+    partitions: int = 0  # added
+    cuts: int = 0  # of the log's start
     kill_at: tuple[str, ...] = FAILPOINTS
     freeze_at: tuple[str, ...] = FAILPOINTS
 
     @property
     def breaks_broker(self) -> bool:
-        return bool(self.broker_restarts or self.broker_freezes)
+        return bool(self.broker_restarts or self.broker_freezes or self.starts_without_broker)
 
     @property
     def outages(self) -> bool:
@@ -241,6 +269,9 @@ def schedule(plan: Plan, dice: random.Random) -> list[Step]:
         ("freeze Redis", Breaker.freeze_redis, plan.redis),
         ("fill Redis", Breaker.fill_redis, plan.redis),
         ("stop the image server", Breaker.stop_images, plan.images),
+        ("start a worker without the broker", Breaker.start_without_broker, plan.starts_without_broker),
+        ("add a partition", Breaker.add_partition, plan.partitions),
+        ("cut the log", Breaker.cut_log, plan.cuts),
     ]
     for name, do, times in several:
         steps += [(name, do)] * times

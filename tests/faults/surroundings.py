@@ -14,8 +14,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.support import redis_server
 from tests.support.paths import ROOT
@@ -77,18 +78,43 @@ def make_topics(bootstrap: str, topics: Topics) -> None:
 class Broker:
     """The one broker."""
 
-    def __init__(self, kafka: JavaKafka) -> None:
-        self.kafka = kafka
+    def __init__(self, kafka: JavaKafka, topics: Topics) -> None:
+        self.kafka, self.topics = kafka, topics
+        self._partitions = PARTITIONS
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
+
+    def add_partition(self, seconds: float) -> None:
+        """The uploads topic gets one more partition, which stays empty, and the others get it later."""
+        self._partitions += 1
+        for names in ([self.topics.uploads], [self.topics.retry, self.topics.tags, self.topics.dlq]):
+            wanted = [NewPartitions(name, self._partitions) for name in names]
+            for future in self._admin().create_partitions(wanted).values():
+                future.result(timeout=20)
+            if names == [self.topics.uploads]:
+                time.sleep(seconds)
+
+    def cut_log(self) -> None:
+        """Retention takes what the group is done with, up to the committed offsets."""
+        config = {"bootstrap.servers": self.bootstrap, "group.id": self.topics.group}
+        asking = Consumer({**config, "enable.auto.commit": False}, logger=quiet)
+        asked = [TopicPartition(self.topics.uploads, partition) for partition in range(PARTITIONS)]
+        cut = [found for found in asking.committed(asked, timeout=20) if found.offset > 0]
+        asking.close()
+        for future in self._admin().delete_records(cut).values() if cut else ():
+            future.result(timeout=20)
 
     @property
     def bootstrap(self) -> str:
         return self.kafka.bootstrap
 
-    def restart(self, away: float) -> None:
+    def restart(self, away: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Kill it, leave it away for so long, start it again."""
         assert self.kafka.process is not None
         self.kafka.process.kill()
         self.kafka.process.wait()
+        meanwhile()
         time.sleep(away)
         self.kafka.start()
 
@@ -297,6 +323,7 @@ def surroundings(
             "WORKER_DRAIN_TIMEOUT": "10",
             "WORKER_STALL_TIMEOUT": "45",  # longer than anything is frozen, shorter than the run waits
             "WORKER_LOG": "json",
+            "WORKER_KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS": "2000",  # partitions that are added are found
             **env,
         }
         if worker_env.get("WORKER_GROUP_PROTOCOL") != "consumer":
@@ -304,7 +331,7 @@ def surroundings(
                 "WORKER_KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000)),
                 "WORKER_KAFKA_HEARTBEAT_INTERVAL_MS": "1000",
             }
-        parts = Surroundings(folder, topics, Broker(kafka), redis, images, worker_env, say)
+        parts = Surroundings(folder, topics, Broker(kafka, topics), redis, images, worker_env, say)
         try:
             yield parts
         finally:
