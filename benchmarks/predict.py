@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ import torch
 
 from benchmarks.settings import SETTINGS, fitted, frozen, unit_half
 from imgclust import ClusterModel
-from imgclust.predictor import int8
+from imgclust.predictor import compiled, int8
 from imgclust.predictor.ivf import build_ivf
 from imgclust.predictor.neighbours import Neighbourhood, Neighbours
 from imgclust.predictor.predictor import FrozenPredictor
@@ -64,6 +65,7 @@ def speed(cache: Path) -> Iterator[Line]:
     reducer, clusterer, data = fitted(LARGE, cache)
     model = frozen(LARGE, cache)
     predictor = FrozenPredictor(model.arrays, model.parameters)
+    plain = in_numpy(model)
 
     def libraries(rows: np.ndarray) -> None:
         hdbscan.approximate_predict(clusterer, reducer.transform(rows))
@@ -71,16 +73,66 @@ def speed(cache: Path) -> Iterator[Line]:
     for rows in (data.held_out[:BATCH], data.held_out[:1]):
         runs = 15 if len(rows) > 1 else 101  # a median that a short disturbance does not move
         ours = timed(lambda rows=rows: predictor.predict(rows), runs)
+        numpy = timed(lambda rows=rows: plain.predict(rows), runs)
         theirs = timed(lambda rows=rows: libraries(rows), runs // 3)
-        for kind, a, b in zip(("wall", "cpu"), ours, theirs, strict=True):
+        for kind, a, b, c in zip(("wall", "cpu"), ours, numpy, theirs, strict=True):
             yield {
                 "figure": f"{kind} ms per image, batch of {len(rows)}",
                 "value": a / len(rows),
-                "library": b / len(rows),
-                "times": b / a,
+                "in_numpy": b / len(rows),
+                "library": c / len(rows),
+                "times": c / a,
+                "compiled": predictor._kernels is not None,
                 "threads": torch.get_num_threads(),
             }
-    yield from stages(predictor, data.held_out[:BATCH])
+    singles = [data.held_out[i : i + 1] for i in range(BATCH)]
+    wall, cpu = timed(lambda: [predictor.predict(row) for row in singles], 3)
+    yield {"figure": "ms per image, 256 images one by one", "wall": wall / BATCH, "cpu": cpu / BATCH}
+    yield from beside_python(model, data.held_out)
+    yield from stages(plain, data.held_out[:BATCH])
+
+
+def in_numpy(model: ClusterModel) -> FrozenPredictor:
+    """The predictor without compiled code, as it is where no compiler was."""
+    before = compiled.library
+    compiled.library = lambda: None
+    try:
+        return FrozenPredictor(model.arrays, model.parameters)
+    finally:
+        compiled.library = before
+
+
+def beside_python(model: ClusterModel, rows: np.ndarray, seconds: float = 4.0) -> Iterator[Line]:
+    """Images a second of one predictor thread, alone and beside a thread of Python that never rests."""
+    for name, predictor in (
+        ("compiled", FrozenPredictor(model.arrays, model.parameters, threads=1)),
+        ("numpy", in_numpy(model)),
+    ):
+        for busy in (False, True):
+            stop = threading.Event()
+            turns = [0]
+            thread = threading.Thread(target=spin, args=(stop, turns))
+            if busy:
+                thread.start()
+            for size in (64, BATCH):
+                started, images, before = time.perf_counter(), 0, turns[0]
+                while (spent := time.perf_counter() - started) < seconds:
+                    predictor.predict(rows[:size])
+                    images += size
+                yield {
+                    "figure": f"images/s, {name}, batch of {size}" + (" beside busy Python" if busy else ""),
+                    "value": images / spent,
+                    "python_turns_per_s": (turns[0] - before) / spent if busy else None,
+                }
+            stop.set()
+            if busy:
+                thread.join()
+
+
+def spin(stop: threading.Event, turns: list[int]) -> None:
+    """Python that never rests, and counts."""
+    while not stop.is_set():
+        turns[0] += 1
 
 
 def stages(predictor: FrozenPredictor, rows: np.ndarray) -> Iterator[Line]:
