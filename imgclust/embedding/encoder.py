@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from imgclust.embedding.batch_invariance import CPU_BATCH, is_batch_invariant, make_batch_invariant
+from imgclust.embedding.encode_stream import Cuda, EncodeStream
 from imgclust.embedding.network import Network, hash_weights
 from imgclust.errors import EncoderError
 from imgclust.support.machine import keep_freed_memory
@@ -133,6 +134,11 @@ class TorchEncoder:
         self._identity = EncoderIdentity(
             network.name, network.architecture, weights, p, precision, dim, network.licence
         )
+        self._stream = (
+            EncodeStream(Cuda(device), self._rows, batch=self._shapes[0], side=p.size, dim=dim)
+            if device.type == "cuda"
+            else None
+        )
 
     def _choose_shapes(self, side: int, max_batch: int) -> tuple[int, ...]:
         if self._device.type != "cpu":  # kernels are chosen by shape: nothing but one shape keeps the bits
@@ -169,24 +175,37 @@ class TorchEncoder:
             )
         if not len(pixels):
             return np.zeros((0, self._identity.dim), np.float32)
-        return np.concatenate([self._encode_part(pixels[part]) for part in pieces(len(pixels), self._shapes)])
+        if self._stream is not None:
+            rows = self._stream.encode(list(pixels))
+        else:
+            rows = np.concatenate(
+                [self._encode_part(pixels[part]) for part in pieces(len(pixels), self._shapes)]
+            )
+        if not np.isfinite(rows).all():
+            raise EncoderError(
+                f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "
+                f"for a batch of {len(pixels)}"
+            )
+        return rows
 
     def _encode_part(self, pixels: Pixels) -> Floats:
         n = len(pixels)
         shape = next(shape for shape in self._shapes if shape >= n)
-        features = self._features(_padded(pixels, shape))[:n]
-        if not bool(torch.isfinite(features).all()):
-            raise EncoderError(
-                f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "
-                f"for a batch of {n}"
-            )
-        rows = torch.nn.functional.normalize(features, dim=1).half().float()
-        return rows.cpu().numpy()
+        batch = torch.from_numpy(_padded(pixels, shape)).to(self._device)
+        return self._rows(batch)[:n].cpu().numpy()
 
     @torch.inference_mode()
+    def _rows(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, size, size, 3) on the device → unit rows that hold float16 values, float32 (n, dim)."""
+        return torch.nn.functional.normalize(self._tower(batch), dim=1).half().float()
+
     def _features(self, batch: Pixels) -> torch.Tensor:
         """uint8 (n, size, size, 3) → float32 (n, dim), not normalised, on the device."""
-        x = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float()
+        return self._tower(torch.from_numpy(batch).to(self._device))
+
+    @torch.inference_mode()
+    def _tower(self, batch: torch.Tensor) -> torch.Tensor:
+        x = batch.permute(0, 3, 1, 2).float()
         x = ((x - self._mean) / self._std).to(self._dtype)
         features: torch.Tensor = self._visual(x)
         return features.float()

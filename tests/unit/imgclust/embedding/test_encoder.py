@@ -114,8 +114,8 @@ def test_only_a_few_shapes_reach_the_network(tiny: Tiny, monkeypatch: pytest.Mon
     """Whatever the batch, the network sees no shapes but those that were compared; longer ones are cut."""
     encoder = load_encoder(tiny.name, device="cpu", max_batch=64)
     seen = set()
-    features = encoder._features
-    monkeypatch.setattr(encoder, "_features", lambda batch: seen.add(len(batch)) or features(batch))
+    tower = encoder._tower
+    monkeypatch.setattr(encoder, "_tower", lambda batch: seen.add(len(batch)) or tower(batch))
     for n in range(1, 20):
         encoder.encode(noise(n, 64))
     assert seen == set(encoder.shapes) <= {1, 2, 4, 8}
