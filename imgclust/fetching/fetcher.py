@@ -176,10 +176,11 @@ class Fetcher:
             split(url, self.policy)  # raises the reason
             raise AssertionError("buckets are allowed, but were not opened")
         watch.heard = self._clock()
-        size, pieces = await self._buckets.open(url)
+        size, encoding, pieces = await self._buckets.open(url)
+        applied, limit = codings([encoding]), self.policy.max_bytes
         watch.queue, watch.heard = "memory for its body", math.inf
-        await reserve(size)
-        return await self._read(pieces, self.policy.max_bytes, watch)
+        await reserve(limit if applied else size)
+        return undo(await self._read(pieces, limit, watch), applied, limit)
 
     async def _download(self, url: str, reserve: ReserveBytes, watch: Watch) -> Fetched:
         target = self._urls.check(url)

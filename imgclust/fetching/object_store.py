@@ -66,8 +66,8 @@ class Buckets:
             raise ImgclustError(f"s3:// URLs need the package obstore: {S3_HINT}") from None
         self._obstore = obstore
 
-    async def open(self, url: str) -> tuple[int, AsyncIterator[Any]]:
-        """Ask for an object: its size in bytes, and its content in pieces.
+    async def open(self, url: str) -> tuple[int, str, AsyncIterator[Any]]:
+        """Ask for an object: its size in bytes, its `Content-Encoding`, and its content in pieces.
 
         Raises:
             FetchError: see `imgclust.fetching.fetcher`.
@@ -81,7 +81,8 @@ class Buckets:
         size, limit = int(answer.meta["size"]), self._policy.max_bytes
         if size > limit:
             raise TooLarge(f"the object has {size} bytes, at most {limit} are taken")
-        return size, aiter(answer.stream(min_chunk_size=_CHUNK))
+        encoding = str(answer.attributes.get("Content-Encoding", ""))
+        return size, encoding, aiter(answer.stream(min_chunk_size=_CHUNK))
 
     def _open_bucket(self, bucket: str) -> S3Store:
         from obstore.store import S3Store

@@ -159,6 +159,15 @@ def test_objects_of_named_buckets_are_read(store: Origin) -> None:
     assert KEY_ID in store.requests[-1].headers["authorization"]
 
 
+@pytest.mark.parametrize("token", ["", "aws-chunked", "UTF-8", "gzip", "aws-chunked,gzip"])
+def test_encodings_of_objects(store: Origin, token: str) -> None:
+    """Clients set them when they upload, and stores repeat them: the same rules as for web servers."""
+    body = gzip.compress(PNG) if "gzip" in token else PNG
+    date = "Last-Modified: Wed, 25 Nov 2026 00:00:00 GMT"
+    store.paths["/uploads/x"] = response(body, "200 OK", date, 'ETag: "4"', f"Content-Encoding: {token}")
+    assert fetch("s3://uploads/x", FetchPolicy(allow_buckets=("uploads",))).data == PNG
+
+
 @pytest.mark.parametrize(
     "url",
     ["s3://private/cats/a cat.jpg", "s3:///x", "s3://uploads", "s3://uploads/", "s3://uploads/../private/x",
