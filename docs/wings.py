@@ -19,6 +19,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("commands", "what operators type"),
         ("run", "tagger and view until a signal"),
         ("signals", "which end it in order"),
+        ("testing", "fixtures for your tests"),
         ("demo", "all of it on one machine"),
         ("wall", "the page to look at"),
         ("serving", "ask and be answered"),
