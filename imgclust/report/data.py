@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from imgclust.editing.log import Edit
 from imgclust.model.taxonomy import Continuation
 from imgclust.report.annotations import Note, read_notes
 from imgclust.report.drift import TagsDrift, read_drift
@@ -55,6 +56,7 @@ class ReportData:
         notes: image id → its prediction and attributes.
         drift: of the tags that were given, against the model's held-out images.
         continuation: what became of the clusters of the model before; None: it starts its taxonomy.
+        edits: the log of hand edits.
     """
 
     version: str
@@ -75,6 +77,7 @@ class ReportData:
     notes: Mapping[str, Note] = dataclasses.field(default_factory=dict)
     drift: TagsDrift | None = None
     continuation: Continuation | None = None
+    edits: tuple[Edit, ...] = ()
 
 
 # ---- facets: what the pictures can be filtered by -------------------------------------------------------
@@ -154,6 +157,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         tiles=small,
         notes=notes,
         drift=drift,
+        edits=model.edits,
         continuation=Continuation.from_dict(model.figures["taxonomy"])
         if "taxonomy" in model.figures
         else None,

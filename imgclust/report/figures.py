@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imgclust.editing.log import Edit, Undo, describe, effective
 from imgclust.report import taxonomy
 from imgclust.report.data import ReportData
 from imgclust.report.drift import sheets as drift_sheets
@@ -16,6 +17,19 @@ _SHARES = ("share", "other", "novel", "agreement", "rate")
 _LABELS = {
     "umap": "UMAP", "hdbscan": "HDBSCAN", "ami": "AMI", "nmi": "NMI", "ari": "ARI", "dbcv": "DBCV",
 }  # fmt: skip
+
+
+def _edits(log: Sequence[Edit]) -> list[list[str]]:
+    """When and who, and what; the last edit first."""
+    holding = [id(edit) for edit in effective(log)]
+    rows = []
+    for edit in log:
+        remarks = ["carried over"] * edit.carried
+        if id(edit) not in holding and not isinstance(edit.change, Undo):
+            remarks.append("undone")
+        more = f" ({', '.join(remarks)})" if remarks else ""
+        rows.append([f"{edit.when[:10]} {edit.who}", describe(edit.change) + more])
+    return rows[::-1]
 
 
 def label(key: str) -> str:
@@ -125,6 +139,7 @@ def words(data: ReportData) -> dict[str, Any]:
     sections = [
         *(drift_sheets(data.drift, names) if data.drift else ()),
         *(taxonomy.sheets(data.continuation, data.taxonomy, names) if data.continuation else ()),
+        *([{"title": "Edits by hand", "rows": _edits(data.edits)}] if data.edits else ()),
         {"title": "Training", "rows": _rows(data.figures)},
         *({"title": title, "rows": _parameters(values)} for title, values in data.parameters.items()),
         {"title": "Encoder", "rows": _encoder(data.encoder)},

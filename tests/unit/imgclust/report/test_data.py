@@ -19,9 +19,11 @@ from imgclust.errors import EmbeddingsError
 from imgclust.model.model import ClusterModel
 from imgclust.report.annotations import Note
 from imgclust.report.data import from_model
+from imgclust.report.figures import words
 from imgclust.report.page import write_report
 from imgclust.report.tiles import SIDE, embedded_from, tiles
 from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
+from tests.support.fitted import fitted
 
 DIM = 4
 IDENTITY = EncoderIdentity("test", "none", "0" * 64, Preprocessing(8, 8), "float32", DIM)
@@ -75,6 +77,7 @@ def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
         thumbnails={},
         map=table,
         predicted=0,
+        edits=(),
     )
     return cast(ClusterModel, stand_in)
 
@@ -164,3 +167,20 @@ def test_images_of_another_encoder_are_refused(tmp_path: Path) -> None:
         writer.append(id="f0/6.png", source="x", embedding=np.eye(DIM)[0], width=1, height=1, sha256="")
     with pytest.raises(EmbeddingsError):
         from_model(model(), images=tmp_path / "embeddings")
+
+
+def test_an_edited_model() -> None:
+    """The report has the clusters that people see, counts what they hold, and says who changed what."""
+    model = fitted().model
+    a, b = model.clusters[0].id, model.clusters[1].id
+    edited = model.edit(who="anna").merge(a, b).edit(who="bert").rename({a: "both"}).edit(who="anna").undo()
+    data = from_model(edited)
+    assert [c.id for c in data.clusters] == [c.id for c in edited.clusters]
+    assert sum(c.size for c in data.clusters) == (edited.labels_ >= 0).sum()
+    assert set(data.labels.tolist()) - {-1} == {c.id for c in edited.clusters}
+    assert len(data.notes) >= len(edited.labels_)
+    sheet = next(s for s in words(data)["sections"] if s["title"] == "Edits by hand")
+    assert [row[1] for row in sheet["rows"]] == [
+        "the last edit undone", f"{a} is called 'both' (undone)", f"{b} merged into {a}",
+    ]  # fmt: skip
+    assert sheet["rows"][0][0].endswith(" anna")
