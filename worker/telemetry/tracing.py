@@ -82,12 +82,12 @@ class UploadTrace:
 
 
 class Tracing:
-    """Begins journeys, and finds them by the token of the try.
+    """Begins traces of uploads, and finds them by the token of the try.
 
     Args:
         topic, group: of the uploads, for the spans' attributes.
         tracer: None makes no spans at all.
-        clock: monotonic seconds, of all times that are passed to journeys.
+        clock: monotonic seconds, of all times that are passed to them.
         now_ns: nanoseconds since the epoch.
     """
 
@@ -135,15 +135,15 @@ class Tracing:
         )  # fmt: skip
         if not span.is_recording():  # the sender's sampler, or ours, decided against it
             return None
-        journey = UploadTrace(self._tracer, span, now_ns - int(now * 1e9), record.traceparent, now)
+        upload = UploadTrace(self._tracer, span, now_ns - int(now * 1e9), record.traceparent, now)
         if waited:
-            journey.stage("consume", now - waited, now)
-        return journey
+            upload.stage("consume", now - waited, now)
+        return upload
 
-    def sent(self, token: int, journey: UploadTrace) -> None:
+    def sent(self, token: int, upload: UploadTrace) -> None:
         """This try is with the fetchers."""
-        journey.sent = self._clock()
-        self._on_the_way[token] = journey
+        upload.sent = self._clock()
+        self._on_the_way[token] = upload
 
     def back(self, token: int) -> None:
         """This try is over, or nobody waits for it any more."""
@@ -151,25 +151,25 @@ class Tracing:
 
     def decoded(self, token: int, fetch_seconds: float, decode_seconds: float) -> None:
         """The fetchers answered just now: a picture."""
-        journey = self._on_the_way.get(token)
-        if journey is not None:
+        upload = self._on_the_way.get(token)
+        if upload is not None:
             now = self._clock()
             decoding = now - decode_seconds
-            journey.stage("fetch", max(journey.sent, decoding - fetch_seconds), decoding)
-            journey.stage("decode", decoding, now)
+            upload.stage("fetch", max(upload.sent, decoding - fetch_seconds), decoding)
+            upload.stage("decode", decoding, now)
 
     def failed(self, token: int, stage: str, error: str) -> None:
         """The fetchers answered just now: no picture could be had."""
-        journey = self._on_the_way.get(token)
-        if journey is not None:
-            journey.stage(stage, journey.sent, self._clock(), error=error)
+        upload = self._on_the_way.get(token)
+        if upload is not None:
+            upload.stage(stage, upload.sent, self._clock(), error=error)
 
     def stage(self, name: str, tokens: Sequence[int], start: float, end: float) -> None:
         """A batch was in a stage from `start` to `end`."""
         for token in tokens:
-            journey = self._on_the_way.get(token)
-            if journey is not None:
-                journey.stage(name, start, end)
+            upload = self._on_the_way.get(token)
+            if upload is not None:
+                upload.stage(name, start, end)
 
 
 def connect(topic: str, group: str, clock: Callable[[], float]) -> Tracing:

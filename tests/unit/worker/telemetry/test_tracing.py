@@ -110,9 +110,9 @@ def test_time_in_the_topic_is_a_span() -> None:
     watched = Watched()
     for timestamp, waited in ((START - 3, 3.0), (START + 99, 0.0), (-5e9, 0.0), (9e15, 0.0)):
         record = Record(2, 1, 7, None, b"", int(timestamp * 1000), SAMPLED)
-        journey = watched.tracing.begin(record)
-        assert journey is not None
-        journey.end("dropped")
+        upload_trace = watched.tracing.begin(record)
+        assert upload_trace is not None
+        upload_trace.end("dropped")
         spans = watched.spans()
         watched.exporter.clear()
         assert seconds(spans["process uploads"])[0] == -waited
@@ -179,11 +179,11 @@ def test_a_revoked_partition_ends_its_spans() -> None:
 def test_hostile_text_is_escaped(text: str) -> None:
     """Ids and messages with control or direction characters reach a span as printable text."""
     watched = Watched()
-    journey = watched.tracing.begin(Record(0, 1, 0, None, b"", int(START * 1000), SAMPLED))
-    assert journey is not None
-    journey.identify(text)
-    journey.fail("bad-event", text)
-    journey.end("dead")
+    upload_trace = watched.tracing.begin(Record(0, 1, 0, None, b"", int(START * 1000), SAMPLED))
+    assert upload_trace is not None
+    upload_trace.identify(text)
+    upload_trace.fail("bad-event", text)
+    upload_trace.end("dead")
     (root,) = watched.exporter.get_finished_spans()
     assert str((root.attributes or {})["imgclust.upload.id"]).isprintable()
     assert str(root.status.description).isprintable()
