@@ -82,15 +82,13 @@ class Broker:
         self.kafka, self.topics = kafka, topics
         self._partitions = PARTITIONS
 
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
-
     def add_partition(self, seconds: float) -> None:
         """The uploads topic gets one more partition, which stays empty, and the others get it later."""
         self._partitions += 1
+        admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
         for names in ([self.topics.uploads], [self.topics.retry, self.topics.tags, self.topics.dlq]):
             wanted = [NewPartitions(name, self._partitions) for name in names]
-            for future in self._admin().create_partitions(wanted).values():
+            for future in admin.create_partitions(wanted).values():
                 future.result(timeout=20)
             if names == [self.topics.uploads]:
                 time.sleep(seconds)
@@ -102,7 +100,8 @@ class Broker:
         asked = [TopicPartition(self.topics.uploads, partition) for partition in range(PARTITIONS)]
         cut = [found for found in asking.committed(asked, timeout=20) if found.offset > 0]
         asking.close()
-        for future in self._admin().delete_records(cut).values() if cut else ():
+        admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
+        for future in admin.delete_records(cut).values() if cut else ():
             future.result(timeout=20)
 
     @property
