@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from tests.support.kafka_cluster import PARTITIONS, Topics, make_anew
 from tests.support.kafka_world import FAILING, STUCK, KafkaWorld
+from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka
 from worker.kafka.offsets import decode_done
+from worker.messages.models import Assignment, ModelRef, WorkerReport, write_assignment
+from worker.tagger.models_topic import ModelsWatch
 
 pytestmark = pytest.mark.kafka
 
@@ -146,3 +151,34 @@ def test_partitions_that_were_added_to_uploads_alone_wait_and_say_so(topics: Top
         admin.create_partitions([NewPartitions(name, PARTITIONS + 1)])[name].result(20)
     world.until("it begins", lambda: world.count("tagged") == 3, 60)
     assert world.consumer.waiting == {}
+
+
+def test_a_models_topic_that_is_made_anew_is_read_from_its_start(apache_kafka: Kafka) -> None:
+    """The model that the new topic names is taken, though its record has an offset that was read before."""
+    topic = f"models-{uuid.uuid4().hex[:8]}"
+    apache_kafka.create_topics([topic], 1)
+    wanted: list[str] = []
+
+    def settle(assignments: Any) -> bool:
+        wanted.append(assignments["live"].model.version if "live" in assignments else "")
+        return False
+
+    changer: Any = SimpleNamespace(settle=settle, report=lambda: WorkerReport("v", "t", 0, None, {}, 0))
+    watch = ModelsWatch({"bootstrap.servers": apache_kafka.bootstrap}, topic, changer)
+
+    def name(version: str, times: int) -> None:
+        producer = Producer({"bootstrap.servers": apache_kafka.bootstrap})
+        for _ in range(times):
+            value = write_assignment(Assignment(ModelRef(version, version, "folder"), 1))
+            producer.produce(topic, value, b"live", 0)
+        assert producer.flush(20) == 0
+
+    name("a" * 12, 5)
+    watch.start()
+    try:
+        wait_for("the first model", lambda: wanted and wanted[-1] == "a" * 12)
+        make_anew(apache_kafka.bootstrap, topic, 1)
+        name("b" * 12, 1)
+        wait_for("the model of the new topic", lambda: wanted[-1] == "b" * 12)
+    finally:
+        watch.stop()

@@ -42,6 +42,7 @@ class OwnedPartition:
     assigned_at: float = math.inf
     trouble: str = ""  # why it cannot begin
     told: bool = False  # that it has not begun for long
+    lag_at: float = -math.inf  # when its lag was asked for last, while it has not begun
     held_back: int | None = None  # first offset that waits until commits can describe it
     heard_at: float = math.inf  # of its records; infinite before it begins
     silence: float = 0.0  # how long it may be silent before the broker is asked whether there are any

@@ -97,7 +97,7 @@ class UploadsConsumer:
         )
         self._positioning = Positioning(
             self._consumer, topic, self._owned, start=start, retries=retries, ids=ids, on_begun=on_begun,
-            clock=clock, metrics=metrics,
+            clock=clock, wall_ms=wall_ms, metrics=metrics,
         )  # fmt: skip
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost

@@ -65,6 +65,7 @@ class Positioning:
         ids: TopicIds,
         on_begun: Callable[[BegunPartition], None],
         clock: Callable[[], float],
+        wall_ms: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._client = client
@@ -75,6 +76,7 @@ class Positioning:
         self._ids = ids
         self._on_begun = on_begun
         self._clock = clock
+        self._wall_ms = wall_ms
         self._metrics = metrics
         self._last_known: dict[int, LastKnown] = {}
         self._paused = False
@@ -365,6 +367,20 @@ class Positioning:
             if not self._owned[partition].told:
                 self._owned[partition].told = True
                 log.warning("partition cannot begin", partition=partition, reason=why, seconds=LONG)
+        for partition in sorted(long, key=lambda p: self._owned[p].lag_at)[:1]:  # one question at a time
+            self._report_lag(partition, self._owned[partition])
+
+    def _report_lag(self, partition: int, owned: OwnedPartition) -> None:
+        """What waits in a partition that has not begun."""
+        owned.lag_at = self._clock()
+        here = KafkaPartition(self._topic, partition)
+        try:
+            low, high = self._client.get_watermark_offsets(here, timeout=POSITION_TIMEOUT)
+        except KafkaException:
+            return
+        position = max(low, -1 if owned.committed is None else owned.committed.offset)
+        unread = max(0, high - position)
+        self._metrics.set_lag(partition, unread, 0, owned.lateness.seconds(self._wall_ms(), unread))
 
     # ── partitions that fall silent ──────────────────────────────────────────────────────────────────────
 

@@ -16,8 +16,10 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
+from worker.kafka.beginning import differ
 from worker.kafka.client_config import reader_config, sender_config
 from worker.kafka.reading import client_log, some_of
+from worker.kafka.topic_ids import TopicIds
 from worker.messages.models import REPORT, ModelsState, write_report
 from worker.tagger.inference import Inference
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
@@ -55,6 +57,8 @@ class ModelsWatch:
         self._clock = clock
         self._key = f"{REPORT}{worker_name()}".encode()
         self._state = ModelsState()
+        self._ids = TopicIds(connection, [topic])
+        self._topic_id = ""
         self._stop = threading.Event()
         self._report_at = 0.0
         self._consumer = Consumer(
@@ -74,11 +78,11 @@ class ModelsWatch:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        self._consumer.assign([KafkaPartition(self._topic, 0, OFFSET_BEGINNING)])
+        self._begin()
         caught_up = False
         while not self._stop.is_set():
             try:
-                caught_up = self._read() or caught_up
+                caught_up = (self._read() or caught_up) and not self._made_anew()
                 if caught_up:  # not before: what is read on the way was wanted once
                     changed = self._changer.settle(self._state.assignments)
                     if changed or self._clock() >= self._report_at:
@@ -89,6 +93,23 @@ class ModelsWatch:
         self._report(None)
         self._producer.flush(2)
         self._consumer.close()
+
+    def _begin(self) -> None:
+        self._consumer.assign([KafkaPartition(self._topic, 0, OFFSET_BEGINNING)])
+
+    def _made_anew(self) -> bool:
+        """Whether this is another topic by now. It is read from its start; what the old one said is void."""
+        if not self._ids.poll():
+            return False
+        before, now = self._topic_id, self._ids.of(self._topic)
+        self._topic_id = now or before
+        if not differ(before, now):
+            return False
+        log.error("the models topic was deleted and made anew; reading the new one from its start")
+        self._state = ModelsState()
+        self._consumer.list_topics(self._topic, timeout=WAIT)  # it may have heard that there is no such topic
+        self._begin()
+        return True
 
     def _read(self) -> bool:
         """What is new; whether the end was reached."""

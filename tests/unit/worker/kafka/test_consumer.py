@@ -412,8 +412,10 @@ def test_a_partition_that_cannot_begin_is_shown(bench: Bench, caplog: pytest.Log
     bench.passes(3)
     assert "no committed offset" in bench.consumer.waiting[0]
     assert bench.metrics.value("imgclust_consumer_waiting_partitions") == 0
+    bench.records(4)
     bench.passes(20)
     assert bench.metrics.value("imgclust_consumer_waiting_partitions") == 1
+    assert bench.metrics.value("imgclust_consumer_lag_records", partition="0") == 11
     assert sum("cannot begin" in record.getMessage() for record in caplog.records) == 1
     bench.broker.finish("last owner", commit=True)
     bench.passes(3)
