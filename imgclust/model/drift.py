@@ -159,6 +159,24 @@ class Reference:
             raise ModelError("the model's reference of held-out images is damaged: fit again")
         return cls(tally, edges, np.asarray(clusters, np.int32))
 
+    def with_copies(
+        self, labels: Ints, probabilities: Floats, similarities: Floats, images: int
+    ) -> Reference:
+        """With copies of known images beside the held-out ones, as a stream brings them.
+
+        Held-out images are all different. Judged by them alone, a stream that only repeats itself, as it did
+        before the fit, would seem to drift: copies have a similarity near 1, and known clusters.
+
+        Args:
+            labels, probabilities, similarities: of the copies that there were.
+            images: how many to count; the copies are drawn from as often as it takes.
+        """
+        if not len(labels) or not images:
+            return self
+        drawn = np.random.default_rng(0).choice(len(labels), images, replace=images > len(labels))
+        more = self.count_tags(labels[drawn], probabilities[drawn], 0, similarities[drawn])
+        return dataclasses.replace(self, tally=self.tally + more)
+
     def count(self, prediction: Prediction) -> DriftCounts:
         """Count predictions of the same model."""
         return self.count_tags(

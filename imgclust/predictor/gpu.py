@@ -37,6 +37,7 @@ class Located:
         similarities: float64 (m,), the largest cosine.
         rows: int64 (m,), the nearest training point by mutual reachability.
         reach: float64 (m,), the distance to it.
+        closest: int64 (m,), the nearest training row in the encoder's space.
     """
 
     points: npt.NDArray[np.float32]
@@ -44,6 +45,7 @@ class Located:
     similarities: npt.NDArray[np.float64]
     rows: npt.NDArray[np.int64]
     reach: npt.NDArray[np.float64]
+    closest: npt.NDArray[np.int64]
 
 
 class DeviceLocator:
@@ -87,7 +89,7 @@ class DeviceLocator:
             self._nearest(points[i : i + _TREE_CHUNK].double()) for i in range(0, len(points), _TREE_CHUNK)
         ]
         nearest, reach = (torch.cat(part) for part in zip(*found, strict=True))
-        return points, settled, similarities, nearest, reach
+        return points, settled, similarities, nearest, reach, rows[:, 0]
 
     def _nearest(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         squares = torch.zeros((len(queries), self._points.shape[1]), dtype=torch.float64, device=self._device)

@@ -10,7 +10,9 @@ numpy and in C (`compiled`, where it was built), and on GPUs in torch (`gpu`); a
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ import torch
 
 from imgclust.predictor import novelty
 from imgclust.predictor.compiled import Kernels
-from imgclust.predictor.condensed_tree import ClusterTree
+from imgclust.predictor.condensed_tree import ClusterTree, Membership
 from imgclust.predictor.gpu import DeviceLocator, Located
 from imgclust.predictor.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
 from imgclust.predictor.prepare import LARGEST, METRICS, Arrays, check_prepared, prepare
@@ -106,7 +108,7 @@ class FrozenPredictor:
         return Prediction.concat(parts) if parts else self._nothing()
 
     def judging(self, thresholds: Mapping[str, float]) -> FrozenPredictor:
-        """The same predictor, with other thresholds of novelty (the table "novelty")."""
+        """The same predictor, with another table "novelty"."""
         other = copy.copy(self)
         other._novelty = {name: float(value) for name, value in thresholds.items()}
         other._mean = novelty.stored_mean_direction(self._arrays, other._novelty)
@@ -139,7 +141,8 @@ class FrozenPredictor:
     def _by_kernels(self, kernels: Kernels, embeddings: Floats) -> Prediction:
         near = kernels.search(embeddings)
         placed = kernels.transform(near)
-        located = Located(placed.points, placed.settled, near.similarities, *kernels.nearest(placed.points))
+        rows, reach = kernels.nearest(placed.points)
+        located = Located(placed.points, placed.settled, near.similarities, rows, reach, near.rows[:, 0])
         return self._answer(embeddings, located)
 
     def _alone(self, embeddings: Floats) -> Prediction:
@@ -151,11 +154,14 @@ class FrozenPredictor:
     def _place(self, embeddings: Floats, near: Neighbourhood) -> Prediction:
         placed = self._umap.transform(near)
         rows, reach = self.tree.nearest(placed.points)
-        located = Located(placed.points, placed.settled, near.similarities, rows, reach)
+        located = Located(placed.points, placed.settled, near.similarities, rows, reach, near.rows[:, 0])
         return self._answer(embeddings, located)
 
     def _answer(self, embeddings: Floats, located: Located) -> Prediction:
         membership = self.tree.join(located.rows, located.reach)
+        again = np.flatnonzero(located.similarities >= self._novelty.get("again", math.inf))
+        if len(again):
+            located, membership = self._as_fitted(again, located, membership)
         candidates, scores = (self._kernels or self._soft).best(located.points, membership)
         with self._lock:
             self.rows += len(located.points)
@@ -168,6 +174,24 @@ class FrozenPredictor:
             candidates=candidates,
             scores=scores,
             similarities=located.similarities.astype(np.float32),
+        )
+
+    def _as_fitted(self, again: Indices, located: Located, found: Membership) -> tuple[Located, Membership]:
+        """Put queries that are a training image once more, to the eye, where that one is, and label them so.
+
+        UMAP places a training image among its neighbours, and a query beside them: some would be tagged
+        otherwise than the picture that they are a copy of.
+        """
+        rows = located.closest[again]
+        points, labels, probabilities = located.points.copy(), found.labels.copy(), found.probabilities.copy()
+        points[again] = self._arrays["points"][rows]
+        labels[again] = self._arrays["labels"][rows]
+        probabilities[again] = self._arrays["probabilities"][rows]
+        neighbours, lambdas = found.neighbours.copy(), found.lambdas.copy()
+        neighbours[again], lambdas[again] = rows, self.tree.clusters.place(rows)[1]
+        return (
+            dataclasses.replace(located, points=points),
+            Membership(labels, probabilities, neighbours, lambdas),
         )
 
     def _nothing(self) -> Prediction:

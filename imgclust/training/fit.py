@@ -26,7 +26,7 @@ from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.grouping import Before, group
 from imgclust.training.parameters import Parameters, check_memory, choose
-from imgclust.training.predictions import predict_all
+from imgclust.training.predictions import copies, predict_all
 from imgclust.training.split import Split, split_rows
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 
@@ -142,7 +142,9 @@ def fit(
     parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)
     with stages.stage("predict", "held-out and training images, one by one") as tell:
-        found, thresholds = predict_all(predictor, parts, given.rows, split, duplicates, novel_rate, tell)
+        found, thresholds = predict_all(
+            predictor, parts, given.rows, split, duplicates, novel_rate, near, tell
+        )
     parts = parts.with_novelty(thresholds)
     numbering, continuation = Numbering.fresh(len(parts.arrays["cluster_nodes"])), None
     if previous is not None:
@@ -153,6 +155,8 @@ def fit(
         if previous.edits:
             numbering = carry_edits(previous, numbering, parts.arrays)
     reference = Reference.of(found.test, range(len(numbering.numbers)))
+    if reference is not None:
+        reference = reference.with_copies(*copies(split, duplicates, parts.arrays))
     labels, test = numbering.of(found.labels), found.test.numbered(numbering.table)
     order = np.concatenate([split.train, split.test])
     with stages.stage("map", "map, names and typical pictures"):

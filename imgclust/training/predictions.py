@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imgclust.model.freeze import basic_figures
 from imgclust.model.parts import ModelParts
@@ -50,6 +51,25 @@ class Found:
         }
 
 
+def copies(
+    split: Split, duplicates: Duplicates, arrays: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Ints, Floats, Floats, int]:
+    """The copies of training images that were left out, and how many of them belong to the held-out images.
+
+    A stream repeats itself as the images did that were given: beside so many different images it brings so
+    many copies, and a copy of a training image is tagged as that one is.
+
+    Returns:
+        Labels, probabilities and cosines of the copies; the number: as many for each held-out image as there
+        were copies for each image that was kept.
+    """
+    place = np.searchsorted(split.train, duplicates.original).clip(max=len(split.train) - 1)
+    of_train = split.train[place] == duplicates.original
+    rows = place[of_train]
+    count = round(len(split.test) * len(duplicates) / len(duplicates.kept))
+    return arrays["labels"][rows], arrays["probabilities"][rows], duplicates.cosine[of_train], count
+
+
 def predict_all(
     predictor: FrozenPredictor,
     parts: ModelParts,
@@ -57,12 +77,14 @@ def predict_all(
     split: Split,
     duplicates: Duplicates,
     novel_rate: float,
+    near: float,
     progress: Callable[[float], None],
 ) -> tuple[Found, dict[str, float]]:
     """Predict all images; the held-out ones, and training ones where these are few, say what is novel.
 
     Args:
         rows: all that were given.
+        near: cosine from which an image is a training image once more; above 1 none is.
 
     Returns:
         What was found, and the table "novelty" of the model's parameters.
@@ -83,6 +105,8 @@ def predict_all(
     test, rest, again = predicted(split.test), predicted(split.rest), predicted(split.train[checked])
     middle, held_out, nearest = parts.arrays["middle"], rows[split.test], test.similarities
     table = novelty.calibrate(rows[split.train], middle, held_out, nearest, novel_rate)
+    if near <= 1:
+        table["again"] = float(near)
     test = dataclasses.replace(test, novel=novelty.judge(table, middle, held_out, nearest))
     labels = np.full(len(rows), OTHER, np.int32)
     labels[split.train], labels[split.test], labels[split.rest] = fitted, test.labels, rest.labels

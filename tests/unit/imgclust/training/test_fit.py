@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust.errors import FitError
+from imgclust.model.drift import PARTS, Reference, compare
 from imgclust.support import machine, progress
 from imgclust.support.progress import Progress, Stages
 from imgclust.training import fit as fit_module
@@ -76,6 +77,48 @@ def test_what_is_beyond_max_train_is_predicted() -> None:
     rest = result.labels[result.split.rest]
     assert (rest >= 0).mean() > 0.6
     assert adjusted_mutual_info_score(group[result.split.rest][rest >= 0], rest[rest >= 0]) > 0.9
+
+
+def test_uploaded_again_is_tagged_alike() -> None:
+    """A training image once more, or a copy within the duplicates' cosine, has its label and its place,
+    whatever the batch; beyond that cosine nothing is changed."""
+    result = fitted.fitted()
+    model, train = result.model, result.split.train
+    rows = fitted.grouped()[0][train]
+    copy = rows + 0.02 * np.random.default_rng(0).normal(size=rows.shape)
+    copy /= np.linalg.norm(copy, axis=1, keepdims=True)
+    for again in (rows, copy):
+        found = model.predict(again)
+        near = found.similarities >= 0.98
+        assert near.mean() > 0.9
+        owner = (again.astype(np.float16).astype(np.float32) @ rows.T).argmax(axis=1)
+        np.testing.assert_array_equal(found.labels[near], model.labels_[owner[near]])
+        np.testing.assert_array_equal(found.points[near], model.arrays["points"][owner[near]])
+        one_by_one = model.predict(again[:9], batch=1)
+        np.testing.assert_array_equal(one_by_one.points, found.points[:9])
+    free = dict(model.parameters["novelty"])
+    assert free.pop("again") == 0.98
+    without = dataclasses.replace(model, parameters={**model.parameters, "novelty": free})
+    far = fitted.grouped(seed=5, each=9)[0]
+    apart = model.predict(far).similarities < 0.98
+    assert apart.any()
+    np.testing.assert_array_equal(model.predict(far).points[apart], without.predict(far).points[apart])
+
+
+def test_a_stream_that_repeats_itself_is_steady() -> None:
+    """Images of which a third are copies, and then a stream of the same mixture with as many copies: the
+    reference knows them, and none of the three indexes is above what chance makes of it."""
+    rows, _ = fitted.grouped(each=60)
+    rng = np.random.default_rng(3)
+    given = np.concatenate([rows, rows[rng.choice(len(rows), len(rows) // 2)]])
+    result = fit(given, parameters=fitted.SMALL, seed=1, test_fraction=0.4)
+    reference = Reference.of_model(result.model)
+    assert reference is not None
+    assert reference.tally.images == round(len(result.split.test) * 1.5)
+    fresh = np.concatenate([rows[result.split.test], rows[rng.choice(result.split.train, 72)]])
+    stream = result.model.predict(fresh[rng.choice(len(fresh), 2000)])
+    drift = compare(reference, reference.count(stream))
+    assert {drift.verdict(part) for part in PARTS} == {"steady"}
 
 
 def test_nothing_held_out() -> None:
