@@ -19,7 +19,6 @@ import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
 
@@ -185,20 +184,20 @@ class Fetcher:
     async def _download(self, url: str, reserve: ReserveBytes, watch: Watch) -> Fetched:
         target = self._urls.check(url)
         for hop in range(self.policy.max_redirects + 1):
-            async with self._connection(target, watch), await self._ask(target, watch) as response:
-                if response.status not in _REDIRECTS:
-                    self._check_status(response)
-                    return Fetched(await self._body(response, reserve, watch), hop)
-                target = self._next_hop(target, response)
+            host = (target.raw_host, target.port)  # each hop has to ask for a connection of its own
+            if not self._slots.take(host):
+                watch.queue, watch.heard = "a connection to the host", math.inf
+                await self._slots.wait(host)
+                watch.queue = ""
+            try:
+                async with await self._ask(target, watch) as response:
+                    if response.status not in _REDIRECTS:
+                        self._check_status(response)
+                        return Fetched(await self._body(response, reserve, watch), hop)
+                    target = self._next_hop(target, response)
+            finally:
+                self._slots.release(host)
         raise FetchFailed(f"more than {self.policy.max_redirects} redirects, from {shown(url)}")
-
-    @asynccontextmanager
-    async def _connection(self, url: URL, watch: Watch) -> AsyncIterator[None]:
-        """One of the connections that the host may have; each hop has to ask for its own."""
-        watch.queue, watch.heard = "a connection to the host", math.inf
-        async with self._slots.hold(f"{url.raw_host}:{url.port}"):
-            watch.queue = ""
-            yield
 
     async def _ask(self, url: URL, watch: Watch) -> aiohttp.ClientResponse:
         """The answer's head; a host that has not given one for many times in a row is not asked."""

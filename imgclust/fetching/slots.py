@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
+from typing import Any
 
 
 class Slots:
@@ -19,41 +20,43 @@ class Slots:
         per_key: the limit of a key, at least 1; asked each time, so it may change.
     """
 
-    def __init__(self, total: int, per_key: Callable[[str], int]) -> None:
+    def __init__(self, total: int, per_key: Callable[[Any], int]) -> None:
         self._free = total
         self._per_key = per_key
-        self._held: Counter[str] = Counter()
-        self._waiting: dict[asyncio.Future[None], str] = {}  # in the order of asking
+        self._held: Counter[Hashable] = Counter()
+        self._waiting: dict[asyncio.Future[None], Hashable] = {}  # in the order of asking
 
     @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
+    async def hold(self, key: Hashable) -> AsyncIterator[None]:
         """Wait for a slot, and keep it while the context lasts.
 
         Raises:
             Exception: what `refuse` was given for this key while it waited.
         """
-        if not self._take(key):
-            await self._wait(key)
+        if not self.take(key):
+            await self.wait(key)
         try:
             yield
         finally:
-            self._release(key)
+            self.release(key)
 
-    def refuse(self, key: str, error: Callable[[], Exception]) -> None:
+    def refuse(self, key: Hashable, error: Callable[[], Exception]) -> None:
         """End the waiting of all that ask for this key with an error."""
         for future in [future for future, wanted in self._waiting.items() if wanted == key]:
             del self._waiting[future]
             if not future.done():
                 future.set_exception(error())
 
-    def _take(self, key: str) -> bool:
+    def take(self, key: Hashable) -> bool:
+        """A slot, if there is one now; `release` must follow."""
         if self._free <= 0 or self._held[key] >= self._per_key(key):
             return False
         self._free -= 1
         self._held[key] += 1
         return True
 
-    async def _wait(self, key: str) -> None:
+    async def wait(self, key: Hashable) -> None:
+        """Wait for a slot; `release` must follow, but for an error, as in `hold`."""
         future = asyncio.get_running_loop().create_future()
         self._waiting[future] = key
         try:
@@ -61,19 +64,20 @@ class Slots:
         except asyncio.CancelledError:
             self._waiting.pop(future, None)
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._release(key)  # granted and cancelled in the same moment
+                self.release(key)  # granted and cancelled in the same moment
             raise
 
-    def _release(self, key: str) -> None:
+    def release(self, key: Hashable) -> None:
+        """Give a slot back, to the first that waits and may have it."""
         self._free += 1
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
-        for future, wanted in list(self._waiting.items()):
+        for future, wanted in list(self._waiting.items()) if self._waiting else ():
             if self._free <= 0:
                 return
             if future.done():
                 continue  # cancelled, and about to leave
-            if self._take(wanted):
+            if self.take(wanted):
                 del self._waiting[future]
                 future.set_result(None)
