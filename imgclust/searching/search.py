@@ -1,7 +1,7 @@
 """What is like a text or a picture: neighbours in the space of the embeddings, not on the map.
 
-Every row is compared: 0.3 s of one core for a million rows of 512 numbers, so that an index pays for nobody
-who asks one question. Memory holds one shard.
+Every row is compared: products with a million rows of 512 numbers take 0.2 s of one core, less than reading
+them, so that an index pays for nobody who asks one question. Memory holds one shard.
 """
 
 from __future__ import annotations
