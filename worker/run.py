@@ -177,6 +177,7 @@ def tagger_config(settings: Settings) -> TaggerConfig:
         stall_timeout=s.stall_timeout,
         models=models,
         cloud_events=s.cloud_events,
+        trace_share=s.trace_share,
     )
 
 

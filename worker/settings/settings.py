@@ -273,6 +273,11 @@ class Settings:
         parsers.seconds(1, 86_400),
         "a stage with work that makes no progress for so long ends the process (exit code 4)",
     )
+    trace_share: float = setting(
+        "0",
+        parsers.number(0, 1, "a share"),
+        "of the uploads without a `traceparent` for which a trace begins here (docs/watching.md)",
+    )
     log: Literal["auto", "text", "json"] = setting(
         "auto",
         parsers.one_of("auto", "text", "json"),

@@ -93,6 +93,7 @@ class TaggerConfig:
         drain_timeout: seconds to finish what is in flight at the end.
         stall_timeout: seconds without progress after which the process is ended.
         models: the topic that names the models, and the folder that they are in; None: the model stays.
+        trace_share: of uploads without a `traceparent` for which a trace begins here.
         cloud_events: the source of CloudEvents, where tags are to have their attributes.
     """
 
@@ -108,6 +109,7 @@ class TaggerConfig:
     stall_timeout: float
     models: tuple[str, Path] | None = None
     cloud_events: str | None = None
+    trace_share: float = 0.0
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -146,7 +148,7 @@ class Tagger:
         self._broken: Exception | None = None
         self._restarts = 0
         self._report_at = 0.0
-        self._tracing = tracing.connect(config.source.topic, config.source.group, clock)
+        self._tracing = tracing.connect(config.source.topic, config.source.group, clock, config.trace_share)
         self.fetchers = FetcherPool(
             processes=config.fetching.processes,
             slots=config.fetching.slots,

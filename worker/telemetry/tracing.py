@@ -1,7 +1,8 @@
 """An upload's `traceparent` continued: a span for its way through the worker, and one for each stage.
 
-Only OpenTelemetry's API is used. Without an SDK, and for uploads without the header, nothing is made and
-nothing is measured: a look at an attribute for each upload, and one for each batch.
+Only OpenTelemetry's API is used. Without an SDK nothing is made and nothing is measured: a look at an
+attribute for each upload, and one for each batch. The same holds for uploads without the header, but for the
+share of them for which a trace begins here.
 
 Stages run in other threads and in other processes, so spans are made when a stage is over, with the times
 that it took. Nothing of an upload but its escaped id, its partition and its offset is in a span.
@@ -9,6 +10,7 @@ that it took. Nothing of an upload but its escaped id, its partition and its off
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +30,13 @@ MAX_WAIT_MS = 7 * 24 * 3600 * 1000
 def _text(value: str, limit: int) -> str:
     """One line without control, direction or lone surrogate characters, bounded."""
     return value[:limit] if value.isprintable() else printable(value, limit)
+
+
+def _header(span: trace.Span) -> bytes:
+    """The `traceparent` that names the span."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier, trace.set_span_in_context(span))
+    return carrier["traceparent"].encode()
 
 
 class UploadTrace:
@@ -68,9 +77,7 @@ class UploadTrace:
         """Its result goes to Kafka; `traceparent` now names the span that ends when that is safe."""
         self._outcome = outcome
         self._publish = self._tracer.start_span("publish", self._context, trace.SpanKind.PRODUCER)
-        carrier: dict[str, str] = {}
-        _W3C.inject(carrier, trace.set_span_in_context(self._publish))
-        self.traceparent = carrier["traceparent"].encode()
+        self.traceparent = _header(self._publish)
         return self
 
     def end(self, outcome: str | None = None) -> None:
@@ -89,6 +96,8 @@ class Tracing:
         tracer: None makes no spans at all.
         clock: monotonic seconds, of all times that are passed to them.
         now_ns: nanoseconds since the epoch.
+        share: of the uploads without a `traceparent` for which a trace begins here, 0 to 1.
+        chance: a random number below 1.
     """
 
     def __init__(
@@ -98,7 +107,10 @@ class Tracing:
         tracer: trace.Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
+        share: float = 0.0,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        self._share, self._chance = share, chance
         self._tracer, self._clock, self._now_ns = tracer, clock, now_ns
         self._name = f"process {topic}"
         self._attributes = {
@@ -115,10 +127,10 @@ class Tracing:
 
     def begin(self, record: Record, attempts: int = 0) -> UploadTrace | None:
         """A record was taken in, or is tried again after so many attempts; None when it is not traced."""
-        if record.traceparent is None or self._tracer is None:
+        if self._tracer is None:
             return None
-        parent = _W3C.extract({"traceparent": record.traceparent.decode("latin-1")}, Context())
-        if not trace.get_current_span(parent).get_span_context().is_valid:
+        parent = self._parent(record)
+        if parent is None:
             return None
         now_ns, now = self._now_ns(), self._clock()
         waited_ms = now_ns // 1_000_000 - record.timestamp
@@ -135,10 +147,18 @@ class Tracing:
         )  # fmt: skip
         if not span.is_recording():  # the sender's sampler, or ours, decided against it
             return None
-        upload = UploadTrace(self._tracer, span, now_ns - int(now * 1e9), record.traceparent, now)
+        header = record.traceparent or _header(span)
+        upload = UploadTrace(self._tracer, span, now_ns - int(now * 1e9), header, now)
         if waited:
             upload.stage("consume", now - waited, now)
         return upload
+
+    def _parent(self, record: Record) -> Context | None:
+        """What the record's span continues; an empty context begins a trace; None: it is not traced."""
+        if record.traceparent is not None:
+            parent = _W3C.extract({"traceparent": record.traceparent.decode("latin-1")}, Context())
+            return parent if trace.get_current_span(parent).get_span_context().is_valid else None
+        return Context() if self._share and self._chance() < self._share else None
 
     def sent(self, token: int, upload: UploadTrace) -> None:
         """This try is with the fetchers."""
@@ -172,9 +192,9 @@ class Tracing:
                 upload.stage(name, start, end)
 
 
-def connect(topic: str, group: str, clock: Callable[[], float]) -> Tracing:
+def connect(topic: str, group: str, clock: Callable[[], float], share: float = 0.0) -> Tracing:
     """Tracing with the SDK that was set up in this process, if one was."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
         return Tracing(topic, group, clock=clock)
-    return Tracing(topic, group, provider.get_tracer("imgclust"), clock)
+    return Tracing(topic, group, provider.get_tracer("imgclust"), clock, share=share)

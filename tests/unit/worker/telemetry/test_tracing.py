@@ -28,15 +28,18 @@ START = 1_700_000_000.0
 class Watched:
     """A world of the pipeline's tests whose spans are kept; `now` is its clock and the wall's."""
 
-    def __init__(self, *events: bytes | None, traceparent: bytes | None = SAMPLED) -> None:
+    def __init__(
+        self, *events: bytes | None, traceparent: bytes | None = SAMPLED, share: float = 0.0
+    ) -> None:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
         def tracing(clock: Callable[[], float]) -> Tracing:
             self.tracing = Tracing(
-                "uploads", "group", provider.get_tracer("test"), clock, lambda: int(clock() * 1e9)
-            )
+                "uploads", "group", provider.get_tracer("test"), clock, lambda: int(clock() * 1e9),
+                share=share, chance=lambda: 0.25,
+            )  # fmt: skip
             return self.tracing
 
         self.world = World({0: list(events)}, tracing=tracing)
@@ -228,3 +231,30 @@ def test_only_a_well_formed_header_is_taken_from_a_record(value: object, kept: b
 def test_without_an_sdk_nothing_is_traced() -> None:
     """The API alone makes no spans, and none is begun for a record with a traceparent."""
     assert connect("uploads", "group", lambda: 0.0).begin(Record(0, 1, 0, None, b"", 0, SAMPLED)) is None
+
+
+def test_a_trace_begins_here_for_a_share_of_the_others() -> None:
+    """An upload without a `traceparent` is followed when the dice say so: its stages are below one span that
+    has no parent, and its tag carries the header. With a smaller share it is not."""
+    watched = Watched(upload("a"), traceparent=None, share=0.5)
+    watched.world.settle()
+    spans = watched.spans()
+    root = spans["process uploads"]
+    assert root.parent is None
+    assert "publish" in spans
+    assert all(span.context.trace_id == root.context.trace_id for span in spans.values())
+    header = watched.header()
+    assert header is not None
+    assert f"{root.context.trace_id:032x}".encode() in header
+    quiet = Watched(upload("a"), traceparent=None, share=0.2)
+    quiet.world.settle()
+    assert quiet.spans() == {}
+    assert quiet.header() is None
+
+
+def test_a_traceparent_is_never_replaced() -> None:
+    """What the sender decided stands, sampled or not, whatever the share."""
+    watched = Watched(upload("a"), traceparent=NOT_SAMPLED, share=1.0)
+    watched.world.settle()
+    assert watched.spans() == {}
+    assert watched.header() == NOT_SAMPLED
