@@ -15,8 +15,8 @@ import torch
 
 from imgclust.types import Pixels
 
-# on a processor larger batches save nothing, and cost eight times the memory for a layer's activations
-CPU_BATCH = 8
+# on a processor larger batches save nothing, and take more memory for the activations of a layer
+CPU_BATCH = 4
 _LEAST_ROWS = 4  # of most products, from which on they round as larger ones do
 _HEADS = ("attnpool", "head", "trunk.attn_pool")  # of open_clip's towers: what sees one row a picture
 
