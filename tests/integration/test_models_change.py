@@ -252,7 +252,7 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     assert read_state(settings).assignments["live"].model.version == first.version
     name_live(settings, ModelRef(again.version, again.taxonomy, "again"))
     assert first_model(settings).version == again.version
-    models_command._write(
+    set_models._write(
         settings,
         {
             "live": Assignment(
