@@ -101,8 +101,9 @@ def pieces(n: int, shapes: Sequence[int]) -> list[slice]:
 
 
 def _padded(pixels: Pixels, n: int) -> Pixels:
-    """Black pictures added up to n; torch wants memory that is contiguous and writable."""
-    if len(pixels) == n and pixels.flags.c_contiguous and pixels.flags.writeable:
+    """Black pictures added up to n; torch wants memory that is contiguous, forwards and writable."""
+    forwards = min(pixels.strides) > 0  # numpy calls a single picture of a reversed array contiguous
+    if len(pixels) == n and forwards and pixels.flags.c_contiguous and pixels.flags.writeable:
         return pixels
     batch = np.zeros((n, *pixels.shape[1:]), np.uint8)
     batch[: len(pixels)] = pixels

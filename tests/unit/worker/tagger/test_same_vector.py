@@ -13,14 +13,14 @@ from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import read_embeddings
 from imgclust.images.decode import decode
 from imgclust.types import Floats, Pixels, Prediction
-from tests.unit.worker.tagger.test_inference import Model
+from tests.support.fake_encoder import FakeModel
 from worker.messages.embedding import HALF
 from worker.tagger.inference import Inference
 from worker.tagger.prediction import InferenceOutcome, Predicted, Ready
 from worker.telemetry.metrics import Metrics
 
 
-class Nothing(Model):
+class Nothing(FakeModel):
     """Calls everything "other"."""
 
     def predict(self, embeddings: Floats) -> Prediction:
