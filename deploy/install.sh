@@ -12,6 +12,8 @@
 #                 because the wrong one costs gigabytes, or the GPU. A VENV that has the locked torch keeps it.
 #   TORCH_BUILD   cpu or cuda: what must have come of it; anything else fails here and not in production
 #   EXTRAS        optional extras of imgclust, separated by commas: heif, schema-registry, demo, …
+#   WHEELS        folder with imgclust's wheel, made where a compiler is; without it the wheel is made here, and
+#                 where there is no compiler the predictor runs in numpy: the same answers, more slowly
 #   PYTHON        that makes VENV, default python3
 #
 # Everything else comes from the index that pip is configured for (PIP_INDEX_URL, pip.conf).
@@ -66,6 +68,11 @@ PYTHON
 }
 
 imgclust() {
+  if [ -n "${WHEELS:-}" ]; then
+    pip install --no-deps --force-reinstall "$WHEELS"/imgclust-*.whl
+    "$venv/bin/imgclust-worker" --version
+    return
+  fi
   # built in a copy: a build writes into its source, which may be read-only
   work=$(mktemp -d)
   for part in pyproject.toml README.md LICENSE imgclust worker; do cp -R "$source/$part" "$work/"; done
