@@ -78,8 +78,8 @@ class EncoderIdentity:
             )
 
     def describe(self) -> str:
-        """An identity in a few words: name, precision, weights."""
-        return f"{self.name} ({self.precision}, weights {self.weights[:12]})"
+        """An identity in a few words: name, precision, width, weights."""
+        return f"{self.name} ({self.precision}, {self.dim} numbers, weights {self.weights[:12]}…)"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -66,14 +66,13 @@ def encoder(
 ) -> TorchEncoder:
     """The encoder of a model or an embeddings folder, checked to be that very one."""
     from imgclust.embedding.encoder import load_encoder
-    from imgclust.embedding.store import describe
 
     encoder = load_encoder(
         wanted.name, device=device, precision=precision or wanted.precision, weights=weights
     )
     if not encoder.identity.same_space(wanted):
         raise EncoderError(
-            f"{describe(wanted)} is wanted, but what loaded is {describe(encoder.identity)}; "
+            f"{wanted.describe()} is wanted, but what loaded is {encoder.identity.describe()}; "
             "--weights and --precision choose another"
         )
     return encoder

@@ -203,14 +203,9 @@ def shards(folder: Path) -> list[Path]:
 def _check_same(wanted: EncoderIdentity, found: EncoderIdentity, shard: Path) -> None:
     if not wanted.same_space(found):
         raise EmbeddingsError(
-            f"{str(shard)!r} was made by {describe(found)}, the rest by {describe(wanted)}; "
+            f"{str(shard)!r} was made by {found.describe()}, the rest by {wanted.describe()}; "
             "embeddings of different encoders cannot be mixed: use another folder"
         )
-
-
-def describe(identity: EncoderIdentity) -> str:
-    """An identity in a few words: name, precision, weights."""
-    return f"{identity.name} ({identity.precision}, {identity.dim} numbers, weights {identity.weights[:12]}…)"
 
 
 def _identity_of(shard: Path) -> EncoderIdentity:

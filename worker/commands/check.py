@@ -66,7 +66,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     import numpy as np
 
-    from worker.tagger.model_loading import describe, load
+    from worker.tagger.model_loading import load
 
     try:
         model, encoder = load(settings)
@@ -85,7 +85,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
     ended = time.perf_counter()
     yield Finding(
         "encoder", True,
-        f"{describe(encoder.identity)}: one image takes {(between - started) * 1000:.0f} ms to encode, "
+        f"{encoder.identity.describe()}: one image takes {(between - started) * 1000:.0f} ms to encode, "
         f"{(ended - between) * 1000:.1f} ms to predict",
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgclust.embedding.store import EmbeddingsWriter, describe, shards
+from imgclust.embedding.store import EmbeddingsWriter, shards
 from imgclust.errors import ImgclustError
 from imgclust.types import EncoderIdentity
 from worker import wiring
@@ -70,7 +70,7 @@ def export(settings: Settings, output: Path, *, newer_than: float | None = None)
                 attributes=record.attributes,
             )
             written += 1
-    print(f"{written:,} embeddings in {output}" + (f", of {describe(identity)}" if identity else ""))
+    print(f"{written:,} embeddings in {output}" + (f", of {identity.describe()}" if identity else ""))
     for reason, count in skipped.items():
         print(f"  {count:,} left out: {reason}")
     if written:

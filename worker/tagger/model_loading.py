@@ -54,8 +54,8 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     )
     if not encoder.identity.same_space(wanted):
         raise StartError(
-            f"model {model.version} was fitted with {describe(wanted)}, "
-            f"what loaded is {describe(encoder.identity)}; "
+            f"model {model.version} was fitted with {wanted.describe()}, "
+            f"what loaded is {encoder.identity.describe()}; "
             "set WORKER_ENCODER_WEIGHTS and WORKER_PRECISION to match"
         )
     log.info(
@@ -102,13 +102,9 @@ def check_encoder(model: ClusterModel, named: ModelRef, encoder: EncoderIdentity
         raise StartError(f"the model in {named.folder!r} does not say whose embeddings it takes")
     if encoder is not None and not encoder.same_space(model.encoder):
         raise StartError(
-            f"the model in {named.folder!r} was fitted with {describe(model.encoder)}, this worker encodes "
-            f"with {describe(encoder)}: a new encoder takes new workers"
+            f"the model in {named.folder!r} was fitted with {model.encoder.describe()}, this worker encodes "
+            f"with {encoder.describe()}: a new encoder takes new workers"
         )
-
-
-def describe(identity: EncoderIdentity) -> str:
-    return f"{identity.name} ({identity.precision}, weights {identity.weights[:12]}…)"
 
 
 def warm(model: ClusterModel) -> None:
