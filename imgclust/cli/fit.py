@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
         "  imgclust fit embeddings-of-june/ -o june/ --previous may/\n"
         "  imgclust fit embeddings/ -o food/ --within model/ 3\n"
-        "  imgclust fit embeddings/ -o german/ --where \"lang = 'de' and likes > 100\"",
+        "  imgclust fit embeddings/ -o german/ --where \"lang = 'de' and likes >= 100\"",
     )
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder to write")
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--where", metavar="CONDITION",
         help="only the images that this is true of: SQL over id, source, width, height and attributes, like "
-        "\"lang = 'de' and likes > 100\" (needs imgclust[sql])",
+        "\"lang = 'de' and likes >= 100\" (needs imgclust[sql])",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
