@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("__main__", "exit codes"),
         ("cli", "what people type"),
         ("report", "one offline page"),
+        ("exporting", "to and from other tools"),
         ("training", "embeddings → model"),
         ("searching", "what is like what"),
         ("tagging", "predictions as rows"),

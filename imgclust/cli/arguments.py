@@ -10,7 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import imgclust
-from imgclust.cli import clusters, duplicates, edit, embed, fit, names, predict, report, search
+from imgclust.cli import (
+    clusters,
+    duplicates,
+    edit,
+    embed,
+    export,
+    fit,
+    import_,
+    names,
+    predict,
+    report,
+    search,
+)
 from imgclust.errors import ImgclustError
 
 DEBUG = "IMGCLUST_DEBUG"  # any value: show tracebacks
@@ -45,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (embed, fit, predict, report, clusters, edit, names, search, duplicates):
+    for command in (embed, fit, predict, report, clusters, edit, names, search, duplicates, export, import_):
         command.add(commands)
     return top
 

@@ -66,6 +66,13 @@ def encoder(
 ) -> TorchEncoder:
     """The encoder of a model or an embeddings folder, checked to be that very one."""
     from imgclust.embedding.encoder import load_encoder
+    from imgclust.types import IMPORTED
+
+    if wanted.architecture == IMPORTED:
+        raise EncoderError(
+            f"the embeddings of {wanted.name!a:.200} were imported, so nothing can be encoded for them: "
+            "make embeddings where those came from, and give their folder"
+        )
 
     encoder = load_encoder(
         wanted.name, device=device, precision=precision or wanted.precision, weights=weights

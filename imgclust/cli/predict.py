@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imgclust.cli import loading
 from imgclust.cli.options import (
     IMAGES,
-    LIMIT_OPTIONS,
     Commands,
     add_command,
     add_encoder_options,
     add_reading_options,
 )
 from imgclust.cli.output import note
+from imgclust.cli.predicting import Failures, predicted
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
-    from imgclust.embedding.stream import Failed
-    from imgclust.model.model import ClusterModel
     from imgclust.tagging.rows import Row
-
-SHOWN_FAILURES = 5
 
 
 def add(commands: Commands) -> None:
@@ -66,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     if target is not None:
         folders.check_outside(target, [i for i in arguments.images if i != "-"])
     model = ClusterModel.load(arguments.model)
-    failures, skipped = _Failures(), Counter[str]()
-    rows = _predicted(arguments, model, failures, skipped)
+    failures, skipped = Failures(), Counter[str]()
+    rows = predicted(arguments, model, failures, skipped)
     counts = folders.Sorted()
     if target is not None:
         rows = (folders.copy_to if arguments.copy_to else folders.link_to)(rows, target, counts)
@@ -83,50 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     if written:
         return 0
     raise ImgclustError("no picture was predicted")
-
-
-class _Failures:
-    """Pictures that could not be read: prints the first few with their reasons, counts all."""
-
-    def __init__(self) -> None:
-        self._codes: Counter[str] = Counter()
-
-    def __call__(self, failed: Failed) -> None:
-        self._codes[failed.code] += 1
-        if self._codes.total() <= SHOWN_FAILURES:
-            note(f"{failed.item.source!a}: {failed.code}: {failed.message}")
-
-    def print_summary(self) -> None:
-        for code, count in self._codes.most_common():
-            remedy = f"; {LIMIT_OPTIONS[code]} reads larger ones" if code in LIMIT_OPTIONS else ""
-            note(f"{count} failed: {code}{remedy}")
-
-
-def _predicted(
-    arguments: argparse.Namespace, model: ClusterModel, failures: _Failures, skipped: Counter[str]
-) -> Iterator[Row]:
-    """Rows of embeddings folders come from what is stored; all else is read and encoded."""
-    from imgclust.embedding.store import shards
-    from imgclust.tagging import rows as predictions
-
-    stored = [i for i in arguments.images if Path(i).is_dir() and shards(Path(i))]
-    others = [i for i in arguments.images if i not in stored]
-    for folder in stored:
-        yield from predictions.predict_embeddings(model, Path(folder))
-    if not others:
-        return
-    encoder = loading.encoder_of(model, arguments)
-    common: dict[str, Any] = {
-        "on_failed": failures, "workers": arguments.workers, "limits": loading.limits(arguments),
-        "reader": loading.reader(arguments),
-    }  # fmt: skip
-    if "-" in others:
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
-        yield from predictions.predict_lines(model, encoder, sys.stdin, **common)
-        others.remove("-")
-    if others:
-        yield from predictions.predict_paths(model, encoder, others, skipped=skipped, **common)
 
 
 def _write(rows: Iterable[Row], path: Path | None) -> int:

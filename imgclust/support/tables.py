@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from imgclust.errors import ImgclustError
 from imgclust.support.spreadsheets import guard
@@ -46,15 +47,28 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ImgclustError: it cannot be written.
     """
+    with appearing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written in pieces, which is under its name once the block has ended without an error.
+
+    Raises:
+        ImgclustError: it cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        unfinished.write_bytes(content)
+        with unfinished.open("wb") as file:
+            yield file
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise ImgclustError(
-            f"{str(path)!a} cannot be written: {error.strerror}; give a file in a folder that exists"
+            f"{str(path)!a} cannot be written: {error.strerror or error}; give a file in a folder that exists"
         ) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def utf8(text: str) -> str:

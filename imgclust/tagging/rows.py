@@ -50,6 +50,7 @@ class Row:
         candidates: at most three likely clusters, best first, also for "other".
         model, taxonomy: which model predicted it, and what its cluster numbers mean.
         attributes: the picture's, from a list or an embeddings folder.
+        width, height: of the original, in pixels; 0 where they are not known. Tables do not have them.
     """
 
     id: str
@@ -63,6 +64,8 @@ class Row:
     taxonomy: str
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     similarity: float | None = None
+    width: int = 0
+    height: int = 0
 
 
 def predict_paths(
@@ -153,6 +156,7 @@ def _rows_of(
                 [o.item.source for o in embedded],
                 np.stack([o.vector for o in embedded]),
                 [o.item.attributes for o in embedded],
+                [(o.width, o.height) for o in embedded],
             )
 
 
@@ -162,12 +166,14 @@ def predict_rows(
     sources: Sequence[str],
     embeddings: Floats,
     attributes: Sequence[Mapping[str, Any]],
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[Row]:
     """Predict one batch.
 
     Args:
         ids, sources, attributes: n each.
         embeddings: float (n, dim), unit-norm rows.
+        sizes: n pairs of width and height, where they are known.
 
     Raises:
         EmbeddingsError: the embeddings are not ones that the model takes.
@@ -189,6 +195,8 @@ def predict_rows(
             taxonomy=taxonomy,
             attributes=known,
             similarity=round(float(prediction.similarities[i]), 6),
+            width=sizes[i][0] if sizes else 0,
+            height=sizes[i][1] if sizes else 0,
         )
 
 

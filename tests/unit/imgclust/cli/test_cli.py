@@ -26,7 +26,19 @@ from imgclust.images.decode import DEFAULT_LIMITS
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 
-COMMANDS = ("embed", "fit", "predict", "report", "clusters", "edit", "names", "search", "duplicates")
+COMMANDS = (
+    "embed",
+    "fit",
+    "predict",
+    "report",
+    "clusters",
+    "edit",
+    "names",
+    "search",
+    "duplicates",
+    "export",
+    "import",
+)
 
 
 def picture(seed: int, kind: int) -> bytes:
