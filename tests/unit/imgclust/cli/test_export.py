@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from imgclust.cli import arguments, loading
 from imgclust.embedding.store import EmbeddingsWriter, iter_embeddings
@@ -92,6 +93,38 @@ def test_distributions_by_user(folder: Path, capsys: pytest.CaptureFixture[str])
     assert sums == {str(n): pytest.approx(1) for n in range(4)}
 
 
+class Encoder:
+    """The encoder of the model, which sees nothing but brightness."""
+
+    identity = ENCODER
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        rows = np.random.default_rng(0).normal(size=(256, ENCODER.dim)).astype(np.float32)
+        seen = rows[pixels.mean(axis=(1, 2, 3)).astype(int)]
+        return (seen / np.linalg.norm(seen, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+def test_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures are read for their sizes and places; a broken one is printed, and the others are there."""
+    monkeypatch.setattr(loading, "encoder_of", lambda *_: Encoder())
+    (folder / "work/pictures").mkdir()
+    for name, size in (("a.png", (40, 30)), ("b.png", (20, 50))):
+        Image.new("RGB", size, "white").save(folder / "work/pictures" / name)
+    (folder / "work/pictures/c.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    monkeypatch.chdir(folder / "work")
+    for form, name in (("coco", "p.json"), ("label-studio", "q.json")):
+        assert export(folder, "pictures", "--to", form, "-o", name) == 0
+    printed = capsys.readouterr()
+    assert "1 failed: decode-failed" in printed.err
+    images = json.loads(Path("p.json").read_text())["images"]
+    assert [(one["file_name"], one["width"], one["height"]) for one in images] == [
+        ("a.png", 40, 30),
+        ("b.png", 20, 50),
+    ]
+    tasks = json.loads(Path("q.json").read_text())
+    assert tasks[0]["data"]["image"] == f"/data/local-files/?d={str(folder)[1:]}/work/pictures/a.png"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -130,3 +163,19 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv[1] = str(tmp_path / "v.csv")
     assert arguments.main(argv) == 1
     assert "must end in .parquet or .npy" in capsys.readouterr().err
+
+
+def test_imported_rows_are_fitted_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way without an encoder: the clusters get no names, which a line says."""
+    np.save(tmp_path / "v.npy", grouped(groups=3)[0])
+    for argv in (
+        ["import", "v.npy", "-o", "e", "--encoder-name", "mini"],
+        ["fit", "e", "-o", "m", "--quiet", "--near", "1.1", "--min-cluster-size", "8", "--no-thumbnails"],
+        ["export", "m", "e", "--to", "csv", "-o", "l.csv"],
+    ):
+        paths = [str(tmp_path / word) if word in {"v.npy", "e", "m", "l.csv"} else word for word in argv]
+        assert arguments.main(paths) == 0, capsys.readouterr().err
+    assert "get no names: the embeddings of 'mini' were imported" in capsys.readouterr().err
+    with (tmp_path / "l.csv").open(newline="") as file:
+        labels = {row["label"] for row in csv.DictReader(file)}
+    assert labels - {"other"} == {"cluster 0", "cluster 1", "cluster 2"}
