@@ -12,9 +12,11 @@ from contextlib import contextmanager
 import imgclust
 from imgclust.cli import (
     clusters,
+    compare,
     duplicates,
     edit,
     embed,
+    evaluate,
     export,
     fit,
     import_,
@@ -57,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (embed, fit, predict, report, clusters, edit, names, search, duplicates, export, import_):
+    known = (
+        embed, fit, predict, report, clusters, edit, names, search, duplicates, compare, evaluate, export,
+        import_,
+    )  # fmt: skip
+    for command in known:
         command.add(commands)
     return top
 

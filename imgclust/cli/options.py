@@ -14,6 +14,8 @@ column source, file, path, filename, image or url, and perhaps id; its other col
 # error code → the option that lifts its limit
 LIMIT_OPTIONS = {"too-many-pixels": "--max-pixels", "too-large": "--max-bytes"}
 
+RESULT_ENDINGS = {".txt": "table", ".csv": "csv", ".json": "json"}
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
 
 
@@ -80,6 +82,20 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--proxy", metavar="URL",
         help="fetch URLs through this HTTP proxy; by default through none, whatever the environment says",
+    )  # fmt: skip
+
+
+def add_result_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to .csv, .json or .txt, instead of the terminal",
+    )
+    command.add_argument(
+        "--format", choices=tuple(RESULT_ENDINGS.values()),
+        help="what is written (by the file's ending; without a file, a table)",
     )  # fmt: skip
 
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from imgclust.cli.options import RESULT_ENDINGS
+from imgclust.errors import ImgclustError
+
+
+class ResultWriter(Protocol):
+    """A module that writes one kind of result for people and programs."""
+
+    @property
+    def COLUMNS(self) -> Sequence[str]: ...  # noqa: N802
+    def lines(self, found: Any, /) -> Iterable[str]: ...
+    def records(self, found: Any, /) -> list[dict[str, Any]]: ...
+    def as_json(self, found: Any, /) -> dict[str, Any]: ...
 
 
 def note(text: str) -> None:
@@ -20,3 +35,41 @@ def print_figures(figures: Mapping[str, Any], indent: str = "") -> None:
             print_figures(value, indent + "  ")
         elif not isinstance(value, list | tuple):
             print(f"{indent}{name} = {round(value, 4) if isinstance(value, float) else value}")
+
+
+def result_format(arguments: argparse.Namespace) -> str:
+    """table, csv or json: `--format`, or what the ending of `-o` says.
+
+    Raises:
+        ImgclustError: neither says it.
+    """
+    if arguments.format is not None or arguments.output is None:
+        return arguments.format or "table"
+    ending = arguments.output.suffix.lower()
+    if ending not in RESULT_ENDINGS:
+        known = ", ".join(RESULT_ENDINGS)
+        raise ImgclustError(f"{arguments.output.name!a} must end in one of {known}, or give --format")
+    return RESULT_ENDINGS[ending]
+
+
+def write_result(found: Any, writer: ResultWriter, format: str, path: Path | None) -> None:
+    """To a file, which is named then, or to stdout.
+
+    Raises:
+        ImgclustError: the file cannot be written.
+    """
+    import orjson
+
+    from imgclust.support.tables import as_csv, write_whole
+
+    if format == "csv":
+        content = as_csv(writer.records(found), writer.COLUMNS)
+    elif format == "json":
+        content = orjson.dumps(writer.as_json(found), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    else:
+        content = "".join(f"{line}\n" for line in writer.lines(found)).encode()
+    if path is None:
+        sys.stdout.write(content.decode())
+    else:
+        write_whole(path, content)
+        print(f"written to {path}")

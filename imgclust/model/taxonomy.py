@@ -24,6 +24,7 @@ COMPARED = 20_000
 # see docs/decisions/0028-numbers-keep-their-meaning.md
 MOVED, RETIRED = 0.5, 0.0  # meanings below which a number is warned of, and given up
 WORTH_A_WORD = 0.25  # of a cluster's images; smaller parts that came from or went to another are not told
+MOST = 0.5  # of a cluster: its images are in one other, not in parts
 
 Part = tuple[int, float]
 Shared = tuple[Counts, Counts]  # of `contingency`, over the previous model's images and over the new one's

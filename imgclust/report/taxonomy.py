@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imgclust.model.taxonomy import Continuation, Continued, Part, Retired
+from imgclust.model.taxonomy import MOST, Continuation, Continued, Part, Retired
 from imgclust.tagging.table import plain
 from imgclust.types import OTHER
 
 NAME_CHARS = 28
-MOST = 0.5
 
 Names = Mapping[int, str | None]
 

@@ -51,7 +51,7 @@ def rows_of_model(model: ClusterModel) -> SearchRows:
     known = np.flatnonzero(rows >= 0)
     if not len(known):
         raise ImgclustError(
-            f"model {model.version} does not know the names of its training images: search the embeddings "
+            f"model {model.version} does not know the names of its training images: give the embeddings "
             "folder that it was fitted on"
         )
     names = model.map.column("id").to_pylist()

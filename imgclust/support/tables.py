@@ -35,7 +35,7 @@ def write_records(records: Sequence[Record], path: Path, columns: Sequence[str])
         ImgclustError: another ending, or a file that cannot be written.
     """
     check_ending(path)
-    content = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix.lower()](
+    content = {".csv": as_csv, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix.lower()](
         records, columns
     )
     write_whole(path, content)
@@ -80,7 +80,7 @@ def _clean(value: Any) -> Any:
     return utf8(value) if isinstance(value, str) else value
 
 
-def _csv(records: Sequence[Record], columns: Sequence[str]) -> bytes:
+def as_csv(records: Sequence[Record], columns: Sequence[str]) -> bytes:
     text = io.StringIO(newline="")
     out = csv.writer(text, lineterminator="\n")
     out.writerow(columns)

@@ -36,6 +36,8 @@ COMMANDS = (
     "names",
     "search",
     "duplicates",
+    "compare",
+    "evaluate",
     "export",
     "import",
 )
