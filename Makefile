@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## run the fast tests only
-	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

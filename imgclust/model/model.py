@@ -205,10 +205,10 @@ class ClusterModel:
             encoder.check_same(self.encoder, "this model was fitted on", remedy)
 
     def _check_rows(self, rows: Array) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self.dim or rows.dtype.kind != "f":
-            raise EmbeddingsError(
-                f"embeddings must be floats (n, {self.dim}) for this model, are {rows.dtype} {rows.shape}"
-            )
+        if rows.ndim != 2 or rows.dtype.kind != "f":
+            raise EmbeddingsError(f"embeddings must be floats (n, {self.dim}), are {rows.dtype} {rows.shape}")
+        if rows.shape[1] != self.dim:
+            raise EmbeddingsError(f"embeddings must be (n, {self.dim}) for this model, are {rows.shape}")
         with np.errstate(over="ignore", invalid="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))

@@ -61,7 +61,7 @@ class Given:
             embeddings = read_embeddings(Path(embeddings))
         vectors = getattr(embeddings, "vectors", None)
         if vectors is None:
-            rows = _checked(_array(embeddings), normalize)
+            rows = _checked(_array(embeddings, normalize), normalize)
             names = [str(i) for i in (ids if ids is not None else range(len(rows)))]
             return cls(rows, _different(names, len(rows)), None, None, encoder)
         if ids is not None or encoder is not None:
@@ -77,13 +77,15 @@ class Given:
         return thumbnail_of(self.sources[row]) if self.sources is not None else None
 
 
-def _array(embeddings: Any) -> Array:
+def _array(embeddings: Any, normalize: bool) -> Array:
     """Lists and tensors are arrays too."""
     try:
         rows = np.asarray(embeddings)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs its gradient
         raise FitError(f"embeddings must be floats (n, d): {error}") from None
-    return rows.astype(np.float32) if rows.dtype.kind in "iu" else rows
+    # whole numbers of an array are some other data, unless their length is said not to matter
+    taken = normalize or not isinstance(embeddings, np.ndarray)
+    return rows.astype(np.float32) if rows.dtype.kind in "iu" and taken else rows
 
 
 def _checked(rows: Array, normalize: bool) -> Floats:

@@ -63,6 +63,9 @@ def readers(settings: Settings, admin: Any) -> None:
     assert feed.latest(without=[1]).tags
     assert feed.overview()
     assert feed.taxonomy() == "t1"
+    assert connect(settings.redis_url).hget(f"{PREFIX}tag:id7", "tag"), (
+        "as the page has it for other languages"
+    )
 
     async def read() -> None:
         client = connect_async(settings.redis_url)

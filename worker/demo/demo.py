@@ -128,15 +128,15 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
     if len(chosen.items) < chosen.found:
         screen.say(f"{len(chosen.items):,} of them, chosen at random, are enough for a demo")
     encoder = load_encoder(name)
-    embeddings, summary = embed_images(chosen, out, encoder)
+    embeddings, done = embed_images(chosen, out, encoder)
     screen.say(
         f"{len(embeddings):,} embeddings of {encoder.identity.dim} numbers by the encoder {name!r}"
-        + ("" if summary.embedded else ", kept from an earlier run")
+        + ("" if done.embedded else ", kept from an earlier run")
     )
-    for code, count in summary.failed.most_common():
-        screen.say(f"{count:,} could not be read ({code}): see {summary.folder / 'failed.csv'}")
-    if summary.needs_heif:
-        screen.say(f"{summary.needs_heif:,} of them are HEIC photos; to read them: {HEIF_HINT}")
+    for code, count in done.failed.most_common():
+        screen.say(f"{count:,} could not be read ({code}): see {done.folder / 'failed.csv'}")
+    if done.needs_heif:
+        screen.say(f"{done.needs_heif:,} of them are HEIC photos; to read them: {HEIF_HINT}")
     screen.step("Model")
     with screen.stages(STAGES) as progress:
         result, trained = train(embeddings, out, encoder.vocabulary(), progress)

@@ -172,7 +172,7 @@ function membership(report, chosen, cluster, note) {
   for (const [id, score] of note.candidates ?? []) {
     const other = report.clusters.get(id);
     const name = shortened(other?.label ?? `Cluster ${id}`, 40);
-    if (id !== cluster.id) said.push(meter(`or ${name}`, score, colourOf(report, id)));
+    if (id !== cluster.id) parts.push(meter(`or ${name}`, score, colourOf(report, id)));
   }
   return parts;
 }
