@@ -82,7 +82,7 @@ class State(enum.Enum):
 
 
 class ExactlyOnce:
-    """Publishes results in transactions with their offsets; see `publish.Delivery`."""
+    """Publishes results in transactions with their offsets; see `worker.kafka.delivery.Delivery`."""
 
     def __init__(
         self,
