@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.support.fake_kafka import FakeBroker
 from tests.support.waiting import wait_for
@@ -35,8 +36,16 @@ class Cluster:
         config = reader_config(self.connection, "test", wait_ms=10) | properties
         return Reader(self._open(config), topic)
 
-    def member(self) -> Member:
-        return Member(self._open(consumer_config(self.connection, self.group, "consumer")), self.uploads)
+    def member(self, *, paused: bool = False) -> Member:
+        client = self._open(consumer_config(self.connection, self.group, "consumer"))
+        return Member(client, self.uploads, paused=paused)
+
+    def cut(self, topic: str, partition: int, start: int) -> None:
+        """What retention does: the log begins at `start`."""
+        here = TopicPartition(topic, partition, start)
+        admin = AdminClient(self.connection, logger=_quiet)
+        for future in admin.delete_records([here]).values():
+            future.result(30)
 
     def _open(self, config: Mapping[str, Any]) -> Any:
         client = self._consumer(config, logger=_quiet)
@@ -58,9 +67,15 @@ class Cluster:
             client.close()
 
 
+class FakeCluster(Cluster):
+    def __init__(self, broker: FakeBroker) -> None:
+        super().__init__("nowhere:1", broker.consumer, broker.producer)
+        self.cut = broker.cut  # type: ignore[method-assign]
+
+
 def fake() -> Cluster:
     broker = FakeBroker({})
-    cluster = Cluster("nowhere:1", broker.consumer, broker.producer)
+    cluster = FakeCluster(broker)
     for topic in (cluster.uploads, cluster.tags):
         broker.logs |= {(topic, partition): [] for partition in range(PARTITIONS)}
     return cluster
@@ -99,10 +114,14 @@ class Reader:
 
 
 class Member:
-    """A member of the group that reads from where a test says, as the worker does."""
+    """A member of the group that reads from where a test says, as the worker does.
 
-    def __init__(self, client: Any, topic: str) -> None:
-        self.client, self.topic = client, topic
+    Args:
+        paused: nothing is read before it is resumed.
+    """
+
+    def __init__(self, client: Any, topic: str, *, paused: bool = False) -> None:
+        self.client, self.topic, self.paused = client, topic, paused
         self.events: list[tuple[str, tuple[int, ...]]] = []
         self.owned: set[int] = set()
         self.messages: list[Any] = []
@@ -111,6 +130,9 @@ class Member:
     def _assigned(self, _: Any, partitions: list[TopicPartition]) -> None:
         self.owned |= {p.partition for p in partitions}
         self.events.append(("assigned", tuple(sorted(p.partition for p in partitions))))
+        if self.paused:
+            self.client.position(partitions)  # makes the place that a pause needs
+            self.client.pause(partitions)
         self.client.incremental_assign([TopicPartition(self.topic, p.partition, 0) for p in partitions])
 
     def _revoked(self, _: Any, partitions: list[TopicPartition]) -> None:

@@ -273,6 +273,20 @@ def test_a_position_outside_of_the_log_is_an_error(cluster: Cluster) -> None:
     assert all(m.error() for m in member.messages)
 
 
+def test_what_is_paused_before_it_is_assigned_is_not_read(cluster: Cluster) -> None:
+    """Not even for a moment: 0 is no longer in the log, and that is no error before somebody reads there."""
+    fill(cluster, cluster.uploads, b"0", b"1", b"2")
+    cluster.cut(cluster.uploads, 0, 2)
+    fill(cluster, cluster.uploads, b"other", partition=1)
+    member = cluster.member(paused=True).settled()
+    member.client.resume(member.here(1))
+    member.wait("the other partition is read", lambda: member.messages)
+    member.client.seek(member.here(0, 2)[0])
+    member.client.resume(member.here(0))
+    member.wait("it is read", lambda: len(member.messages) == 2)
+    assert [(m.error(), m.value()) for m in member.messages] == [(None, b"other"), (None, b"2")]
+
+
 def test_members_share_partitions_and_take_over(cluster: Cluster) -> None:
     """Who comes later gets what the first gives back, and never before; who leaves gives all back."""
     first = cluster.member().settled()

@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_END,
+    OFFSET_INVALID,
     TIMESTAMP_CREATE_TIME,
     KafkaError,
     TopicCollection,
@@ -149,10 +150,10 @@ class FakeConsumer:
 
     def _read_one(self, here: tuple[str, int], count: int) -> list[FakeMessage]:
         stable = self.config.get("isolation.level") != "read_uncommitted"
-        start, end = self.broker.starts[here], self.broker.end(*here, stable=stable)
-        if not start <= self._next[here] <= self.broker.end(*here, stable=False):
-            del self._next[here]  # with auto.offset.reset=error it stands until it is positioned anew
-            return [FakeMessage(*here, -1001, None, KafkaError._AUTO_OFFSET_RESET)]
+        end = self.broker.end(*here, stable=stable)
+        self._check_position(here)
+        if here not in self._next:
+            return [self._errors.popleft()]
         messages: list[FakeMessage] = []
         while self._next[here] < end and len(messages) < count:
             offset = self._next[here]
@@ -166,12 +167,20 @@ class FakeConsumer:
             messages.append(FakeMessage(*here, self._next[here], None, KafkaError._PARTITION_EOF))
         return messages
 
+    def _check_position(self, here: tuple[str, int]) -> None:
+        """With auto.offset.reset=error a partition beside its log stands until it is positioned anew."""
+        if not self.broker.starts[here] <= self._next[here] <= self.broker.end(*here, stable=False):
+            del self._next[here]
+            self._errors.append(FakeMessage(*here, -1001, None, KafkaError._AUTO_OFFSET_RESET))
+
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         for p in partitions:
             self.moves.append(("assign", p.offset))
             here = p.topic, p.partition
             self._at_end.pop(here, None)
             self._next[here] = self._absolute(here, p.offset)
+            if here not in self._paused and here in self.broker.logs:  # it is read at once
+                self._check_position(here)
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         for p in partitions:
@@ -187,6 +196,12 @@ class FakeConsumer:
             raise failure(KafkaError._STATE)
         self.moves.append(("seek", partition.offset))
         self._next[here] = self._absolute(here, partition.offset)
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return [
+            TopicPartition(p.topic, p.partition, self._next.get((p.topic, p.partition), OFFSET_INVALID))
+            for p in partitions
+        ]
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         self._paused |= {(p.topic, p.partition) for p in partitions}

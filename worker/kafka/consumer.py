@@ -117,6 +117,8 @@ class UploadsConsumer:
             messages.append(first)
             if limit > 1:
                 messages += self._consumer.consume(min(limit, _MAX_FETCH) - 1, 0)
+        else:
+            self._positioning.queue_was_empty()
         if self._fatal is not None:
             raise KafkaException(self._fatal)
         if self._ids.poll():
@@ -213,6 +215,12 @@ class UploadsConsumer:
         # would look for a committed offset, and complain of its lack when reading goes on. It must be one
         # that needs no question to the broker: the answer to that for the log's end came after the seek,
         # measured, and what is in between was passed over.
+        # Paused before, or most of them are read from 0 for a moment, and where retention has cut the log,
+        # that is an error (measured: 31 to 56 of 60). Only partitions that the client has a place for can be
+        # paused; to ask for positions makes it.
+        here = [KafkaPartition(self._topic, p.partition) for p in partitions]
+        self._consumer.position(here)
+        self._consumer.pause(here)
         self._consumer.incremental_assign([KafkaPartition(self._topic, p.partition, 0) for p in partitions])
         if self._closing:
             return  # they are taken back at once
@@ -244,9 +252,11 @@ class UploadsConsumer:
         self._looked_at = self._clock()
         if not lost:
             reach("in-revoke")
+        # Assigned anew, a partition that was lost is reported as one that is given up (see `Positioning`).
         # What is to be committed was, before the client closes. Then it may answer no more: seen twice under
         # faults, a worker that had been given a partition in that moment never came back from here.
-        self._on_leaving(leaving, lost or self._closing)
+        over = lost or self._closing or not self._positioning.is_membership_known
+        self._on_leaving(leaving, over)
         for partition in leaving:
             self._positioning.remember(partition, self._owned[partition])
             self._owned.end(partition)
@@ -321,11 +331,11 @@ class UploadsConsumer:
         somebody else's offsets would be overwritten.
 
         Returns:
-            None when the group has not been looked at for too long, or this process is no member of it: poll
-            first.
+            None when it is not known that the table is of this membership, or this process is no member:
+            poll first.
         """
         member = self._consumer.consumer_group_metadata()
-        if not self._is_fresh() or not is_member(member):
+        if not (self._is_fresh() and self._positioning.is_membership_known and is_member(member)):
             return None
         return Snapshot(self._topic, member, self._states(mark, also, leaving))
 

@@ -81,6 +81,7 @@ class Positioning:
         self._last_known: dict[int, LastKnown] = {}
         self._paused = False
         self._unanswered = False  # a question of this round
+        self._assigned_anew = False
 
     # ── reading rests and goes on ────────────────────────────────────────────────────────────────────────
 
@@ -298,15 +299,14 @@ class Positioning:
     def go_to(self, partition: int, offset: int, *, nowhere: bool = False) -> bool:
         """Let a paused partition read on from `offset`; False when it cannot just now.
 
-        By seek(), unless the partition found `nowhere` to begin, which seek() refuses. To assign it anew
-        makes librdkafka forget a loss that it has not reported yet: measured, a member that woke up too late
-        then heard of a revocation, under a new membership already, and committed over its successor.
+        By seek(), unless the partition found `nowhere` to begin, which seek() refuses: it is assigned anew.
         """
         here = KafkaPartition(self._topic, partition, offset)
         if nowhere:
             self._client.incremental_unassign([here])
             self._client.incremental_assign([here])
             self.set_paused(partition, True)
+            self._assigned_anew = True
             return True
         try:
             self._client.seek(here)
@@ -314,6 +314,21 @@ class Positioning:
             log.debug("cannot seek yet", partition=partition, offset=offset, error=error.args[0].str())
             return False
         return True
+
+    @property
+    def is_membership_known(self) -> bool:
+        """False after a partition was assigned anew, until the client's queue has been empty.
+
+        librdkafka takes these calls for the answer to a revocation or a loss that waits in its queue, and
+        joins the group again, before this program has heard of it (`rd_kafka_cgrp_incremental_unassign`).
+        Whatever waited is heard of before the queue is empty. Until then the table of owned partitions may be
+        older than the membership, and the group would take offsets of partitions that are somebody else's.
+        """
+        return not self._assigned_anew
+
+    def queue_was_empty(self) -> None:
+        """A poll that began after the last call here has found nothing."""
+        self._assigned_anew = False
 
     def hold_back(self, partition: int, owned: OwnedPartition, offset: int) -> None:
         owned.held_back = offset

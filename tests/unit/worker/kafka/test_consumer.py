@@ -402,6 +402,37 @@ def test_a_shorter_log_of_nobody_knows_which_topic_is_read_from_its_start(bench:
     assert offsets(bench.take_over()) == list(range(7))
 
 
+def test_a_partition_that_is_assigned_anew_may_be_lost_already(bench: Bench) -> None:
+    """Assigned anew it would not be reported as lost: until the client's queue has been empty nothing is
+    committed, neither by a transaction nor for a revocation."""
+    bench.records(20)
+    bench.commits(7, topics=bench.topics)
+    bench.broker.cut("uploads", 0, 12)
+    bench.client.take_away({0}, "lost")
+    bench.client.moves.clear()
+    while ("assign", 12) not in bench.client.moves:
+        bench.consumer.poll(10, 0.0)
+    assert bench.consumer.snapshot("m", {0}, set()) is None
+    bench.left.clear()
+    bench.client.take_away({0}, "revoke")
+    assert bench.left == [({0}, True)]
+    bench.begins()
+    assert bench.consumer.snapshot("m", {0}, set()) is not None
+    bench.client.take_away({0}, "revoke")
+    assert bench.left[-1] == ({0}, False)
+
+
+def test_an_assigned_partition_is_not_read_before_it_is_positioned(bench: Bench) -> None:
+    """It is paused before it is assigned at 0, which retention may have taken: no error, and no second
+    assignment."""
+    bench.records(20)
+    bench.commits(15, topics=bench.topics)
+    bench.broker.cut("uploads", 0, 12)
+    bench.client.moves.clear()
+    assert offsets(bench.take_over()) == list(range(15, 27))
+    assert bench.client.moves == [("assign", 0), ("seek", 15)]
+
+
 # ── partitions that cannot begin ─────────────────────────────────────────────────────────────────────────
 
 
