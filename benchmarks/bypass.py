@@ -77,6 +77,10 @@ class MemoryPool:
     def forget(self, tokens: Iterable[int]) -> None:
         self._unwanted.append(set(tokens))
 
+    @property
+    def memory(self) -> Pixels:
+        return self._ring.memory
+
     def pixels(self, slot: int) -> Pixels:
         return self._ring.pixels(slot)
 

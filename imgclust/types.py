@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,49 @@ class Encoder(Protocol):
         Returns:
             float32 (n, dim): unit-norm rows, rounded once to float16 values.
         """
+        ...
+
+
+@runtime_checkable
+class StreamingEncoder(Encoder, Protocol):
+    """An encoder on a device that goes on by itself; what was put first is taken first.
+
+    While batches are under way nothing else is asked of it. Implementation:
+    `imgclust.embedding.streamed_encoder`.
+    """
+
+    @property
+    def most(self) -> int:
+        """Pictures in a batch; it becomes smaller when memory is short."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether `take` must come before another `put`."""
+        ...
+
+    @property
+    def under_way(self) -> int:
+        """Batches that were put and not taken."""
+        ...
+
+    def put(self, pictures: Sequence[Pixels]) -> None:
+        """Ask for a batch of at most `most` pictures, and do not wait.
+
+        They must stay as they are until it is taken. After an error this batch is not under way.
+        """
+        ...
+
+    def take(self) -> Floats:
+        """Wait for a batch's rows, as `encode` gives them, but not looked at: some may not be finite."""
+        ...
+
+    def register(self, memory: Pixels) -> str | None:
+        """Prepare memory that pictures will be put from; None, or why copies from it go on as before."""
+        ...
+
+    def unregister(self) -> None:
+        """The memory is about to go."""
         ...
 
 

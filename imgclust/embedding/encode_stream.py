@@ -20,9 +20,11 @@ import torch
 
 from imgclust.types import Floats, Pixels
 
+Network = Callable[[torch.Tensor], torch.Tensor]
+
 
 class Device(Protocol):
-    """What of CUDA is used: streams, events and memory."""
+    """What of CUDA is used: streams, events, memory, and graphs; see `imgclust.embedding.cuda.Cuda`."""
 
     def stream(self) -> Any: ...
     def event(self) -> Any: ...
@@ -33,6 +35,10 @@ class Device(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None: ...
+    def captured(self, network: Network, shape: tuple[int, ...]) -> Network: ...
+    def register(self, memory: Pixels) -> str | None: ...
+    def unregister(self) -> None: ...
+    def release_cached(self) -> None: ...
 
 
 class _Buffer:
@@ -56,13 +62,14 @@ class EncodeStream:
     def __init__(
         self,
         device: Device,
-        network: Callable[[torch.Tensor], torch.Tensor],
+        network: Network,
         *,
         batch: int,
         side: int,
         dim: int,
     ) -> None:
-        self._device, self._network, self._batch = device, network, batch
+        self._device, self._batch = device, batch
+        self._network = device.captured(network, (batch, side, side, 3))
         self._copying, self._computing = device.stream(), device.stream()
         self._free = deque(_Buffer(device, (batch, side, side, 3), dim) for _ in range(2))
         self._under_way: deque[_Buffer] = deque()
@@ -128,38 +135,3 @@ class EncodeStream:
                 with contextlib.suppress(RuntimeError):  # of the device: the first one is on its way up
                     self.take()
         return np.concatenate(parts)
-
-
-class Cuda:
-    """A `Device` that is a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        torch.cuda.synchronize(device)  # weights are there before another stream reads them
-
-    def stream(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-
-    def event(self) -> torch.cuda.Event:
-        return torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def on(self, stream: torch.cuda.Stream) -> contextlib.AbstractContextManager[Any]:
-        return torch.cuda.stream(stream)
-
-    def record(self, event: torch.cuda.Event, stream: torch.cuda.Stream) -> None:
-        event.record(stream)
-
-    def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
-        stream.wait_event(event)
-
-    def synchronise(self, event: torch.cuda.Event) -> None:
-        event.synchronize()
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype, device=self._device)
-
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        target.copy_(source, non_blocking=True)

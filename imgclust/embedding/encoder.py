@@ -7,6 +7,7 @@ round alike, or to a single one where they do not, for the library and the worke
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,9 @@ import numpy as np
 import torch
 
 from imgclust.embedding.batch_invariance import CPU_BATCH, is_batch_invariant, make_batch_invariant
-from imgclust.embedding.encode_stream import Cuda, EncodeStream
 from imgclust.embedding.network import Network, hash_weights
 from imgclust.errors import EncoderError
-from imgclust.support.machine import keep_freed_memory
+from imgclust.support.machine import is_out_of_memory, keep_freed_memory
 from imgclust.types import EncoderIdentity, Floats, Pixels
 
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
@@ -53,6 +53,11 @@ def load_encoder(
         raise EncoderError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     target = resolve_device(device)
     network = _network(name, weights)
+    if target.type == "cuda":
+        from imgclust.embedding.cuda import Cuda
+        from imgclust.embedding.streamed_encoder import StreamedEncoder
+
+        return StreamedEncoder(network, target, precision, max_batch, streams=Cuda(target))
     return TorchEncoder(network, target, precision, max_batch)
 
 
@@ -135,11 +140,6 @@ class TorchEncoder:
         self._identity = EncoderIdentity(
             network.name, network.architecture, weights, p, precision, dim, network.licence
         )
-        self._stream = (
-            EncodeStream(Cuda(device), self._rows, batch=self._shapes[0], side=p.size, dim=dim)
-            if device.type == "cuda"
-            else None
-        )
 
     def _choose_shapes(self, side: int, max_batch: int) -> tuple[int, ...]:
         if self._device.type != "cpu":  # kernels are chosen by shape: nothing but one shape keeps the bits
@@ -176,18 +176,43 @@ class TorchEncoder:
             )
         if not len(pixels):
             return np.zeros((0, self._identity.dim), np.float32)
-        if self._stream is not None:
-            rows = self._stream.encode(list(pixels))
-        else:
-            rows = np.concatenate(
-                [self._encode_part(pixels[part]) for part in pieces(len(pixels), self._shapes)]
-            )
+        rows = self._as_memory_allows(pixels)
         if not np.isfinite(rows).all():
             raise EncoderError(
                 f"{self._identity.name} in {self._identity.precision} gave numbers that are not finite "
                 f"for a batch of {len(pixels)}"
             )
         return rows
+
+    def _as_memory_allows(self, pixels: Pixels) -> Floats:
+        while True:
+            try:
+                return self._encode(pixels)
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._shrink():
+                    raise
+
+    def _shrink(self) -> bool:
+        """After an error for want of memory: take less of it from now on; False: it cannot be."""
+        return self._device.type != "cpu" and self._halve()
+
+    def _halve(self) -> bool:
+        """Where all batches have one shape fewer pictures take no less memory: the shape becomes shorter."""
+        (shape,) = self._shapes
+        if shape == 1:
+            return False
+        self._shapes = (shape // 2,)
+        warnings.warn(
+            f"no memory for a batch of {shape} on {self._device}: from now on batches have {shape // 2}, "
+            "and the last bits of embeddings may differ from those of before; a smaller WORKER_MAX_BATCH, or "
+            "more memory, avoids it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return True
+
+    def _encode(self, pixels: Pixels) -> Floats:
+        return np.concatenate([self._encode_part(pixels[part]) for part in pieces(len(pixels), self._shapes)])
 
     def _encode_part(self, pixels: Pixels) -> Floats:
         n = len(pixels)
@@ -206,8 +231,9 @@ class TorchEncoder:
 
     @torch.inference_mode()
     def _tower(self, batch: torch.Tensor) -> torch.Tensor:
-        x = batch.permute(0, 3, 1, 2).float()
-        x = ((x - self._mean) / self._std).to(self._dtype)
+        # two passes over the pixels: bytes become floats in the first, and lose their precision in the second
+        x = batch.permute(0, 3, 1, 2) - self._mean
+        x = torch.div(x, self._std, out=torch.empty_like(x, dtype=self._dtype))
         features: torch.Tensor = self._visual(x)
         return features.float()
 

@@ -28,6 +28,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, on the processor or on a device of torch."""
+    # by name, as torch is not imported here; its allocator on a processor raises a RuntimeError, as MPS does
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+    )
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -168,6 +168,11 @@ class FetcherPool:
         self._unwanted.append(set(tokens))
         self._wake()
 
+    @property
+    def memory(self) -> Pixels:
+        """All slots: uint8 (slots, size, size, 3)."""
+        return self._ring.memory
+
     def pixels(self, slot: int) -> Pixels:
         """The picture in a slot: uint8 (size, size, 3), a view that is valid until the slot is released."""
         return self._ring.pixels(slot)

@@ -75,6 +75,11 @@ class SharedSlots:
                 f"pixels ({error.strerror}); lower WORKER_SLOTS, or give the worker more memory"
             ) from None
 
+    @property
+    def memory(self) -> Pixels:
+        """All slots: a view, uint8 (slots, size, size, 3), that begins a page of memory."""
+        return self._pixels
+
     def pixels(self, slot: int) -> Pixels:
         """The picture in a slot: a view, uint8 (size, size, 3)."""
         view: Pixels = self._pixels[slot]

@@ -106,6 +106,7 @@ class Engine:
     def start(self) -> None:
         """Warm up and start; takes seconds."""
         self._fetchers.start()
+        self.inference.register(self._fetchers.memory)
         self.inference.warm_up(batch_sizes(self._max_batch))
         self.inference.start()
 

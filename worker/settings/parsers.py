@@ -70,6 +70,17 @@ def one_of(*allowed: L) -> Kind[L]:
     return Kind(lambda value: words[value], f"{', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
+def device(*others: str) -> Kind[str]:
+    """`cuda`, `cuda:1` … and others."""
+
+    def parse(value: str) -> str:
+        if value not in others and not re.fullmatch(r"cuda(:(0|[1-9][0-9]?))?", value, re.ASCII):
+            raise ValueError
+        return value
+
+    return Kind(parse, f"{', '.join(others)}, cuda or cuda:N")
+
+
 def list_of(item: Kind[T], allowed: str) -> Kind[tuple[T, ...]]:
     """Several, separated by spaces or commas."""
 

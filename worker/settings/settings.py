@@ -147,7 +147,7 @@ class Settings:
     models_folder: Path | None = setting(
         None, parsers.folder, "the folder with the model folders that the models topic names"
     )
-    device: str = setting("auto", parsers.one_of("auto", "cpu", "cuda", "mps"), "where the encoder runs")
+    device: str = setting("auto", parsers.device("auto", "cpu", "mps"), "where the encoder runs")
     encoder_weights: Path | None = setting(
         None,
         parsers.file,

@@ -10,14 +10,15 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 
-from imgclust.types import Encoder, Floats, Pixels
+from imgclust.types import Encoder, Floats, Pixels, StreamingEncoder
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
 from worker.tagger.drift_gauges import DriftWatch
+from worker.tagger.encode_ahead import EncodeAhead
+from worker.tagger.out_of_memory import MemoryPatience
 from worker.tagger.prediction import InferenceOutcome, Model, ModelInfo, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
 from worker.telemetry import log as logs
@@ -25,19 +26,6 @@ from worker.telemetry.metrics import LIVE_DRIFT, Metrics
 from worker.telemetry.tracing import Tracing
 
 log = logs.get(__name__)
-
-
-T = TypeVar("T")
-MEMORY_WAIT, MEMORY_WAIT_MAX = 0.5, 10.0  # seconds
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    # by name, as torch is not imported here; its allocator on the CPU raises a RuntimeError
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +46,8 @@ class Inference:
     Args:
         encoder, model: already warm, see `warm_up`.
         pixels: slot → uint8 (size, size, 3) view into shared memory.
-        release: gives slots back; called as soon as a batch is copied, so that the next one can be decoded.
+        release: gives slots back: as soon as a batch is copied, so that the next one can be decoded; where
+            the device copies from the slots itself, when it has encoded them.
         on_outcomes: called from the predictor's thread with many outcomes at a time.
         on_broken: called once, with the error, when not even a grey picture can be encoded.
         keep_embeddings: outcomes carry their embeddings.
@@ -102,6 +91,8 @@ class Inference:
         # two batches: one is predicted, one waits; more would only add latency
         self._encoded: queue.Queue[tuple[list[int], Floats, float] | _Change | None] = queue.Queue(maxsize=2)
         self._busy: dict[str, float] = {}
+        self._memory = MemoryPatience(metrics, self._pause, self._at_work)
+        self._grey: Floats | None = None  # a row of the encoder's
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
             for name, run in (("encode", self._encode_loop), ("predict", self._predict_loop))
@@ -111,8 +102,17 @@ class Inference:
         """Run batches of `sizes` pictures through both stages, so that the first upload waits for nothing."""
         side = self._encoder.identity.preprocessing.size
         for n in sizes:
-            grey = np.full((n, side, side, 3), 128, np.uint8)
-            self._model.predict(self._encoder.encode(grey))
+            self._grey = self._encoder.encode(np.full((n, side, side, 3), 128, np.uint8))[:1]
+            self._model.predict(np.repeat(self._grey, n, axis=0))
+
+    def register(self, memory: Pixels) -> None:
+        """Have a device that copies by itself read pictures where they lie; before `start`."""
+        if isinstance(self._encoder, StreamingEncoder):
+            refused = self._encoder.register(memory)
+            if refused is not None:
+                log.warning(
+                    "the pictures' memory is not pinned; the processor helps to copy them", error=refused
+                )
 
     def start(self) -> None:
         for thread in self._threads:
@@ -154,6 +154,8 @@ class Inference:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
+        if isinstance(self._encoder, StreamingEncoder):
+            self._encoder.unregister()
 
     def put(self, ready: Sequence[Ready]) -> None:
         """Decoded pictures, from any thread; never waits."""
@@ -180,9 +182,20 @@ class Inference:
         now = self._clock()
         return {name: now - since for name, since in self._busy.copy().items()}
 
+    def _at_work(self, stage: str) -> None:
+        self._busy[stage] = self._clock()
+
+    def _rests(self, stage: str) -> None:
+        self._busy.pop(stage, None)
+
+    def _pause(self, seconds: float) -> bool:
+        with self._wake:
+            return self._wake.wait_for(lambda: self._stopping, seconds)
+
     # ── encode ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _next_batch(self) -> list[Ready] | None:
+    def _next_batch(self, wait: bool = True) -> list[Ready] | None:
+        """What is due, after waiting for it or not; None when stopped."""
         with self._wake:
             while not self._stopping:
                 now = self._clock()
@@ -190,29 +203,53 @@ class Inference:
                 batch = self._batcher.take(now)
                 if batch:
                     self._metrics.batch_wait.observe(age)
+                    self._metrics.batch_images.observe(len(batch))
                     return batch
+                if not wait:
+                    return []
                 self._wake.wait(self._batcher.wait(now))
         return None
 
     def _encode_loop(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            started = self._clock()
-            self._busy["encode"] = started
-            tokens = [item.token for item in batch]
-            pixels = np.stack([self._pixels(item.slot) for item in batch])
-            self._release([item.slot for item in batch])
-            self._metrics.batch_images.observe(len(batch))
-            for part, embeddings in self._encode(tokens, pixels):
-                self._predict_stage.enter(len(part))
-                self._encoded.put((part, embeddings, self._clock()))
-            del self._busy["encode"]
+        if isinstance(self._encoder, StreamingEncoder):
+            EncodeAhead(
+                self._encoder,
+                pixels=self._pixels,
+                next_batch=self._next_batch,
+                encoded=self._encoded_ahead,
+                release=self._release,
+                alone=self._encode_copied,
+                failed=self._memory.count,
+                at_work=lambda busy: self._at_work("encode") if busy else self._rests("encode"),
+                clock=self._clock,
+            ).run()
+        else:
+            while (batch := self._next_batch()) is not None:
+                self._at_work("encode")
+                self._encode_copied(batch)
+                self._rests("encode")
         self._encoded.put(None)
+
+    def _encode_copied(self, batch: list[Ready]) -> None:
+        pixels = np.stack([self._pixels(item.slot) for item in batch])
+        self._release([item.slot for item in batch])
+        for part, embeddings in self._encode([item.token for item in batch], pixels):
+            self._hand_on(part, embeddings)
+
+    def _encoded_ahead(self, batch: list[Ready], embeddings: Floats, started: float) -> None:
+        tokens = [item.token for item in batch]
+        self._count_encoded(tokens, started)
+        self._hand_on(tokens, embeddings)
+
+    def _hand_on(self, tokens: list[int], embeddings: Floats) -> None:
+        self._predict_stage.enter(len(tokens))
+        self._encoded.put((tokens, embeddings, self._clock()))
 
     def _encode(self, tokens: list[int], pixels: Pixels) -> list[tuple[list[int], Floats]]:
         """Encode a batch; halve it when that fails, down to the image that is at fault."""
         started = self._clock()
         try:
-            embeddings = self._when_memory_allows("encode", len(tokens), lambda: self._encoder.encode(pixels))
+            embeddings = self._memory.run("encode", len(tokens), lambda: self._encoder.encode(pixels))
             if embeddings is None:
                 return []
             if not np.isfinite(embeddings).all():
@@ -226,41 +263,30 @@ class Inference:
                 return self._encode(tokens[:half], pixels[:half]) + self._encode(tokens[half:], pixels[half:])
             self._blame(tokens[0], "encode", error)
             return []
+        self._count_encoded(tokens, started)
+        return [(tokens, embeddings)]
+
+    def _count_encoded(self, tokens: list[int], started: float) -> None:
         now = self._clock()
         self._encode_stage.leave(len(tokens), seconds=now - started)
         self._metrics.busy_seconds["encode"].inc(now - started)
         if self._tracing.active:
             self._tracing.stage("encode", tokens, started, now)
-        return [(tokens, embeddings)]
-
-    def _when_memory_allows(self, stage: str, images: int, call: Callable[[], T]) -> T | None:
-        """What `call` returns. When even one image finds no memory, others on the device have it: it is tried
-        again, later and later, as no image is at fault for that; None when inference is stopped meanwhile."""
-        wait = MEMORY_WAIT
-        while True:
-            try:
-                return call()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._metrics.out_of_memory.inc()
-                if images > 1:
-                    raise
-                log.warning("no memory for one image; it is tried again", stage=stage, seconds=wait)
-            with self._wake:
-                if self._wake.wait_for(lambda: self._stopping, wait):
-                    return None
-            self._busy[stage] = self._clock()  # waiting is no hang
-            wait = min(2 * wait, MEMORY_WAIT_MAX)
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
         try:
-            self._when_memory_allows(stage, 1, lambda: self.warm_up([1]))
+            self._memory.run(stage, 1, lambda: self._try_grey(stage))
         except Exception:
             raise error from None
         (self._encode_stage if stage == "encode" else self._predict_stage).leave(1, "dead")
         self._ended([Unencodable(token, f"{type(error).__name__}: {error}")])
+
+    def _try_grey(self, stage: str) -> None:
+        if stage == "predict" and self._grey is not None:  # the encoder is another thread's
+            self._model.predict(self._grey)
+        else:
+            self.warm_up([1])
 
     # ── predict ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,9 +296,9 @@ class Inference:
                 self._apply(item)
                 continue
             tokens, embeddings, since = item
-            self._busy["predict"] = self._clock()
+            self._at_work("predict")
             self._predict(tokens, embeddings, since)
-            del self._busy["predict"]
+            self._rests("predict")
 
     def _apply(self, change: _Change) -> None:
         if change.role == "shadow":
@@ -286,9 +312,7 @@ class Inference:
     def _predict(self, tokens: list[int], embeddings: Floats, since: float) -> None:
         started = self._clock()
         try:
-            prediction = self._when_memory_allows(
-                "predict", len(tokens), lambda: self._model.predict(embeddings)
-            )
+            prediction = self._memory.run("predict", len(tokens), lambda: self._model.predict(embeddings))
             if prediction is None:
                 return
             kept = halves(embeddings) if self._keep_embeddings else None

@@ -255,6 +255,7 @@ class Tagger:
     def start(self) -> None:
         """Warm up and start; reading begins with the first round."""
         self.fetchers.start()
+        self.inference.register(self.fetchers.memory)
         started = self._clock()
         self.inference.warm_up(batch_sizes(self._config.max_batch))
         log.info("encoder and model are warm", seconds=round(self._clock() - started, 2))

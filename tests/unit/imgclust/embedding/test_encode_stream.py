@@ -2,107 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fake_device import FakeDevice
 from imgclust.embedding.encode_stream import EncodeStream
 
 SIDE = 2
 
 
-class FakeEvent:
-    """How often it was asked to be recorded, and how often it was."""
-
-    def __init__(self) -> None:
-        self.asked = self.reached = 0
-
-
-class FakeDevice:
-    """Operations wait in their stream until somebody synchronises; streams take turns at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.streams: list[deque[Callable[[], bool]]] = []
-        self.current: deque[Callable[[], bool]] | None = None
-        self.log: list[str] = []
-
-    def stream(self) -> Any:
-        self.streams.append(deque())
-        return self.streams[-1]
-
-    def event(self) -> FakeEvent:
-        return FakeEvent()
-
-    @contextlib.contextmanager
-    def on(self, stream: Any) -> Iterator[None]:
-        before, self.current = self.current, stream
-        try:
-            yield
-        finally:
-            self.current = before
-
-    def launch(self, what: str, work: Callable[[], object]) -> None:
-        def operation() -> bool:
-            self.log.append(what)
-            work()
-            return True
-
-        assert self.current is not None, f"{what} on no stream"
-        self.current.append(operation)
-
-    def record(self, event: FakeEvent, stream: Any) -> None:
-        event.asked += 1
-
-        def operation() -> bool:
-            event.reached += 1
-            return True
-
-        stream.append(operation)
-
-    def wait(self, stream: Any, event: FakeEvent) -> None:
-        number = event.asked
-        stream.append(lambda: event.reached >= number)
-
-    def synchronise(self, event: FakeEvent) -> None:
-        self.log.append("synchronise")
-        number = event.asked
-        while event.reached < number:
-            stream = self.chance.choice([s for s in self.streams if s])
-            if stream[0]():
-                stream.popleft()
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        self.launch("copy", lambda: target.copy_(source))
-
-
-def stream_on(device: FakeDevice, batch: int, bad: int = -1) -> EncodeStream:
-    """A network whose row is the mean of the picture; it cannot be launched for the value `bad`."""
-    launched = [0]
-
-    def network(pixels: torch.Tensor) -> torch.Tensor:
-        launched[0] += 1
-        if launched[0] - 1 == bad:
-            raise torch.OutOfMemoryError("no memory")
-        rows = torch.zeros(len(pixels), 1)
-        device.launch("network", lambda: rows.copy_(pixels.float().mean((1, 2, 3))[:, None]))
-        return rows
-
-    return EncodeStream(device, network, batch=batch, side=SIDE, dim=1)
+def stream_on(device: FakeDevice, batch: int) -> EncodeStream:
+    """A network whose row is the mean of the picture."""
+    return EncodeStream(
+        device, lambda pixels: pixels.float().mean((1, 2, 3))[:, None], batch=batch, side=SIDE, dim=1
+    )
 
 
 def pictures(n: int) -> list[np.ndarray]:
@@ -112,8 +28,8 @@ def pictures(n: int) -> list[np.ndarray]:
 @settings(deadline=None)
 @given(n=st.integers(1, 40), batch=st.integers(1, 8), seed=st.integers(0, 10**6))
 def test_every_row_belongs_to_its_picture(n: int, batch: int, seed: int) -> None:
-    """However streams take turns, no buffer is overwritten before its network has run, and no network runs
-    before its pictures are there."""
+    """However streams take turns, no buffer is overwritten before its network has run, no network runs
+    before its pictures are there, and no row before it has been fetched."""
     device = FakeDevice(seed)
     rows = stream_on(device, batch).encode(pictures(n))
     assert rows[:, 0].tolist() == [i % 251 for i in range(n)]
@@ -121,9 +37,27 @@ def test_every_row_belongs_to_its_picture(n: int, batch: int, seed: int) -> None
     assert not any(device.streams), "nothing is left to do"
 
 
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=12), seed=st.integers(0, 10**6))
+def test_pictures_may_be_overwritten_when_they_are_taken(lengths: list[int], seed: int) -> None:
+    """A batch's pictures are read at the latest when it is taken: who overwrites them then spoils nothing."""
+    stream = stream_on(FakeDevice(seed), 4)
+    under_way: list[tuple[int, list[np.ndarray]]] = []
+    for number, length in enumerate([*lengths, 0, 0]):
+        if under_way and (stream.full or not length):
+            expected, old = under_way.pop(0)
+            assert stream.take().ravel().tolist() == [expected] * len(old)
+            for picture in old:
+                picture[:] = 255
+        if length:
+            under_way.append((number, [np.full((SIDE, SIDE, 3), number, np.uint8) for _ in range(length)]))
+            stream.put(under_way[-1][1])
+    assert stream.under_way == len(under_way) == 0
+
+
 def test_the_next_batch_is_asked_for_before_the_last_is_waited_for() -> None:
     """Two batches are on their way before the host waits once; a third needs a result to be taken."""
-    device = FakeDevice(0)
+    device = FakeDevice()
     stream = stream_on(device, 4)
     stream.put(pictures(4))
     stream.put(pictures(3))
@@ -138,15 +72,22 @@ def test_the_next_batch_is_asked_for_before_the_last_is_waited_for() -> None:
 def test_after_an_error_the_stream_goes_on(bad: int) -> None:
     """A launch that fails raises, leaves nothing under way, and costs no buffer."""
     device = FakeDevice(1)
-    stream = stream_on(device, 2, bad)
-    with pytest.raises(torch.OutOfMemoryError):
+    device.bad = frozenset({bad})
+    stream = stream_on(device, 2)
+    with pytest.raises(RuntimeError, match="the launch failed"):
         stream.encode(pictures(8))
     assert stream.under_way == 0
     assert stream.encode(pictures(7))[:, 0].tolist() == list(range(7))
+
+
+def test_a_device_without_memory_says_so() -> None:
+    """Buffers that find none are no stream."""
+    with pytest.raises(torch.OutOfMemoryError, match="batch of 8"):
+        stream_on(FakeDevice(most=4), 8)
 
 
 @pytest.mark.parametrize("n", [0, 5])
 def test_batches_that_do_not_fit_are_refused(n: int) -> None:
     """None, or more than the one shape holds: the number is named."""
     with pytest.raises(ValueError, match=f"not {n}"):
-        stream_on(FakeDevice(0), 4).put(pictures(n))
+        stream_on(FakeDevice(), 4).put(pictures(n))

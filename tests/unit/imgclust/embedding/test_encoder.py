@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgclust.embedding import openclip
-from imgclust.embedding.encoder import TorchEncoder, load_encoder, pieces, resolve_device, shapes_up_to
+from imgclust.embedding.encoder import (
+    PRECISIONS,
+    TorchEncoder,
+    load_encoder,
+    pieces,
+    resolve_device,
+    shapes_up_to,
+)
 from imgclust.embedding.network import hash_weights
 from imgclust.errors import EncoderError
 from imgclust.images.decode import decode
@@ -396,3 +403,20 @@ def test_numbers_that_are_not_finite(tiny: Tiny) -> None:
         next(iter(encoder._visual.parameters())).fill_(float("nan"))
     with pytest.raises(EncoderError, match="not finite"):
         encoder.encode(noise(1, 64))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_pixels_are_normalised_as_written(tiny: Tiny, precision: str) -> None:
+    """In fewer passes than the formula has steps, and with its bits: (byte - mean) / std in float32, then
+    rounded to the precision."""
+    encoder = load_encoder(tiny.name, device="cpu", precision=precision, max_batch=4)
+    seen: list[torch.Tensor] = []
+    encoder._visual = lambda x: seen.append(x.clone()) or torch.ones(len(x), 48)  # type: ignore[assignment, func-returns-value]
+    pixels = torch.from_numpy(noise(3, 64))
+    encoder._tower(pixels)
+    p = encoder.identity.preprocessing
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (p.mean, p.std))
+    expected = ((pixels.permute(0, 3, 1, 2).float() - mean) / std).to(PRECISIONS[precision])
+    assert seen[0].dtype == expected.dtype
+    assert torch.equal(seen[0], expected)
+    assert seen[0].stride() == expected.stride(), "kernels are chosen by it"

@@ -33,7 +33,7 @@ def test_the_defaults_are_valid_and_are_what_the_table_says() -> None:
     ("name", "value"),
     [
         ("MAX_BATCH", "0"), ("MAX_BATCH", "6.5"), ("MAX_WAIT", "-1"), ("MAX_WAIT", "nan"),
-        ("START", "newest"),
+        ("START", "newest"), ("DEVICE", "tpu"), ("DEVICE", "cuda:"), ("DEVICE", "cuda:-1"), ("DEVICE", "mps:0"),
         ("HTTP", "9464"), ("HTTP", "x:99999"), ("MODEL", "/does/not/exist"),
         ("FETCH_ALLOW_NETWORKS", "10.0.0.1/8"),
         ("FETCH_NAT64_PREFIXES", "2001:db8::/33"), ("FETCH_NAT64_PREFIXES", "10.0.0.0/8"),
@@ -48,6 +48,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: str) -> N
     assert message.startswith(f"WORKER_{name} must be ")
     secret = name in ("REDIS_URL", "FETCH_PROXY")
     assert (ascii(value) in message) != secret
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:1", "cuda:15"])
+def test_a_device_may_be_one_of_several(device: str) -> None:
+    """Which GPU is said as torch says it."""
+    assert load({"WORKER_DEVICE": device}).device == device
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -99,7 +99,7 @@ class Short:
 @pytest.mark.parametrize("stage", ["encode", "predict"])
 def test_out_of_memory_buries_nobody_and_breaks_nothing(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that fails alone for want of memory, while a grey one passes, is tried until it passes."""
-    monkeypatch.setattr("worker.tagger.inference.MEMORY_WAIT", 0.001)
+    monkeypatch.setattr("worker.tagger.out_of_memory.MEMORY_WAIT", 0.001)
     short = Short(12)
 
     class Encoder(FakeEncoder):

@@ -1,0 +1,93 @@
+"""imgclust.embedding.streamed_encoder: an encoder on a device that goes on by itself, on a fake one."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.fake_device import FakeDevice
+from imgclust.embedding.encoder import TorchEncoder
+from imgclust.embedding.network import Network
+from imgclust.embedding.streamed_encoder import StreamedEncoder
+from imgclust.types import Preprocessing, StreamingEncoder
+
+SIDE = 8
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    tower = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(), torch.nn.Linear(16, 6))
+    nothing: Any = None
+    return Network("tower", "tower", tower, Preprocessing(SIDE, SIDE), vocabulary=nothing)
+
+
+def streamed(device: FakeDevice, max_batch: int = 8) -> StreamedEncoder:
+    return StreamedEncoder(network(), torch.device("cpu"), "float32", max_batch, streams=device)
+
+
+def noise(n: int) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (n, SIDE, SIDE, 3), np.uint8)
+
+
+def test_the_same_rows_as_on_a_processor() -> None:
+    """Whatever is asked for comes in batches of the one shape, and gives what the plain encoder gives."""
+    encoder, plain = streamed(FakeDevice(3)), TorchEncoder(network(), torch.device("cpu"), "float32", 8)
+    assert isinstance(encoder, StreamingEncoder)
+    assert not isinstance(plain, StreamingEncoder)
+    assert encoder.shapes == (8,)
+    for n in (1, 8, 21):
+        np.testing.assert_allclose(encoder.encode(noise(n)), plain.encode(noise(n)), atol=1e-3)
+    assert encoder.identity.same_space(plain.identity)
+
+
+def test_batches_that_are_put_are_taken_in_order() -> None:
+    """`put` and `take` give the bits of `encode`."""
+    encoder = streamed(FakeDevice(4))
+    first, second = noise(13)[:8], noise(13)[8:]
+    expected = encoder.encode(noise(13))
+    encoder.put(list(first))
+    encoder.put(list(second))
+    assert encoder.full
+    assert encoder.under_way == 2
+    assert np.array_equal(np.concatenate([encoder.take(), encoder.take()]), expected)
+
+
+def test_the_one_shape_becomes_smaller_when_memory_is_short() -> None:
+    """A batch of the one shape finds no memory, however few pictures are in it: the shape is halved until it
+    does, and each step is told."""
+    encoder = streamed(FakeDevice(most=2))
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.put(list(noise(1)))
+    with pytest.warns(RuntimeWarning, match="from now on batches have") as told:
+        rows = encoder.encode(noise(5))
+    assert [str(w.message).split()[6] for w in told] == ["8", "4"]
+    assert (encoder.shapes, encoder.most) == ((2,), 2)
+    assert np.isfinite(rows).all()
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(encoder.encode(noise(5)), rows)
+
+
+def test_a_device_without_memory_for_one_picture_says_so() -> None:
+    """Nothing is left to be made smaller: the error is the caller's, and memory that comes back is used."""
+    device = FakeDevice(most=0)
+    encoder = streamed(device, 2)
+    with pytest.warns(RuntimeWarning, match="from now on"), pytest.raises(torch.OutOfMemoryError):
+        encoder.encode(noise(3))
+    device.most = 1
+    assert len(encoder.encode(noise(3))) == 3
+
+
+def test_memory_is_registered_where_it_can_be() -> None:
+    """The device is given the memory, or says why not."""
+    memory = noise(4)
+    device = FakeDevice()
+    encoder = streamed(device)
+    assert encoder.register(memory) is None
+    assert device.registered is memory
+    encoder.unregister()
+    assert device.registered is None
+    assert streamed(FakeDevice(refuses="no more")).register(memory) == "no more"
