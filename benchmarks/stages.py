@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import naive
 from benchmarks.common import Figure, clipart_jpegs, machine, model_folder, summed_up, table
 from benchmarks.sides import Setup, parts
-from imgclust.embedding.encoder import MAX_BATCH
+from imgclust.embedding.torch_encoder import MAX_BATCH
 from imgclust.images.decode import decode
 
 

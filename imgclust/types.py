@@ -93,7 +93,7 @@ class EncoderIdentity:
 
 
 class Encoder(Protocol):
-    """Pixels → embeddings. Implementations: `imgclust.embedding.encoder`."""
+    """Pixels → embeddings. Implementations: `imgclust.embedding.torch_encoder`."""
 
     @property
     def identity(self) -> EncoderIdentity: ...

@@ -18,7 +18,7 @@ settings.register_profile("imgclust", deadline=None)
 settings.load_profile("imgclust")
 
 if TYPE_CHECKING:
-    from imgclust.embedding.encoder import TorchEncoder
+    from imgclust.embedding.torch_encoder import TorchEncoder
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from imgclust.cli.output import note
 from imgclust.errors import EncoderError, ImgclustError
 
 if TYPE_CHECKING:
-    from imgclust.embedding.encoder import TorchEncoder
+    from imgclust.embedding.torch_encoder import TorchEncoder
     from imgclust.images.decode import Limits
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from imgclust.embedding.encode_stream import Device, EncodeStream
-from imgclust.embedding.encoder import MAX_BATCH, TorchEncoder
 from imgclust.embedding.network import Network
+from imgclust.embedding.torch_encoder import MAX_BATCH, TorchEncoder
 from imgclust.types import Floats, Pixels
 
 

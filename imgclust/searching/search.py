@@ -27,7 +27,7 @@ _SMALL_WORDS = frozenset(
 
 
 class SearchEncoder(Protocol):
-    """What turns a question into a vector: `imgclust.embedding.encoder.TorchEncoder`."""
+    """What turns a question into a vector: `imgclust.embedding.torch_encoder.TorchEncoder`."""
 
     @property
     def identity(self) -> EncoderIdentity: ...

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from imgclust.cli import arguments, embed, loading, report
-from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
+from imgclust.embedding.torch_encoder import TorchEncoder
 from imgclust.errors import EncoderError, ImgclustError
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.decode import DEFAULT_LIMITS

@@ -12,8 +12,8 @@ from PIL import Image
 
 from imgclust.cli import arguments
 from imgclust.embedding.embed import embed
-from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
+from imgclust.embedding.torch_encoder import TorchEncoder
 from tests.support.fitted import ENCODER, grouped
 from tests.unit.imgclust.images.test_perceptual import clef
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imgclust.cli import arguments
 from imgclust.embedding.embed import embed
-from imgclust.embedding.encoder import TorchEncoder
+from imgclust.embedding.torch_encoder import TorchEncoder
 
 
 @pytest.fixture(scope="module")

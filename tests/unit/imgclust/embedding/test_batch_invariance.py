@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgclust.embedding import mini
-from imgclust.embedding.encoder import ONE_SHAPE, TorchEncoder
 from imgclust.embedding.network import Network
 from imgclust.embedding.openclip import ImageTower
+from imgclust.embedding.torch_encoder import ONE_SHAPE, TorchEncoder
 from imgclust.types import Floats, Preprocessing
 
 SIDE, PICTURES = 64, 20

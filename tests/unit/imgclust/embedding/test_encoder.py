@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgclust.embedding import openclip
-from imgclust.embedding.encoder import (
-    PRECISIONS,
-    TorchEncoder,
-    load_encoder,
-    pieces,
-    resolve_device,
-    shapes_up_to,
-)
+from imgclust.embedding.encoder import load_encoder, resolve_device
 from imgclust.embedding.network import hash_weights
+from imgclust.embedding.torch_encoder import PRECISIONS, TorchEncoder, pieces, shapes_up_to
 from imgclust.errors import EncoderError
 from imgclust.images.decode import decode
 from imgclust.types import EncoderIdentity, Floats

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.fake_device import FakeDevice
-from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.network import Network
 from imgclust.embedding.streamed_encoder import StreamedEncoder
+from imgclust.embedding.torch_encoder import TorchEncoder
 from imgclust.types import Preprocessing, StreamingEncoder
 
 SIDE = 8

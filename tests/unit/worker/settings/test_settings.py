@@ -33,7 +33,8 @@ def test_the_defaults_are_valid_and_are_what_the_table_says() -> None:
     ("name", "value"),
     [
         ("MAX_BATCH", "0"), ("MAX_BATCH", "6.5"), ("MAX_WAIT", "-1"), ("MAX_WAIT", "nan"),
-        ("START", "newest"), ("DEVICE", "tpu"), ("DEVICE", "cuda:"), ("DEVICE", "cuda:-1"), ("DEVICE", "mps:0"),
+        ("START", "newest"),
+        ("DEVICE", "tpu"), ("DEVICE", "cuda:"), ("DEVICE", "cuda:-1"), ("DEVICE", "mps:0"),
         ("HTTP", "9464"), ("HTTP", "x:99999"), ("MODEL", "/does/not/exist"),
         ("FETCH_ALLOW_NETWORKS", "10.0.0.1/8"),
         ("FETCH_NAT64_PREFIXES", "2001:db8::/33"), ("FETCH_NAT64_PREFIXES", "10.0.0.0/8"),

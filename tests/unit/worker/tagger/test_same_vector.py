@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from imgclust.embedding.embed import embed
-from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import read_embeddings
+from imgclust.embedding.torch_encoder import TorchEncoder
 from imgclust.images.decode import decode
 from imgclust.types import Floats, Pixels, Prediction
 from tests.support.fake_encoder import FakeModel
