@@ -326,6 +326,7 @@ def quality() -> dict[str, Any]:
     by_model, other_by_model = by_version(m.TAGS), by_version(m.TAGS, cluster="-1")
     by_chance = gauge("max", m.DRIFT_CHANCE, "part", name="{{part}}, by chance")
     models = gauge("count", m.MODEL_INFO, "version", "taxonomy")
+    steady = gauge("min", m.STABILITY, "cluster")
     return page(
         "quality", "quality", "What the tags say, and whether the model still fits what is uploaded.",
         ("Clusters", [
@@ -335,6 +336,8 @@ def quality() -> dict[str, Any]:
             lines("Share of \"other\"",
                 (rate(m.TAGS, cluster="-1") / tags).named("now"),
                 gauge("avg", m.OTHER_RATIO, name="last 5 minutes"), share=True, width=12),
+            lines("The twelve clusters that are least steady",
+                Query(f"bottomk(12, {steady.expr})", steady.legend, steady.rows), share=True, width=24),
         ]),
         ("Probability", [
             buckets("Probability", m.PROBABILITY, unit=SHARE),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli.options import Commands, add_command
+from imgclust.cli.output import cluster_line
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -17,7 +18,7 @@ def add(commands: Commands) -> None:
         commands,
         "clusters",
         run,
-        "list the clusters of a model: number, training images, name",
+        "list the clusters of a model: number, training images, stability, name",
         "  imgclust clusters model/\n  imgclust clusters model/ --json",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
@@ -43,12 +44,18 @@ def print_clusters(model: ClusterModel) -> None:
         f"clusters, {other} in no cluster"
     )
     for cluster in sorted(model.clusters, key=lambda c: (-c.size, c.id)):
-        print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}".rstrip())
+        print(cluster_line(cluster))
 
 
 def _print_json(model: ClusterModel) -> None:
     import orjson
 
     for cluster in model.clusters:
-        record = {"cluster": cluster.id, "name": cluster.name, "images": cluster.size}
-        print(orjson.dumps({**record, "typical": list(cluster.exemplars)}).decode())
+        record = {
+            "cluster": cluster.id,
+            "name": cluster.name,
+            "images": cluster.size,
+            "stability": cluster.stability,
+            "typical": list(cluster.exemplars),
+        }
+        print(orjson.dumps(record).decode())

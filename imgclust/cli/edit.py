@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli.options import Commands, add_command, positive
+from imgclust.cli.output import cluster_line
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{describe(edited.edits[-1].change)}: model {model.version} → {edited.version} in {target}")
     for cluster in edited.clusters:
         if cluster not in model.clusters:
-            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}".rstrip())
+            print(cluster_line(cluster))
     return 0
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgclust.cli import loading
 from imgclust.cli.fit_parameters import chosen, save
-from imgclust.cli.options import Commands, add_command, add_naming_options, positive
-from imgclust.cli.output import note, print_figures
+from imgclust.cli.options import Commands, add_command, add_naming_options, count_range, positive
+from imgclust.cli.output import cluster_line, note, print_figures
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def add(commands: Commands) -> None:
         run,
         "find clusters in embeddings, check them on held-out images, and freeze them into a model folder",
         "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
+        "  imgclust fit embeddings/ -o model/ --clusters 10..30\n"
         "  imgclust fit embeddings-of-june/ -o june/ --previous may/\n"
         "  imgclust fit embeddings/ -o food/ --within model/ 3\n"
         "  imgclust fit embeddings/ -o german/ --where \"lang = 'de' and likes >= 100\"",
@@ -54,6 +55,11 @@ def add(commands: Commands) -> None:
         "--where", metavar="CONDITION",
         help="only the images that this is true of: SQL over id, source, width, height and attributes, like "
         "\"lang = 'de' and likes >= 100\" (needs imgclust[sql])",
+    )  # fmt: skip
+    command.add_argument(
+        "--clusters", type=count_range, metavar="N..M",
+        help="so many clusters, or N exactly: the best choice of so many from the same tree; what is given "
+        "up for it is printed",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
@@ -120,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         thumbnails=not arguments.no_thumbnails,
         parameters=wanted,
         recipe=arguments.recipe,
+        clusters=arguments.clusters,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
         max_train=arguments.max_train,
@@ -221,6 +228,28 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
                 )
     else:
         for cluster in sorted(model.clusters, key=lambda c: -c.size):
-            known = "" if cluster.stability is None else f"stability {cluster.stability:.2f}"
-            print(f"  {cluster.id:4d}  {cluster.size:6d} images  {known}  {cluster.name or ''}".rstrip())
-    print_figures({name: value for name, value in result.figures.items() if name != "taxonomy"})
+            print(cluster_line(cluster))
+    if bounded := result.figures.get("bounded"):
+        _print_bounded(bounded)
+    left_out = ("taxonomy", "bounded")
+    print_figures({name: value for name, value in result.figures.items() if name not in left_out})
+
+
+def _print_bounded(bounded: Mapping[str, Any]) -> None:
+    """What it cost to have as many clusters as were wanted."""
+    least, most, chosen, default = (bounded[name] for name in ("least", "most", "chosen", "default"))
+    wanted = f"{least}" if least == most else f"{least} to {most}"
+    if chosen == default:
+        print(f"{wanted} clusters were wanted: the default choice has {default['clusters']}")
+        return
+    if chosen["clusters"] < least:
+        note(
+            f"{wanted} clusters were wanted, the tree has {chosen['clusters']} at most: a smaller "
+            "--min-cluster-size gives more"
+        )
+    worth = f", {chosen['value'] / default['value']:.0%} of its value" if default["value"] > 0 else ""
+    print(
+        f"{wanted} clusters were wanted; against the default choice of {default['clusters']}{worth}, "
+        f'"other" {default["other"]:.1%} → {chosen["other"]:.1%}, '
+        f"mean stability {default['stability']:.2f} → {chosen['stability']:.2f}"
+    )

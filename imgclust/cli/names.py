@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgclust.cli import loading
 from imgclust.cli.options import Commands, add_command, add_naming_options
+from imgclust.cli.output import cluster_line
 from imgclust.errors import EncoderError
 
 
@@ -39,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     renamed = model.renamed(found)
     renamed.save(arguments.output or arguments.model)
     for cluster in renamed.clusters:
-        print(f"{cluster.id:4d}  {cluster.size:6d} images  {cluster.name or ''}")
+        print(cluster_line(cluster))
     return 0

@@ -99,6 +99,15 @@ def add_result_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def count_range(text: str) -> tuple[int, int]:
+    """`10..30`, or a number, which stands for itself alone."""
+    least, dots, most = text.partition("..")
+    try:
+        return positive(least), positive(most if dots else least)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or two like 10..30, got {text!a:.60}") from None
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:

@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from imgclust.cli.options import RESULT_ENDINGS
 from imgclust.errors import ImgclustError
+
+if TYPE_CHECKING:
+    from imgclust.model.parts import Cluster
 
 
 class ResultWriter(Protocol):
@@ -25,6 +28,13 @@ class ResultWriter(Protocol):
 def note(text: str) -> None:
     """One line on stderr."""
     print(f"imgclust: {text}", file=sys.stderr)
+
+
+def cluster_line(cluster: Cluster) -> str:
+    """A cluster's number, training images, stability where it is known, and name."""
+    known = "" if cluster.stability is None else f"  stability {cluster.stability:.2f}"
+    marked = known + (" (low)" if cluster.is_unsteady else "      " if known else "")
+    return f"  {cluster.id:4d}  {cluster.size:6d} images{marked}  {cluster.name or ''}".rstrip()
 
 
 def print_figures(figures: Mapping[str, Any], indent: str = "") -> None:

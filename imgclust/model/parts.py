@@ -12,6 +12,7 @@ import numpy.typing as npt
 from imgclust.errors import EmbeddingsError
 from imgclust.types import EncoderIdentity
 
+UNSTEADY = 0.6  # stability below which a cluster should not be relied on (Hennig, in R's package fpc)
 UNIT = 0.01  # how far from 1 the length of an embedding may be; float16 values leave less than 0.001
 
 
@@ -31,6 +32,11 @@ class Cluster:
     size: int
     exemplars: tuple[str, ...] = ()
     stability: float | None = None
+
+    @property
+    def is_unsteady(self) -> bool:
+        """Whether other images of the same kind would make another cluster of it."""
+        return self.stability is not None and self.stability < UNSTEADY
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types, without what is not known."""

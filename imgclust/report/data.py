@@ -22,6 +22,7 @@ from imgclust.types import OTHER
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
+    from imgclust.model.parts import Cluster
 
 MAX_FACETS = 4
 MAX_FACET_VALUES = 60
@@ -30,12 +31,25 @@ TYPICAL = 24
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReportCluster:
-    """A cluster as the page shows it; `exemplars` are image ids, the most typical first."""
+    """A cluster as the page shows it; `exemplars` are image ids, the most typical first.
+
+    Attributes:
+        stability: 0..1, None where it is not known; `unsteady`: it is so low that people should know.
+    """
 
     id: int
     name: str | None
     size: int
     exemplars: tuple[str, ...]
+    stability: float | None = None
+    unsteady: bool = False
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> ReportCluster:
+        """A model's cluster."""
+        return cls(
+            cluster.id, cluster.name, cluster.size, cluster.exemplars, cluster.stability, cluster.is_unsteady
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,7 +162,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         figures={name: value for name, value in model.figures.items() if name != "taxonomy"},
         parameters={_TITLES.get(k, k): v for k, v in model.parameters.items()},
         libraries=model.libraries,
-        clusters=tuple(ReportCluster(c.id, c.name, c.size, c.exemplars) for c in model.clusters),
+        clusters=tuple(map(ReportCluster.of, model.clusters)),
         ids=ids,
         x=np.asarray(model.map.column("x"), np.float64),
         y=np.asarray(model.map.column("y"), np.float64),

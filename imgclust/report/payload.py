@@ -42,6 +42,8 @@ def payload(data: ReportData) -> dict[str, Any]:
             "id": c.id,
             "name": c.name,
             "size": c.size,
+            "stability": c.stability,
+            "unsteady": c.unsteady,
             "pictures": [number[i] for i in typical[c.id]],
             "light": light_dark[c.id][0],
             "dark": light_dark[c.id][1],

@@ -25,7 +25,7 @@ from imgclust.training.continuation import Numbering, births, check_space, compa
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.grouping import Before, group
-from imgclust.training.parameters import Parameters, check_memory, choose
+from imgclust.training.parameters import Count, Parameters, check_memory, choose
 from imgclust.training.predictions import copies, predict_all
 from imgclust.training.split import Split, split_rows
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
@@ -79,6 +79,7 @@ def fit(
     thumbnails: bool = True,
     parameters: Parameters | Mapping[str, Any] | None = None,
     recipe: str = "steady",
+    clusters: Count | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     max_train: int = MAX_TRAIN,
@@ -103,6 +104,8 @@ def fit(
         parameters: all of them, or those that differ from the recipe's.
         recipe: "steady", whose parameters grow with the number of training images (`Parameters.for_size`), or
             "article", the published one.
+        clusters: how many there must be, 12 or (10, 30): the best choice of so many from the tree. What is
+            given up for it is in `figures["bounded"]`; where the tree has fewer, it is the most that it has.
         test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
         seed: of the split.
         max_train: training images at most; the others are predicted.
@@ -130,7 +133,7 @@ def fit(
             given.rows, given.digests, hashes=given.hashes, threshold=near, progress=tell
         )
     split = split_rows(duplicates.kept, test_fraction=test_fraction, max_train=max_train, seed=seed)
-    parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates))
+    parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters)
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split)
@@ -174,6 +177,8 @@ def fit(
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )
     figures = found.figures(split, duplicates)
+    if selection.bounded:
+        figures["bounded"] = selection.bounded.to_dict()
     model = ClusterModel(
         encoder=given.encoder,
         parameters=parts.parameters,

@@ -96,24 +96,3 @@ def best_jaccard(shared: sp.csr_matrix, of_rows: Floats64, of_columns: Floats64)
     best = np.zeros(shared.shape[0])
     np.maximum.at(best, pairs.row, index)
     return best
-
-
-def antichain(hierarchy: Hierarchy, value: Floats64) -> Rows:
-    """The nodes, none above another, whose values add up to the most; those below 0 are never taken.
-
-    Args:
-        value: float64 (k,); -inf for nodes that may not be taken. The root is never taken.
-
-    Returns:
-        int64, ascending; of a node and its descendants of equal sum, the node.
-    """
-    k = len(hierarchy.parent)
-    below, taken = np.zeros(k), np.zeros(k, bool)
-    for node in range(k - 1, 0, -1):
-        taken[node] = value[node] > 0 and value[node] >= below[node]
-        below[hierarchy.parent[node]] += value[node] if taken[node] else below[node]
-    hidden = np.zeros(k, bool)
-    for node in range(1, k):
-        above = hierarchy.parent[node]
-        hidden[node] = hidden[above] or taken[above]
-    return np.flatnonzero(taken & ~hidden)

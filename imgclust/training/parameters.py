@@ -11,7 +11,10 @@ from imgclust.errors import FitError
 from imgclust.support.machine import available_memory
 from imgclust.types import Floats
 
+Count = int | tuple[int, int]  # so many, or at least and at most so many
+
 MIN_IMAGES = 50
+MAX_CLUSTERS = 10_000
 RECIPES = ("steady", "article")
 SEED = 35  # the published recipe's
 SAMPLED = 40_000  # images of a sample; larger ones cost more than UMAP and say the same of large clusters
@@ -29,6 +32,7 @@ class Parameters:
         cluster_selection_method: "stable" (see `imgclust.training.selection`), or hdbscan's "eom" or "leaf".
         max_cluster_share: of the training images; a larger cluster has to be far steadier than what lies
             below it ("stable"), or is not chosen ("eom"; 1 is no limit).
+        min_clusters, max_clusters: how many there must be, chosen from the tree; 0: as many as there are.
         refits: on samples, that say how stable clusters are; 0 with "eom" and "leaf": it stays unknown.
     """
 
@@ -41,6 +45,8 @@ class Parameters:
     metric: str = "cosine"
     cluster_selection_method: str = "stable"
     max_cluster_share: float = 0.2
+    min_clusters: int = 0
+    max_clusters: int = 0
     refits: int = 6
     random_state: int = SEED
 
@@ -92,6 +98,13 @@ class Parameters:
             others = {"min_samples": _half(others["min_cluster_size"]), **others}
         return dataclasses.replace(self, **others)
 
+    def with_clusters(self, wanted: Count | None) -> Parameters:
+        """With so many clusters; None: as before."""
+        if wanted is None:
+            return self
+        least, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+        return dataclasses.replace(self, min_clusters=least, max_clusters=most)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -119,6 +132,7 @@ class Parameters:
                 raise FitError(f"{name} must be {least} to {most} for {n} training images, is {value}")
         if not 0 < self.max_cluster_share <= 1:
             raise FitError(f"max_cluster_share must be above 0 and at most 1, is {self.max_cluster_share}")
+        self._check_bounds("clusters", self.min_clusters, self.max_clusters)
         choices = {
             "metric": ("cosine", "euclidean"),
             "cluster_selection_method": ("stable", "eom", "leaf"),
@@ -127,6 +141,20 @@ class Parameters:
             if getattr(self, name) not in allowed:
                 raise FitError(f"{name} must be {' or '.join(allowed)}, is {getattr(self, name)!r}")
 
+    def _check_bounds(self, what: str, least: int, most: int) -> None:
+        if (least, most) == (0, 0):
+            return
+        if not 1 <= least <= most <= MAX_CLUSTERS:
+            raise FitError(
+                f"how many {what} there must be is a number from 1 to {MAX_CLUSTERS} or two, the smaller one "
+                f"first, got {least} to {most}"
+            )
+        if self.cluster_selection_method != "stable":
+            raise FitError(
+                f"a number of {what} is chosen by how stable they are: it needs cluster_selection_method "
+                f"'stable', not {self.cluster_selection_method!r:.60}"
+            )
+
 
 def sample_size(n: int) -> int:
     """Of the samples that say how stable clusters are: four fifths, and at most 40,000, of n images."""
@@ -134,7 +162,12 @@ def sample_size(n: int) -> int:
 
 
 def choose(
-    given: Parameters | Mapping[str, Any] | None, recipe: str, n: int, different: int, duplicates: int
+    given: Parameters | Mapping[str, Any] | None,
+    recipe: str,
+    n: int,
+    different: int,
+    duplicates: int,
+    clusters: Count | None = None,
 ) -> Parameters:
     """What was given, or a recipe with what was given put in; checked.
 
@@ -144,6 +177,7 @@ def choose(
         n: training images.
         different: images without duplicates.
         duplicates: images that were left out.
+        clusters: how many there must be.
 
     Raises:
         FitError: too few images, or parameters that cannot be used with so many.
@@ -156,6 +190,7 @@ def choose(
     parameters = (
         given if isinstance(given, Parameters) else Parameters.of_recipe(recipe, n).replaced(given or {})
     )
+    parameters = parameters.with_clusters(clusters)
     parameters.check(n)
     return parameters
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from imgclust.errors import FitError
 from imgclust.model.freeze import selected_nodes
+from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.dedupe import Rows
-from imgclust.training.hierarchy import Floats64, Hierarchy, antichain, best_jaccard
+from imgclust.training.hierarchy import Floats64, Hierarchy, best_jaccard
 from imgclust.training.parameters import Parameters, sample_size
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats, Ints
@@ -32,16 +33,55 @@ KEPT = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Cut:
+    """A choice of clusters in figures.
+
+    Attributes:
+        value: that the choice makes as large as it can; see `values`.
+        other: share of the images that are in no cluster.
+        stability: mean over the images that are in one.
+    """
+
+    clusters: int
+    value: float
+    other: float
+    stability: float
+
+    @classmethod
+    def of(cls, nodes: Rows, value: Floats64, stability: Floats64, hierarchy: Hierarchy) -> Cut:
+        size = hierarchy.size[nodes]
+        mean = float(np.average(stability[nodes], weights=size)) if len(nodes) else 0.0
+        other = 1 - float(size.sum() / hierarchy.size[0])
+        return cls(len(nodes), round(float(value[nodes].sum()), 4), round(other, 4), round(mean, 4))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounded:
+    """What it costs to have as many clusters as are wanted: the choice, and the one without the bound."""
+
+    least: int
+    most: int
+    chosen: Cut
+    default: Cut
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
     """Chosen clusters.
 
     Attributes:
         nodes: int64 (k,), ascending; nodes of the condensed tree, counted as hdbscan does (the root is n).
         stability: float64 (k,), 0..1; NaN where it is not known (no refits).
+        bounded: where a number of clusters was asked for.
     """
 
     nodes: Rows
     stability: Floats64
+    bounded: Bounded | None = None
 
     def known(self) -> list[float | None]:
         """The clusters' stabilities, rounded; None where it is not known."""
@@ -68,11 +108,14 @@ def select(
     tree = clusterer._condensed_tree
     hierarchy = Hierarchy.of(tree)
     stability = stabilities(hierarchy, points, p, progress)
+    bounded = None
     if p.cluster_selection_method == "stable":
         value = values(hierarchy, stability, p.max_cluster_share)
         if before is not None:
             value += kept_values(hierarchy, before)
         chosen = antichain(hierarchy, value)
+        if p.max_clusters:
+            chosen, bounded = _bounded(hierarchy, value, stability, chosen, p)
     else:
         chosen = selected_nodes(tree, np.asarray(clusterer.labels_, np.int32)) - len(points)
     if not len(chosen):
@@ -80,7 +123,18 @@ def select(
             f"no cluster was found among {len(points)} images: give more images, or lower "
             f"min_cluster_size (now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
         )
-    return Selection(chosen + len(points), stability[chosen])
+    return Selection(chosen + len(points), stability[chosen], bounded)
+
+
+def _bounded(
+    hierarchy: Hierarchy, value: Floats64, stability: Floats64, default: Rows, p: Parameters
+) -> tuple[Rows, Bounded]:
+    """As many clusters as are wanted, or as near to it as the tree comes; the default where it is so many."""
+    least, most = p.min_clusters, p.max_clusters
+    fits = least <= len(default) <= most
+    chosen = default if fits else counted_antichain(hierarchy, value, least, most)
+    cuts = (Cut.of(nodes, value, stability, hierarchy) for nodes in (chosen, default))
+    return chosen, Bounded(least, most, *cuts)
 
 
 def values(hierarchy: Hierarchy, stability: Floats64, share: float) -> Floats64:

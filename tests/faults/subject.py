@@ -26,6 +26,7 @@ SECONDS = 0.004  # of one batch
 class Cluster:
     id: int
     name: str
+    stability: float | None = None
 
 
 class ColourEncoder:

@@ -19,7 +19,7 @@ from worker.telemetry.metrics import Metrics
 def metrics() -> Metrics:
     """Metrics in which every row has a series."""
     made = Metrics()
-    made.set_model("0123456789ab", "0123456789ab", "mini", range(3))
+    made.set_model("0123456789ab", "0123456789ab", "mini", {0: 0.9, 1: 0.55, 2: None})
     made.set_lag(0, 12, 3, 1.5)
     made.set_view_lag(0, 4)
     made.count_tags([2, 2, -1], [0.9, 0.8, 0.0], novel=1)

@@ -62,7 +62,7 @@ async def _serve(settings: Settings, metrics: Metrics, health: Health) -> None:
             metrics=metrics, health=health, wall_ms=wall_ms,
         )  # fmt: skip
         metrics.set_model(
-            model.version, model.taxonomy, encoder.identity.name, [c.id for c in model.clusters]
+            model.version, model.taxonomy, encoder.identity.name, {c.id: c.stability for c in model.clusters}
         )
         metrics.serve_waiting.set_function(lambda: engine.waiting)
         await asyncio.to_thread(engine.start)

@@ -120,7 +120,7 @@ class ModelChanger:
         self._inference.use(model)
         self._since = self._wall_ms()
         self._metrics.set_model(
-            model.version, model.taxonomy, self._encoder.name, [cluster.id for cluster in model.clusters]
+            model.version, model.taxonomy, self._encoder.name, {c.id: c.stability for c in model.clusters}
         )
 
     def _refused(self, role: ModelRole, model: ModelRef | None, reason: str) -> bool:

@@ -181,7 +181,7 @@ class Tagger:
         self._standstill = Standstill(clock)
         self._watchdog = Watchdog(config.stall_timeout, self._stalled_for)
         metrics.set_model(
-            model.version, model.taxonomy, encoder.identity.name, [cluster.id for cluster in model.clusters]
+            model.version, model.taxonomy, encoder.identity.name, {c.id: c.stability for c in model.clusters}
         )
 
     def _pipeline(self, formats: Formats, embeddings: EmbeddingWriter) -> Pipeline:

@@ -9,7 +9,8 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from prometheus_client import (
@@ -27,6 +28,8 @@ from worker.messages.text import OTHER
 from worker.telemetry.window import LongestPause, Window
 
 InstrumentT = TypeVar("InstrumentT", Counter, Gauge, Histogram)
+
+EMPTY: Mapping[int, float | None] = MappingProxyType({})
 
 # `…_created` series double a scrape and say nothing that `imgclust_start_time_seconds` does not
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -178,6 +181,10 @@ DRIFT_NOVEL = MetricRow("imgclust_drift_novel_ratio", "gauge", "ratio",
     (Label("of", ("window", "held-out")),))  # fmt: skip
 MODEL_INFO = MetricRow("imgclust_model_info", "gauge", "info",
     "1 for the model in use.", (Label("version"), Label("taxonomy"), Label("encoder")))  # fmt: skip
+STABILITY = MetricRow("imgclust_cluster_stability_ratio", "gauge", "ratio",
+    "How well the model's clusters are found again when a fifth of its training images is left out: 1 as "
+    "they are; one below 0.6 should not be relied on. Missing where it is not known.",
+    (Label("cluster"),))  # fmt: skip
 MODEL_CHANGES = MetricRow("imgclust_model_changes_total", "counter", "changes",
     "Models that were taken into use while the worker ran, and those that could not be.",
     (Label("outcome", MODEL_OUTCOMES),))  # fmt: skip
@@ -383,12 +390,22 @@ class Metrics:
         with contextlib.suppress(KeyError):
             self._families[row.name].remove(*labels)
 
-    def set_model(self, version: str, taxonomy: str, encoder: str, clusters: Iterable[int] = ()) -> None:
-        """Name the model in use; its clusters start at 0, so that rates are right from the first tag."""
+    def set_model(
+        self, version: str, taxonomy: str, encoder: str, clusters: Mapping[int, float | None] = EMPTY
+    ) -> None:
+        """Name the model in use; its clusters start at 0, so that rates are right from the first tag.
+
+        Args:
+            clusters: number → stability, None where it is not known.
+        """
         self._families[MODEL_INFO.name].clear()
+        self._families[STABILITY.name].clear()
         self.gauge(MODEL_INFO, version, taxonomy, encoder).set(1)
         for cluster in (OTHER, *clusters):
             self.counter(TAGS, str(cluster))
+        for cluster, stability in clusters.items():
+            if stability is not None:
+                self.gauge(STABILITY, str(cluster)).set(stability)
 
     def set_shadow(self, model: tuple[str, str] | None) -> None:
         """Name the shadow model by version and taxonomy; None: there is none."""

@@ -5,6 +5,7 @@ const LISTED = 60;
 
 const swatch = (report, id) => el("span", { class: "swatch", "aria-hidden": "true", colour: colourOf(report, id) });
 const nameless = (cluster) => cluster.name === null && cluster.id !== OTHER;
+const STABILITY = "How well it is found again without a fifth of the images: 1 as it is; below 0.6 do not rely on it";
 const named = (cluster) => el("bdi", { class: nameless(cluster) && "unnamed" }, cluster.label);
 
 function fillHeadline(report) {
@@ -40,7 +41,7 @@ function fillLegend(report, { onToggle, onHot }) {
       onpointerleave: () => onHot(null),
     },
     swatch(report, cluster.id),
-    el("span", { class: "name" }, named(cluster)),
+    el("span", { class: "name" }, named(cluster), cluster.unsteady ? el("span", { class: "unsteady", title: STABILITY }, "unsteady") : null),
     el("span", { class: "n" }, integer.format(cluster.size)));
     buttons.set(cluster.id, button);
     byId("legend").append(button);
@@ -65,6 +66,12 @@ function ingredients({ makeUp }) {
     [i ? " · " : "", el("bdi", {}, value), ` ${percent(share)}`]));
 }
 
+function steadiness(cluster) {
+  if ((cluster.stability ?? null) === null) return [];
+  const value = el("span", { title: STABILITY }, ` · stability ${cluster.stability.toFixed(2)}`);
+  return cluster.unsteady ? [value, el("span", { class: "unsteady" }, "unsteady")] : [value];
+}
+
 function fillCards(report, { onChoose, onToggle }) {
   const cards = new Map();
   const late = new IntersectionObserver((entries) => {
@@ -86,7 +93,7 @@ function fillCards(report, { onChoose, onToggle }) {
     const card = el("article", { class: "card", colour: colourOf(report, cluster.id), share: cluster.size / total },
       el("header", {},
         el("h3", {}, swatch(report, cluster.id), named(cluster), el("span", { class: "id" }, `#${cluster.id}`)),
-        el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}`),
+        el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}`, ...steadiness(cluster)),
         el("button", { type: "button", class: "quiet small", onclick: () => onToggle(cluster.id, true) }, "Show on map")),
       ingredients(cluster),
       cluster.pictures.length ? strip : el("p", { class: "make-up" }, "The model keeps no pictures of this cluster."));

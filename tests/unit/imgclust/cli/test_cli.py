@@ -243,15 +243,40 @@ def test_private_networks_have_to_be_named(images: Path, tmp_path: Path, loaded:
 
 
 def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The parameters, the clusters and the figures are printed, and that no picture could be read."""
+    """The parameters, the clusters, what a wanted number of them cost, the figures, and that no picture could
+    be read."""
     again = model.parent / "again"
     argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1"]
-    assert arguments.main([*argv, "--min-cluster-size", "8"]) == 0
+    assert arguments.main([*argv, "--min-cluster-size", "8", "--clusters", "1..2"]) == 0
     printed = capsys.readouterr()
     assert "min_cluster_size = 8" in printed.out
-    assert "3 clusters" in printed.out
+    assert "2 clusters" in printed.out
+    assert re.search(r"1 to 2 clusters were wanted; against the default choice of 3, \d+% of", printed.out)
+    assert re.search(r'"other" \d.\d% → [23]\d.\d%, mean stability', printed.out)
     assert "umap" in printed.err
-    assert "72 of 72 typical pictures, which cannot be read" in printed.err
+    assert "48 of 48 typical pictures, which cannot be read" in printed.err
+
+
+def test_unsteady_clusters_are_marked(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`clusters` lists how steady each cluster is, and which are not; JSON has the number."""
+    found = ClusterModel.load(model)
+    stabilities = [0.95, 0.52, None]
+    clusters = tuple(
+        dataclasses.replace(cluster, stability=value)
+        for cluster, value in zip(found.clusters, stabilities, strict=True)
+    )
+    dataclasses.replace(found, clusters=clusters, known_version=None).save(tmp_path / "m")
+    assert arguments.main(["clusters", str(tmp_path / "m")]) == 0
+    lines = {int(line.split()[0]): line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert "stability 0.95" in lines[clusters[0].id]
+    assert "low" not in lines[clusters[0].id]
+    assert "stability 0.52 (low)" in lines[clusters[1].id]
+    assert "stability" not in lines[clusters[2].id]
+    assert arguments.main(["clusters", str(tmp_path / "m"), "--json"]) == 0
+    records = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [record["stability"] for record in records] == stabilities
 
 
 def test_predict(

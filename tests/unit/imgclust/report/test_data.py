@@ -17,10 +17,12 @@ from PIL import Image
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError
 from imgclust.model.model import ClusterModel
+from imgclust.model.parts import Cluster
 from imgclust.report.annotations import Note
 from imgclust.report.data import from_model
 from imgclust.report.figures import words
 from imgclust.report.page import write_report
+from imgclust.report.payload import payload
 from imgclust.report.tiles import SIDE, embedded_from, tiles
 from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
 from tests.support.fitted import fitted
@@ -71,8 +73,8 @@ def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
         parameters={"umap": {"n_neighbors": 5}},
         libraries={},
         clusters=(
-            SimpleNamespace(id=0, name="zero", size=3, exemplars=("f0/0.png",)),
-            SimpleNamespace(id=1, name=None, size=3, exemplars=("f1/1.png",)),
+            Cluster(0, "zero", 3, ("f0/0.png",), 0.9),
+            Cluster(1, None, 3, ("f1/1.png",), 0.55),
         ),
         thumbnails={},
         map=table,
@@ -104,6 +106,12 @@ def embeddings(tmp_path: Path) -> Path:
                 attributes={"category": "even" if i % 2 == 0 else "odd", "number": i},
             )
     return tmp_path / "embeddings"
+
+
+def test_how_steady_clusters_are_is_shown() -> None:
+    """The page gets each cluster's stability, and a mark where it is low."""
+    found = payload(from_model(model()))["clusters"]
+    assert [(c["stability"], c["unsteady"]) for c in found] == [(0.9, False), (0.55, True)]
 
 
 def test_training_images_have_the_probabilities_of_the_fit() -> None:

@@ -326,7 +326,7 @@ def test_the_worker_tags_with_the_taxonomys_numbers() -> None:
     assert {c for one in said for c, _ in one.candidates} <= set(model.numbers.tolist())
     assert {one.maker.names[one.cluster] for one in said if one.cluster >= 0} == {model.name(three[7])}
     metrics = Metrics()
-    metrics.set_model(model.version, model.taxonomy, "e", [c.id for c in model.clusters])
+    metrics.set_model(model.version, model.taxonomy, "e", {c.id: c.stability for c in model.clusters})
     assert metrics.value("imgclust_tags_total", cluster=str(three[7])) == 0
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from imgclust.errors import FitError
 from imgclust.model.freeze import chosen_clusters, selected_nodes
-from imgclust.training.hierarchy import Hierarchy, antichain, best_jaccard
+from imgclust.training.antichains import antichain, counted_antichain
+from imgclust.training.hierarchy import Hierarchy, best_jaccard
 from imgclust.training.parameters import Parameters
 from imgclust.training.selection import select, stabilities, values
 from imgclust.training.umap_hdbscan import fit_hdbscan
@@ -75,6 +76,38 @@ def test_no_other_antichain_is_worth_more(hierarchy: Hierarchy, seed: int) -> No
     assert allowed(tuple(chosen.tolist()))
     assert 0 not in chosen
     assert value[chosen].sum() == best
+
+
+@given(hierarchies(), st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 5))
+def test_no_other_antichain_of_so_many_nodes_is_worth_more(
+    hierarchy: Hierarchy, seed: int, least: int, more: int
+) -> None:
+    """Against all sets of so many nodes, where there are any; else against those of the most there are."""
+    k, most = len(hierarchy.parent), least + more
+    rng = np.random.default_rng(seed)
+    value = np.where(rng.random(k) < 0.15, -np.inf, rng.normal(size=k))
+    chosen = counted_antichain(hierarchy, value, least, most)
+    ways = [above(hierarchy, node) for node in range(k)]
+    there = [
+        nodes
+        for size in range(k)
+        for nodes in itertools.combinations(np.flatnonzero(np.isfinite(value[1:])) + 1, size)
+        if all(a not in ways[b] and b not in ways[a] for a, b in itertools.combinations(nodes, 2))
+    ]
+    within = [nodes for nodes in there if least <= len(nodes) <= most]
+    if not within:
+        largest = max(map(len, there))
+        within = [nodes for nodes in there if len(nodes) == largest]
+    assert tuple(chosen) in within
+    assert value[chosen].sum() == pytest.approx(max(value[list(nodes)].sum() for nodes in within))
+
+
+@given(hierarchies(), st.integers(0, 2**31))
+def test_no_bound_changes_the_choice_that_meets_it(hierarchy: Hierarchy, seed: int) -> None:
+    """The best of all sets is the best of those with as many nodes."""
+    value = np.random.default_rng(seed).normal(size=len(hierarchy.parent))
+    best = antichain(hierarchy, value)
+    np.testing.assert_array_equal(counted_antichain(hierarchy, value, len(best), len(best)), best)
 
 
 @given(hierarchies(), st.integers(0, 2**31))
@@ -175,6 +208,38 @@ def test_what_the_previous_model_had_is_preferred() -> None:
     alone = select(clusterer, points, p)
     nothing = select(clusterer, points, p, before=np.full(480, -1, np.int32))
     np.testing.assert_array_equal(nothing.nodes, alone.nodes)
+
+
+def test_as_many_clusters_as_are_wanted() -> None:
+    """Nine groups in three places: three, nine, or what is between; what is given up for it is in figures."""
+    places = np.repeat([[0, 0], [60, 0], [0, 60]], 3, axis=0) + np.tile([[0, 0], [6, 0], [0, 6]], (3, 1))
+    points = np.concatenate(
+        [place + 0.5 * np.random.default_rng(i).normal(size=(40, 2)) for i, place in enumerate(places)]
+    ).astype(np.float32)
+    clusterer = fit_hdbscan(points, parameters())
+    for least, most, count in ((3, 3, 3), (5, 6, 6), (8, 20, 9)):
+        selection = select(clusterer, points, parameters(min_clusters=least, max_clusters=most))
+        assert selection.bounded is not None
+        assert len(selection.nodes) == selection.bounded.chosen.clusters == count
+        assert selection.bounded.default.clusters == 9
+        assert (selection.bounded.chosen.value < selection.bounded.default.value) == (count != 9)
+    most = select(clusterer, points, parameters(min_clusters=500, max_clusters=500))
+    assert most.bounded is not None
+    assert 9 <= len(most.nodes) == most.bounded.chosen.clusters < 500
+    assert select(clusterer, points, parameters()).bounded is None
+
+
+@pytest.mark.parametrize(("least", "most"), [(3, 2), (0, 5), (-1, 5), (2, 10_001), (4, 0)])
+def test_counts_that_make_no_sense_are_refused(least: int, most: int) -> None:
+    with pytest.raises(FitError, match=rf"how many clusters.*got {least} to {most}"):
+        parameters(min_clusters=least, max_clusters=most).check(400)
+
+
+def test_counts_need_the_stable_choice() -> None:
+    """HDBSCAN's own methods have no value that a count could be weighed against."""
+    bounded = {"min_clusters": 3, "max_clusters": 5, "max_cluster_share": 1.0}
+    with pytest.raises(FitError, match=r"a number of clusters.*'stable', not 'leaf'"):
+        parameters(cluster_selection_method="leaf", **bounded).check(400)
 
 
 def test_no_cluster_is_refused() -> None:

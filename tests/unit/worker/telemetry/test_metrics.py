@@ -17,6 +17,7 @@ from worker.telemetry.metrics import (
     LAG_RECORDS,
     OTHER_WINDOW,
     POLL_WINDOW,
+    STABILITY,
     STAGE_FINISHED,
     STAGE_OUTCOMES,
     STAGES,
@@ -74,7 +75,7 @@ def test_names_are_unique() -> None:
 def test_a_scrape_shows_every_row_and_nothing_else() -> None:
     """The exposition parses, and holds exactly the table and the process metrics."""
     metrics = Metrics()
-    metrics.set_model("v1", "t1", "mini", [0])
+    metrics.set_model("v1", "t1", "mini", {0: 0.9})
     DriftWatch(metrics)
     Shadow(metrics, time.monotonic)
     metrics.set_shadow(("v2", "t1"))
@@ -96,8 +97,17 @@ def test_bounded_series_start_at_zero() -> None:
     for stage in STAGES:
         for outcome in STAGE_OUTCOMES:
             assert metrics.value(STAGE_FINISHED.name, stage=stage, outcome=outcome) == 0
-    metrics.set_model("v1", "t1", "mini", range(3))
+    metrics.set_model("v1", "t1", "mini", dict.fromkeys(range(3)))
     assert [metrics.value(TAGS.name, cluster=str(n)) for n in (-1, 0, 1, 2)] == [0, 0, 0, 0]
+
+
+def test_stability_is_that_of_the_model_at_work() -> None:
+    """A cluster that the new model does not have, or whose stability it does not know, has no series."""
+    metrics = Metrics()
+    metrics.set_model("v1", "t1", "mini", {0: 0.9, 3: 0.55, 4: 0.8})
+    metrics.set_model("v2", "t1", "mini", {0: 0.7, 3: None})
+    found = {n: metrics.value(STABILITY.name, cluster=str(n)) for n in (-1, 0, 3, 4)}
+    assert found == {-1: None, 0: 0.7, 3: None, 4: None}
 
 
 def test_the_model_is_told_once() -> None:
