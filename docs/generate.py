@@ -16,7 +16,7 @@ from worker.messages import asyncapi
 from worker.serving import app as serving
 from worker.settings.settings import Settings
 from worker.settings.table import settings_table
-from worker.telemetry.metrics import metrics_table
+from worker.telemetry.metrics_table import metrics_table
 from worker.view.access import access_table
 from worker.wall import api
 

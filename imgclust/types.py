@@ -63,20 +63,27 @@ class EncoderIdentity:
         ignored: dict[str, Any] = {"name": "", "licence": None}
         return dataclasses.replace(self, **ignored) == dataclasses.replace(other, **ignored)
 
-    def check_same(self, wanted: EncoderIdentity, where: str, remedy: str) -> None:
+    def check_same(
+        self,
+        wanted: EncoderIdentity,
+        where: str,
+        remedy: str,
+        *,
+        here: str = "the embeddings are from",
+        error: type[Exception] = EmbeddingsError,
+    ) -> None:
         """Refuse to mix embeddings of this encoder with another's.
 
         Args:
-            where: what wants the other one, as the subject of a sentence: "this model was fitted on".
+            where: what wants the other one, as the beginning of a sentence: "this model was fitted on".
             remedy: what to do about it.
+            here: what has this one, likewise.
 
         Raises:
-            EmbeddingsError: naming both encoders.
+            EmbeddingsError, or `error`: naming both encoders.
         """
         if not self.same_space(wanted):
-            raise EmbeddingsError(
-                f"the embeddings are from {self.describe()}, {where} {wanted.describe()}: {remedy}"
-            )
+            raise error(f"{here} {self.describe()}, {where} {wanted.describe()}: {remedy}")
 
     def describe(self) -> str:
         """An identity in a few words: name, precision, width, weights."""

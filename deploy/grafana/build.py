@@ -37,8 +37,10 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from worker.telemetry import metrics as m
-from worker.telemetry.metrics import MetricRow
+from worker.telemetry import model_metrics as m
+from worker.telemetry import service_metrics as s
+from worker.telemetry import upload_metrics as u
+from worker.telemetry.metric_row import MetricRow
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -194,7 +196,7 @@ def variable(name: str, label: str, of: str) -> dashboard.QueryVariable:
 
 def page(uid: str, title: str, description: str, *rows: tuple[str, Sequence[Any]]) -> dict[str, Any]:
     """A dashboard of titled rows of panels."""
-    start = m.START_TIME.name
+    start = s.START_TIME.name
     board = dashboard.Dashboard(f"imgclust: {title}").uid(f"imgclust-{uid}").description(description)
     board.tags([TAG]).refresh("30s").time("now-1h", "now").timezone("browser").readonly()
     board.tooltip(DashboardCursorSync.CROSSHAIR)
@@ -206,7 +208,7 @@ def page(uid: str, title: str, description: str, *rows: tuple[str, Sequence[Any]
     board.link(links.as_dropdown(False).include_vars(True).keep_time(True))
     for name, expr, color in (
         ("Alerts", 'ALERTS{alertname=~"Imgclust.*", alertstate="firing", job=~"$job|"}', "red"),
-        ("Worker starts", f"changes({select(m.START_TIME)}[$__rate_interval]) > 0", "blue"),
+        ("Worker starts", f"changes({select(s.START_TIME)}[$__rate_interval]) > 0", "blue"),
     ):
         marks = dashboard.AnnotationQuery().name(name).datasource(PROMETHEUS).expr(expr)
         board.annotation(marks.enable(True).icon_color(color))
@@ -220,95 +222,95 @@ def page(uid: str, title: str, description: str, *rows: tuple[str, Sequence[Any]
 
 
 def overview() -> dict[str, Any]:
-    read = rate(m.STAGE_RECEIVED, stage="consume", name="read")
-    ended = rate(m.UPLOADS, "outcome")
-    tagged = rate(m.UPLOADS, outcome="tagged", name="tagged")
+    read = rate(u.STAGE_RECEIVED, stage="consume", name="read")
+    ended = rate(u.UPLOADS, "outcome")
+    tagged = rate(u.UPLOADS, outcome="tagged", name="tagged")
     return page(
         "overview", "overview", "Is it keeping up, how late are tags, and what goes wrong?",
         ("Now", [
-            number("Workers", gauge("count", m.START_TIME)),
+            number("Workers", gauge("count", s.START_TIME)),
             number("Uploads read", read, unit=PER_SECOND, decimals=1),
             number("Tags", tagged, unit=PER_SECOND, decimals=1),
-            number("End to end, p95", quantile(0.95, m.END_TO_END), unit=SECONDS),
-            number("Lag", gauge("max", m.LAG_SECONDS), unit=SECONDS),
-            number("Dead letters", rate(m.DEAD_LETTERS), unit=PER_SECOND, decimals=2),
+            number("End to end, p95", quantile(0.95, u.END_TO_END), unit=SECONDS),
+            number("Lag", gauge("max", u.LAG_SECONDS), unit=SECONDS),
+            number("Dead letters", rate(u.DEAD_LETTERS), unit=PER_SECOND, decimals=2),
         ]),
         ("Flow", [
             lines("Uploads read and tags published", read, tagged, unit=PER_SECOND),
             lines("How uploads end", ended, unit=PER_SECOND, stacked=True),
-            lines("End to end", *quantiles(m.END_TO_END), unit=SECONDS,
+            lines("End to end", *quantiles(u.END_TO_END), unit=SECONDS,
                 note="From `uploaded_at` to the published tag: includes the time before the event was sent."),
         ]),
         ("Lag", [
-            lines("Lag, seconds", gauge("max", m.LAG_SECONDS, "instance"), unit=SECONDS),
-            lines("Lag, records", gauge("sum", m.LAG_RECORDS, name="not read"),
-                gauge("sum", m.HELD_RECORDS, name="read, not committed")),
-            lines("Redis view, seconds behind", gauge("max", m.VIEW_LAG_SECONDS, "instance"), unit=SECONDS),
+            lines("Lag, seconds", gauge("max", u.LAG_SECONDS, "instance"), unit=SECONDS),
+            lines("Lag, records", gauge("sum", u.LAG_RECORDS, name="not read"),
+                gauge("sum", u.HELD_RECORDS, name="read, not committed")),
+            lines("Redis view, seconds behind", gauge("max", s.VIEW_LAG_SECONDS, "instance"), unit=SECONDS),
         ]),
         ("Errors", [
-            lines("Dead letters by code", rate(m.DEAD_LETTERS, "error_code"), unit=PER_SECOND, stacked=True),
-            lines("Retries by code", rate(m.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
-            lines("Redis errors by code", rate(m.VIEW_ERRORS, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Dead letters by code", rate(u.DEAD_LETTERS, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Retries by code", rate(u.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Redis errors by code", rate(s.VIEW_ERRORS, "error_code"), unit=PER_SECOND, stacked=True),
         ]),
         ("Asked over HTTP", [
-            lines("Questions by how they end", rate(m.SERVE_REQUESTS, "outcome"), unit=PER_SECOND,
+            lines("Questions by how they end", rate(s.SERVE_REQUESTS, "outcome"), unit=PER_SECOND,
                 stacked=True, note="full: answered with 429, as WORKER_SERVE_QUEUE others waited."),
-            lines("Until the tag", *quantiles(m.SERVE_SECONDS), unit=SECONDS),
-            lines("Waiting", gauge("sum", m.SERVE_WAITING, "instance"), stacked=True),
+            lines("Until the tag", *quantiles(s.SERVE_SECONDS), unit=SECONDS),
+            lines("Waiting", gauge("sum", s.SERVE_WAITING, "instance"), stacked=True),
         ]),
         ("The wall", [
-            lines("Requests", rate(m.WALL_REQUESTS, "outcome"), unit=PER_SECOND, stacked=True),
-            lines("Who looks", gauge("sum", m.WALL_STREAMS, "instance"), stacked=True),
+            lines("Requests", rate(s.WALL_REQUESTS, "outcome"), unit=PER_SECOND, stacked=True),
+            lines("Who looks", gauge("sum", s.WALL_STREAMS, "instance"), stacked=True),
         ]),
         ("Stages", [
-            lines("In progress", gauge("sum", m.STAGE_IN_PROGRESS, "stage"), stacked=True,
+            lines("In progress", gauge("sum", u.STAGE_IN_PROGRESS, "stage"), stacked=True,
                 note="Uploads pile up before the stage that is the bottleneck."),
-            lines("Time in a stage, p95", quantile(0.95, m.STAGE_SECONDS, "stage"), unit=SECONDS, log=True),
-            lines("Redis view, records", rate(m.VIEW_RECORDS, "outcome"), unit=PER_SECOND, stacked=True),
+            lines("Time in a stage, p95", quantile(0.95, u.STAGE_SECONDS, "stage"), unit=SECONDS, log=True),
+            lines("Redis view, records", rate(s.VIEW_RECORDS, "outcome"), unit=PER_SECOND, stacked=True),
         ]),
     )  # fmt: skip
 
 
 def gpu() -> dict[str, Any]:
-    busy = rate(m.BUSY_SECONDS, "instance", stage="encode")
-    predicting = rate(m.BUSY_SECONDS, "instance", stage="predict")
-    decoding = rate(m.STAGE_SECONDS, "instance", ending="_sum", stage="decode")
+    busy = rate(u.BUSY_SECONDS, "instance", stage="encode")
+    predicting = rate(u.BUSY_SECONDS, "instance", stage="predict")
+    decoding = rate(u.STAGE_SECONDS, "instance", ending="_sum", stage="decode")
     return page(
         "gpu", "GPU and batches", "Is the accelerator fed, and with batches of what size?",
         ("Encoder", [
-            lines("Images encoded", rate(m.STAGE_FINISHED, "instance", stage="encode", outcome="ok"),
+            lines("Images encoded", rate(u.STAGE_FINISHED, "instance", stage="encode", outcome="ok"),
                 unit=PER_SECOND),
             lines("Encoder busy", busy, share=True,
                 note="Near 1 the accelerator is the bottleneck; low while there is lag, what feeds it is."),
             lines("Images per second of encoder",
-                rate(m.STAGE_FINISHED, "instance", stage="encode", outcome="ok") / busy, unit=PER_SECOND,
+                rate(u.STAGE_FINISHED, "instance", stage="encode", outcome="ok") / busy, unit=PER_SECOND,
                 note="What the accelerator would do if it never waited."),
         ]),
         ("Batches", [
-            buckets("Images in a batch", m.BATCH_IMAGES, unit=COUNT),
-            lines("Images in a batch, mean", mean(m.BATCH_IMAGES, "instance")),
-            lines("Wait for a batch to leave", *quantiles(m.BATCH_WAIT), unit=SECONDS),
+            buckets("Images in a batch", u.BATCH_IMAGES, unit=COUNT),
+            lines("Images in a batch, mean", mean(u.BATCH_IMAGES, "instance")),
+            lines("Wait for a batch to leave", *quantiles(u.BATCH_WAIT), unit=SECONDS),
         ]),
         ("What feeds it", [
             lines("Fetchers busy decoding",
-                decoding / gauge("sum", m.FETCHERS, "instance").named("{{instance}}"), share=True,
+                decoding / gauge("sum", s.FETCHERS, "instance").named("{{instance}}"), share=True,
                 note="Share of the fetcher processes' time: near 1 they need more cores."),
-            lines("Fetch and decode, p95", quantile(0.95, m.STAGE_SECONDS, "stage", stage="fetch|decode"),
+            lines("Fetch and decode, p95", quantile(0.95, u.STAGE_SECONDS, "stage", stage="fetch|decode"),
                 unit=SECONDS, log=True),
-            lines("Decoded images that wait in shared memory", gauge("sum", m.SLOTS_USED, "instance")),
+            lines("Decoded images that wait in shared memory", gauge("sum", s.SLOTS_USED, "instance")),
         ]),
         ("What comes after", [
             lines("Predictor busy", predicting, share=True),
             lines("Encode and predict, p95",
-                quantile(0.95, m.STAGE_SECONDS, "stage", stage="encode|predict"), unit=SECONDS, log=True,
+                quantile(0.95, u.STAGE_SECONDS, "stage", stage="encode|predict"), unit=SECONDS, log=True,
                 note="An image's share of its batch's time in the queue and at work."),
             lines("Images waiting for encoder and predictor",
-                gauge("sum", m.STAGE_IN_PROGRESS, "stage", stage="encode|predict")),
+                gauge("sum", u.STAGE_IN_PROGRESS, "stage", stage="encode|predict")),
         ]),
         ("Processes", [
-            lines("Fetcher processes", gauge("sum", m.FETCHERS, "instance"),
-                rate(m.FETCHER_RESTARTS, "instance").named("{{instance}}, replaced per second"), width=6),
-            lines("Batches without memory", rate(m.OUT_OF_MEMORY, "instance"), unit=PER_SECOND, width=6),
+            lines("Fetcher processes", gauge("sum", s.FETCHERS, "instance"),
+                rate(s.FETCHER_RESTARTS, "instance").named("{{instance}}, replaced per second"), width=6),
+            lines("Batches without memory", rate(u.OUT_OF_MEMORY, "instance"), unit=PER_SECOND, width=6),
             lines("Processor of the parent", of_process("rate", "process_cpu_seconds_total"), width=6,
                 note="Cores in use; the fetchers are processes of their own and not in it."),
             lines("Memory of the parent", of_process("last_over_time", "process_resident_memory_bytes"),
@@ -384,65 +386,65 @@ def quality() -> dict[str, Any]:
 
 
 def kafka() -> dict[str, Any]:
-    refused = rate(m.COMMITS, outcome="aborted|failed|fenced") / rate(m.COMMITS)
+    refused = rate(u.COMMITS, outcome="aborted|failed|fenced") / rate(u.COMMITS)
     return page(
         "kafka", "Kafka", "The group, its partitions, and the transactions that publish results.",
         ("Group", [
-            lines("Partitions by worker", gauge("sum", m.ASSIGNED, "instance"), stacked=True),
-            lines("Rebalances", rate(m.REBALANCES, "instance"), unit=PER_SECOND),
-            lines("Longest time between polls", gauge("max", m.POLL_GAP, "instance"), unit=SECONDS),
+            lines("Partitions by worker", gauge("sum", u.ASSIGNED, "instance"), stacked=True),
+            lines("Rebalances", rate(u.REBALANCES, "instance"), unit=PER_SECOND),
+            lines("Longest time between polls", gauge("max", u.POLL_GAP, "instance"), unit=SECONDS),
         ]),
         ("Transactions", [
-            lines("Commits by outcome", rate(m.COMMITS, "outcome"), unit=PER_SECOND, stacked=True),
+            lines("Commits by outcome", rate(u.COMMITS, "outcome"), unit=PER_SECOND, stacked=True),
             lines("Share that is not committed", refused.named("aborted, failed, fenced"), share=True),
-            lines("Time of a commit", *quantiles(m.COMMIT_SECONDS), unit=SECONDS),
+            lines("Time of a commit", *quantiles(u.COMMIT_SECONDS), unit=SECONDS),
         ]),
         ("Intake", [
-            lines("Partitions that cannot begin", gauge("sum", m.WAITING, "instance"), stacked=True),
-            lines("Paused partitions", gauge("sum", m.PAUSED, "instance"), stacked=True,
+            lines("Partitions that cannot begin", gauge("sum", u.WAITING, "instance"), stacked=True),
+            lines("Paused partitions", gauge("sum", u.PAUSED, "instance"), stacked=True,
                 note="Paused often: enough is in flight, the worker is at its limit."),
-            lines("Lag by partition, records", gauge("sum", m.LAG_RECORDS, "partition")),
-            lines("Lag by partition, seconds", gauge("max", m.LAG_SECONDS, "partition"), unit=SECONDS),
-            lines("Read but not committed, by partition", gauge("sum", m.HELD_RECORDS, "partition")),
-            lines("Records lost to retention", rate(m.RECORDS_LOST, "instance"), unit=PER_SECOND),
-            lines("Results that Kafka did not take", rate(m.PRODUCE_ERRORS, "instance"), unit=PER_SECOND),
+            lines("Lag by partition, records", gauge("sum", u.LAG_RECORDS, "partition")),
+            lines("Lag by partition, seconds", gauge("max", u.LAG_SECONDS, "partition"), unit=SECONDS),
+            lines("Read but not committed, by partition", gauge("sum", u.HELD_RECORDS, "partition")),
+            lines("Records lost to retention", rate(u.RECORDS_LOST, "instance"), unit=PER_SECOND),
+            lines("Results that Kafka did not take", rate(u.PRODUCE_ERRORS, "instance"), unit=PER_SECOND),
         ]),
         ("Redis view", [
-            lines("View by partition, records behind", gauge("sum", m.VIEW_LAG_RECORDS, "partition")),
-            lines("Redis answers", gauge("min", m.VIEW_REDIS_UP, "instance"),
+            lines("View by partition, records behind", gauge("sum", s.VIEW_LAG_RECORDS, "partition")),
+            lines("Redis answers", gauge("min", s.VIEW_REDIS_UP, "instance"),
                 note="0 for a worker that keeps no view."),
-            lines("Rebuilds, and entries swept", rate(m.VIEW_REBUILDS, name="rebuilds"),
-                rate(m.VIEW_SWEPT, name="swept"), unit=PER_SECOND),
+            lines("Rebuilds, and entries swept", rate(s.VIEW_REBUILDS, name="rebuilds"),
+                rate(s.VIEW_SWEPT, name="swept"), unit=PER_SECOND),
         ]),
     )  # fmt: skip
 
 
 def dead_letters() -> dict[str, Any]:
-    codes = rate(m.DEAD_LETTERS, "error_code")
-    fetched = rate(m.STAGE_FINISHED, stage="fetch")
-    failing = rate(m.STAGE_FINISHED, stage="fetch", outcome="dead|retry") / fetched
-    in_range = aggregate("sum", f"increase({select(m.DEAD_LETTERS)}[$__range])", ("error_code",))
+    codes = rate(u.DEAD_LETTERS, "error_code")
+    fetched = rate(u.STAGE_FINISHED, stage="fetch")
+    failing = rate(u.STAGE_FINISHED, stage="fetch", outcome="dead|retry") / fetched
+    in_range = aggregate("sum", f"increase({select(u.DEAD_LETTERS)}[$__range])", ("error_code",))
     return page(
         "dead-letters", "dead letters", "What could not be tagged, and what is being tried again.",
         ("Dead letters", [
             lines("By code", codes, unit=PER_SECOND, stacked=True),
             lines("Share of uploads, by code",
-                Query(f"{codes.expr} / ignoring (error_code) group_left {rate(m.UPLOADS).expr}", codes.legend,
-                    (m.DEAD_LETTERS, m.UPLOADS)), unit=SHARE),
+                Query(f"{codes.expr} / ignoring (error_code) group_left {rate(u.UPLOADS).expr}", codes.legend,
+                    (u.DEAD_LETTERS, u.UPLOADS)), unit=SHARE),
             lines("In the time shown, by code", Query(f"{in_range} > 0", codes.legend, codes.rows),
                 note="A running total of as long a time as the dashboard shows."),
         ]),
         ("Retries", [
-            lines("Failed attempts by code", rate(m.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
-            lines("Pending", gauge("sum", m.RETRIES_PENDING, name="wait for their time"),
-                gauge("sum", m.RETRIES_DUE, name="due")),
-            lines("Age of the oldest", gauge("max", m.RETRIES_OLDEST, "instance"), unit=SECONDS),
+            lines("Failed attempts by code", rate(u.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
+            lines("Pending", gauge("sum", u.RETRIES_PENDING, name="wait for their time"),
+                gauge("sum", u.RETRIES_DUE, name="due")),
+            lines("Age of the oldest", gauge("max", u.RETRIES_OLDEST, "instance"), unit=SECONDS),
         ]),
         ("Where", [
-            lines("Dead letters by stage", rate(m.STAGE_FINISHED, "stage", outcome="dead"), unit=PER_SECOND,
+            lines("Dead letters by stage", rate(u.STAGE_FINISHED, "stage", outcome="dead"), unit=PER_SECOND,
                 stacked=True, note="A fetch that fails counts here too when it will be tried again."),
             lines("Fetches that fail", failing.named("share"), share=True),
-            lines("Fetchers replaced", rate(m.FETCHER_RESTARTS, "instance"), unit=PER_SECOND),
+            lines("Fetchers replaced", rate(s.FETCHER_RESTARTS, "instance"), unit=PER_SECOND),
         ]),
     )  # fmt: skip
 

@@ -77,11 +77,8 @@ def encoder(
     encoder = load_encoder(
         wanted.name, device=device, precision=precision or wanted.precision, weights=weights
     )
-    if not encoder.identity.same_space(wanted):
-        raise EncoderError(
-            f"{wanted.describe()} is wanted, but what loaded is {encoder.identity.describe()}; "
-            "--weights and --precision choose another"
-        )
+    remedy = "--weights and --precision choose another"
+    encoder.identity.check_same(wanted, "wanted is", remedy, here="what loaded is", error=EncoderError)
     return encoder
 
 

@@ -201,11 +201,8 @@ def shards(folder: Path) -> list[Path]:
 
 
 def _check_same(wanted: EncoderIdentity, found: EncoderIdentity, shard: Path) -> None:
-    if not wanted.same_space(found):
-        raise EmbeddingsError(
-            f"{str(shard)!r} was made by {found.describe()}, the rest by {wanted.describe()}; "
-            "embeddings of different encoders cannot be mixed: use another folder"
-        )
+    remedy = "embeddings of different encoders cannot be mixed; use another folder"
+    found.check_same(wanted, "the rest by", remedy, here=f"{str(shard)!r} was made by")
 
 
 def _identity_of(shard: Path) -> EncoderIdentity:

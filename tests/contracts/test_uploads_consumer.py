@@ -103,6 +103,7 @@ class RealSide(Side):
             clock=lambda: self.now,
             wall_ms=lambda: 0,
             longest=60.0,
+            admin=self.broker.admin(),
         )
         self.consumer = UploadsConsumer(
             consumer_config(connection, GROUP, "consumer"), UPLOADS, start="earliest",

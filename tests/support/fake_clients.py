@@ -66,6 +66,7 @@ class FakeConsumer:
         moves: what was asked of it that moves a partition, e.g. ("seek", 7); ("assign", 0).
         silent: it has records and brings none.
         while_closing: partitions that the group gives while the client leaves.
+        asynchronous: of each commit, whether it is not waited for.
     """
 
     def __init__(self, broker: FakeBroker, config: Mapping[str, Any]) -> None:
@@ -77,8 +78,10 @@ class FakeConsumer:
         self.silent = False
         self.while_closing: list[int] = []
         self.forced_metadata: bytes | None = None
+        self.asynchronous: list[bool] = []
         self._topic = ""
         self._on: dict[str, Callback] = {}
+        self._answers: list[list[TopicPartition]] = []
         self._next: dict[tuple[str, int], int] = {}
         self._paused: set[tuple[str, int]] = set()
         self._at_end: dict[tuple[str, int], int] = {}  # where a partition's end was reported last
@@ -133,11 +136,19 @@ class FakeConsumer:
 
     def poll(self, timeout: float = 0) -> FakeMessage | None:
         self._follow_group()
+        self._bring_answers()
         return next(iter(self._read(1)), None)
 
     def consume(self, count: int, timeout: float = 0) -> list[FakeMessage]:
         self._follow_group()
         return self._read(count)
+
+    def _bring_answers(self) -> None:
+        """To commits that were not waited for."""
+        answers, self._answers = self._answers, []
+        for offsets in answers:
+            if "on_commit" in self.config:
+                self.config["on_commit"](None, offsets)
 
     def _read(self, count: int) -> list[FakeMessage]:
         messages: list[FakeMessage] = []
@@ -220,6 +231,9 @@ class FakeConsumer:
         return found
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        self.asynchronous.append(asynchronous)
+        if asynchronous:
+            self._answers.append(offsets)
         with self.broker.call("commit-offsets"):
             if self.member is not None and self.member not in self.broker.members[self.group]:
                 raise failure(KafkaError.UNKNOWN_MEMBER_ID)
@@ -244,6 +258,21 @@ class FakeAdmin:
 
     def __init__(self, broker: FakeBroker) -> None:
         self.broker = broker
+
+    def list_offsets(
+        self, wanted: Mapping[TopicPartition, Any], *, isolation_level: Any, request_timeout: float
+    ) -> dict[TopicPartition, Future[Any]]:
+        """The ends, also behind what is not decided."""
+        answers: dict[TopicPartition, Future[Any]] = {}
+        with self.broker.call("list-offsets"):
+            for here in wanted:
+                answers[here] = Future()
+                if (here.topic, here.partition) in self.broker.logs:
+                    end = self.broker.end(here.topic, here.partition, stable=False)
+                    answers[here].set_result(SimpleNamespace(offset=end))
+                else:
+                    answers[here].set_exception(failure(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return answers
 
     def describe_topics(self, topics: TopicCollection, request_timeout: float = 0) -> dict[str, Future[Any]]:
         answers: dict[str, Future[Any]] = {}

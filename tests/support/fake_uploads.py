@@ -152,9 +152,11 @@ class FakeUploadsConsumer:
     def uncommitted(self) -> bool:
         return any(offsets.uncommitted for offsets in self.owned.values())
 
-    def commit(self, *, leaving: Set[int] | None = None) -> None:
+    committing = False  # it is answered at once
+
+    def commit(self, *, leaving: Set[int] = frozenset()) -> None:
         for partition, offsets in self.owned.items():
-            self.stored[partition] = offsets.state(leaving=partition in (leaving or ()))
+            self.stored[partition] = offsets.state(leaving=partition in leaving)
             offsets.committed(self.stored[partition])
 
     def snapshot(self, mark: str, also: Set[int], leaving: Set[int]) -> Snapshot | None:

@@ -26,7 +26,7 @@ from worker.kafka.topic_ids import TopicIds
 from worker.messages.formats import Formats
 from worker.messages.text import wall_ms
 from worker.settings.values import RetryLimits
-from worker.tagger.parts import Begun, Leaving, PipelinePolicy
+from worker.tagger.parts import Begun, Leaving, PipelineParts, PipelinePolicy
 from worker.tagger.pipeline import Pipeline
 from worker.tagger.prediction import Predicted
 from worker.tagger.results import Results, ResultTopics
@@ -57,10 +57,12 @@ class KafkaWorld:
             wall_ms=wall_ms, metrics=self.metrics,
         )  # fmt: skip
         self.pipeline = Pipeline(
-            PipelinePolicy(max_in_flight), self._connect, intake=Formats().intake, fetchers=self.fetchers,
-            inference=FakeInference(), results=results,
-            retrying=Retrying(policy, clock=time.monotonic, wall_ms=wall_ms), clock=time.monotonic,
-            metrics=self.metrics, tracing=Tracing(),
+            PipelinePolicy(max_in_flight), self._connect,
+            PipelineParts(
+                Formats().intake, self.fetchers, FakeInference(), results,
+                Retrying(policy, clock=time.monotonic, wall_ms=wall_ms),
+            ),
+            clock=time.monotonic, metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
 
     def _connect(self, on_begun: Begun, on_leaving: Leaving) -> Any:

@@ -11,7 +11,8 @@ import promql_parser
 from promql_parser import MatchOp
 
 from tests.support.paths import ROOT
-from worker.telemetry.metrics import TABLE, MetricRow
+from worker.telemetry.metric_row import MetricRow
+from worker.telemetry.metrics_table import TABLE
 
 SAMPLES: dict[str, MetricRow] = {row.name: row for row in TABLE} | {
     f"{row.name}_{end}": row for row in TABLE if row.kind == "histogram" for end in ("bucket", "sum", "count")

@@ -13,7 +13,7 @@ from worker.fetching.protocol import Failed
 from worker.kafka.assignment import BegunPartition
 from worker.messages.formats import Formats
 from worker.settings.values import RetryLimits
-from worker.tagger.parts import PipelinePolicy
+from worker.tagger.parts import PipelineParts, PipelinePolicy
 from worker.tagger.pipeline import Pipeline
 from worker.tagger.prediction import ModelInfo, Predicted, Ready, Unencodable
 from worker.tagger.results import Results, ResultTopics
@@ -78,8 +78,10 @@ class World:
             return self.consumer, self.delivery
 
         self.pipeline = Pipeline(
-            policy, connect, intake=Formats().intake, fetchers=self.fetchers,
-            inference=self.inference, results=self.results, retrying=self.retrying,
+            policy, connect,
+            PipelineParts(
+                Formats().intake, self.fetchers, self.inference, self.results, self.retrying
+            ),
             clock=self.clock, sleep=self.sleep, metrics=self.metrics,
             tracing=tracing(self.clock) if tracing else Tracing(),
         )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 from worker.errors import Rejected
 from worker.kafka.scanner import Entry
@@ -69,18 +68,6 @@ class Filter:
     partitions: frozenset[int] = frozenset()
     older_than: float | None = None
     newer_than: float | None = None
-
-    @classmethod
-    def of(
-        cls,
-        codes: Iterable[str],
-        ids: Iterable[str],
-        partitions: Iterable[int],
-        older_than: float | None,
-        newer_than: float | None,
-    ) -> Filter:
-        """From a command's arguments."""
-        return cls(frozenset(codes), frozenset(ids), frozenset(partitions), older_than, newer_than)
 
     def takes(self, letter: DeadLetter, now_ms: int) -> bool:
         age = (now_ms - letter.entry.timestamp) / 1000

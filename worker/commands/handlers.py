@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.commands.dead_letters import Filter
     from worker.settings.settings import Settings
 
 Handler = Callable[[argparse.Namespace], int]
@@ -142,24 +143,33 @@ def explain(args: argparse.Namespace) -> int:
     return explain(settings, args.id, since=args.since, as_json=args.json)
 
 
+def _chosen(args: argparse.Namespace) -> Filter:
+    """Which dead letters are meant."""
+    from worker.commands.dead_letters import Filter
+
+    return Filter(
+        frozenset(args.code),
+        frozenset(args.id),
+        frozenset(args.partition),
+        args.older_than,
+        args.newer_than,
+    )
+
+
 @_printing
 def list_dead_letters(args: argparse.Namespace) -> int:
     settings = read_settings(args)
-    from worker.commands.dead_letters import Filter
     from worker.commands.dlq import list_dead_letters
 
-    chosen = Filter.of(args.code, args.id, args.partition, args.older_than, args.newer_than)
-    return list_dead_letters(settings, chosen, counts=args.counts, limit=args.limit, as_json=args.json)
+    return list_dead_letters(settings, _chosen(args), counts=args.counts, limit=args.limit, as_json=args.json)
 
 
 @_printing
 def replay(args: argparse.Namespace) -> int:
     settings = read_settings(args)
-    from worker.commands.dead_letters import Filter
     from worker.commands.replay import replay
 
-    chosen = Filter.of(args.code, args.id, args.partition, args.older_than, args.newer_than)
-    return replay(settings, chosen, dry_run=args.dry_run, yes=args.yes, as_json=args.json)
+    return replay(settings, _chosen(args), dry_run=args.dry_run, yes=args.yes, as_json=args.json)
 
 
 # ── embeddings and models ────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from worker.demo.samples import Samples
 from worker.demo.uploads import SUPERSEDED, Ledger
 from worker.feed import Feed
 from worker.messages.tag import Tag
-from worker.telemetry.metrics import UPLOADS
+from worker.telemetry.upload_metrics import UPLOADS
 
 VIEW_SECONDS = 30.0  # for the Redis view to have what the topic has
 

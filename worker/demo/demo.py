@@ -17,6 +17,7 @@ from types import FrameType
 
 from imgclust.errors import ImgclustError
 from imgclust.images.containers import HEIF_HINT
+from imgclust.types import OTHER
 from worker.demo import summary
 from worker.demo.checks import check_metrics, check_view
 from worker.demo.samples import Samples
@@ -25,7 +26,7 @@ from worker.demo.services import ENDING, Services, Worker, start_backends, start
 from worker.demo.stream import BUSY, Stream
 from worker.demo.training import Trained, choose, embed_images, train
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Ledger, plan
-from worker.messages.text import OTHER, printable
+from worker.messages.text import printable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "clipart"
 SILENT_SECONDS = 60.0  # without any result: something is lost, and waiting longer brings nothing

@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from imgclust.support.progress import Listener, Progress
+from imgclust.types import OTHER
 from worker.demo.samples import Samples
 from worker.demo.summary import TOP, dead_letters, duration, named
 from worker.demo.uploads import Ledger, percentile
-from worker.messages.text import OTHER
-from worker.telemetry.metrics import (
+from worker.telemetry.upload_metrics import (
     STAGE_FINISHED,
     STAGE_OUTCOMES,
     STAGE_RECEIVED,

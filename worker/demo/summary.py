@@ -14,11 +14,12 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from imgclust.types import OTHER
 from worker.demo.samples import Samples
 from worker.demo.training import Trained
 from worker.demo.uploads import DELETED, SUPERSEDED, TAGGED, Ledger, percentile
-from worker.messages.text import OTHER, printable
-from worker.telemetry.metrics import UPLOADS
+from worker.messages.text import printable
+from worker.telemetry.upload_metrics import UPLOADS
 
 TOP = 8  # clusters that are shown
 

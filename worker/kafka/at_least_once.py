@@ -27,6 +27,8 @@ from worker.telemetry.metrics import Metrics
 
 # A partition whose broker is slow holds up the results of others no longer than this.
 ROUND_PATIENCE = 0.25  # seconds
+STEP = 1.0  # seconds that one call waits for the broker at most
+ANSWER = 0.05  # seconds between two looks for the answer to the last commit
 
 
 _LEAVING = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._DESTROY)
@@ -201,19 +203,23 @@ class AtLeastOnce:
     def finish(self, timeout: float) -> bool:
         safe = self._flush(timeout)
         self._consumer.commit(leaving=set(self._consumer.partitions))
+        deadline = self._clock() + STEP
+        while self._consumer.committing and self._clock() < deadline:
+            self._consumer.poll(1, ANSWER)
         return safe
 
     def _flush(self, timeout: float) -> bool:
         """Wait until everything is acknowledged, at most `timeout` seconds; whether it was."""
         deadline = self._clock() + timeout
         self._start_round()
-        while self._producer.flush(max(0.0, deadline - self._clock())) == 0:
-            if not self._singles:
-                return not self._gathered
+        while True:
+            left = max(0.0, deadline - self._clock())
+            if self._producer.flush(min(STEP, left)) == 0:
+                if not self._singles:
+                    return not self._gathered
+                self._poll()
             if self._clock() >= deadline:
-                break
-            self._poll()
-        return False
+                return False
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -92,6 +92,7 @@ class UploadsConsumer:
         self._closing = False
         self._looked_at = clock()  # at the group: the last poll or callback began
         self._fatal: KafkaError | None = None
+        self._commits = 0  # that are on their way
         self._consumer = Consumer(
             {**config, "on_commit": self._on_commit, "error_cb": self._on_error}, logger=client_log
         )
@@ -172,7 +173,10 @@ class UploadsConsumer:
                 self._ids.refresh()
             self._owned[partition].reset = True
         elif code in NO_RIGHT:
-            raise StartError(f"Kafka refuses to let this worker read {self._topic!r}: {error.str()}")
+            raise StartError(
+                f"Kafka refuses to let this worker read {self._topic!r}: {error.str()}; "
+                "grant Read on the topic and on the group"
+            )
         elif error.fatal():
             raise KafkaException(error)
         else:
@@ -373,29 +377,34 @@ class UploadsConsumer:
                 return mark_of(found.metadata) == mark
         return None
 
-    def commit(self, *, leaving: Set[int] | None = None) -> None:
-        """Commit what is done outside of any transaction.
+    def commit(self, *, leaving: Set[int] = frozenset()) -> None:
+        """Commit what is done outside of any transaction. Never waits, as nobody knows for how long: in a
+        revocation the commit leaves before the group is joined again, on the same connection, so the next
+        owner finds it.
 
         Args:
-            leaving: partitions that are given up in order; with it, returns when the broker has it.
+            leaving: partitions that are given up in order.
         """
-        wait = leaving is not None
-        states = self._states(leaving=leaving or frozenset())
+        states = self._states(leaving=leaving)
         if not states:
             return
         snapshot = Snapshot(self._topic, None, states)
         try:
-            if wait:
-                self._consumer.commit(offsets=snapshot.offsets, asynchronous=False)
-            else:
-                self._consumer.commit(offsets=snapshot.offsets, asynchronous=True)
+            self._consumer.commit(offsets=snapshot.offsets, asynchronous=True)
         except KafkaException as error:
             self._commit_failed([p for p, _, _ in states], error.args[0])
             return
+        self._commits += 1
         self.committed(snapshot)
         self._metrics.commits["committed"].inc()
 
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is on its way; polls bring its answer."""
+        return self._commits > 0
+
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        self._commits = max(0, self._commits - 1)
         if error is not None:
             self._commit_failed([p.partition for p in partitions], error)
 

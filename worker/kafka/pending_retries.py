@@ -36,6 +36,7 @@ class _Entry(Generic[T]):
     number: int  # in the heap; an entry with another number there is of the past
     item: T
     since: float
+    nbytes: int
     ready: bool = False  # out of the heap: it is due
 
 
@@ -43,6 +44,9 @@ class PendingRetries(Generic[T]):
     """At most one pending item per key; a new one replaces the old one.
 
     All is O(log n) and looks at nothing twice, also with a million items: they come back after a restart.
+
+    Attributes:
+        nbytes: of all items, as `add` was told.
     """
 
     def __init__(self) -> None:
@@ -52,16 +56,18 @@ class PendingRetries(Generic[T]):
         self._oldest: list[tuple[float, int, str]] = []
         self._ready: deque[tuple[int, str]] = deque()
         self._due = 0  # alive in `_ready`
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, key: str, item: T, due: float, since: float) -> None:
-        """`due`: on the clock of `take_due`; `since`: when it began to wait, on the clock of `counts`."""
+    def add(self, key: str, item: T, due: float, since: float, nbytes: int = 0) -> None:
+        """`due`: on the clock of `take_due`; `since`: when it began to wait, on the clock of `oldest`."""
         if key in self._items:
             self.remove(key)
         number = next(self._numbers)
-        self._items[key] = _Entry(number, item, since)
+        self._items[key] = _Entry(number, item, since, nbytes)
+        self.nbytes += nbytes
         heapq.heappush(self._heap, (due, number, key))
         heapq.heappush(self._oldest, (since, number, key))
         # entries of the past are left in the heaps; when they are most of them, they are built anew
@@ -80,6 +86,7 @@ class PendingRetries(Generic[T]):
         if found is None:
             return None
         self._due -= found.ready
+        self.nbytes -= found.nbytes
         return found.item
 
     def _collect(self, now: float) -> None:
@@ -102,9 +109,8 @@ class PendingRetries(Generic[T]):
         taken: list[T] = []
         while self._ready and len(taken) < limit:
             number, key = self._ready.popleft()
-            if self._alive(number, key):
-                self._due -= 1
-                taken.append(self._items.pop(key).item)
+            if self._alive(number, key) and (item := self.remove(key)) is not None:
+                taken.append(item)
         return taken
 
     def items(self) -> list[T]:

@@ -36,6 +36,9 @@ log = logs.get(__name__)
 
 _SEEK_RETRY = 0.02
 _TOPIC_TIMEOUT = 1.0
+# Questions of one round to a broker that is slow: after this the rest waits for the next one, with a poll in
+# between.
+ROUND = 1.0
 _POSITION_RETRY = 0.3
 # A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
 _SILENCE, _SILENCE_MAX = 5.0, 300.0
@@ -344,13 +347,17 @@ class Positioning:
         now = self._clock()
         due = {p: o for p, o in self._owned.items() if o.offsets is None and now >= o.ask_at}
         unknown = {p: owned for p, owned in due.items() if owned.committed is None}
-        while unknown and not self._unanswered:  # a broker that is away is asked one question in a round
+        while unknown and self._may_ask(now):
             self._ask(unknown)
             unknown = {p: owned for p, owned in unknown.items() if owned.committed is None}
         for partition, owned in due.items():
-            if owned.committed is not None and owned.restored is not None and not self._unanswered:
+            if owned.committed is not None and owned.restored is not None and self._may_ask(now):
                 self._begin(partition, owned, owned.committed, owned.restored)
         self._catch_up()
+
+    def _may_ask(self, since: float) -> bool:
+        """A broker that is away is asked one question in a round; one that is slow as many as fit into it."""
+        return not self._unanswered and self._clock() - since < ROUND
 
     def _catch_up(self) -> None:
         for partition, owned in list(self._owned.items()):

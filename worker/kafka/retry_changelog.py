@@ -11,12 +11,22 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+)
 from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from worker.errors import StartError
+from worker.kafka.client_config import admin_config
 from worker.kafka.failpoints import reach
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.reading import client_log, headers_of
@@ -30,9 +40,10 @@ log = logs.get(__name__)
 _MAX_FETCH = 1000
 # What is pending is in no cycle. Looking for some among a million took 1.5 s at once.
 _SPARE = 50_000
-_END_TIMEOUT = 0.5
+_END_TIMEOUT = 1.0
 _END_RETRY = 0.5
-_NO_PARTITION = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
+# the last one: no broker leads any of those that were asked for
+_NO_PARTITION = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
 # a worker that lacks one of these rights can do nothing: it ends and says what to grant
 NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
@@ -78,6 +89,7 @@ class RetryChangelog:
         clock: monotonic seconds, of the due times.
         wall_ms: milliseconds since the epoch, of the records.
         longest: seconds that a retry waits at most, whatever the clock of its writer showed.
+        admin: in the place of a client of this connection.
     """
 
     def __init__(
@@ -88,6 +100,7 @@ class RetryChangelog:
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
         longest: float,
+        admin: Any = None,
     ) -> None:
         self.topic = topic
         self._clock = clock
@@ -95,9 +108,9 @@ class RetryChangelog:
         self._longest = longest
         self._restoring: dict[int, _Restoring] = {}
         self._consumer = Consumer(dict(config), logger=client_log)
-        # To a `read_committed` client a partition ends before the first open transaction. What a dead owner
-        # left open hides what its successors have committed since: the end must lie behind all of it.
-        self._ends = Consumer({**config, "isolation.level": "read_uncommitted"}, logger=client_log)
+        # answers in threads of its own, so that nobody waits here
+        self._admin = admin or AdminClient(admin_config(config), logger=client_log)
+        self._asked: dict[tuple[int, int], Future[Any]] = {}  # (partition, epoch) → its end
 
     def begin(self, partition: int, epoch: int) -> None:
         """Start to restore a partition whose last owner has nothing more to commit; returns at once."""
@@ -114,9 +127,8 @@ class RetryChangelog:
         """Read on, without waiting; (partition, epoch, what is pending) of those that are restored."""
         if not self._restoring:
             return []
-        for partition, state in self._restoring.items():
-            if state.end is None and self._clock() >= state.ask_at and not self._ask_end(partition, state):
-                break  # one question in a round to a broker that is away
+        self._take_ends()
+        self._ask_ends()
         for message in self._consumer.consume(_MAX_FETCH, 0):
             self._take(message)
         restored = []
@@ -128,20 +140,42 @@ class RetryChangelog:
                 log.info("retries restored", partition=partition, pending=len(state.found), read=state.read)
         return restored
 
-    def _ask_end(self, partition: int, state: _Restoring) -> bool:
-        """Whether the broker answers."""
-        try:
-            low, high = self._ends.get_watermark_offsets(
-                KafkaPartition(self.topic, partition), timeout=_END_TIMEOUT
-            )
-        except KafkaException as error:
-            state.ask_at = self._clock() + _END_RETRY
-            self._failed(partition, state, error.args[0])
-            return False
-        state.end, state.trouble = high, ""
-        if low >= high:
-            state.reached = high
-        return True
+    def _ask_ends(self) -> None:
+        """Where the partitions end that were just begun, all of them in one request.
+
+        To a `read_committed` client a partition ends before the first open transaction. What a dead owner
+        left open hides what its successors have committed since: the end must lie behind all of it.
+        """
+        now = self._clock()
+        wanted = {
+            KafkaPartition(self.topic, partition): (partition, state.epoch)
+            for partition, state in self._restoring.items()
+            if state.end is None and now >= state.ask_at and (partition, state.epoch) not in self._asked
+        }
+        if not wanted:
+            return
+        answers = self._admin.list_offsets(
+            {here: OffsetSpec.latest() for here in wanted},  # type: ignore[no-untyped-call]
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=_END_TIMEOUT,
+        )
+        self._asked |= {wanted[here]: answer for here, answer in answers.items()}
+
+    def _take_ends(self) -> None:
+        """An answer counts for the assignment for which it was asked; an older end may lie before the last
+        owner's last records."""
+        for (partition, epoch), answer in list(self._asked.items()):
+            if not answer.done():
+                continue
+            del self._asked[partition, epoch]
+            state = self._restoring.get(partition)
+            if state is None or state.epoch != epoch:
+                continue
+            try:
+                state.end, state.trouble = answer.result(0).offset, ""
+            except KafkaException as error:
+                state.ask_at = self._clock() + _END_RETRY
+                self._failed(partition, state, error.args[0])
 
     def _take(self, message: Message) -> None:
         partition, offset = message.partition(), message.offset()
@@ -167,7 +201,8 @@ class RetryChangelog:
             else:
                 pending = _pending(message, state.epoch)
                 wait = min(self._longest, (pending.not_before - self._wall_ms()) / 1000)
-                state.found.add(upload_id, pending, self._clock() + wait, pending.record.timestamp)
+                due, nbytes = self._clock() + wait, len(pending.record.value or b"")
+                state.found.add(upload_id, pending, due, pending.record.timestamp, nbytes)
         except ValueError as error_:
             log.error(
                 "a record of the retry topic is none of this worker's; it is left alone",
@@ -183,8 +218,8 @@ class RetryChangelog:
         state.trouble = f"{self.topic!r} cannot be read: {error.str()}"
         if error.code() in _NO_PARTITION:
             state.trouble = (
-                f"{self.topic!r} has no partition {partition}: give it as many as the uploads topic has "
-                "(`imgclust-worker topics --check` says how many)"
+                f"{self.topic!r} has no partition {partition}, or no broker leads it: give it as many as the "
+                "uploads topic has (`imgclust-worker topics --check` says how many)"
             )
         log.debug("retries cannot be read yet", partition=partition, error=error.str())
 
@@ -200,7 +235,6 @@ class RetryChangelog:
 
     def close(self) -> None:
         self._consumer.close()
-        self._ends.close()
 
 
 def _pending(message: Message, epoch: int) -> Pending:

@@ -12,9 +12,6 @@ from worker.errors import Rejected
 MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
-OTHER = -1
-
-
 def bad_event(message: str) -> Rejected:
     return Rejected("bad-event", "consume", message)
 

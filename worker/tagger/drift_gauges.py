@@ -11,7 +11,9 @@ from functools import partial
 from imgclust.model.drift import PARTS, Drift, Reference, SlidingTally
 from imgclust.types import Prediction
 from worker.telemetry import log as logs
-from worker.telemetry.metrics import LIVE_DRIFT, DriftRows, MetricRow, Metrics
+from worker.telemetry.metric_row import MetricRow
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.model_metrics import LIVE_DRIFT, DriftRows
 
 log = logs.get(__name__)
 

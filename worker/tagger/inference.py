@@ -22,7 +22,8 @@ from worker.tagger.out_of_memory import MemoryPatience
 from worker.tagger.prediction import InferenceOutcome, Model, ModelInfo, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
 from worker.telemetry import log as logs
-from worker.telemetry.metrics import LIVE_DRIFT, Metrics
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.model_metrics import LIVE_DRIFT
 from worker.telemetry.tracing import Tracing
 
 log = logs.get(__name__)

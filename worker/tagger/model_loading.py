@@ -52,12 +52,13 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
         weights=settings.encoder_weights,
         max_batch=settings.max_batch,
     )
-    if not encoder.identity.same_space(wanted):
-        raise StartError(
-            f"model {model.version} was fitted with {wanted.describe()}, "
-            f"what loaded is {encoder.identity.describe()}; "
-            "set WORKER_ENCODER_WEIGHTS and WORKER_PRECISION to match"
-        )
+    encoder.identity.check_same(
+        wanted,
+        f"model {model.version} was fitted with",
+        "set WORKER_ENCODER_WEIGHTS and WORKER_PRECISION to match",
+        here="what loaded is",
+        error=StartError,
+    )
     log.info(
         "model loaded",
         model=model.version, taxonomy=model.taxonomy, clusters=len(model.clusters), encoder=wanted.name,
@@ -100,10 +101,13 @@ def check_encoder(model: ClusterModel, named: ModelRef, encoder: EncoderIdentity
     """
     if model.encoder is None:
         raise StartError(f"the model in {named.folder!r} does not say whose embeddings it takes")
-    if encoder is not None and not encoder.same_space(model.encoder):
-        raise StartError(
-            f"the model in {named.folder!r} was fitted with {model.encoder.describe()}, this worker encodes "
-            f"with {encoder.describe()}: a new encoder takes new workers"
+    if encoder is not None:
+        encoder.check_same(
+            model.encoder,
+            f"the model in {named.folder!r} was fitted with",
+            "a new encoder takes new workers",
+            here="this worker encodes with",
+            error=StartError,
         )
 
 

@@ -10,7 +10,10 @@ from worker.fetching.protocol import Job
 from worker.kafka.assignment import BegunPartition
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import Delivery
+from worker.messages.mapping import Intake
 from worker.tagger.prediction import Ready
+from worker.tagger.results import Results
+from worker.tagger.retrying import Retrying
 
 
 class Fetchers(Protocol):
@@ -43,6 +46,21 @@ class PipelinePolicy:
     max_in_flight: int
     skip: frozenset[tuple[int, int]] = frozenset()
     fill: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PipelineParts:
+    """
+    Attributes:
+        intake: reads an upload from a record.
+        results: makes the records of what uploads end as.
+    """
+
+    intake: Intake
+    fetchers: Fetchers
+    inference: Encoding
+    results: Results
+    retrying: Retrying
 
 
 Begun = Callable[[BegunPartition], None]

@@ -20,18 +20,16 @@ from worker.fetching.protocol import Decoded, Failed, FetchOutcome, Job
 from worker.kafka.assignment import BegunPartition
 from worker.kafka.delivery import REVOKE_COMMIT
 from worker.kafka.retry_changelog import Pending
-from worker.messages.mapping import Intake
 from worker.messages.record import Record
 from worker.messages.upload import Upload
 from worker.tagger.endings import Endings
 from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.pacing import BUSY_WAIT, Pacing
-from worker.tagger.parts import Connect, Encoding, Fetchers, PipelinePolicy
+from worker.tagger.parts import Connect, PipelineParts, PipelinePolicy
 from worker.tagger.poison import DEATHS, KILLER, PoisonGuard
 from worker.tagger.prediction import InferenceOutcome, Predicted, Ready, Unencodable
 from worker.tagger.replays import ReplayGuard
-from worker.tagger.results import Reason, Results
-from worker.tagger.retrying import Retrying
+from worker.tagger.results import Reason
 from worker.tagger.stages import StageMetrics
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing, UploadTrace
@@ -50,7 +48,6 @@ class Pipeline:
     Args:
         connect: makes the consumer, which calls back when a partition has begun and when some go, and what
             publishes and commits.
-        intake: reads an upload from a record.
         clock: monotonic seconds.
     """
 
@@ -58,22 +55,18 @@ class Pipeline:
         self,
         policy: PipelinePolicy,
         connect: Connect,
+        parts: PipelineParts,
         *,
-        intake: Intake,
-        fetchers: Fetchers,
-        inference: Encoding,
-        results: Results,
-        retrying: Retrying,
         clock: Callable[[], float],
         sleep: Callable[[float], None] = time.sleep,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self._policy = policy
-        self._intake = intake
-        self._fetchers = fetchers
-        self._inference = inference
-        self._retrying = retrying
+        self._intake = parts.intake
+        self._fetchers = parts.fetchers
+        self._inference = parts.inference
+        self._retrying = parts.retrying
         self._clock = clock
         self._sleep = sleep
         self._metrics = metrics
@@ -84,13 +77,14 @@ class Pipeline:
         self._pacing = Pacing(policy.max_in_flight, clock, policy.fill, sleep)
         self._consumer, self._delivery = connect(self._begun, self._leaving)
         self._endings = Endings(
-            self._works, results, retrying, self._consumer, self._delivery, metrics=metrics, tracing=tracing
-        )
+            self._works, parts.results, parts.retrying, self._consumer, self._delivery,
+            metrics=metrics, tracing=tracing,
+        )  # fmt: skip
         self._delivery.on_refused = self._endings.refused
         self._replays = ReplayGuard(self._endings)
         self._guard = PoisonGuard(
-            self._works, inference, self._consumer,
-            write_down=self._endings.write_down, release=fetchers.release, now_ms=retrying.now_ms,
+            self._works, parts.inference, self._consumer, write_down=self._endings.write_down,
+            release=parts.fetchers.release, now_ms=parts.retrying.now_ms,
         )  # fmt: skip
         self._report_at = clock()
 

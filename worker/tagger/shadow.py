@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from imgclust.model.drift import Sliding
-from imgclust.types import Floats, Ints, Prediction
-from worker.messages.text import OTHER
+from imgclust.types import OTHER, Floats, Ints, Prediction
 from worker.tagger.drift_gauges import DriftWatch
 from worker.telemetry import log as logs
-from worker.telemetry.metrics import SHADOW_DRIFT, Metrics
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.model_metrics import SHADOW_DRIFT
 
 log = logs.get(__name__)
 

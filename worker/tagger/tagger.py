@@ -30,7 +30,7 @@ from worker.messages.headers import CloudEvents
 from worker.messages.text import wall_ms
 from worker.tagger.inference import Inference
 from worker.tagger.models_topic import follow
-from worker.tagger.parts import Begun, Leaving, PipelinePolicy
+from worker.tagger.parts import Begun, Leaving, PipelineParts, PipelinePolicy
 from worker.tagger.pipeline import Pipeline
 from worker.tagger.results import Results, ResultTopics
 from worker.tagger.retrying import Retrying, RetryPolicy
@@ -199,11 +199,13 @@ class Tagger:
         return Pipeline(
             config.pipeline,
             self._connect,
-            intake=formats.intake,
-            fetchers=self.fetchers,
-            inference=self.inference,
-            results=results,
-            retrying=Retrying(config.retry, clock=self._clock, wall_ms=wall_ms),
+            PipelineParts(
+                formats.intake,
+                self.fetchers,
+                self.inference,
+                results,
+                Retrying(config.retry, clock=self._clock, wall_ms=wall_ms),
+            ),
             clock=self._clock,
             metrics=self._metrics,
             tracing=self._tracing,

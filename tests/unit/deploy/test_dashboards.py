@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support import promql
-from worker.telemetry.metrics import TABLE
+from worker.telemetry.metrics_table import TABLE
 
 build = promql.script("deploy/grafana/build.py")
 BOARDS: dict[str, dict[str, Any]] = {path.stem: board for path, board in build.dashboards().items()}

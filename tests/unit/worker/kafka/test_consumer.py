@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
 from tests.support.fake_clients import FakeConsumer
 from tests.support.fake_kafka import FakeBroker, Transaction
@@ -17,6 +17,7 @@ from worker.kafka.assignment import BegunPartition, is_member
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.offsets import NO_TOPICS, CommitTopics, encode_done, topics_of
 from worker.kafka.pending_retries import PendingRetries
+from worker.kafka.positioning import ROUND
 from worker.kafka.retry_changelog import Pending
 from worker.kafka.topic_ids import EVERY, TopicIds
 from worker.messages.record import Record
@@ -159,6 +160,42 @@ def test_a_frozen_broker_costs_a_round_one_question(many: Bench, question: str) 
         many.consumer.poll(10, 0.0)
         many.now += 0.05
     assert len(many.begun) == MANY
+
+
+def test_a_slow_broker_costs_a_round_a_second_and_a_question(many: Bench) -> None:
+    """Each of sixty partitions has to ask where its log ends, and each answer takes 0.4 s: polls go on in
+    between."""
+    client: FakeConsumer = many.consumer._consumer  # type: ignore[assignment]
+    ask = client.get_watermark_offsets
+
+    def slow(partition: TopicPartition, timeout: float = 0, cached: bool = False) -> tuple[int, int]:
+        many.now += 0.0 if cached else 0.4
+        return ask(partition, timeout, cached)
+
+    client.get_watermark_offsets = slow  # type: ignore[method-assign]
+    longest = 0.0
+    for _ in range(40):
+        before = many.now
+        many.consumer.poll(10, 0.0)
+        longest = max(longest, many.now - before)
+        many.now += 0.05
+    assert len(many.begun) == MANY
+    assert longest < ROUND + 0.4
+
+
+def test_a_commit_is_not_waited_for(bench: Bench) -> None:
+    """Also when partitions are left, or a broker that is away would hold up the loop; its answer comes with a
+    poll."""
+    bench.records(1)
+    (record,) = bench.begins()
+    bench.consumer.done(record)
+    bench.client.asynchronous.clear()
+    bench.consumer.commit(leaving={0})
+    assert bench.client.asynchronous == [True]
+    assert bench.consumer.committing
+    bench.consumer.poll(1, 0.0)
+    assert not bench.consumer.committing
+    assert bench.broker.committed["group", "uploads", 0][0] == 8
 
 
 def test_a_partition_whose_answer_is_held_back_holds_up_no_other(many: Bench) -> None:

@@ -63,13 +63,14 @@ def test_take_due_is_bounded() -> None:
     )
 )
 def test_counts_agree_with_a_plain_count(steps: list[tuple[str, str, int]]) -> None:
-    """How many are due and since when the oldest waits, whatever was added, replaced, removed or taken."""
+    """How many are due, since when the oldest waits, how many bytes there are: whatever was added, replaced,
+    removed or taken."""
     pending: PendingRetries[str] = PendingRetries()
     model: dict[str, tuple[int, int]] = {}  # key → due, since
     now = 0
     for number, (step, key, time) in enumerate(steps):
         if step == "add":
-            pending.add(key, key, time, number)
+            pending.add(key, key, time, number, number)
             model[key] = (time, number)
         elif step == "remove":
             pending.remove(key)
@@ -82,6 +83,7 @@ def test_counts_agree_with_a_plain_count(steps: list[tuple[str, str, int]]) -> N
         # what was due once stays due: time does not go back
         assert pending.due(now) == sum(due <= now for due, _ in model.values())
         assert pending.oldest() == min((since for _, since in model.values()), default=None)
+        assert pending.nbytes == sum(number for _, number in model.values())
 
 
 def test_limits_by_code() -> None:

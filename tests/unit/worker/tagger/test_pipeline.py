@@ -463,10 +463,13 @@ def test_an_embedding_that_kafka_does_not_take_is_left_out() -> None:
         world.delivery.on_refused(Result("tags", b"a", None, record), TOO_LARGE)
 
 
-def test_what_is_pending_is_bounded_and_intake_rests_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image host is away for days: no more is taken in than can be remembered, and reading is paused; when
-    the retries get through, it goes on."""
-    monkeypatch.setattr("worker.tagger.retrying.MOST", 20)
+@pytest.mark.parametrize(("bound", "most"), [("MOST", 20), ("MOST_BYTES", 20 * len(upload("0-99")))])
+def test_what_is_pending_is_bounded_and_intake_rests_at_the_bound(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """An image host is away for days: no more is taken in than can be remembered, in number and in bytes, and
+    reading is paused; when the retries get through, it goes on."""
+    monkeypatch.setattr(f"worker.tagger.retrying.{bound}", most)
     world = World(
         {0: [upload(f"0-{n}") for n in range(200)]},
         retry=dataclasses.replace(RETRY, first=200.0, longest=200.0),
@@ -477,7 +480,7 @@ def test_what_is_pending_is_bounded_and_intake_rests_at_the_bound(monkeypatch: p
         while world.fetchers.jobs:
             world.answer(0, "transient")
         world.now += 0.05
-    assert 20 <= world.pending <= 20 + POLICY.max_in_flight + PATIENCE / FULL_WAIT
+    assert 20 <= world.pending <= 21 + POLICY.max_in_flight + PATIENCE / FULL_WAIT
     assert world.consumer.paused
     world.delivery.prompt = False
     world.settle()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from worker.messages.tag import TAXONOMY, Candidate, Tag
 from worker.messages.text import format_time
-from worker.telemetry.metrics import REDIS_ERRORS
+from worker.telemetry.service_metrics import REDIS_ERRORS
 from worker.view.client import trouble
 from worker.view.keys import Keys
 from worker.view.records import FUTURE_MS, read_record
