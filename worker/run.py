@@ -28,6 +28,7 @@ from worker.tagger.tagger import Fetching, Tagger, TaggerConfig, UploadsSource
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.otlp import exporting
 from worker.telemetry.watchdog import LEAVE_TIMEOUT, end_within
 from worker.view.client import connect
 from worker.view.consumer import ViewConsumer
@@ -71,6 +72,7 @@ def run(settings: Settings, *, view: bool = True) -> int:
     health = Health(conditions=("assigned", "model", "encoder"))
     with Signals().installed() as signals, contextlib.ExitStack() as stack:
         server = stack.enter_context(HealthServer(*settings.http, metrics.registry, health))
+        stack.enter_context(exporting(metrics.registry))
         log.info("metrics and health", address="{}:{}".format(*server.address))
         loaded = when_kafka_answers(settings, signals, health, lambda: load(settings))
         if loaded is None:
@@ -254,7 +256,11 @@ def run_view(settings: Settings, *, rebuild: bool = False) -> int:
         WorkerError: it cannot go on.
     """
     metrics, health = Metrics(), Health()
-    with Signals().installed() as signals, HealthServer(*settings.http, metrics.registry, health) as server:
+    with (
+        Signals().installed() as signals,
+        HealthServer(*settings.http, metrics.registry, health) as server,
+        exporting(metrics.registry),
+    ):
         log.info("metrics and health", address="{}:{}".format(*server.address))
         consumer = when_kafka_answers(settings, signals, health, lambda: view_of(settings, metrics, health))
         if consumer is None:

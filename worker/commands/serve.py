@@ -21,6 +21,7 @@ from worker.tagger.models_topic import follow
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.otlp import exporting
 from worker.telemetry.watchdog import Watchdog
 
 log = logs.get(__name__)
@@ -37,7 +38,7 @@ def serve(settings: Settings) -> int:
     if settings.device in ("auto", "cpu"):
         keep_freed_memory()  # before any thread, see there
     metrics, health = Metrics(), Health(conditions=("model", "encoder"))
-    with HealthServer(*settings.http, metrics.registry, health) as server:
+    with HealthServer(*settings.http, metrics.registry, health) as server, exporting(metrics.registry):
         log.info("metrics and health", address="{}:{}".format(*server.address))
         asyncio.run(_serve(settings, metrics, health))
     return 0

@@ -9,6 +9,8 @@ from imgclust.fetching.urls import FetchPolicy
 from worker.feed import AsyncFeed
 from worker.settings.settings import Settings
 from worker.telemetry import log as logs
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.otlp import exporting
 from worker.view.client import connect_async
 from worker.wall.app import REDIS_SECONDS, Wall
 
@@ -35,12 +37,14 @@ async def _serve(settings: Settings, policy: FetchPolicy) -> None:
     client = connect_async(settings.redis_url, settings.redis_password, timeout=REDIS_SECONDS)
     feed = AsyncFeed(client, settings.redis_prefix)
     host, port = settings.wall
-    page = Wall(feed, settings.wall_images, policy, loopback=host)
+    metrics = Metrics()
+    page = Wall(feed, settings.wall_images, policy, loopback=host, metrics=metrics)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with page.listening(host, port) as address:
-        log.info("the wall", address=f"http://{address}/")
-        await stop.wait()
+    with exporting(metrics.registry):
+        async with page.listening(host, port) as address:
+            log.info("the wall", address=f"http://{address}/")
+            await stop.wait()
     await feed.aclose()
