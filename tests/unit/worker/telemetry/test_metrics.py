@@ -13,28 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker.tagger.drift_gauges import DriftWatch
 from worker.tagger.shadow import Shadow
-<<<<<<< HEAD
-from worker.telemetry.metrics import (
-    LAG_RECORDS,
-    OTHER_WINDOW,
-    POLL_WINDOW,
-    STABILITY,
-    STAGE_FINISHED,
-    STAGE_OUTCOMES,
-    STAGES,
-    TABLE,
-    TAGS,
-    MetricRow,
-    Metrics,
-    metrics_table,
-)
-=======
 from worker.telemetry.metric_row import MetricRow
 from worker.telemetry.metrics import OTHER_WINDOW, POLL_WINDOW, Metrics
 from worker.telemetry.metrics_table import TABLE, metrics_table
-from worker.telemetry.model_metrics import TAGS
+from worker.telemetry.model_metrics import STABILITY, TAGS
 from worker.telemetry.upload_metrics import LAG_RECORDS, STAGE_FINISHED, STAGE_OUTCOMES, STAGES
->>>>>>> 77c4032 (At-least-once commits are never waited for; the ends of retry partitions are asked for at once; pending retries are bounded in bytes; metrics by subject; a pipeline's parts are a value; one refusal of another encoder)
 from worker.telemetry.window import Lateness, Standstill
 
 

@@ -70,7 +70,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 def test_a_collector_gets_what_a_scrape_shows(collector: Collector) -> None:
     """Every series under its name, with its labels, its value and its kind; the last state at the end."""
     metrics = Metrics()
-    metrics.set_model("v1", "t1", "mini", [3])
+    metrics.set_model("v1", "t1", "mini", {3: 0.9})
     with exporting(metrics.registry):
         wait_for("it exports", lambda: collector.got)
         metrics.uploads["tagged"].inc(7)
