@@ -165,15 +165,8 @@ def _histogram(samples: Sequence[Sample], since: int, now: int) -> Any:
         elif sample.name.endswith("_sum"):
             total = sample.value
     counts = [after - before for before, after in pairwise(cumulated)]
-    # the last bound is +Inf, which OTLP leaves out; what is smallest and largest nobody knows
+    unknown: Any = None  # the smallest and the largest value
+    # the last bound is +Inf, which OTLP leaves out
     return otel.HistogramDataPoint(
-        labels,
-        since,
-        now,
-        cumulated[-1],
-        total,
-        counts,
-        bounds[:-1],
-        None,
-        None,  # type: ignore[arg-type]
+        labels, since, now, cumulated[-1], total, counts, bounds[:-1], unknown, unknown
     )
