@@ -59,4 +59,5 @@ class Unpredicted:
             candidates=np.full((n, MAX_CANDIDATES), -1, np.int32),
             scores=np.zeros((n, MAX_CANDIDATES), np.float32),
             similarities=np.ones(n, np.float32),
+            assigned=np.zeros(n, np.bool_),
         )

@@ -172,6 +172,8 @@ class Prediction:
         candidates: int32 (n, 3); likely clusters, best first, also for "other"; padded with -1.
         scores: float32 (n, 3); the candidates' soft memberships, 0..1; padded with 0.
         similarities: float32 (n,); cosine to the nearest training embedding; `novel` is judged on it, too.
+        assigned: bool (n,); between clusters, and put into the best candidate (see
+            `imgclust.predictor.assignment`); its score is the probability.
     """
 
     labels: Ints
@@ -181,6 +183,7 @@ class Prediction:
     candidates: Ints
     scores: Floats
     similarities: Floats
+    assigned: Bools
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -193,8 +196,17 @@ class Prediction:
         """
         return dataclasses.replace(self, labels=numbers[self.labels], candidates=numbers[self.candidates])
 
+    def unassigned(self) -> Prediction:
+        """The same prediction with what was assigned back in "other": what the fit itself would say."""
+        return dataclasses.replace(
+            self,
+            labels=np.where(self.assigned, np.int32(OTHER), self.labels),
+            probabilities=np.where(self.assigned, np.float32(0), self.probabilities),
+            assigned=np.zeros(len(self), bool),
+        )
+
     def to_arrow(self, ids: Sequence[str] | None = None) -> pa.Table:
-        """A pyarrow table: predicted_cluster, probability, novel, candidates, scores, similarity.
+        """A pyarrow table: predicted_cluster, probability, novel, candidates, scores, similarity, assigned.
 
         Args:
             ids: of the rows, for a first column `id`.
@@ -209,6 +221,7 @@ class Prediction:
             "candidates": pa.FixedSizeListArray.from_arrays(pa.array(self.candidates.ravel()), width),
             "scores": pa.FixedSizeListArray.from_arrays(pa.array(self.scores.ravel()), width),
             "similarity": pa.array(self.similarities),
+            "assigned": pa.array(self.assigned),
         }
         if ids is not None:
             columns = {"id": pa.array([str(image) for image in ids], pa.string()), **columns}

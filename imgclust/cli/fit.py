@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclust.cli import loading
+from imgclust.cli import loading, other_target
 from imgclust.cli.fit_parameters import chosen, save
 from imgclust.cli.options import Commands, add_command, add_naming_options, count_range, positive
 from imgclust.cli.output import cluster_line, note, print_figures
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from imgclust.training.fit import FitResult
     from imgclust.training.parameters import Parameters
     from imgclust.training.split import Split
+
+PRINTED = ("taxonomy", "bounded", "other_target")  # figures that have a table of their own
 
 
 def add(commands: Commands) -> None:
@@ -92,6 +94,7 @@ def add(commands: Commands) -> None:
         help="of images like those trained on, how many may be called novel; with few and varied images more "
         "finds more of what really is (%(default)s)",
     )  # fmt: skip
+    other_target.add_options(command)
     command.add_argument(
         "--duplicates", type=Path, metavar="FILE.csv",
         help="list there which images were left out as copies, and of which image",
@@ -120,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = chosen(arguments)  # a wrong one is refused before anything is read
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
     embeddings = _chosen_images(read_embeddings(arguments.embeddings), arguments)
+    labels = other_target.labels_of(arguments.labels, embeddings.ids)
     result = fit(
         embeddings,
         vocabulary=loading.vocabulary(arguments, embeddings.identity),
@@ -133,6 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
         previous=previous,
         near=arguments.near,
         novel_rate=arguments.novel_rate,
+        other_target=arguments.other_target,
+        labels=labels,
         progress=None if arguments.quiet else stage_lines(sys.stderr),
         announce=_announce,
     )
@@ -231,8 +237,9 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
             print(cluster_line(cluster))
     if bounded := result.figures.get("bounded"):
         _print_bounded(bounded)
-    left_out = ("taxonomy", "bounded")
-    print_figures({name: value for name, value in result.figures.items() if name not in left_out})
+    print_figures({name: value for name, value in result.figures.items() if name not in PRINTED})
+    if "other_target" in result.figures:
+        other_target.print_offers(result.figures)
 
 
 def _print_bounded(bounded: Mapping[str, Any]) -> None:

@@ -130,8 +130,9 @@ class EditMap:
         candidates, scores = _added_up(candidates, prediction.scores)
         probabilities = np.where(dropped, np.float32(0), prediction.probabilities)
         return dataclasses.replace(
-            prediction, labels=labels, probabilities=probabilities, candidates=candidates, scores=scores
-        )
+            prediction, labels=labels, probabilities=probabilities, candidates=candidates, scores=scores,
+            assigned=prediction.assigned & ~dropped,
+        )  # fmt: skip
 
     def folded(self, counts: Sequence[int], fitted: Ints, points: Floats) -> list[int]:
         """Counts of other images by fitted cluster, "other" last → by place, "other" last.

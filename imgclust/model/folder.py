@@ -24,7 +24,8 @@ from imgclust.errors import ModelError
 
 FORMAT = 4  # 2 and 3 have no "middle": a release that knows only them would find fewer images novel
 FORMAT_OF_EDITS = 5  # of folders with edits.json: a release that knows only 4 would ignore the edits
-FORMATS = (2, 3, FORMAT, FORMAT_OF_EDITS)
+FORMAT_OF_ASSIGNMENT = 6  # of models that assign what is between clusters: others would leave it in "other"
+FORMATS = (2, 3, FORMAT, FORMAT_OF_EDITS, FORMAT_OF_ASSIGNMENT)
 MAX_NUMBER = 2**31 - 2
 MANIFEST, ARRAYS, CLUSTERS, MAP = "manifest.json", "arrays.safetensors", "clusters.json", "map.parquet"
 EDITS = "edits.json"

@@ -36,23 +36,30 @@ def freeze(umap_model: Any, hdbscan_model: Any, nodes: npt.NDArray[np.int64] | N
         "hdbscan": hdbscan_parameters(hdbscan_model),
         "novelty": {"threshold": -1.0},  # nothing is novel
     }
-    tree = hdbscan_model._condensed_tree
     labels = np.asarray(hdbscan_model.labels_, np.int32)
-    arrays = {
+    arrays: dict[str, Array] = {
         "embeddings": np.asarray(umap_model._raw_data).astype(np.float16),
         "points": np.ascontiguousarray(umap_model.embedding_, np.float32),
         "core_distances": np.asarray(hdbscan_model.prediction_data_.core_distances, np.float64),
         "labels": labels,
         "probabilities": np.asarray(hdbscan_model.probabilities_, np.float32),
-        "tree_parent": tree["parent"].astype(np.int64),
-        "tree_child": tree["child"].astype(np.int64),
-        "tree_lambda": tree["lambda_val"].astype(np.float64),
-        "tree_size": tree["child_size"].astype(np.int64),
-        "cluster_nodes": selected_nodes(tree, labels),
+        **tree_arrays(hdbscan_model),
+        "cluster_nodes": selected_nodes(hdbscan_model._condensed_tree, labels),
     }
     if nodes is not None:
         arrays |= chosen_clusters(arrays, nodes)
     return ModelParts({**arrays, **prepare(arrays, parameters)}, parameters)
+
+
+def tree_arrays(hdbscan_model: Any) -> dict[str, Array]:
+    """A fitted HDBSCAN's condensed tree, as it is stored."""
+    tree = hdbscan_model._condensed_tree
+    return {
+        "tree_parent": tree["parent"].astype(np.int64),
+        "tree_child": tree["child"].astype(np.int64),
+        "tree_lambda": tree["lambda_val"].astype(np.float64),
+        "tree_size": tree["child_size"].astype(np.int64),
+    }
 
 
 def chosen_clusters(arrays: Mapping[str, Array], nodes: npt.NDArray[np.int64]) -> dict[str, Array]:

@@ -27,6 +27,7 @@ from imgclust.model.gallery import show
 from imgclust.model.map_labels import relabelled, total_images, training_rows
 from imgclust.model.parts import UNIT, Cluster, check_identity, now
 from imgclust.predictor import novelty as novelties
+from imgclust.predictor.assignment import TABLE, threshold_of
 from imgclust.predictor.batches import predict_batches
 from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
 
@@ -46,7 +47,8 @@ class ClusterModel:
 
     Attributes:
         encoder: whose embeddings it takes; None: not recorded.
-        parameters: "umap", "hdbscan" and "novelty" with all that prediction needs.
+        parameters: "umap", "hdbscan" and "novelty" with all that prediction needs; "assignment", where images
+            between clusters are assigned.
         clusters: without "other". Those of a model that starts a taxonomy are 0..k-1; those of one that
             continues it may have any numbers, in any order (`arrays` count them 0..k-1, in this order).
         figures: of the training.
@@ -295,14 +297,20 @@ class ClusterModel:
         """What a copy or another process gets: the fields. The predictor has threads; each makes its own."""
         return {field.name: self.__dict__[field.name] for field in dataclasses.fields(self)}
 
+    @property
+    def _format(self) -> int:
+        if TABLE in self.parameters:
+            return layout.FORMAT_OF_ASSIGNMENT
+        return layout.FORMAT_OF_EDITS if self.edits else layout.FORMAT
+
     def _freeze(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The manifest and the bytes of every other file."""
         files = self._files()
         manifest: dict[str, Any] = {
-            "format": layout.FORMAT_OF_EDITS if self.edits else layout.FORMAT,
+            "format": self._format,
             "created": self.created,
             "encoder": self.encoder.to_dict() if self.encoder else None,
-            **{table: dict(self.parameters[table]) for table in PARAMETERS},
+            **{t: dict(self.parameters[t]) for t in (*PARAMETERS, TABLE) if t in self.parameters},
             "figures": dict(self.figures),
             "libraries": dict(self.libraries),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -444,9 +452,13 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
     if reference is not None:
         Reference.from_dict(reference, numbers)
     clusters, edits = read_edits(folder, manifest, fitted, arrays)
+    parameters = {table: manifest[table] for table in PARAMETERS}
+    if TABLE in manifest:
+        parameters[TABLE] = manifest[TABLE]
+    threshold_of(parameters)
     return ClusterModel(
         encoder=EncoderIdentity.from_dict(encoder) if encoder else None,
-        parameters={table: manifest[table] for table in PARAMETERS},
+        parameters=parameters,
         clusters=clusters,
         figures=manifest["figures"],
         arrays=arrays,

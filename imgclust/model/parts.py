@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from imgclust.errors import EmbeddingsError
+from imgclust.predictor import assignment
 from imgclust.types import EncoderIdentity
 
 UNSTEADY = 0.6  # stability below which a cluster should not be relied on (Hennig, in R's package fpc)
@@ -70,7 +71,7 @@ class ModelParts:
 
     Attributes:
         arrays: those of `imgclust.model.folder.SPECS` and `PREPARED`; clusters are numbered 0..k-1.
-        parameters: the tables "umap", "hdbscan" and "novelty".
+        parameters: the tables "umap", "hdbscan" and "novelty", and perhaps "assignment".
     """
 
     arrays: Mapping[str, npt.NDArray[Any]]
@@ -88,6 +89,12 @@ class ModelParts:
     def with_novelty(self, table: Mapping[str, float]) -> ModelParts:
         """With other thresholds of novelty; see `imgclust.predictor.novelty.calibrate`."""
         return dataclasses.replace(self, parameters={**self.parameters, "novelty": dict(table)})
+
+    def with_assignment(self, table: Mapping[str, float] | None) -> ModelParts:
+        """With the score from which on images between clusters are assigned; None: none of them is."""
+        if table is None:
+            return self
+        return dataclasses.replace(self, parameters={**self.parameters, assignment.TABLE: dict(table)})
 
 
 def now() -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgclust.predictor import novelty
+from imgclust.predictor import assignment, novelty
 from imgclust.predictor.compiled import Kernels
 from imgclust.predictor.condensed_tree import ClusterTree, Membership
 from imgclust.predictor.gpu import DeviceLocator, Located
@@ -45,14 +45,14 @@ class FrozenPredictor:
 
     Args:
         arrays: the frozen arrays and what `prepare` added to them.
-        params: the tables "umap", "hdbscan" and "novelty".
+        params: the tables "umap", "hdbscan" and "novelty", and perhaps "assignment".
         device: where neighbours are searched and points are placed: "cpu", "cuda" or "cuda:1"; "torch-cpu"
             runs the code for GPUs on the processor. "mps" means "cpu": it has no float64.
         threads: that a call is divided among; None: as many as torch uses.
 
     Raises:
         ValueError: a metric that is not supported.
-        ModelError: a prepared array is damaged.
+        ModelError: a prepared array or the assignment is damaged.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class FrozenPredictor:
         self._dim = arrays["embeddings"].shape[1]
         self._novelty = {name: float(value) for name, value in params["novelty"].items()}
         self._mean = novelty.stored_mean_direction(arrays, self._novelty)
+        self._assigned_from = assignment.threshold_of(params)
         self.tree = ClusterTree(arrays, params["hdbscan"])
         self._locator = (
             None if device in ("cpu", "mps") else DeviceLocator(arrays, params, self.tree, _device(device))
@@ -166,7 +167,7 @@ class FrozenPredictor:
         with self._lock:
             self.rows += len(located.points)
             self.unsettled += int(np.count_nonzero(~located.settled))
-        return Prediction(
+        found = Prediction(
             labels=membership.labels,
             probabilities=membership.probabilities.astype(np.float32),
             points=located.points,
@@ -174,7 +175,9 @@ class FrozenPredictor:
             candidates=candidates,
             scores=scores,
             similarities=located.similarities.astype(np.float32),
+            assigned=np.zeros(len(located.points), bool),
         )
+        return assignment.assign(found, self._assigned_from)
 
     def _as_fitted(self, again: Indices, located: Located, found: Membership) -> tuple[Located, Membership]:
         """Put queries that are a training image once more, to the eye, where that one is, and label them so.
@@ -204,6 +207,7 @@ class FrozenPredictor:
             candidates=integers,
             scores=integers.astype(np.float32),
             similarities=floats,
+            assigned=np.empty(0, bool),
         )
 
     def _check(self, embeddings: Floats) -> None:

@@ -19,7 +19,7 @@ from hdbscan.prediction import PredictionData
 from sklearn.utils import check_random_state
 from umap.umap_ import nearest_neighbors
 
-from imgclust.predictor import novelty
+from imgclust.predictor import assignment, novelty
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
 Array = npt.NDArray[Any]
@@ -33,7 +33,7 @@ class ReferencePredictor:
 
     Args:
         arrays: the frozen arrays of a model folder; see `imgclust.model.folder`.
-        params: its parameters: the tables "umap", "hdbscan" and "novelty" of the manifest.
+        params: its parameters: the tables "umap", "hdbscan", "novelty" and perhaps "assignment".
         transform_seed: of UMAP's negative sampling. Another seed gives other labels to some images; the
             majority over many seeds is what one seed estimates.
     """
@@ -44,6 +44,7 @@ class ReferencePredictor:
         self._embeddings = np.asarray(arrays["embeddings"], np.float32)
         self._novelty = params["novelty"]
         self._mean = novelty.stored_mean_direction(arrays, self._novelty)
+        self._assigned_from = assignment.threshold_of(params)
         self.umap = rebuild_umap(arrays, params["umap"], transform_seed=transform_seed)
         self.hdbscan = rebuild_hdbscan(arrays, params["hdbscan"])
 
@@ -61,7 +62,7 @@ class ReferencePredictor:
             memberships = np.nan_to_num(hdbscan.membership_vector(self.hdbscan, point))
         candidates, scores = best_candidates(memberships)
         similarity = nearest_cosine(row, self._embeddings)
-        return Prediction(
+        found = Prediction(
             labels=label.astype(np.int32),
             probabilities=probability.astype(np.float32),
             points=point,
@@ -69,7 +70,9 @@ class ReferencePredictor:
             candidates=candidates,
             scores=scores,
             similarities=similarity,
+            assigned=np.zeros(1, bool),
         )
+        return assignment.assign(found, self._assigned_from)
 
 
 def rebuild_umap(arrays: Mapping[str, Array], p: Mapping[str, Any], *, transform_seed: int = 42) -> umap.UMAP:
@@ -175,6 +178,7 @@ def _empty(d: int) -> Prediction:
         candidates=np.empty((n, MAX_CANDIDATES), np.int32),
         scores=np.empty((n, MAX_CANDIDATES), np.float32),
         similarities=np.empty(n, np.float32),
+        assigned=np.empty(n, np.bool_),
     )
 
 

@@ -19,6 +19,7 @@ class Note:
     novel: bool = False
     candidates: tuple[tuple[int, float], ...] = ()
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    assigned: bool = False
 
 
 def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
@@ -77,6 +78,7 @@ def _note(record: Mapping[str, Any]) -> Note:
     return Note(
         probability=None if probability in (None, "") else _share(probability),
         novel=str(record.get("novel")).lower() == "true",
+        assigned=str(record.get("assigned")).lower() == "true",
         candidates=tuple((int(c["cluster"]), _share(c["score"])) for c in candidates),
         attributes={str(k): str(v) for k, v in attributes.items() if v is not None},
     )

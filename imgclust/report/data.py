@@ -178,7 +178,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
     )
 
 
-_TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty"}
+_TITLES = {"umap": "UMAP", "hdbscan": "HDBSCAN", "novelty": "Novelty", "assignment": "Assignment"}
 
 
 def _merged(known: Mapping[str, Note], given: Mapping[str, Note]) -> dict[str, Note]:
@@ -216,6 +216,7 @@ def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str,
             notes[shard.ids[row]] = Note(
                 probability=float(found.probabilities[i]),
                 novel=bool(found.novel[i]),
+                assigned=bool(found.assigned[i]),
                 candidates=tuple((c, s) for c, s in likely if c != OTHER),
             )
     return notes

@@ -133,6 +133,7 @@ def _notes(ids: list[str], notes: Mapping[str, Note], found: list[Facet]) -> lis
         others = [[k, v[:MAX_ATTRIBUTE_CHARS]] for k, v in note.attributes.items() if k not in filters]
         known = {
             "novel": note.novel,
+            "assigned": note.assigned,
             "candidates": [[c, round(s, 3)] for c, s in note.candidates],
             "attributes": others[:MAX_ATTRIBUTES],
         }

@@ -39,6 +39,7 @@ COLUMNS = (
     "taxonomy",
     "attributes",
     "similarity",
+    "assigned",
 )
 PARQUET_ROWS = 10_000  # held at once
 
@@ -57,6 +58,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "taxonomy": row.taxonomy,
         "attributes": dict(row.attributes),
         "similarity": row.similarity,
+        "assigned": row.assigned,
     }
 
 
@@ -126,7 +128,8 @@ def _csv(rows: Iterable[Row], file: BinaryIO) -> int:
         record = as_json(row)
         record["candidates"] = orjson.dumps(record["candidates"]).decode()
         record["attributes"] = orjson.dumps(record["attributes"]).decode()
-        record["novel"] = "true" if row.novel else "false"
+        for flag in ("novel", "assigned"):
+            record[flag] = "true" if record[flag] else "false"
         out.writerow([guard(v) if isinstance(v, str) else v for v in map(record.get, COLUMNS)])
         n += 1
     text.detach()  # flushes; the file itself is closed by whoever opened it
@@ -143,6 +146,7 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
         "probability": pa.float32(),
         "similarity": pa.float32(),
         "novel": pa.bool_(),
+        "assigned": pa.bool_(),
         "candidates": pa.list_(candidate),
     }
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])

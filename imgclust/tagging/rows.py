@@ -50,6 +50,7 @@ class Row:
         candidates: at most three likely clusters, best first, also for "other".
         model, taxonomy: which model predicted it, and what its cluster numbers mean.
         attributes: the picture's, from a list or an embeddings folder.
+        assigned: put into its cluster from between clusters; the probability is the candidate's score.
         width, height: of the original, in pixels; 0 where they are not known. Tables do not have them.
     """
 
@@ -64,6 +65,7 @@ class Row:
     taxonomy: str
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     similarity: float | None = None
+    assigned: bool = False
     width: int = 0
     height: int = 0
 
@@ -195,6 +197,7 @@ def predict_rows(
             taxonomy=taxonomy,
             attributes=known,
             similarity=round(float(prediction.similarities[i]), 6),
+            assigned=bool(prediction.assigned[i]),
             width=sizes[i][0] if sizes else 0,
             height=sizes[i][1] if sizes else 0,
         )

@@ -26,6 +26,7 @@ class PredictionSummary:
         self.counts: Counter[int] = Counter()
         self.names: dict[int, str | None] = {}
         self.novel = 0
+        self.assigned = 0
 
     @property
     def total(self) -> int:
@@ -37,6 +38,7 @@ class PredictionSummary:
             self.counts[row.cluster] += 1
             self.names[row.cluster] = row.name
             self.novel += row.novel
+            self.assigned += row.assigned
             yield row
 
 
@@ -86,6 +88,8 @@ def print_summary(tally: PredictionSummary, console: Console) -> None:
     text = f"{tally.total:,} picture{'s' * (tally.total != 1)} in {found} cluster{'s' * (found != 1)}"
     if tally.novel:
         text += f"; {tally.novel:,} unlike anything the model was fitted on"
+    if tally.assigned:
+        text += f"; {tally.assigned:,} assigned from between clusters"
     console.print(text, highlight=False)
 
 

@@ -32,7 +32,7 @@ def carry_edits(previous: ClusterModel, numbering: Numbering, arrays: Mapping[st
         arrays: of the new fit.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(arrays["labels"]))[:COMPARED])
-    found = previous.predict(arrays["embeddings"][rows])
+    found = previous.predict(arrays["embeddings"][rows]).unassigned()
     shown = np.where(found.novel, np.int32(OTHER), found.labels)
     own, points = arrays["labels"][rows], arrays["points"][rows]
     targets = [

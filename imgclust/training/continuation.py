@@ -97,7 +97,7 @@ def _sample(arrays: Mapping[str, Array]) -> Rows:
 
 def _labels(predictor: Predictor, rows: Array, report: Callable[[int], None]) -> Ints:
     """int32: the predicted clusters; "other", too, what is unlike all that the model knows."""
-    found = predict_batches(predictor, rows, progress=report)
+    found = predict_batches(predictor, rows, progress=report).unassigned()
     return np.where(found.novel, np.int32(OTHER), found.labels)
 
 

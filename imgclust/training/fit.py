@@ -20,11 +20,13 @@ from imgclust.model.taxonomy import Continuation
 from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
+from imgclust.training.agreement import REFITS, judge_of
 from imgclust.training.carrying import carry_edits
 from imgclust.training.continuation import Numbering, births, check_space, compare, names_by_hand
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.grouping import Before, group
+from imgclust.training.other_target import check_labels, check_target, measure
 from imgclust.training.parameters import Count, Parameters, check_memory, choose
 from imgclust.training.predictions import copies, predict_all
 from imgclust.training.split import Split, split_rows
@@ -45,7 +47,7 @@ class FitResult:
         parameters: that were used.
         figures: of both parts; the model has them too.
         labels: int32 (n,); the cluster of every row that was given: fitted for training rows, predicted for
-            held-out ones, the original's for duplicates; -1 is "other".
+            held-out ones, the original's for duplicates; -1 is "other", and so is, here, what is assigned.
         split: training, held-out and other rows, without duplicates.
         duplicates: rows that were left out, and the row that each joined.
         test: predictions for `split.test`.
@@ -86,6 +88,8 @@ def fit(
     previous: ClusterModel | None = None,
     near: float = NEAR,
     novel_rate: float = novelty.NOVEL_RATE,
+    other_target: float | None = None,
+    labels: Sequence[str | None] | None = None,
     progress: Listener | None = None,
     announce: Callable[[Parameters, Split], None] | None = None,
 ) -> FitResult:
@@ -114,17 +118,24 @@ def fit(
             that no cluster of the taxonomy has had. The fit starts from its places and prefers its clusters.
         near: cosine from which two images are the same picture; above 1 only equal files are.
         novel_rate: share of images like the training ones that may be called novel; 0..0.2.
+        other_target: share of the images that may stay in "other"; of those between clusters, the ones with
+            the best scores are put into their best candidate; see `imgclust.training.other_target`. None: all
+            stay.
+        labels: what the images show, n; used for nothing but to measure this. Without them, it is measured by
+            two more fits on other samples.
         progress: told what is going on.
         announce: told the parameters and the split before the long part begins.
 
     Raises:
-        FitError: too few images, not enough memory, no cluster, or embeddings that the previous model does
-            not take; the text says what to do.
+        FitError: too few images, not enough memory, no cluster, a target that cannot be measured, or
+            embeddings that the previous model does not take; the text says what to do.
     """
     if not near > 0:
         raise FitError(f"near must be a cosine above 0, is {near}")
     novelty.check_rate(novel_rate)
+    check_target(other_target, test_fraction)
     given = Given.of(embeddings, ids, encoder, normalize=normalize)
+    check_labels(labels, len(given.ids))
     if previous is not None:
         check_space(previous, given.rows, given.encoder)
     stages = Stages(progress)
@@ -149,6 +160,13 @@ def fit(
             predictor, parts, given.rows, split, duplicates, novel_rate, near, tell
         )
     parts = parts.with_novelty(thresholds)
+    target = None
+    if other_target is not None:
+        how = "by labels" if labels is not None else f"by {REFITS} more fits"
+        with stages.stage("other", f"how right it is to assign what is between clusters, {how}") as tell:
+            judge = judge_of(labels, given.rows, split, parts.arrays["labels"], parameters, tell)
+            target = measure(found.test, split.test, other_target, judge)
+        parts, found = parts.with_assignment(target.table()), found.assigned(target.chosen.score)
     numbering, continuation = Numbering.fresh(len(parts.arrays["cluster_nodes"])), None
     if previous is not None:
         with stages.stage("taxonomy", f"compared with model {previous.version}") as tell:
@@ -159,8 +177,8 @@ def fit(
             numbering = carry_edits(previous, numbering, parts.arrays)
     reference = Reference.of(found.test, range(len(numbering.numbers)))
     if reference is not None:
-        reference = reference.with_copies(*copies(split, duplicates, parts.arrays))
-    labels, test = numbering.of(found.labels), found.test.numbered(numbering.table)
+        reference = reference.with_copies(*copies(split, duplicates, parts.arrays, parts.parameters))
+    clusters, test = numbering.of(found.labels), found.test.numbered(numbering.table)
     order = np.concatenate([split.train, split.test])
     with stages.stage("map", "map, names and typical pictures"):
         gallery = show(
@@ -169,7 +187,7 @@ def fit(
             numbering.names,
             ids=[given.ids[row] for row in order],
             points=np.concatenate([parts.arrays["points"], test.points]),
-            labels=labels[order],
+            labels=clusters[order],
             seed=parameters.random_state,
             stability=selection.known(),
             phrases=vocabulary,
@@ -179,6 +197,8 @@ def fit(
     figures = found.figures(split, duplicates)
     if selection.bounded:
         figures["bounded"] = selection.bounded.to_dict()
+    if target is not None:
+        figures["other_target"] = target.to_dict()
     model = ClusterModel(
         encoder=given.encoder,
         parameters=parts.parameters,
@@ -195,7 +215,7 @@ def fit(
     if numbering.edits:
         model = with_edits(model, numbering.edits)
         assert model.edit_map is not None
-        labels, test = model.edit_map.labels(found.labels, found.points), model.edit_map.apply(found.test)
+        clusters, test = model.edit_map.labels(found.labels, found.points), model.edit_map.apply(found.test)
     return FitResult(
-        model, parameters, model.figures, labels, split, duplicates, test, stages.seconds, continuation
+        model, parameters, model.figures, clusters, split, duplicates, test, stages.seconds, continuation
     )

@@ -31,7 +31,9 @@ class Before:
     @classmethod
     def of(cls, predictor: Predictor, rows: Floats, progress: Callable[[float], None]) -> Before:
         """Ask the previous model's predictor."""
-        found = predict_batches(predictor, rows, progress=lambda done: progress(done / len(rows)))
+        found = predict_batches(
+            predictor, rows, progress=lambda done: progress(done / len(rows))
+        ).unassigned()
         return cls(np.where(found.novel, np.int32(OTHER), found.labels), found.points)
 
     def places(self, dimensions: int) -> Floats | None:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from imgclust.model.freeze import basic_figures
 from imgclust.model.parts import ModelParts
-from imgclust.predictor import novelty
+from imgclust.predictor import assignment, novelty
 from imgclust.predictor.batches import predict_batches
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.training.dedupe import Duplicates, Rows
+from imgclust.training.other_target import as_tagged
 from imgclust.training.split import Split
 from imgclust.types import OTHER, Floats, Ints, Prediction
 
@@ -28,7 +29,7 @@ class Found:
     Attributes:
         test: of the held-out rows.
         labels: int32 (n,); of every row that was given: fitted for training rows, predicted for others, the
-            original's for duplicates.
+            original's for duplicates. Nothing is assigned in them.
         points: float32 (n, d); the place of every row in the UMAP space, the original's for duplicates.
         checked: how many training rows were predicted, too.
         same: the share of these whose predicted label is the fitted one.
@@ -40,19 +41,29 @@ class Found:
     checked: int
     same: float
 
+    def assigned(self, score: float | None) -> Found:
+        """With the held-out images that lie between clusters assigned, from this score on."""
+        threshold = None if score is None else np.float32(score)
+        return dataclasses.replace(self, test=assignment.assign(self.test, threshold))
+
     def figures(self, split: Split, duplicates: Duplicates) -> dict[str, Any]:
         """The same for the same fit, so without times."""
+        share = float(self.test.assigned.mean()) if len(self.test) else 0.0
+        assigned = {"assigned": round(share, 4)} if share else {}
         return {
             "images": len(self.labels),
             "duplicates": {"exact": int(duplicates.exact.sum()), "near": int((~duplicates.exact).sum())},
             "train": basic_figures(self.labels[split.train]),
-            "test": basic_figures(self.test.labels),
+            "test": basic_figures(self.test.labels) | assigned,
             "predicted_as_fitted": {"checked": self.checked, "share": round(self.same, 4)},
         }
 
 
 def copies(
-    split: Split, duplicates: Duplicates, arrays: Mapping[str, npt.NDArray[Any]]
+    split: Split,
+    duplicates: Duplicates,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    parameters: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Ints, Floats, Floats, int]:
     """The copies of training images that were left out, and how many of them belong to the held-out images.
 
@@ -67,7 +78,8 @@ def copies(
     of_train = split.train[place] == duplicates.original
     rows = place[of_train]
     count = round(len(split.test) * len(duplicates) / len(duplicates.kept))
-    return arrays["labels"][rows], arrays["probabilities"][rows], duplicates.cosine[of_train], count
+    labels, probabilities = as_tagged(arrays, parameters, rows)
+    return labels, probabilities, duplicates.cosine[of_train], count
 
 
 def predict_all(

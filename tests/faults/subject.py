@@ -55,7 +55,8 @@ class ColourModel:
         candidates = np.full((n, 3), -1, np.int32)
         candidates[:, 0] = labels
         ones, zeros = np.ones(n, np.float32), np.zeros((n, 3), np.float32)
-        return Prediction(labels, ones, zeros, np.zeros(n, np.bool_), candidates, zeros, ones)
+        no = np.zeros(n, np.bool_)
+        return Prediction(labels, ones, zeros, no, candidates, zeros, ones, no)
 
 
 def main() -> int:

@@ -74,4 +74,6 @@ class FakeModel:
         scores = np.tile(np.array([0.5, 0.25, 0.0], np.float32), (n, 1))
         half = np.full(n, 0.5, np.float32)
         points = np.zeros((n, 2), np.float32)
-        return Prediction(labels, half, points, labels == 3, candidates, scores, half)
+        return Prediction(
+            labels, half, points, labels == 3, candidates, scores, half, np.zeros(len(labels), bool)
+        )

@@ -16,7 +16,7 @@ MAX_MODEL = 255  # bytes of a model's version that are kept
 VERSION = 1  # a tag's JSON begins with another byte
 _HEAD = struct.Struct(">BBHqq")  # version, flags, probability, uploaded_at, tagged_at (ms)
 _CANDIDATE = struct.Struct(">iH")  # cluster, score
-_NOVEL, _HEX_MODEL = 1, 2
+_NOVEL, _HEX_MODEL, _ASSIGNED = 1, 2, 4
 _STEPS = 65_535
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
@@ -26,12 +26,12 @@ def is_compact(data: bytes) -> bool:
 
 
 def pack(tag: Tag) -> bytes:
-    """Version, flags (1: novel, 2: the model is hex), probability, times, length of the model, model,
-    candidates; big-endian."""
+    """Version, flags (1: novel, 2: the model is hex, 4: assigned), probability, times, length of the model,
+    model, candidates; big-endian."""
     hexadecimal = _HEX.fullmatch(tag.model) is not None
     text = tag.model.encode()[:MAX_MODEL].decode(errors="ignore").encode()  # cut between characters
     model = bytes.fromhex(tag.model)[:MAX_MODEL] if hexadecimal else text
-    flags = _NOVEL * tag.novel + _HEX_MODEL * hexadecimal
+    flags = _NOVEL * tag.novel + _HEX_MODEL * hexadecimal + _ASSIGNED * tag.assigned
     head = _HEAD.pack(VERSION, flags, _steps(tag.probability), tag.uploaded_at, tag.tagged_at)
     candidates = (_CANDIDATE.pack(c.cluster, _steps(c.score)) for c in tag.candidates)
     return head + bytes([len(model)]) + model + b"".join(candidates)
@@ -74,6 +74,7 @@ def unpack(data: bytes, upload_id: str, taxonomy: str, cluster: int, names: Mapp
         uploaded_at=uploaded_at,
         tagged_at=tagged_at,
         attributes={},
+        assigned=bool(flags & _ASSIGNED),
     )
 
 

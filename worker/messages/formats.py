@@ -59,7 +59,18 @@ class Formats:
 
 
 MOMENTS = ("uploaded_at", "tagged_at")
-PLAIN_FIELDS = ("id", "cluster", "name", "probability", "novel", "model", "taxonomy", "url", *MOMENTS)
+PLAIN_FIELDS = (
+    "id",
+    "cluster",
+    "name",
+    "probability",
+    "novel",
+    "assigned",
+    "model",
+    "taxonomy",
+    "url",
+    *MOMENTS,
+)
 
 
 def reader(decode: Decode) -> Callable[[bytes], Tag]:

@@ -37,6 +37,7 @@ class Tag:
     uploaded_at: int
     tagged_at: int
     attributes: Mapping[str, Attribute]
+    assigned: bool = False  # put into its cluster from between clusters
 
     def to_json(self) -> bytes:
         return orjson.dumps(
@@ -50,6 +51,7 @@ class Tag:
                     {"cluster": c.cluster, "name": c.name, "score": c.score} for c in self.candidates
                 ],
                 "novel": self.novel,
+                **({"assigned": True} if self.assigned else {}),
                 "model": self.model,
                 "taxonomy": self.taxonomy,
                 "url": self.url,
@@ -83,6 +85,7 @@ class Tag:
                 uploaded_at=parse_time(raw["uploaded_at"]),
                 tagged_at=parse_time(raw["tagged_at"]),
                 attributes=raw.get("attributes", {}),
+                assigned=raw.get("assigned", False),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
             raise ValueError(f"not a tag: {printable(data)} ({type(error).__name__}: {error})") from None

@@ -57,6 +57,7 @@ class Predicted:
     candidates: tuple[tuple[int, float], ...]
     novel: bool
     embedding: bytes | None = None  # float16 numbers, where embeddings are kept
+    assigned: bool = False  # put into its cluster from between clusters
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,8 +87,9 @@ def rows(
             tuple((c, round(s, 6)) for c, s in zip(cs, ss, strict=True) if c >= 0)[:MAX_CANDIDATES],
             novel,
             embedding,
+            assigned,
         )
-        for token, label, probability, cs, ss, novel, embedding in zip(
+        for token, label, probability, cs, ss, novel, embedding, assigned in zip(
             tokens,
             prediction.labels.tolist(),
             probabilities,
@@ -95,6 +97,7 @@ def rows(
             scores,
             prediction.novel.tolist(),
             kept,
+            prediction.assigned.tolist(),
             strict=True,
         )
     ]
@@ -118,6 +121,7 @@ def tag_of(
         probability=predicted.probability,
         candidates=tuple(Candidate(c, maker.names.get(c), s) for c, s in predicted.candidates),
         novel=predicted.novel,
+        assigned=predicted.assigned,
         model=maker.version,
         taxonomy=maker.taxonomy,
         url=url,

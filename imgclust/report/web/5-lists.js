@@ -158,7 +158,8 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
         el("button", {
           type: "button", class: "chip", colour: colourOf(report, cluster.id), onclick: () => onToggle(cluster.id, true),
         }, swatch(report, cluster.id), named(cluster)),
-        note.novel ? el("span", { class: "flag" }, "unlike anything in training") : null)),
+        note.novel ? el("span", { class: "flag" }, "unlike anything in training") : null,
+        note.assigned ? el("span", { class: "flag" }, "assigned from between clusters") : null)),
     ...membership(report, chosen, cluster, note),
     attributeList(report, chosen, note),
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),

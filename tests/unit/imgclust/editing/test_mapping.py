@@ -42,6 +42,7 @@ def prediction(labels: list[int], points: np.ndarray) -> Prediction:
         candidates=candidates,
         scores=scores,
         similarities=np.ones(n, np.float32),
+        assigned=np.zeros(n, bool),
     )
 
 

@@ -47,6 +47,7 @@ def said(labels: Any, probabilities: Any, similarities: Any, novel: Any = None) 
         candidates=np.full((n, MAX_CANDIDATES), -1, np.int32),
         scores=np.zeros((n, MAX_CANDIDATES), np.float32),
         similarities=np.asarray(similarities, np.float32),
+        assigned=np.zeros(n, bool),
     )
 
 

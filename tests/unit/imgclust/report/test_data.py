@@ -47,6 +47,7 @@ class Model(SimpleNamespace):
             candidates=np.tile(np.array([1, 0, -1], np.int32), (n, 1)),
             scores=np.tile(np.array([0.5, 0.25, 0], np.float32), (n, 1)),
             similarities=np.zeros(n, np.float32),
+            assigned=np.zeros(n, bool),
         )
 
 

@@ -86,6 +86,7 @@ class ByColour:
             candidates=np.stack([best, np.full(n, -1), np.full(n, -1)], 1).astype(np.int32),
             scores=np.ones((n, 3), np.float32),
             similarities=np.ones(n, np.float32),
+            assigned=np.zeros(n, bool),
         )
 
 
