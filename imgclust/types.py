@@ -188,6 +188,10 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of(self, rows: npt.NDArray[Any]) -> Prediction:
+        """Some of the rows, by their numbers or a mask."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
     def numbered(self, numbers: Ints) -> Prediction:
         """The same prediction with other cluster numbers.
 

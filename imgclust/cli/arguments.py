@@ -21,6 +21,7 @@ from imgclust.cli import (
     fit,
     import_,
     names,
+    other,
     predict,
     report,
     search,
@@ -60,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     known = (
-        embed, fit, predict, report, clusters, edit, names, search, duplicates, compare, evaluate, export,
-        import_,
+        embed, fit, predict, report, clusters, other, edit, names, search, duplicates, compare, evaluate,
+        export, import_,
     )  # fmt: skip
     for command in known:
         command.add(commands)

@@ -191,7 +191,10 @@ class ClusterModel:
             with np.errstate(invalid="ignore", divide="ignore"):
                 rows = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
         self._check_rows(rows)
-        found = predict_batches(self.predictor, rows, batch=batch, progress=progress)
+        return self.shown(predict_batches(self.predictor, rows, batch=batch, progress=progress))
+
+    def shown(self, found: Prediction) -> Prediction:
+        """A prediction of `predictor`, in the clusters that people see."""
         if self.edit_map is not None:
             return self.edit_map.apply(found)
         return found if self._numbers is None else found.numbered(self._numbers)

@@ -20,6 +20,7 @@ TAGS = st.builds(
     probability=st.floats(0, 1),
     candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
     novel=st.booleans(),
+    assigned=st.booleans(),
     model=TEXT,
     taxonomy=TEXT,
     url=st.none() | TEXT,

@@ -223,7 +223,7 @@ def test_json_lines_are_like_tags(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {
         "id": "in/a.jpg", "source": "in/a.jpg", "cluster": 3, "name": "birds", "probability": 0.875,
         "novel": False, "model": "0123456789ab", "taxonomy": "ba9876543210",
-        "attributes": {"category": "bird"}, "similarity": None,
+        "attributes": {"category": "bird"}, "similarity": None, "assigned": False,
         "candidates": [
             {"cluster": 3, "name": "birds", "score": 0.5},
             {"cluster": 7, "name": None, "score": 0.25},

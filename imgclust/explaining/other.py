@@ -1,0 +1,209 @@
+"""Why images are in "other": each is novel, between clusters, or in a thin region; and what is inside it.
+
+By what the frozen predictor knows. **Novel**: judged as the model judges it, a training image by the others.
+**In a thin region**: images are sparser around it than around 99 of 100 images in clusters, or no cluster is
+a candidate. **Between clusters**: the rest; images are as dense there as in clusters, but which one it
+belongs to does not show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.model.gallery import exemplars
+from imgclust.predictor import novelty
+from imgclust.predictor.batches import predict_batches
+from imgclust.predictor.condensed_tree import ClusterTree
+from imgclust.searching.rows import SearchRows, rows_of_model
+from imgclust.types import OTHER, Bools, Floats, Ints, Prediction
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
+
+KINDS = ("novel", "between", "thin")
+SPARSEST = 0.01  # share of the images in clusters that stand in no denser place than a thin region
+LEAST = 5  # images of a candidate cluster
+PART = 50  # or one of so many, of all images in "other"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherImage:
+    """An image in "other".
+
+    Attributes:
+        kind: one of `KINDS`.
+        nearest, score: its best candidate and that one's score; None and 0: it has none.
+        similarity: cosine to the nearest other training image.
+        assigned: the model puts it into its best candidate.
+        group: number of the candidate cluster that it is in, from 1; None: in none.
+    """
+
+    id: str
+    source: str
+    kind: str
+    nearest: int | None
+    score: float
+    similarity: float
+    assigned: bool
+    group: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherGroup:
+    """Images in "other" that lie together: a cluster that might be.
+
+    Attributes:
+        number: from 1, the largest first.
+        nearest: the cluster that is the best candidate of most of them; None: they have none.
+        members: places in `Other.images`, the most typical first.
+    """
+
+    number: int
+    nearest: int | None
+    members: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Other:
+    """What is in "other".
+
+    Attributes:
+        total: images that were looked at, those in clusters too.
+        images: those in "other".
+        groups: candidate clusters inside.
+        names: of the model's clusters.
+    """
+
+    total: int
+    images: tuple[OtherImage, ...]
+    groups: tuple[OtherGroup, ...]
+    names: Mapping[int, str | None]
+
+    def kinds(self) -> dict[str, int]:
+        """Images of each kind."""
+        found = Counter(image.kind for image in self.images)
+        return {kind: found[kind] for kind in KINDS}
+
+    def nearest(self) -> list[tuple[int, int]]:
+        """(cluster, images whose best candidate it is), the most first; of images between clusters."""
+        between = (image.nearest for image in self.images if image.kind == "between")
+        found = Counter(number for number in between if number is not None)
+        return sorted(found.items(), key=lambda item: (-item[1], item[0]))
+
+
+def explain_other(model: ClusterModel, folder: Path | None = None) -> Other:
+    """Explain "other" among the training images that the model names, or in an embeddings folder.
+
+    Raises:
+        EmbeddingsError: the folder is unreadable, or of another encoder.
+        ImgclustError: the model does not know the names of its training images.
+    """
+    total, rows, raw = _training(model) if folder is None else _stored(model, folder)
+    kinds, groups = kinds_of(model, raw), groups_in(raw.points)
+    shown = model.shown(raw)
+    images = tuple(
+        OtherImage(
+            image, source, kind, None if near < 0 else near, score, similarity, assigned, group or None
+        )
+        for image, source, kind, near, score, similarity, assigned, group in zip(
+            rows.ids,
+            rows.sources,
+            kinds,
+            shown.candidates[:, 0].tolist(),
+            shown.scores[:, 0].tolist(),
+            raw.similarities.tolist(),
+            shown.assigned.tolist(),
+            (groups + 1).tolist(),
+            strict=True,
+        )
+    )
+    return Other(
+        total, images, _described(images, rows.vectors, groups), {c.id: c.name for c in model.clusters}
+    )
+
+
+Found = tuple[
+    int, SearchRows, Prediction
+]  # images looked at; those in "other", and what is predicted of them
+
+
+def _training(model: ClusterModel) -> Found:
+    """Training images, judged by the others: each is its own nearest, and would never be novel."""
+    rows = rows_of_model(model)
+    assert rows.labels is not None
+    some = np.flatnonzero(rows.labels == OTHER)
+    numbers = model.map_rows[model.map_rows >= 0][some]
+    kept = rows.of(some)
+    table = {name: float(value) for name, value in model.parameters["novelty"].items()}
+    nearest = novelty.nearest_other(model.arrays["embeddings"].astype(np.float32), numbers)
+    mean = novelty.stored_mean_direction(model.arrays, table)
+    found = predict_batches(model.predictor, kept.vectors)
+    novel = novelty.judge(table, mean, kept.vectors, nearest)
+    return len(rows), kept, dataclasses.replace(found, similarities=nearest, novel=novel)
+
+
+def _stored(model: ClusterModel, folder: Path) -> Found:
+    from imgclust.embedding.store import iter_embeddings
+
+    total, rows, found = 0, [], []
+    for shard in iter_embeddings(folder):
+        model.check_encoder(shard.identity)
+        prediction = predict_batches(model.predictor, shard.vectors)
+        some = np.flatnonzero(model.shown(prediction).unassigned().labels == OTHER)
+        total += len(shard)
+        rows.append(SearchRows(shard.ids, shard.sources, shard.vectors, None).of(some))
+        found.append(prediction.of(some))
+    ids, sources = ([text for part in rows for text in getattr(part, name)] for name in ("ids", "sources"))
+    vectors = np.concatenate([part.vectors for part in rows])
+    return total, SearchRows(ids, sources, vectors, None), Prediction.concat(found)
+
+
+def kinds_of(model: ClusterModel, found: Prediction) -> list[str]:
+    """The kind of each image in "other"; clusters as the arrays count them."""
+    thin = thin_regions(model, found)
+    return np.where(found.novel, KINDS[0], np.where(thin, KINDS[2], KINDS[1])).tolist()
+
+
+def thin_regions(model: ClusterModel, found: Prediction) -> Bools:
+    """bool (m,): images that stand where images are sparser than nearly everywhere in clusters."""
+    if not len(found):
+        return np.empty(0, bool)
+    arrays = model.arrays
+    around = ClusterTree(arrays, model.parameters["hdbscan"]).predict(found.points).lambdas
+    inside = arrays["core_distances"][arrays["labels"] != OTHER]
+    widest = np.quantile(inside, 1 - SPARSEST) if len(inside) else np.inf
+    thin: npt.NDArray[np.bool_] = (found.candidates[:, 0] < 0) | (around * widest < 1)
+    return thin
+
+
+def groups_in(points: Floats) -> Ints:
+    """int32 (m,): candidate clusters among points, the largest 0; -1: in none."""
+    size = max(LEAST, len(points) // PART)
+    if len(points) < 2 * size:
+        return np.full(len(points), OTHER, np.int32)
+    from hdbscan import HDBSCAN
+
+    clusterer = HDBSCAN(min_cluster_size=size, min_samples=LEAST)
+    labels = np.asarray(clusterer.fit(points.astype(np.float64)).labels_, np.int32)
+    sizes = np.bincount(labels[labels >= 0], minlength=int(labels.max()) + 1)
+    rank = np.empty(len(sizes), np.int32)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    return np.append(rank, np.int32(OTHER))[labels]
+
+
+def _described(images: Sequence[OtherImage], vectors: Floats, groups: Ints) -> tuple[OtherGroup, ...]:
+    if not len(groups) or groups.max() < 0:
+        return ()
+    typical = exemplars(vectors, groups, np.ones(len(groups), np.float32), count=len(groups))
+    found = []
+    for number, members in enumerate(typical, 1):
+        near = Counter(images[row].nearest for row in members.tolist()).most_common(1)[0][0]
+        found.append(OtherGroup(number, near, tuple(members.tolist())))
+    return tuple(found)
