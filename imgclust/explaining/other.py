@@ -168,7 +168,7 @@ def _stored(model: ClusterModel, folder: Path) -> Found:
 def kinds_of(model: ClusterModel, found: Prediction) -> list[str]:
     """The kind of each image in "other"; clusters as the arrays count them."""
     thin = thin_regions(model, found)
-    return np.where(found.novel, KINDS[0], np.where(thin, KINDS[2], KINDS[1])).tolist()
+    return [str(kind) for kind in np.where(found.novel, KINDS[0], np.where(thin, KINDS[2], KINDS[1]))]
 
 
 def thin_regions(model: ClusterModel, found: Prediction) -> Bools:

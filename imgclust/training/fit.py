@@ -178,7 +178,7 @@ def fit(
     reference = Reference.of(found.test, range(len(numbering.numbers)))
     if reference is not None:
         reference = reference.with_copies(*copies(split, duplicates, parts.arrays, parts.parameters))
-    clusters, test = numbering.of(found.labels), found.test.numbered(numbering.table)
+    found_labels, test = numbering.of(found.labels), found.test.numbered(numbering.table)
     order = np.concatenate([split.train, split.test])
     with stages.stage("map", "map, names and typical pictures"):
         gallery = show(
@@ -187,7 +187,7 @@ def fit(
             numbering.names,
             ids=[given.ids[row] for row in order],
             points=np.concatenate([parts.arrays["points"], test.points]),
-            labels=clusters[order],
+            labels=found_labels[order],
             seed=parameters.random_state,
             stability=selection.known(),
             phrases=vocabulary,
@@ -215,7 +215,8 @@ def fit(
     if numbering.edits:
         model = with_edits(model, numbering.edits)
         assert model.edit_map is not None
-        clusters, test = model.edit_map.labels(found.labels, found.points), model.edit_map.apply(found.test)
+        found_labels = model.edit_map.labels(found.labels, found.points)
+        test = model.edit_map.apply(found.test)
     return FitResult(
-        model, parameters, model.figures, clusters, split, duplicates, test, stages.seconds, continuation
+        model, parameters, model.figures, found_labels, split, duplicates, test, stages.seconds, continuation
     )
