@@ -180,6 +180,7 @@ def tagger_config(settings: Settings) -> TaggerConfig:
         models=models,
         cloud_events=s.cloud_events,
         trace_share=s.trace_share,
+        predict_device=s.predict_device,
     )
 
 

@@ -230,6 +230,23 @@ class ClusterModel:
 
         return FrozenPredictor(self.arrays, self.parameters)
 
+    def predicting_on(self, device: str) -> ClusterModel:
+        """The same model, whose predictions are made on a GPU: where that gives the processor's bits.
+
+        Args:
+            device: "cpu", "cuda" or "cuda:N".
+
+        Raises:
+            ModelError: the device gives other bits, or is not there.
+        """
+        if device == "cpu":
+            return self
+        from imgclust.predictor.device_check import predictor_on
+
+        other = dataclasses.replace(self)
+        other.__dict__["predictor"] = predictor_on(device, self.arrays, self.parameters)
+        return other
+
     def edit(self, who: str | None = None) -> Editor:
         """Change clusters by hand: every method of the editor returns another model of the same taxonomy.
 

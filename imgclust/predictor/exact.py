@@ -102,9 +102,24 @@ def largest(x: Any, axis: int) -> Any:
     return np.maximum.reduce(x, axis) if isinstance(x, np.ndarray) else x.amax(axis)
 
 
+def quotient(x: Any, y: Any) -> Any:
+    """x / y, one of which is a number. On a GPU torch multiplies by a number's inverse, and on all devices a
+    number by an array's, which rounds twice."""
+    if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+        return x / y
+    if isinstance(y, torch.Tensor):
+        return torch.full_like(y, x) / y
+    return x / torch.full_like(x, y)
+
+
 def running_product(x: Any) -> Any:
     """Products of the first, the first two, … along the first axis; torch's, which lets other threads run."""
-    return torch.cumprod(torch.from_numpy(x), 0).numpy() if isinstance(x, np.ndarray) else x.cumprod(0)
+    if isinstance(x, np.ndarray):
+        return torch.cumprod(torch.from_numpy(x), 0).numpy()
+    if x.shape[1] > 1:
+        return x.cumprod(0)
+    # on a GPU a thread goes down each column, but many share a single one, in an order of their own
+    return torch.cat([x, x], 1).cumprod(0)[:, :1]
 
 
 def flip(x: Any) -> Any:

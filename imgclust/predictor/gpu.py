@@ -2,8 +2,8 @@
 
 The same arithmetic as `neighbours` and `condensed_tree`, over a whole batch at once; where these prune with a
 tree or a shortlist's floor, this compares with everything, which a GPU does faster. `umap_transform` runs on
-tensors as it is. On a processor the answers are the same bit for bit; a GPU may scan products in another
-order.
+tensors as it is. Nothing is used that may round otherwise on another device, so the answers are the same bit
+for bit; `device_check` looks whether they are.
 """
 
 from __future__ import annotations

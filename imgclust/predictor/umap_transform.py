@@ -182,13 +182,13 @@ class UmapTransform:
         """Membership strengths over their largest, (k, m); 0 where umap prunes the edge."""
         xp = self._xp
         beyond = exact.clip(distances - self._nearest(distances), 0.0, math.inf)
-        mean = exact.ordered_sum(distances) / len(distances)
+        mean = exact.quotient(exact.ordered_sum(distances), len(distances))
         with np.errstate(divide="ignore", invalid="ignore"):
-            most = xp.where(mean > 0.0, 1.0 / (_MIN_SCALE * mean), 1.0)
+            most = xp.where(mean > 0.0, exact.quotient(1.0, _MIN_SCALE * mean), 1.0)
             # Jensen's inequality: the inverse bandwidth is no smaller than this; the sum is convex in it, so
             # that Newton's steps never overshoot
-            spread = exact.ordered_sum(beyond[1:]) / max(len(beyond) - 1, 1)
-            inverse = xp.where(spread > 0.0, self._first / spread, 0.0)
+            spread = exact.quotient(exact.ordered_sum(beyond[1:]), max(len(beyond) - 1, 1))
+            inverse = xp.where(spread > 0.0, exact.quotient(self._first, spread), 0.0)
             moving = inverse >= 0.0
             for _ in range(_NEWTON):
                 values = exact.exp(-beyond[1:] * inverse)
@@ -249,7 +249,7 @@ class UmapTransform:
             differences = points - pull.places
             # no force exceeds umap's bound
             largest = exact.clip(exact.largest(abs(differences), 1), _TINY, math.inf)
-            share = rate * xp.minimum(self._strengths(differences), CLIP / largest) * due
+            share = rate * xp.minimum(self._strengths(differences), exact.quotient(CLIP, largest)) * due
             # each pull goes the share's part of the way from where the one before it ended
             kept = exact.single(exact.running_product(exact.double(exact.flip(1.0 - share))))
             later = exact.flip(xp.concatenate([xp.ones_like(share[:1]), kept[:-1]]))

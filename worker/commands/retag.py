@@ -55,14 +55,17 @@ def retag(settings: Settings, to: str, *, model: Path | None = None, quiet: bool
     Raises:
         SettingsError: no model, or a topic that has another purpose.
         WorkerError: Kafka is away or refuses.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or does not predict on WORKER_PREDICT_DEVICE.
     """
     source = embeddings_topic(settings)
     if to in wiring.topics_config(settings).names.values():
         raise SettingsError(f"--to {to!r} is one of the worker's own topics; name another one")
     if model is None and settings.model is None and settings.models_topic is None:
         raise SettingsError("no model to tag with: give --model, or set WORKER_MODEL")
-    loaded = ClusterModel.load(model) if model is not None else first_model(settings)
+    if model is not None:
+        loaded = ClusterModel.load(model).predicting_on(settings.predict_device)
+    else:
+        loaded = first_model(settings)
     with Scanner(wiring.connection(settings), f"{settings.group_id}.retag.{to}.{loaded.version}") as scanner:
         partitions = scanner.partitions(source)
         _ensure(settings, to, len(partitions))

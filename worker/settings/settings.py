@@ -148,6 +148,12 @@ class Settings:
         None, parsers.folder, "the folder with the model folders that the models topic names"
     )
     device: str = setting("auto", parsers.device("auto", "cpu", "mps"), "where the encoder runs")
+    predict_device: str = setting(
+        "cpu",
+        parsers.device("cpu"),
+        "where clusters are predicted; a GPU is compared with the processor at the start, and refused where "
+        "a bit differs",
+    )
     encoder_weights: Path | None = setting(
         None,
         parsers.file,

@@ -70,16 +70,19 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
 WARM_SIZES = (1, 2, 64, 256)
 
 
-def load_named(folder: Path, named: ModelRef, encoder: EncoderIdentity | None) -> ClusterModel:
+def load_named(
+    folder: Path, named: ModelRef, encoder: EncoderIdentity | None, device: str = "cpu"
+) -> ClusterModel:
     """A model that the topic names, loaded and checked.
 
     Args:
         folder: of models.
         encoder: whose embeddings it must take; None: any.
+        device: where it predicts.
 
     Raises:
         ModelError, StartError: the folder is not there, is damaged, holds another model, or one of another
-            encoder.
+            encoder; the device gives other bits than the processor.
     """
     path = folder / named.folder
     if not path.is_dir():
@@ -90,7 +93,7 @@ def load_named(folder: Path, named: ModelRef, encoder: EncoderIdentity | None) -
             f"the folder {named.folder!r} holds model {model.version}, the models topic names {named.version}"
         )
     check_encoder(model, named, encoder)
-    return model
+    return model.predicting_on(device)
 
 
 def check_encoder(model: ClusterModel, named: ModelRef, encoder: EncoderIdentity | None) -> None:
@@ -161,12 +164,12 @@ def first_model(settings: Settings) -> ClusterModel:
 
     Raises:
         StartError: none of them can be used; the text has the reason of each.
-        ModelError: without a topic, WORKER_MODEL cannot be loaded.
+        ModelError: without a topic, WORKER_MODEL cannot be loaded, or not predict on WORKER_PREDICT_DEVICE.
     """
     if settings.models_topic is None:
         if settings.model is None:
             raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
-        return ClusterModel.load(settings.model)
+        return ClusterModel.load(settings.model).predicting_on(settings.predict_device)
     folder = models_folder(settings)
     assignment = read_state(settings).assignments.get("live")
     tries: list[tuple[str, Callable[[], ClusterModel]]] = []
@@ -178,7 +181,7 @@ def first_model(settings: Settings) -> ClusterModel:
     refused = []
     for what, load in tries:
         try:
-            return load()
+            return load().predicting_on(settings.predict_device)
         except (ImgclustError, WorkerError) as error:
             refused.append(f"{what}: {error}")
             log.error("a model cannot be used; the next one is tried", model=what, error=str(error))

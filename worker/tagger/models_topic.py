@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from worker.kafka.reading import client_log, some_of
 from worker.kafka.topic_ids import TopicIds
 from worker.messages.models import REPORT, ModelsState, write_report
 from worker.tagger.inference import Inference
+from worker.tagger.model_loading import load_named
 from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health
@@ -147,12 +149,14 @@ def follow(
     metrics: Metrics,
     health: Health,
     wall_ms: Callable[[], int],
+    device: str = "cpu",
 ) -> ModelsWatch | None:
     """What follows the models topic, ready to start; None where there is none.
 
     Args:
         models: the topic, and the folder of models.
         model, encoder: at work.
+        device: where models predict.
     """
     if models is None:
         return None
@@ -165,5 +169,6 @@ def follow(
         metrics=metrics,
         health=health,
         wall_ms=wall_ms,
+        load=partial(load_named, device=device),
     )
     return ModelsWatch(connection, topic, changer)

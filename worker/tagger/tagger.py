@@ -93,6 +93,7 @@ class TaggerConfig:
         drain_timeout: seconds to finish what is in flight at the end.
         stall_timeout: seconds without progress after which the process is ended.
         models: the topic that names the models, and the folder that they are in; None: the model stays.
+        predict_device: where models that the topic names predict.
         trace_share: of uploads without a `traceparent` for which a trace begins here.
         cloud_events: the source of CloudEvents, where tags are to have their attributes.
     """
@@ -110,6 +111,7 @@ class TaggerConfig:
     models: tuple[str, Path] | None = None
     cloud_events: str | None = None
     trace_share: float = 0.0
+    predict_device: str = "cpu"
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -176,7 +178,7 @@ class Tagger:
         self.pipeline = self._pipeline(formats, EmbeddingWriter(encoder.identity, keep_url=config.tag_url))
         self._models = follow(
             config.source.connection, config.models, model, self.inference, encoder.identity,
-            metrics=metrics, health=health, wall_ms=wall_ms,
+            metrics=metrics, health=health, wall_ms=wall_ms, device=config.predict_device,
         )  # fmt: skip
         self._standstill = Standstill(clock)
         self._watchdog = Watchdog(config.stall_timeout, self._stalled_for)
