@@ -44,6 +44,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("report", "one offline page"),
         ("exporting", "to and from other tools"),
         ("training", "embeddings → model"),
+        ("naming", "clusters → names"),
         ("searching", "what is like what"),
         ("tagging", "predictions as rows"),
         ("model", "the frozen artefact"),

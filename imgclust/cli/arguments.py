@@ -17,6 +17,7 @@ from imgclust.cli import (
     edit,
     embed,
     evaluate,
+    explore,
     export,
     fit,
     import_,
@@ -61,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     known = (
-        embed, fit, predict, report, clusters, other, edit, names, search, duplicates, compare, evaluate,
-        export, import_,
+        embed, fit, predict, report, explore, clusters, other, edit, names, search, duplicates, compare,
+        evaluate, export, import_,
     )  # fmt: skip
     for command in known:
         command.add(commands)

@@ -1,14 +1,22 @@
-"""`imgclust names`: name the clusters of a model again."""
+"""`imgclust names`: name the clusters of a model, by hand or by something that knows names."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgclust.cli import loading
-from imgclust.cli.options import Commands, add_command, add_naming_options
+from imgclust.cli.options import Commands, add_command, add_naming_options, positive
 from imgclust.cli.output import cluster_line
-from imgclust.errors import EncoderError
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
+
+DESCRIPTION = """\
+Name the clusters of a model. Names go into its log of edits, so `imgclust edit MODEL/ undo` takes them back;
+names that people gave with --set or `imgclust edit` stay. A cluster that nothing has a name for gets none."""
 
 
 def add(commands: Commands) -> None:
@@ -17,28 +25,88 @@ def add(commands: Commands) -> None:
         "names",
         run,
         "name the clusters of a model again, for example with your own words",
+        "  imgclust names model/ --set 3=food --set 7=cars\n"
+        "  imgclust names model/ --by hierarchy\n"
+        "  imgclust names model/ --by phrases,folders -o renamed/\n"
         "  imgclust names model/ --vocabulary words.txt\n"
-        "  imgclust names model/ --vocabulary words.txt -o renamed/",
+        "  imgclust names model/ --by attribute --attribute category --images embeddings/\n"
+        "  imgclust names model/ --by endpoint --endpoint http://localhost:8000/v1 --endpoint-model llava",
     )
+    command.description = DESCRIPTION
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     command.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
+    command.add_argument(
+        "--set", type=_assignment, action="append", default=[], metavar="N=NAME", dest="given",
+        help='name cluster N by hand; "N=" takes its name away',
+    )  # fmt: skip
+    command.add_argument(
+        "--by", metavar="NAMERS",
+        help="phrases (default), hierarchy (mini), folders, attribute, endpoint, or what another package "
+        "brings; of several, with commas, the first that has a name",
+    )  # fmt: skip
     add_naming_options(command)
+    command.add_argument(
+        "--images", type=Path, metavar="EMBEDDINGS", help="the folder that has the attributes of the images"
+    )
+    command.add_argument("--attribute", metavar="NAME", help="of the images, for --by attribute")
+    command.add_argument(
+        "--endpoint", metavar="URL",
+        help="an OpenAI-compatible API that sees pictures: typical ones of each cluster are sent there; the "
+        "variable IMGCLUST_ENDPOINT_KEY has its key",
+    )  # fmt: skip
+    command.add_argument("--endpoint-model", metavar="NAME", help="the model to ask there")
+    command.add_argument(
+        "--max-requests", type=positive, default=100, metavar="N",
+        help="to the endpoint, one for each cluster, the largest first (%(default)s)",
+    )  # fmt: skip
+
+
+def _assignment(text: str) -> tuple[int, str]:
+    number, equals, name = text.partition("=")
+    if not equals or not number.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"must be like 3=food, got {text!a:.80}")
+    return int(number), name
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.model.gallery import centres
     from imgclust.model.model import ClusterModel
-    from imgclust.model.naming import name_clusters
 
     model = ClusterModel.load(arguments.model)
-    if model.encoder is None:
-        raise EncoderError(f"the model in {str(arguments.model)!a} does not say which encoder it takes")
-    vocabulary = loading.encoder(model.encoder, weights=arguments.weights).vocabulary(
-        loading.words(arguments.vocabulary)
-    )
-    found = name_clusters(centres(model.arrays["embeddings"], model.arrays["labels"]), *vocabulary)
-    renamed = model.renamed(found)
-    renamed.save(arguments.output or arguments.model)
-    for cluster in renamed.clusters:
+    edited = model.edit().rename(dict(arguments.given)) if arguments.given else model
+    by = arguments.by or ("" if arguments.given else "phrases")
+    if by:
+        edited = _named(edited, by, arguments)
+    if edited is not model or arguments.output:
+        edited.save(arguments.output or arguments.model)
+    for cluster in edited.clusters:
         print(cluster_line(cluster))
     return 0
+
+
+def _named(model: ClusterModel, by: str, arguments: argparse.Namespace) -> ClusterModel:
+    """The model with the names that the namers have, if any of them is another than before."""
+    from imgclust.naming.namers import WHO, NamingOptions, load_namer, proposed
+
+    words = loading.words(arguments.vocabulary)
+    options = NamingOptions(
+        vocabulary=lambda identity: loading.encoder(identity, weights=arguments.weights).vocabulary(words),
+        weights=arguments.weights,
+        images=arguments.images,
+        attribute=arguments.attribute,
+        endpoint=arguments.endpoint,
+        endpoint_model=arguments.endpoint_model,
+        max_requests=arguments.max_requests,
+    )
+    namers = [load_namer(name.strip(), options) for name in by.split(",")]
+    found = proposed(model, namers)
+    changed = {number: name for number, name in found.items() if name != model.name(number)}
+    if not changed:
+        return model
+    return model.edit(who=f"{WHO} {by} ({_user()})").rename(changed)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "unknown"

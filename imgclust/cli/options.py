@@ -14,6 +14,7 @@ column source, file, path, filename, image or url, and perhaps id; its other col
 # error code → the option that lifts its limit
 LIMIT_OPTIONS = {"too-many-pixels": "--max-pixels", "too-large": "--max-bytes"}
 
+PAGE_ENDING = ".html"
 RESULT_ENDINGS = {".txt": "table", ".csv": "csv", ".json": "json"}
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
@@ -85,13 +86,15 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_result_options(command: argparse.ArgumentParser) -> None:
+def add_result_options(command: argparse.ArgumentParser, page: str | None = None) -> None:
+    """Where a result goes, and in which form; `page` says what a page shows, where there is one."""
     command.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
-        help="write to .csv, .json or .txt, instead of the terminal",
+        help="write to .csv, .json or .txt, instead of the terminal"
+        + (f"; or {page}: {PAGE_ENDING}" if page else ""),
     )
     command.add_argument(
         "--format", choices=tuple(RESULT_ENDINGS.values()),
@@ -113,3 +116,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def megabytes(text: str) -> int:
+    """Millions of bytes → bytes."""
+    value = float(text)
+    if not 0 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"must be 0 to 10000, got {text}")
+    return int(value * 1_000_000)

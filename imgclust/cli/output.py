@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from imgclust.cli.options import RESULT_ENDINGS
+from imgclust.cli.options import PAGE_ENDING, RESULT_ENDINGS
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def print_figures(figures: Mapping[str, Any], indent: str = "") -> None:
             print_figures(value, indent + "  ")
         elif not isinstance(value, list | tuple):
             print(f"{indent}{name} = {round(value, 4) if isinstance(value, float) else value}")
+
+
+def is_page(arguments: argparse.Namespace) -> bool:
+    """Whether `-o` names a page to look at."""
+    named = arguments.output is not None and arguments.format is None
+    return named and arguments.output.suffix.lower() == PAGE_ENDING
 
 
 def result_format(arguments: argparse.Namespace) -> str:

@@ -1,9 +1,6 @@
 """Why images are in "other": each is novel, between clusters, or in a thin region; and what is inside it.
 
-By what the frozen predictor knows. **Novel**: judged as the model judges it, a training image by the others.
-**In a thin region**: images are sparser around it than around 99 of 100 images in clusters, or no cluster is
-a candidate. **Between clusters**: the rest; images are as dense there as in clusters, but which one it
-belongs to does not show.
+The reasons are those of `imgclust.model.reasons`.
 """
 
 from __future__ import annotations
@@ -18,17 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from imgclust.model.gallery import exemplars
-from imgclust.predictor import novelty
+from imgclust.model.reasons import KINDS, kinds_of, predicted_by_others
 from imgclust.predictor.batches import predict_batches
-from imgclust.predictor.condensed_tree import ClusterTree
 from imgclust.searching.rows import SearchRows, rows_of_model
 from imgclust.types import OTHER, Bools, Floats, Ints, Prediction
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
-KINDS = ("novel", "between", "thin")
-SPARSEST = 0.01  # share of the images in clusters that stand in no denser place than a thin region
 LEAST = 5  # images of a candidate cluster
 PART = 50  # or one of so many, of all images in "other"
 
@@ -140,13 +134,7 @@ def _training(model: ClusterModel) -> Found:
     assert rows.labels is not None
     some = np.flatnonzero(rows.labels == OTHER)
     numbers = model.map_rows[model.map_rows >= 0][some]
-    kept = rows.of(some)
-    table = {name: float(value) for name, value in model.parameters["novelty"].items()}
-    nearest = novelty.nearest_other(model.arrays["embeddings"].astype(np.float32), numbers)
-    mean = novelty.stored_mean_direction(model.arrays, table)
-    found = predict_batches(model.predictor, kept.vectors)
-    novel = novelty.judge(table, mean, kept.vectors, nearest)
-    return len(rows), kept, dataclasses.replace(found, similarities=nearest, novel=novel)
+    return len(rows), rows.of(some), predicted_by_others(model, numbers)
 
 
 def _stored(model: ClusterModel, folder: Path) -> Found:
@@ -163,24 +151,6 @@ def _stored(model: ClusterModel, folder: Path) -> Found:
     ids, sources = ([text for part in rows for text in getattr(part, name)] for name in ("ids", "sources"))
     vectors = np.concatenate([part.vectors for part in rows])
     return total, SearchRows(ids, sources, vectors, None), Prediction.concat(found)
-
-
-def kinds_of(model: ClusterModel, found: Prediction) -> list[str]:
-    """The kind of each image in "other"; clusters as the arrays count them."""
-    thin = thin_regions(model, found)
-    return [str(kind) for kind in np.where(found.novel, KINDS[0], np.where(thin, KINDS[2], KINDS[1]))]
-
-
-def thin_regions(model: ClusterModel, found: Prediction) -> Bools:
-    """bool (m,): images that stand where images are sparser than nearly everywhere in clusters."""
-    if not len(found):
-        return np.empty(0, bool)
-    arrays = model.arrays
-    around = ClusterTree(arrays, model.parameters["hdbscan"]).predict(found.points).lambdas
-    inside = arrays["core_distances"][arrays["labels"] != OTHER]
-    widest = np.quantile(inside, 1 - SPARSEST) if len(inside) else np.inf
-    thin: npt.NDArray[np.bool_] = (found.candidates[:, 0] < 0) | (around * widest < 1)
-    return thin
 
 
 def groups_in(points: Floats) -> Ints:

@@ -20,6 +20,7 @@ class Note:
     candidates: tuple[tuple[int, float], ...] = ()
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assigned: bool = False
+    reason: str | None = None  # of an image in "other": one of `imgclust.model.reasons.KINDS`
 
 
 def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Set
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from imgclust.editing.log import Edit
+from imgclust.model.reasons import kinds_of, predicted_by_others
 from imgclust.model.taxonomy import Continuation
+from imgclust.naming.given import folder_of
+from imgclust.predictor.batches import predict_batches
 from imgclust.report.annotations import Note, read_notes
 from imgclust.report.drift import TagsDrift, read_drift
-from imgclust.report.tiles import embedded_from, tiles
-from imgclust.types import OTHER
+from imgclust.report.selection import selections, wanted_order
+from imgclust.report.tiles import embedded_from, fitting, tiles
+from imgclust.types import OTHER, Floats, Prediction
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 MAX_FACETS = 4
 MAX_FACET_VALUES = 60
 TYPICAL = 24
+BUDGET = 15_000_000  # bytes of the page that pictures may take
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class ReportData:
         drift: of the tags that were given, against the model's held-out images.
         continuation: what became of the clusters of the model before; None: it starts its taxonomy.
         edits: the log of hand edits.
+        budget: bytes of the page that pictures may take, at most.
     """
 
     version: str
@@ -92,6 +98,12 @@ class ReportData:
     drift: TagsDrift | None = None
     continuation: Continuation | None = None
     edits: tuple[Edit, ...] = ()
+    budget: int = BUDGET
+
+    @property
+    def picture_bytes(self) -> int:
+        """The budget without base64, which makes four bytes of three."""
+        return self.budget * 3 // 4
 
 
 # ---- facets: what the pictures can be filtered by -------------------------------------------------------
@@ -115,14 +127,6 @@ def _facet(name: str, of_image: list[str | None]) -> Facet | None:
     return Facet(name, values, codes)
 
 
-def folder_of(image_id: str) -> str | None:
-    """The first folder of a relative path; None for a name alone, a URL or an absolute path."""
-    if "://" in image_id:
-        return None
-    parts = PurePosixPath(image_id).parts
-    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..", ".") else None
-
-
 def facets(ids: list[str], notes: Mapping[str, Note]) -> list[Facet]:
     """Up to four filters with 2 to 60 values each: attributes first, else the folders that images lie in."""
     nothing = Note()
@@ -138,16 +142,23 @@ def facets(ids: list[str], notes: Mapping[str, Note]) -> list[Facet]:
 # ---- the model ------------------------------------------------------------------------------------------
 
 
-def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | None = None) -> ReportData:
+def from_model(
+    model: ClusterModel, *, images: Path | None = None, tags: Path | None = None, budget: int = BUDGET
+) -> ReportData:
     """What a report shows of a model; arguments and errors as `imgclust.report.page.write_report`."""
     ids = [str(i) for i in model.map.column("id").to_pylist()]
     labels = np.asarray(model.map.column("cluster"), np.int32)
     notes = _training_notes(model, ids, labels)
+    notes |= _other_notes(model, ids, labels)
     small: dict[str, bytes] = {}
     if images:
         notes = _merged(notes, _predicted(model, images, set(ids) - notes.keys()))
         notes = _merged(notes, read_notes(images))
-        small = dict(tiles(embedded_from(images), set(ids) - model.thumbnails.keys()))
+        order = wanted_order(ids, labels, selections(ids, labels, notes))
+        missing = list(dict.fromkeys(i for i in order if i not in model.thumbnails))
+        room = budget * 3 // 4 - sum(map(len, model.thumbnails.values()))
+        side, count = fitting(room, len(missing))
+        small = dict(tiles(embedded_from(images), set(missing[:count]), side))
     drift = None
     if tags:
         typical = {image for cluster in model.clusters for image in cluster.exemplars}
@@ -172,6 +183,7 @@ def from_model(model: ClusterModel, *, images: Path | None = None, tags: Path | 
         notes=notes,
         drift=drift,
         edits=model.edits,
+        budget=budget,
         continuation=Continuation.from_dict(model.figures["taxonomy"])
         if "taxonomy" in model.figures
         else None,
@@ -188,7 +200,9 @@ def _merged(known: Mapping[str, Note], given: Mapping[str, Note]) -> dict[str, N
         before, now = known[image], given[image]
         attributes = {**before.attributes, **now.attributes}
         prediction = before if now.probability is None else now
-        merged[image] = dataclasses.replace(prediction, attributes=attributes)
+        merged[image] = dataclasses.replace(
+            prediction, attributes=attributes, reason=now.reason or before.reason
+        )
     return merged
 
 
@@ -203,20 +217,53 @@ def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.
     return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=False)}
 
 
+def _other_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
+    """What the model says of the training images in no cluster, which the fit left without a word."""
+    if not (labels == OTHER).any():
+        return {}
+    rows = model.map_rows
+    places = np.flatnonzero((rows >= 0) & (labels == OTHER))
+    if not len(places):
+        return {}
+    raw = predicted_by_others(model, rows[places])
+    kinds, found = kinds_of(model, raw), model.shown(raw)
+    return {
+        ids[place]: dataclasses.replace(_note(found, i), probability=0.0, reason=kinds[i])
+        for i, place in enumerate(places.tolist())
+    }
+
+
+def _note(found: Prediction, row: int) -> Note:
+    likely = zip(found.candidates[row].tolist(), found.scores[row].tolist(), strict=True)
+    return Note(
+        probability=float(found.probabilities[row]),
+        novel=bool(found.novel[row]),
+        assigned=bool(found.assigned[row]),
+        candidates=tuple((c, s) for c, s in likely if c != OTHER),
+    )
+
+
+def _reasons(model: ClusterModel, vectors: Floats, found: Prediction) -> dict[int, str]:
+    """Row → why it is in no cluster."""
+    left = np.flatnonzero(found.labels == OTHER)
+    if not len(left):
+        return {}
+    kinds = kinds_of(model, predict_batches(model.predictor, vectors[left]))
+    return dict(zip(left.tolist(), kinds, strict=True))
+
+
 def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str, Note]:
     """What the model says of images that the fit has no prediction of, from their embeddings."""
     from imgclust.embedding.store import iter_embeddings
 
-    notes = {}
+    notes: dict[str, Note] = {}
     for shard in iter_embeddings(folder):
         rows = [row for row, image in enumerate(shard.ids) if image in wanted]
-        found = model.predict(shard.vectors[rows], encoder=shard.identity)
-        for i, row in enumerate(rows):
-            likely = zip(found.candidates[i].tolist(), found.scores[i].tolist(), strict=True)
-            notes[shard.ids[row]] = Note(
-                probability=float(found.probabilities[i]),
-                novel=bool(found.novel[i]),
-                assigned=bool(found.assigned[i]),
-                candidates=tuple((c, s) for c, s in likely if c != OTHER),
-            )
+        vectors = shard.vectors[rows]
+        found = model.predict(vectors, encoder=shard.identity)
+        reasons = _reasons(model, vectors, found)
+        notes |= {
+            shard.ids[row]: dataclasses.replace(_note(found, i), reason=reasons.get(i))
+            for i, row in enumerate(rows)
+        }
     return notes

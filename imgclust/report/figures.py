@@ -8,6 +8,7 @@ from typing import Any
 
 from imgclust.editing.log import Edit, Undo, describe, effective
 from imgclust.report import taxonomy
+from imgclust.report.counts import Counts, counts
 from imgclust.report.data import ReportData
 from imgclust.report.drift import sheets as drift_sheets
 from imgclust.report.drift import tile as drift_tile
@@ -90,11 +91,7 @@ def _encoder(encoder: Mapping[str, Any]) -> list[list[str]]:
     return _rows({**encoder, "weights": f"SHA-256 {str(encoder.get('weights'))[:12]}…"})
 
 
-def in_no_cluster(data: ReportData) -> int:
-    return max(0, data.images - sum(c.size for c in data.clusters))
-
-
-def _tiles(data: ReportData) -> list[dict[str, str | None]]:
+def _tiles(data: ReportData, counted: Counts) -> list[dict[str, str | None]]:
     """The few figures that stand at the top; what the fit did not measure is left out."""
 
     def figure(*path: str) -> Any:
@@ -103,16 +100,15 @@ def _tiles(data: ReportData) -> list[dict[str, str | None]]:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value if isinstance(value, int | float) else None
 
-    total, other = data.images, in_no_cluster(data)
-    given, held_out = figure("images"), figure("test", "other")
+    total, other = counted.total, counted.other
     ami, same = figure("test", "ami"), figure("predicted_as_fitted", "share")
     tiles: list[tuple[str, str, str | None]] = [
-        ("Pictures", f"{total:,}", f"trained on, of {given:,}" if given else None),
+        ("Pictures", f"{total:,}", _trained(data.images, total, figure("images"))),
         ("Clusters", f"{len(data.clusters):,}", None),
         (
             "In no cluster",
             shown("share", other / total if total else 0.0),
-            f"{shown('share', held_out)} held out" if held_out is not None else f"{other:,} pictures",
+            f"{other:,} picture{'s' * (other != 1)}",
         ),
     ]
     if ami is not None:
@@ -126,10 +122,32 @@ def _tiles(data: ReportData) -> list[dict[str, str | None]]:
     return [{"label": heading, "value": value, "note": note} for heading, value, note in tiles]
 
 
-def words(data: ReportData) -> dict[str, Any]:
-    """All texts of the page that are not names: `lede`, `tiles`, `sections`, `colophon`."""
-    total = data.images
-    largest = [c.name for c in sorted(data.clusters, key=lambda c: -c.size)]
+def _trained(trained: int, total: int, given: int | None) -> str | None:
+    """How many of the pictures the model was trained on."""
+    if total > trained:
+        return f"{trained:,} trained on, {total - trained:,} held out"
+    return f"trained on, of {given:,}" if given else None
+
+
+def _pictures(data: ReportData, pictures: Mapping[str, bytes]) -> list[list[str]]:
+    """How many images have a picture here, and what these take of the page."""
+    taken = sum(map(len, pictures.values())) * 4 / 3
+    placed = sum(image in pictures for image in data.ids)
+    return [
+        ["On the map, with a picture", f"{placed:,} of {len(data.ids):,}"],
+        ["Their bytes in the page", f"{taken / 1e6:.1f} MB; at most {data.budget / 1e6:g} MB"],
+    ]
+
+
+def words(data: ReportData, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    """All texts of the page that are not names: `lede`, `tiles`, `sections`, `colophon`.
+
+    Args:
+        pictures: image id → WebP, of those that the page has.
+    """
+    counted = counts(data)
+    total = counted.total
+    largest = [c.name for c in sorted(data.clusters, key=lambda c: -counted.of_cluster[c.id])]
     named = [name for name in largest if name][:3]
     lede = f"{total:,} pictures, grouped by what they show into {len(data.clusters):,} clusters"
     if named:
@@ -141,6 +159,7 @@ def words(data: ReportData) -> dict[str, Any]:
         *(taxonomy.sheets(data.continuation, data.taxonomy, names) if data.continuation else ()),
         *([{"title": "Edits by hand", "rows": _edits(data.edits)}] if data.edits else ()),
         {"title": "Training", "rows": _rows(data.figures)},
+        {"title": "Pictures", "rows": _pictures(data, pictures)},
         *({"title": title, "rows": _parameters(values)} for title, values in data.parameters.items()),
         {"title": "Encoder", "rows": _encoder(data.encoder)},
         {
@@ -151,7 +170,7 @@ def words(data: ReportData) -> dict[str, Any]:
     ]
     return {
         "lede": lede + ".",
-        "tiles": _tiles(data),
+        "tiles": _tiles(data, counted),
         "sections": [s for s in sections if s["rows"]],
         "colophon": f"Model {data.version}. Made by imgclust; this page is complete and loads nothing.",
     }

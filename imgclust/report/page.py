@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.errors import ImgclustError
-from imgclust.report.data import ReportData, from_model
+from imgclust.report.data import BUDGET, ReportData, from_model
 from imgclust.report.payload import payload
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def write_report(
     tags: Path | str | None = None,
     images: Path | str | None = None,
     title: str | None = None,
+    budget: int = BUDGET,
 ) -> Path:
     """Write the report of a model as one HTML file.
 
@@ -47,6 +48,8 @@ def write_report(
             says of held-out images, and a small picture of each image on the map whose file is still there;
             without it only typical pictures are shown.
         title: the page's heading; by default the model's version.
+        budget: bytes of the page that pictures may take. Typical pictures come first, then borderline and
+            random ones of each cluster, then "other", then the rest, as large as all of them have room.
 
     Returns:
         The page's path.
@@ -54,15 +57,20 @@ def write_report(
     Raises:
         ModelError: the model folder is damaged.
         EmbeddingsError: the images are another encoder's.
-        ImgclustError: the tags or embeddings cannot be read, or the page cannot be written.
+        ImgclustError: the tags or embeddings cannot be read, the page cannot be written, or the budget is
+            negative.
     """
+    if budget < 0:
+        raise ImgclustError(f"the budget for pictures is 0 bytes or more, got {budget}")
     if isinstance(model, Path | str):
         from imgclust.model.model import ClusterModel
 
         model = ClusterModel.load(model)
     if tags and Path(tags).is_dir():  # an embeddings folder, which tells of images what tags do, and more
         tags, images = None, images or tags
-    data = from_model(model, images=Path(images) if images else None, tags=Path(tags) if tags else None)
+    data = from_model(
+        model, images=Path(images) if images else None, tags=Path(tags) if tags else None, budget=budget
+    )
     return write_page(data, Path(path), title=title)
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from imgclust.report.annotations import Note
+from imgclust.report.counts import counts
 from imgclust.report.data import TYPICAL, Facet, ReportData, facets
-from imgclust.report.figures import in_no_cluster, words
+from imgclust.report.figures import words
 from imgclust.report.palette import colours
+from imgclust.report.selection import Selection, selections, wanted_order
 from imgclust.types import OTHER
 
-# Base64 makes 4 of 3: (9 MB + 1,500 × 1,250 bytes) × 4/3 = 14.5 MB, and all else of 1,500 images is 0.3 MB.
-MAX_THUMBNAIL_BYTES = 9_000_000
-MAX_TILE_BYTES = 1_250  # for each image, on average; clip-art of 48 px has 400
+REASONS = {  # `imgclust.model.reasons.KINDS`, in the order in which the page lists them
+    "between": ("Between clusters", "as many pictures are around it as in clusters, but it fits no single one"),
+    "thin": ("Thin", "few pictures are like it"),
+    "novel": ("Novel", "unlike anything in training"),
+}
+TYPICAL_SHARE = 0.8  # of the room for pictures, which typical ones may take where there are others
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 8, 200  # of an image, beyond those that are filters
 _STEPS = 65535  # places on the map are 16-bit
 _UNKNOWN = 255  # an unknown probability; known ones are 0..254
@@ -37,14 +42,22 @@ def payload(data: ReportData) -> dict[str, Any]:
     x, y, extent = _places(data)
     light_dark = _colours(data)
     found = facets(ids, data.notes)
+    of_map = np.asarray(known, np.int32)
+    chosen = selections(data.ids, of_map, data.notes)
+    none = Selection((), ())
+    pictures = _pictures(data, typical, wanted_order(data.ids, of_map, chosen))
+    counted = counts(data)
     clusters = [
         {
             "id": c.id,
             "name": c.name,
-            "size": c.size,
             "stability": c.stability,
             "unsteady": c.unsteady,
+            "size": counted.of_cluster[c.id],
+            "trained": c.size,
             "pictures": [number[i] for i in typical[c.id]],
+            "borderline": [number[i] for i in chosen.get(c.id, none).borderline],
+            "random": [number[i] for i in chosen.get(c.id, none).random],
             "light": light_dark[c.id][0],
             "dark": light_dark[c.id][1],
         }
@@ -52,8 +65,10 @@ def payload(data: ReportData) -> dict[str, Any]:
     ]
     return {
         "clusters": clusters,
-        "other": in_no_cluster(data),
-        "total": data.images,
+        "other": counted.other,
+        "total": counted.total,
+        "sampled": counted.sampled,
+        "reasons": [{"label": label, "about": about} for label, about in REASONS.values()],
         "extent": extent,
         "images": {
             "ids": ids,
@@ -62,16 +77,20 @@ def payload(data: ReportData) -> dict[str, Any]:
             "y": _packed(y),
             "cluster": _packed(labels),
             "probability": _packed(_probabilities(ids, data.notes)),
-            "thumbs": [[number[i], t] for i, t in _thumbnails(data, typical).items()],
-            "notes": _notes(ids, data.notes, found),
+            "thumbs": [[number[i], _text(t)] for i, t in pictures.items()],
+            "notes": _notes(ids, labels.tolist(), data.notes, found),
         },
         "facets": [_facet_json(f) for f in found],
-        **words(data),
+        **words(data, pictures),
     }
 
 
 def _packed(array: np.ndarray[Any, Any]) -> str:
-    return base64.b64encode(array.tobytes()).decode()
+    return _text(array.tobytes())
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _places(data: ReportData) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], dict[str, int]]:
@@ -95,13 +114,13 @@ def _colours(data: ReportData) -> dict[int, tuple[str, str]]:
     return {c.id: pair for c, pair in zip(by_size, colours(centres), strict=True)}
 
 
-def _thumbnails(data: ReportData, typical: Mapping[int, list[str]]) -> dict[str, str]:
-    """The most typical picture of each cluster, then the second of each, and so on; then the small ones."""
+def _pictures(data: ReportData, typical: Mapping[int, list[str]], others: Iterable[str]) -> dict[str, bytes]:
+    """The most typical picture of each cluster, then the second of each, and so on; then small ones."""
     by_rank = [ids[rank] for rank in range(TYPICAL) for ids in typical.values() if rank < len(ids)]
-    chosen = _within(data.thumbnails, by_rank, MAX_THUMBNAIL_BYTES)
-    others = [image for image in data.ids if image not in chosen]
-    chosen |= _within(data.tiles, others, MAX_TILE_BYTES * len(data.ids))
-    return {image: base64.b64encode(content).decode() for image, content in chosen.items()}
+    room = data.picture_bytes
+    chosen = _within(data.thumbnails, by_rank, int(TYPICAL_SHARE * room) if data.tiles else room)
+    left = room - sum(map(len, chosen.values()))
+    return chosen | _within(data.tiles, (image for image in others if image not in chosen), left)
 
 
 def _within(pictures: Mapping[str, bytes], order: Iterable[str], room: int) -> dict[str, bytes]:
@@ -123,8 +142,11 @@ def _probabilities(ids: list[str], notes: Mapping[str, Note]) -> np.ndarray[Any,
     return np.array([_UNKNOWN if p is None else round(p * 254) for p in known], np.uint8)
 
 
-def _notes(ids: list[str], notes: Mapping[str, Note], found: list[Facet]) -> list[list[Any]]:
+def _notes(
+    ids: list[str], labels: Sequence[int], notes: Mapping[str, Note], found: list[Facet]
+) -> list[list[Any]]:
     """[number, what is known beyond the probability] of each image of which something is."""
+    places = {reason: place for place, reason in enumerate(REASONS)}
     filters = {facet.name for facet in found}
     rows: list[list[Any]] = []
     for i, image in enumerate(ids):
@@ -137,8 +159,11 @@ def _notes(ids: list[str], notes: Mapping[str, Note], found: list[Facet]) -> lis
             "candidates": [[c, round(s, 3)] for c, s in note.candidates],
             "attributes": others[:MAX_ATTRIBUTES],
         }
-        if any(known.values()):
-            rows.append([i, {k: v for k, v in known.items() if v}])
+        known = {k: v for k, v in known.items() if v}
+        if labels[i] == OTHER and note.reason in places:
+            known["reason"] = places[note.reason]
+        if known:
+            rows.append([i, known])
     return rows
 
 

@@ -58,37 +58,56 @@ def write_pictures(path: Path, title: str, about: str, groups: Iterable[PictureG
 
 def page(title: str, about: str, groups: Iterable[PictureGroup]) -> str:
     """The page as text; a pure function of its arguments."""
-    digest = base64.b64encode(hashlib.sha256(_CSS.encode()).digest()).decode()
+    room = [MAX_BYTES]
+    return document(title, about, "".join(_group(group, room) for group in groups))
+
+
+def document(title: str, about: str, body: str, css: str = "") -> str:
+    """An offline page around a body that is made of escaped text: nothing is loaded, nothing runs.
+
+    Args:
+        css: more of it, behind that of pages with pictures.
+    """
+    style = _CSS + css
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    room = [MAX_BYTES]
-    body = "".join(_group(group, room) for group in groups)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_text(policy)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_CSS}</style></head>"
-        f"<body><h1>{_text(title)}</h1><p>{_text(about)}</p>{body}</body></html>\n"
+        f"<title>{escaped(title)}</title><style>{style}</style></head>"
+        f"<body><h1>{escaped(title)}</h1><p>{escaped(about)}</p>{body}</body></html>\n"
     )
 
 
 def _group(group: PictureGroup, room: list[int]) -> str:
     pictures = "".join(_picture(picture, room) for picture in group.pictures)
-    about = f"<p>{_text(group.about)}</p>" if group.about else ""
-    heading = f"<h2>{_text(group.heading)}</h2>" if group.heading else ""
+    about = f"<p>{escaped(group.about)}</p>" if group.about else ""
+    heading = f"<h2>{escaped(group.heading)}</h2>" if group.heading else ""
     return f"<section>{heading}{about}<ul>{pictures}</ul></section>"
 
 
 def _picture(picture: Picture, room: list[int]) -> str:
-    shown = '<div class="none">no picture here</div>'
-    if picture.webp is not None and len(picture.webp) <= room[0]:
-        room[0] -= len(picture.webp)
-        data = base64.b64encode(picture.webp).decode()
-        shown = f'<img loading="lazy" alt="{_text(picture.name)}" src="data:image/webp;base64,{data}">'
-    caption = f"<figcaption><b>{_text(picture.bold)}</b>{_text(picture.name)}</figcaption>"
+    shown = image(picture.name, picture.webp, room)
+    caption = f"<figcaption><b>{escaped(picture.bold)}</b>{escaped(picture.name)}</figcaption>"
     return f"<li><figure>{shown}{caption}</figure></li>"
 
 
-def _text(text: str) -> str:
+def image(name: str, webp: bytes | None, room: list[int]) -> str:
+    """An element with the picture, or a square that says that there is none.
+
+    Args:
+        room: one number, the bytes that pictures of the page may still have; this one's are subtracted.
+    """
+    if webp is None or len(webp) > room[0]:
+        return '<div class="none">no picture here</div>'
+    room[0] -= len(webp)
+    data = base64.b64encode(webp).decode()
+    return f'<img loading="lazy" alt="{escaped(name)}" src="data:image/webp;base64,{data}">'
+
+
+def escaped(text: str) -> str:
+    """Text that may stand in an element or in a quoted attribute."""
     return html.escape(utf8(text), quote=True)

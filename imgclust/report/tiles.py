@@ -22,35 +22,50 @@ from imgclust.images.sources import Item
 from imgclust.support.path_text import from_text
 from imgclust.types import Preprocessing
 
-SIDE = 48  # pixels; on the map and in lists they are shown at 34 to 84
+SIDES = (128, 96, 64, 48)  # pixels; on the map and in lists they are shown at 34 to 128
+BYTES_PER_PIXEL = 0.3  # of photographs at this quality; clip-art has 0.17
 QUALITY = 60
 CHUNK = 256
 
-_WHOLE = Preprocessing(size=SIDE, resize=SIDE)  # shorter side to 48 px, the middle of the longer one
+
+def fitting(room: int, images: int) -> tuple[int, int]:
+    """The side of small pictures, and how many: the largest that has room for all, else some of the smallest.
+
+    Args:
+        room: bytes.
+        images: that want a picture.
+    """
+    for side in SIDES:
+        count = max(0, int(room / (BYTES_PER_PIXEL * side * side)))
+        if count >= images:
+            return side, images
+    return side, count
 
 
-def tiles(sources: Iterable[tuple[str, str]], wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
+def tiles(sources: Iterable[tuple[str, str]], wanted: Set[str], side: int) -> Iterator[tuple[str, bytes]]:
     """Make small pictures of the images whose files can still be read; the others are passed over.
 
     Args:
         sources: (image id, path or URL) pairs.
         wanted: the ids that are needed.
+        side: of the pictures, in pixels.
 
     Yields:
-        (image id, WebP of 48 × 48 pixels), in the order of `sources`.
+        (image id, WebP of side × side pixels: the middle of the picture), in the order of `sources`.
     """
     named = (Item(image, source) for image, source in sources if image in wanted)
     files = (item for item in named if not item.is_url)
+    square = Preprocessing(size=side, resize=side)
     with Reader() as reader, ThreadPoolExecutor(os.cpu_count() or 1, "imgclust-tiles") as pool:
         while chunk := list(itertools.islice(files, CHUNK)):
-            for item, tile in zip(chunk, pool.map(lambda i: _tile(i, reader), chunk), strict=True):
+            for item, tile in zip(chunk, pool.map(lambda i: _tile(i, reader, square), chunk), strict=True):
                 if tile is not None:
                     yield item.id, tile
 
 
-def _tile(item: Item, reader: Reader) -> bytes | None:
+def _tile(item: Item, reader: Reader, square: Preprocessing) -> bytes | None:
     try:
-        pixels = decode(reader.read(item, DEFAULT_LIMITS.max_bytes), _WHOLE).pixels
+        pixels = decode(reader.read(item, DEFAULT_LIMITS.max_bytes), square).pixels
     except ImageError:
         return None
     file = io.BytesIO()
@@ -62,9 +77,11 @@ def embedded_from(folder: Path) -> Iterator[tuple[str, str]]:
     """(image id, source) of every row of an embeddings folder; the vectors are not read."""
     import pyarrow.parquet as pq
 
-    from imgclust.embedding.store import shards
+    from imgclust.embedding.store import shards, working_folder
+    from imgclust.exporting.rows import placed
 
     for shard in shards(folder):
+        start = working_folder(shard) or ""
         for batch in pq.ParquetFile(shard).iter_batches(columns=["id", "source"]):
-            sources = map(from_text, batch.column("source").to_pylist())
+            sources = [placed(from_text(source), start) for source in batch.column("source").to_pylist()]
             yield from zip(batch.column("id").to_pylist(), sources, strict=True)

@@ -135,8 +135,62 @@ def test_search_finds_by_file_name(page: chromium.Page) -> None:
 def test_search_for_nothing_says_so(page: chromium.Page) -> None:
     """A word that no picture has leaves an empty list with a remedy, not an error."""
     page.type("#search", "no such picture")
-    page.wait("document.getElementById('found').textContent === '0 pictures in 0 clusters'")
+    page.wait("document.getElementById('found').textContent === 'No pictures'")
     assert "Nothing matches" in page.text("#results")
+
+
+def test_pictures_in_no_cluster_are_counted_as_such(page: chromium.Page) -> None:
+    """A cluster and "other" together: how many are in the cluster, and how many are in none."""
+    page.press(".legend-row:last-child")
+    page.wait("document.getElementById('found').textContent === '40 pictures in no cluster'")
+    page.press(".legend-row")
+    page.wait("document.getElementById('found').textContent.endsWith(' in 1 cluster, 40 in no cluster')")
+    page.press("#clear")
+
+
+def test_other_is_browsed(page: chromium.Page) -> None:
+    """What is in no cluster is shown by reason and by nearest cluster; a picture of it says both."""
+    assert page.text("#other-note") == "40 pictures in no cluster"
+    reasons = page.js("[...document.querySelectorAll('#other-filters select')[0].options].map(o => o.text)")
+    assert reasons[0] == "Any reason (40)"
+    assert sum(int(text.split("(")[1][:-1]) for text in reasons[1:]) == 40
+    pick = "document.querySelectorAll('#other-filters select')[{}]"
+    for select in (0, 1):
+        page.js(
+            f"(() => {{ const s = {pick.format(select)}; s.selectedIndex = 1;"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+    shown = page.js("document.querySelectorAll('#other-pictures button').length")
+    assert 0 < shown < 40
+    assert page.text("#other-note").startswith(f"{shown} picture")
+    page.press("#other-pictures button")
+    assert "In no cluster: " in page.text("#inspector")
+    assert visible(page, "#inspector .meter") >= 1
+    page.press("#close")
+
+
+def test_typical_borderline_and_random_pictures(page: chromium.Page) -> None:
+    """The cards show the kind of pictures that is chosen, each kind another choice of the same cluster."""
+
+    def first_card() -> list[str]:
+        return list(
+            page.js("[...document.querySelectorAll('.card:first-child [data-image]')].map(b => b.title)")
+        )
+
+    def choose(kind: str) -> None:
+        page.js(
+            f"(() => {{ const s = document.getElementById('kind'); s.value = '{kind}';"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+
+    found = {}
+    for kind in ("pictures", "borderline", "random"):
+        choose(kind)
+        found[kind] = first_card()
+    assert len({tuple(images) for images in found.values()}) == 3
+    assert "least firmly" not in page.text("#kind-note")
+    assert 0 < len(found["borderline"]) <= 24
+    choose("pictures")
 
 
 def test_filter_by_cluster(page: chromium.Page) -> None:
@@ -156,7 +210,7 @@ def test_filter_by_category(page: chromium.Page) -> None:
         " s.value = [...s.options].find(o => o.text.endsWith('even')).value;"
         " s.dispatchEvent(new Event('change')); })()"
     )
-    assert page.text("#found").startswith("200 pictures in ")
+    assert page.text("#found").startswith("200 pictures: 177 in 4 clusters, 23 in ")
 
 
 def test_a_click_shows_the_picture_and_its_neighbours(page: chromium.Page) -> None:
@@ -166,7 +220,7 @@ def test_a_click_shows_the_picture_and_its_neighbours(page: chromium.Page) -> No
     page.click(*point(page, image))
     shown = page.text("#inspector")
     assert data.ids[image] in shown
-    assert "75 %" in shown
+    assert f"{25 * (1 + image % 3)} %" in shown
     places = np.stack([data.x, data.y], 1)
     nearest = np.argsort(np.linalg.norm(places - places[image], axis=1))[1:4]
     listed = page.js(

@@ -53,8 +53,9 @@ def hostile_report(images: int = 400, clusters: int = 8, *, per_cluster: int = 2
     }
     notes = {
         image: Note(
-            probability=0.0 if labels[i] < 0 else 0.75,
+            probability=0.0 if labels[i] < 0 else (1 + i % 3) / 4,
             novel=i % 97 == 0,
+            reason=("between", "thin", "novel", None)[i // 10 % 4] if labels[i] < 0 else None,
             candidates=((int(i % clusters), 0.6), (int((i + 1) % clusters), 0.2)),
             attributes={"category": f"{ATTACKS[i % 2]} {'odd' if i % 2 else 'even'}", "who": str(i)},
         )

@@ -22,6 +22,14 @@ function el(tag, props = {}, ...children) {
 const byId = (id) => document.getElementById(id);
 const integer = new Intl.NumberFormat("en-US");
 const count = (n, one, many = `${one}s`) => `${integer.format(n)} ${n === 1 ? one : many}`;
+/** Where the pictures are: "16 pictures: 12 in 3 clusters, 4 in no cluster". */
+function whereabouts(inClusters, clusters, inNone) {
+  const all = count(inClusters + inNone, "picture");
+  if (!inClusters) return inNone ? `${all} in no cluster` : "No pictures";
+  if (!inNone) return `${all} in ${count(clusters, "cluster")}`;
+  return `${all}: ${integer.format(inClusters)} in ${count(clusters, "cluster")}, ${integer.format(inNone)} in no cluster`;
+}
+
 const percent = (x) => (x > 0 && x < 0.001 ? "< 0.1 %" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`);
 
 /** A name for one line of a canvas: no control or direction characters, not long. */
@@ -61,7 +69,7 @@ function readReport() {
     clusters.set(cluster.id, cluster);
   }
   clusters.set(OTHER, {
-    id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], light: "#a8a39b", dark: "#5d6067",
+    id: OTHER, name: null, label: "Other", size: raw.other, pictures: [], borderline: [], random: [], light: "#a8a39b", dark: "#5d6067",
   });
   const haystack = ids.map((id, i) => {
     const facetValues = facets.map((facet) => facet.values[facet.codes[i]] ?? "").join("\n");

@@ -72,35 +72,115 @@ function steadiness(cluster) {
   return cluster.unsteady ? [value, el("span", { class: "unsteady" }, "unsteady")] : [value];
 }
 
+/** Buttons with a picture each, which are drawn when they come near the screen. */
+class PictureGrid {
+  constructor(report, onChoose) {
+    Object.assign(this, { report, onChoose });
+    this.late = new IntersectionObserver((entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        this.late.unobserve(target);
+        target.append(picture(report, Number(target.dataset.image)));
+      }
+    }, { rootMargin: "600px" });
+  }
+
+  buttons(images) {
+    return images.map((i) => {
+      const id = this.report.images.ids[i];
+      const button = el("button", { type: "button", "data-image": i, title: id, "aria-label": id, onclick: () => this.onChoose(i) });
+      this.late.observe(button);
+      return button;
+    });
+  }
+}
+
+const KINDS = {
+  pictures: "the most typical pictures",
+  borderline: "the pictures that the cluster holds least firmly, the least first",
+  random: "any of its pictures",
+};
+
 function fillCards(report, { onChoose, onToggle }) {
   const cards = new Map();
-  const late = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      late.unobserve(target);
-      for (const button of target.querySelectorAll("button[data-image]")) {
-        button.append(picture(report, Number(button.dataset.image)));
-      }
-    }
-  }, { rootMargin: "600px" });
+  const grid = new PictureGrid(report, onChoose);
   const total = report.total || 1;
   for (const cluster of report.clusters.values()) {
     if (cluster.id === OTHER) continue;
-    const strip = el("div", { class: "pictures" }, ...cluster.pictures.map((i) => {
-      const id = report.images.ids[i];
-      return el("button", { type: "button", "data-image": i, title: id, "aria-label": id, onclick: () => onChoose(i) });
-    }));
+    const trained = cluster.trained === cluster.size ? "" : ` · ${integer.format(cluster.trained)} trained on`;
     const card = el("article", { class: "card", colour: colourOf(report, cluster.id), share: cluster.size / total },
       el("header", {},
         el("h3", {}, swatch(report, cluster.id), named(cluster), el("span", { class: "id" }, `#${cluster.id}`)),
-        el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}`, ...steadiness(cluster)),
+        el("p", { class: "size" }, `${count(cluster.size, "picture")} · ${percent(cluster.size / total)}${trained}`, ...steadiness(cluster)),
         el("button", { type: "button", class: "quiet small", onclick: () => onToggle(cluster.id, true) }, "Show on map")),
       ingredients(cluster),
-      cluster.pictures.length ? strip : el("p", { class: "make-up" }, "The model keeps no pictures of this cluster."));
-    late.observe(card);
+      el("div", { class: "pictures" }));
     cards.set(cluster.id, card);
   }
+  showPictures(report, cards, grid, "pictures");
+  const kind = byId("kind");
+  kind.addEventListener("change", () => showPictures(report, cards, grid, kind.value));
   return cards;
+}
+
+/** Fill all cards with one kind of pictures: typical, borderline or random ones. */
+function showPictures(report, cards, grid, kind) {
+  const known = (i) => report.images.thumbs.has(i);
+  const clusters = [...cards.keys()].map((id) => report.clusters.get(id));
+  const drawn = clusters.some((cluster) => cluster[kind].some(known));
+  byId("kind-note").textContent = drawn || kind === "pictures"
+    ? `Shown: ${KINDS[kind]}.`
+    : `Shown: ${KINDS[kind]}. The model keeps typical pictures only; with --images EMBEDDINGS/ the report has the others, too.`;
+  for (const cluster of clusters) {
+    const strip = cards.get(cluster.id).lastElementChild;
+    if (cluster[kind].length) strip.replaceChildren(...grid.buttons(cluster[kind]));
+    else strip.replaceChildren(el("p", { class: "make-up none" }, kind === "pictures" ? "The model keeps no pictures of this cluster." : "None is known."));
+  }
+}
+
+/** The pictures in no cluster, to be browsed by why that is and by the cluster that each is nearest to. */
+function fillOther(report, { onChoose, onToggle }) {
+  const { images } = report;
+  const rows = [...images.cluster.keys()].filter((i) => images.cluster[i] === OTHER);
+  byId("other").hidden = !rows.length;
+  const grid = new PictureGrid(report, onChoose);
+  const reasonOf = (i) => images.notes.get(i)?.reason ?? -1;
+  const nearestOf = (i) => images.notes.get(i)?.candidates?.[0]?.[0] ?? OTHER;
+  rows.sort((a, b) => reasonOf(a) - reasonOf(b) || nearestOf(a) - nearestOf(b) || a - b);
+  const state = { reason: null, nearest: null, shown: LISTED };
+  const fits = (i) => (state.reason === null || reasonOf(i) === state.reason)
+    && (state.nearest === null || nearestOf(i) === state.nearest);
+  const reason = choice(rows, reasonOf, "Any reason", (key) => report.reasons[key]?.label ?? "Not known");
+  const nearest = choice(rows, nearestOf, "Near any cluster",
+    (key) => (key === OTHER ? "Near none" : `Near ${shortened(report.clusters.get(key)?.label ?? `#${key}`, 40)}`));
+  const draw = () => {
+    const found = rows.filter(fits);
+    byId("other-pictures").replaceChildren(...grid.buttons(found.slice(0, state.shown)));
+    const about = report.reasons[state.reason]?.about;
+    byId("other-note").textContent = `${count(found.length, "picture")} in no cluster${about ? `: ${about}` : ""}`;
+    byId("other-more").hidden = found.length <= state.shown;
+  };
+  const pick = (name, select) => select.addEventListener("change", () => {
+    Object.assign(state, { [name]: select.value === "" ? null : Number(select.value), shown: LISTED });
+    draw();
+  });
+  pick("reason", reason);
+  pick("nearest", nearest);
+  byId("other-filters").append(labelled("Reason", reason), labelled("Nearest cluster", nearest));
+  byId("other-more").addEventListener("click", () => { state.shown += LISTED; draw(); });
+  byId("other-map").addEventListener("click", () => onToggle(OTHER, true));
+  draw();
+}
+
+const labelled = (label, field) => el("label", { class: "field" }, el("span", { class: "visually-hidden" }, label), field);
+
+/** A select of the keys that rows have, the most frequent first, each with how many. */
+function choice(rows, keyOf, all, textOf) {
+  const tally = new Map();
+  for (const i of rows) tally.set(keyOf(i), (tally.get(keyOf(i)) ?? 0) + 1);
+  const options = [...tally].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  return el("select", {}, el("option", { value: "" }, `${all} (${integer.format(rows.length)})`),
+    ...options.map(([key, n]) => el("option", { value: key }, `${textOf(key)} (${integer.format(n)})`)));
 }
 
 function sortCards(report, cards, by) {
@@ -158,13 +238,13 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
         el("button", {
           type: "button", class: "chip", colour: colourOf(report, cluster.id), onclick: () => onToggle(cluster.id, true),
         }, swatch(report, cluster.id), named(cluster)),
-        note.novel ? el("span", { class: "flag" }, "unlike anything in training") : null,
+        note.novel && cluster.id !== OTHER ? el("span", { class: "flag" }, "unlike anything in training") : null,
         note.assigned ? el("span", { class: "flag" }, "assigned from between clusters") : null)),
     ...membership(report, chosen, cluster, note),
     attributeList(report, chosen, note),
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
     el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
-    pictureless ? el("p", { class: "sub" }, "A model keeps pictures of its most typical images only.") : null,
+    pictureless ? el("p", { class: "sub" }, "Some pictures are not in this report: the model keeps typical ones only, or there was no room.") : null,
   ].filter(Boolean));
 }
 
@@ -175,12 +255,15 @@ function membership(report, chosen, cluster, note) {
   if (probability !== 255 && cluster.id !== OTHER) {
     parts.push(meter("Probability", probability / 254, colourOf(report, cluster.id)));
   } else if (cluster.id === OTHER) {
-    parts.push(el("p", { class: "sub" }, "In no cluster: too few pictures are like it."));
+    const reason = report.reasons[note.reason];
+    parts.push(el("p", { class: "sub" }, reason ? `In no cluster: ${reason.about}.` : "In no cluster."));
+    if (note.candidates?.length) parts.push(el("h3", {}, "Nearest clusters"));
   }
   for (const [id, score] of note.candidates ?? []) {
     const other = report.clusters.get(id);
     const name = shortened(other?.label ?? `Cluster ${id}`, 40);
-    if (id !== cluster.id) parts.push(meter(`or ${name}`, score, colourOf(report, id)));
+    const label = cluster.id === OTHER ? name : `or ${name}`;
+    if (id !== cluster.id) parts.push(meter(label, score, colourOf(report, id)));
   }
   return parts;
 }

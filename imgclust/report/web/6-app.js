@@ -15,6 +15,7 @@ function start() {
   const legend = fillLegend(report, { onToggle: toggle, onHot: (id) => { map.hot = id; map.draw(); } });
   const selects = fillFacets(report, (index, code) => { state.facet[index] = code; update(); });
   const cards = fillCards(report, { onChoose: (i) => choose(i, true), onToggle: toggle });
+  fillOther(report, { onChoose: (i) => choose(i, true), onToggle: toggle });
   const sort = byId("sort");
   sort.addEventListener("change", () => sortCards(report, cards, sort.value));
   sortCards(report, cards, "size");
@@ -47,7 +48,9 @@ function start() {
     for (const [id, card] of cards) card.hidden = filtering && !clusters.has(id);
     byId("clear").hidden = !filtering;
     const groups = clusters.size - Number(clusters.has(OTHER));
-    byId("found").textContent = filtering ? `${count(rows.length, "picture")} in ${count(groups, "cluster")}` : "";
+    const inNone = rows.filter((i) => images.cluster[i] === OTHER).length;
+    const where = whereabouts(rows.length - inNone, groups, inNone);
+    byId("found").textContent = filtering ? where + (report.sampled ? ", of those on the map" : "") : "";
     state.results = searching;
     if (searching) fillResults(report, rows, (i) => choose(i, true));
     arrange();

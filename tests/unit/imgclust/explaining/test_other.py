@@ -13,7 +13,8 @@ import pytest
 
 from imgclust.errors import EmbeddingsError
 from imgclust.explaining import other_output
-from imgclust.explaining.other import KINDS, Other, explain_other, groups_in, thin_regions
+from imgclust.explaining.other import Other, explain_other, groups_in
+from imgclust.model.reasons import KINDS, thin_regions
 from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Cluster
 from imgclust.predictor.assignment import TABLE

@@ -12,6 +12,8 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from imgclust.embedding.store import EmbeddingsWriter
@@ -23,8 +25,8 @@ from imgclust.report.data import from_model
 from imgclust.report.figures import words
 from imgclust.report.page import write_report
 from imgclust.report.payload import payload
-from imgclust.report.tiles import SIDE, embedded_from, tiles
-from imgclust.types import EncoderIdentity, Floats, Prediction, Preprocessing
+from imgclust.report.tiles import BYTES_PER_PIXEL, SIDES, embedded_from, fitting, tiles
+from imgclust.types import OTHER, EncoderIdentity, Floats, Prediction, Preprocessing
 from tests.support.fitted import fitted
 
 DIM = 4
@@ -142,16 +144,49 @@ def test_an_embeddings_folder_tells_the_rest(embeddings: Path) -> None:
 
 
 def test_small_pictures_of_what_can_be_read(embeddings: Path) -> None:
-    """Missing and broken files have no small picture, URLs are not fetched; the others are 48 px WebP."""
+    """Missing and broken files have no small picture, URLs are not fetched; the others are square WebP."""
     data = from_model(model(), images=embeddings)
     assert set(data.tiles) == {"f0/0.png", "f1/1.png", "f0/2.png", "f0/6.png", "f1/7.png"}
     picture = Image.open(io.BytesIO(data.tiles["f0/6.png"]))
-    assert (picture.format, picture.size) == ("WEBP", (SIDE, SIDE))
+    assert (picture.format, picture.size) == ("WEBP", (SIDES[0], SIDES[0]))
+
+
+@given(st.integers(0, 100_000_000), st.integers(0, 30_000))
+def test_small_pictures_have_room(room: int, images: int) -> None:
+    """All images get the largest size that has room for all; only where none has, fewer get a picture."""
+    side, count = fitting(room, images)
+    assert count <= images
+    assert count * BYTES_PER_PIXEL * side * side <= room
+    assert count == images or side == SIDES[-1]
+
+
+def test_a_small_set_has_all_its_pictures_within_the_budget(embeddings: Path, tmp_path: Path) -> None:
+    """Every picture that can be read is in the page; with no budget none is, and the page says so."""
+    write_report(model(), tmp_path / "report.html", images=embeddings, budget=0)
+    without = (tmp_path / "report.html").read_text("utf-8")
+    page = write_report(model(), tmp_path / "report.html", images=embeddings).read_text("utf-8")
+    assert page.count("UklGR") == 5  # as a WebP begins in base64
+    assert '["On the map, with a picture","5 of 8"]' in page
+    assert without.count("UklGR") == 0
+    assert '["On the map, with a picture","0 of 8"]' in without
+    assert "at most 0 MB" in without
+
+
+def test_images_in_no_cluster_have_their_reason() -> None:
+    """The model is asked about training images that the fit left over: which clusters are near, and why."""
+    data = from_model(fitted().model)
+    over = [image for image, label in zip(data.ids, data.labels, strict=True) if label == OTHER]
+    asked = fitted().model.map_rows[data.labels == OTHER] >= 0
+    assert over
+    for image, trained in zip(over, asked, strict=True):
+        if trained:
+            assert data.notes[image].probability == 0
+            assert data.notes[image].candidates
 
 
 def test_only_wanted_pictures_are_read(embeddings: Path) -> None:
     """A picture that nobody asked for is not opened."""
-    assert [image for image, _ in tiles(embedded_from(embeddings), {"f0/2.png"})] == ["f0/2.png"]
+    assert [image for image, _ in tiles(embedded_from(embeddings), {"f0/2.png"}, 48)] == ["f0/2.png"]
 
 
 def test_tags_count_more_than_the_fit(tmp_path: Path) -> None:
@@ -188,7 +223,7 @@ def test_an_edited_model() -> None:
     assert sum(c.size for c in data.clusters) == (edited.labels_ >= 0).sum()
     assert set(data.labels.tolist()) - {-1} == {c.id for c in edited.clusters}
     assert len(data.notes) >= len(edited.labels_)
-    sheet = next(s for s in words(data)["sections"] if s["title"] == "Edits by hand")
+    sheet = next(s for s in words(data, {})["sections"] if s["title"] == "Edits by hand")
     assert [row[1] for row in sheet["rows"]] == [
         "the last edit undone", f"{a} is called 'both' (undone)", f"{b} merged into {a}",
     ]  # fmt: skip

@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import ImgclustError
+from imgclust.naming.given import folder_of
 from imgclust.report.annotations import Note, read_notes
-from imgclust.report.data import Facet, facets, folder_of
+from imgclust.report.data import Facet, facets
 from imgclust.report.figures import label, shown
 from imgclust.report.page import page, script_json, write_page
 from imgclust.report.palette import colours, differences
-from imgclust.report.payload import MAX_THUMBNAIL_BYTES
 from tests.support.report_sample import ATTACKS, hostile_report, webp
 
 
@@ -144,7 +144,9 @@ def test_places_labels_and_probabilities_survive_packing() -> None:
     np.testing.assert_allclose(x / 65535 * span, data.x - data.x.min(), atol=span / 65535)
     np.testing.assert_allclose(y / 65535 * span, data.y.max() - data.y, atol=span / 65535)
     assert unpacked("cluster", "<i4").tolist() == data.labels.tolist()
-    assert unpacked("probability", "u1").tolist() == [0 if label < 0 else 190 for label in data.labels]
+    assert unpacked("probability", "u1").tolist() == [
+        0 if label < 0 else round(254 * (1 + i % 3) / 4) for i, label in enumerate(data.labels)
+    ]
     assert images["ids"] == data.ids
 
 
@@ -203,13 +205,13 @@ def test_the_headline_calls_only_the_largest_largest() -> None:
 
 
 def test_fifteen_hundred_images_stay_small(tmp_path: Path) -> None:
-    """1,500 images in 60 clusters with 24 pictures each, of the size of photographs, stay under 15 MB."""
+    """1,500 images in 60 clusters with 24 pictures each, of the size of photographs, take their 15 MB."""
     data = hostile_report(1500, 60)
     noise = webp((9, 9, 9))[:12] + bytes(9_000)
     data = dataclasses.replace(data, thumbnails=dict.fromkeys(data.thumbnails, noise))
-    assert sum(map(len, data.thumbnails.values())) > MAX_THUMBNAIL_BYTES  # there is more than has room
+    assert sum(map(len, data.thumbnails.values())) > data.picture_bytes  # there is more than has room
     path = write_page(data, tmp_path / "large.html")
-    assert path.stat().st_size <= 15 * 1024 * 1024
+    assert path.stat().st_size <= data.budget + 500_000
     found = payload(path.read_text("utf-8"))
     with_picture = {number for number, _ in found["images"]["thumbs"]}
     each = [len(with_picture.intersection(c["pictures"])) for c in found["clusters"]]
