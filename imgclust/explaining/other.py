@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from imgclust.model.gallery import exemplars
 from imgclust.model.reasons import KINDS, kinds_of, predicted_by_others
 from imgclust.predictor.batches import predict_batches
 from imgclust.searching.rows import SearchRows, rows_of_model
-from imgclust.types import OTHER, Bools, Floats, Ints, Prediction
+from imgclust.types import OTHER, Floats, Ints, Prediction
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel

@@ -3,7 +3,7 @@
 The classifier behind `mini` knows 1,000 classes, most of them far too special for a cluster: 54 mammals are
 no ibexes. So the probabilities of a cluster's members are added up along WordNet's hypernyms, and the cluster
 gets the most specific name that most of it has. How the bounds were found:
-docs/decisions/0029-names-from-a-hierarchy.md.
+docs/decisions/0075-names-from-a-hierarchy.md.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ from imgclust.report.selection import Selection, selections, wanted_order
 from imgclust.types import OTHER
 
 REASONS = {  # `imgclust.model.reasons.KINDS`, in the order in which the page lists them
-    "between": ("Between clusters", "as many pictures are around it as in clusters, but it fits no single one"),
+    "between": (
+        "Between clusters",
+        "as many pictures are around it as in clusters, but it fits none of them",
+    ),
     "thin": ("Thin", "few pictures are like it"),
     "novel": ("Novel", "unlike anything in training"),
 }

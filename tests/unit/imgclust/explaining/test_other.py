@@ -14,9 +14,9 @@ import pytest
 from imgclust.errors import EmbeddingsError
 from imgclust.explaining import other_output
 from imgclust.explaining.other import Other, explain_other, groups_in
-from imgclust.model.reasons import KINDS, thin_regions
 from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Cluster
+from imgclust.model.reasons import KINDS, thin_regions
 from imgclust.predictor.assignment import TABLE
 from imgclust.types import OTHER, Prediction
 from tests.support.frozen_pair import frozen_pair
