@@ -53,7 +53,7 @@ def labels_of(wanted: str | None, ids: Sequence[str]) -> list[str | None] | None
     if wanted is None:
         return None
     if wanted == FOLDERS:
-        from imgclust.report.data import folder_of
+        from imgclust.naming.given import folder_of
 
         found = [folder_of(image) for image in ids]
     else:
