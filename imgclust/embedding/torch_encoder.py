@@ -15,6 +15,7 @@ import torch
 from imgclust.embedding.batch_invariance import CPU_BATCH, is_batch_invariant, make_batch_invariant
 from imgclust.embedding.network import Network, hash_weights
 from imgclust.errors import EncoderError
+from imgclust.support.forks import one_thread_after_a_fork
 from imgclust.support.machine import is_out_of_memory, keep_freed_memory
 from imgclust.types import EncoderIdentity, Floats, Pixels
 
@@ -62,6 +63,7 @@ class TorchEncoder:
         self._dtype = PRECISIONS[precision]
         if device.type == "cpu":
             keep_freed_memory()
+            one_thread_after_a_fork()
         weights = hash_weights(network.visual.state_dict())  # before the precision changes their bytes
         self._visual = network.visual.eval().requires_grad_(False).to(device, self._dtype)
         if device.type == "cpu":

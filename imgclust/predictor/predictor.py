@@ -13,9 +13,7 @@ import copy
 import dataclasses
 import itertools
 import math
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from imgclust.predictor.gpu import DeviceLocator, Located
 from imgclust.predictor.neighbours import LEAST_PART, Indices, Neighbourhood, Neighbours, divided
 from imgclust.predictor.prepare import LARGEST, METRICS, Arrays, check_prepared, prepare
 from imgclust.predictor.soft_membership import SoftMembership
+from imgclust.predictor.threads import Threads
 from imgclust.predictor.umap_transform import UmapTransform
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 
@@ -89,9 +88,7 @@ class FrozenPredictor:
         self._kernels = (
             None if self._locator else Kernels.of(self._neighbours, self._umap, self.tree, self._soft)
         )
-        self._threads = threads or torch.get_num_threads()
-        self._pool = _pool(self._threads)
-        self._lock = threading.Lock()
+        self._threads = Threads(threads or torch.get_num_threads())
         self.rows = self.unsettled = 0
 
     def predict(self, embeddings: Floats) -> Prediction:
@@ -119,25 +116,23 @@ class FrozenPredictor:
         if self._locator:
             return self._answer(embeddings, self._locator.locate(embeddings))
         if self._kernels:
-            parts = max(1, min(self._threads, len(embeddings) // _LEAST_COMPILED))
+            parts = max(1, min(self._threads.count, len(embeddings) // _LEAST_COMPILED))
             if parts == 1:
                 return self._by_kernels(self._kernels, embeddings)
             rows = [embeddings[part] for part in divided(len(embeddings), parts)]
             return Prediction.concat(
-                list(self._pool.map(self._by_kernels, itertools.repeat(self._kernels), rows))
+                list(self._threads.pool.map(self._by_kernels, itertools.repeat(self._kernels), rows))
             )
         if len(embeddings) < _TWO_PARTS:
-            return self._pool.submit(self._alone, embeddings).result()
+            return self._threads.run(lambda: self._alone(embeddings))
         # the products are cheapest for all rows at once, so threads divide the training rows; then the rows
-        reading = self._neighbours.reading(embeddings)
-        pieces = self._neighbours.parts(self._threads, len(embeddings))
-        found = list(self._pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
-        parts = max(1, min(self._threads, len(embeddings) // LEAST_PART))
+        pool, reading = self._threads.pool, self._neighbours.reading(embeddings)
+        pieces = self._neighbours.parts(self._threads.count, len(embeddings))
+        found = list(pool.map(self._neighbours.candidates, itertools.repeat(reading), pieces))
+        parts = max(1, min(self._threads.count, len(embeddings) // LEAST_PART))
         slices = divided(len(embeddings), parts)
         split = [[candidates[part] for candidates in found] for part in slices]
-        return Prediction.concat(
-            list(self._pool.map(self._finish, [embeddings[part] for part in slices], split))
-        )
+        return Prediction.concat(list(pool.map(self._finish, [embeddings[part] for part in slices], split)))
 
     def _by_kernels(self, kernels: Kernels, embeddings: Floats) -> Prediction:
         near = kernels.search(embeddings)
@@ -164,7 +159,7 @@ class FrozenPredictor:
         if len(again):
             located, membership = self._as_fitted(again, located, membership)
         candidates, scores = (self._kernels or self._soft).best(located.points, membership)
-        with self._lock:
+        with self._threads.lock:
             self.rows += len(located.points)
             self.unsettled += int(np.count_nonzero(~located.settled))
         found = Prediction(
@@ -237,23 +232,6 @@ class FrozenPredictor:
             raise ValueError(
                 f"embedding {row} is not rounded to float16 values: use x.astype(np.float16) first"
             )
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch starts no threads of its own.
-
-    Torch divides each small operation among OpenMP threads that spin while they wait for each other: on a
-    busy machine that multiplies the time. Here each thread has its own rows instead. The number of OpenMP
-    threads is a property of the calling thread; what new threads of others get is put back.
-    """
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "imgclust-predict", initializer=torch.set_num_threads, initargs=(1,))
-    started = threading.Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(before)
-    return pool
 
 
 def _device(name: str) -> torch.device:

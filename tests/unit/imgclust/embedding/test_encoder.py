@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -414,3 +415,21 @@ def test_pixels_are_normalised_as_written(tiny: Tiny, precision: str) -> None:
     assert seen[0].dtype == expected.dtype
     assert torch.equal(seen[0], expected)
     assert seen[0].stride() == expected.stride(), "kernels are chosen by it"
+
+
+def test_a_forked_child_encodes_what_its_parent_does(mini: TorchEncoder) -> None:
+    """After torch's threads have worked in the parent: the child does not wait for those that it lacks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    here, there = get_context("fork").Pipe()
+    child = get_context("fork").Process(target=lambda: there.send_bytes(mini.encode(pixels).tobytes()))
+    try:
+        expected = mini.encode(pixels).tobytes()
+        child.start()
+        assert here.poll(60), "the forked child hangs"
+        assert here.recv_bytes() == expected
+    finally:
+        torch.set_num_threads(before)
+        child.kill()
+        child.join()

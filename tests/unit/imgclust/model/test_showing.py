@@ -97,6 +97,9 @@ def test_copies_and_threads_predict_the_same() -> None:
         assert all(np.array_equal(found, expected) for found in threads.map(predicted, [fresh] * 8))
 
 
-def test_another_process_predicts_the_same() -> None:
-    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
-        assert np.array_equal(processes.submit(predicted, model()).result(timeout=120), predicted(model()))
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_another_process_predicts_the_same(method: str) -> None:
+    """However it begins, and whatever this process has predicted before."""
+    expected = predicted(model())
+    with ProcessPoolExecutor(1, get_context(method)) as processes:
+        assert np.array_equal(processes.submit(predicted, model()).result(timeout=120), expected)
