@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,13 @@ import numpy.typing as npt
 from imgclust.errors import ModelError
 from imgclust.model.folder import Array
 from imgclust.model.parts import UNIT, ModelParts
+from imgclust.predictor.batches import predict_batches
 from imgclust.predictor.condensed_tree import Clusters
 from imgclust.predictor.prepare import METRICS, prepare
+from imgclust.types import Predictor
 
+LEAST_FOUND = 0.9  # of a cluster's images, that are predicted to be in it
+CHECKED = 1000  # images of it that are predicted, at most
 LIBRARIES = ("imgclust", "umap-learn", "hdbscan", "pynndescent", "numba", "numpy", "scipy", "scikit-learn")
 
 
@@ -101,6 +105,29 @@ def selected_nodes(tree: Array, labels: npt.NDArray[np.int32]) -> npt.NDArray[np
             open_nodes.add(above[lowest])
         nodes.append(open_nodes.pop())
     return np.asarray(nodes, np.int64)
+
+
+def check_whole(arrays: Mapping[str, Array], predictor: Callable[[], Predictor]) -> None:
+    """Refuse a model whose cluster is the whole, the root of the tree, and does not hold its own images.
+
+    What is in such a cluster is decided by one density, the root's last; where hardly any image is denser,
+    the smallest change of place decides.
+
+    Raises:
+        ModelError: with the share that was found, and what to do.
+    """
+    if len(arrays["points"]) not in arrays["cluster_nodes"]:
+        return
+    members = np.flatnonzero(arrays["labels"] >= 0)
+    some = np.sort(np.random.default_rng(0).permutation(members)[:CHECKED])
+    found = predict_batches(predictor(), arrays["embeddings"][some]).labels
+    share = float((found >= 0).mean())
+    if share < LEAST_FOUND:
+        raise ModelError(
+            f"the HDBSCAN's only cluster is everything (allow_single_cluster), and of its {len(members)} rows "
+            f"only {share:.0%} would be predicted to be in it: fit without allow_single_cluster, with a "
+            "smaller min_cluster_size, or with a cluster_selection_epsilon that takes in more"
+        )
 
 
 def umap_parameters(model: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
 from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits
 from imgclust.model.folder import Array
-from imgclust.model.freeze import basic_figures, freeze, library_versions
+from imgclust.model.freeze import basic_figures, check_whole, freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.map_labels import relabelled, total_images, training_rows
 from imgclust.model.parts import UNIT, Cluster, check_identity, now
@@ -186,7 +186,7 @@ class ClusterModel:
             EmbeddingsError: another encoder's embeddings, another width, not finite, or not of unit length.
         """
         self.check_encoder(encoder)
-        rows = np.asarray(embeddings)
+        rows = _array(embeddings)
         if normalize and rows.ndim == 2 and rows.dtype.kind in "fiu":
             with np.errstate(invalid="ignore", divide="ignore"):
                 rows = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
@@ -215,7 +215,7 @@ class ClusterModel:
         if rows.shape[1] != self.dim:
             raise EmbeddingsError(f"embeddings must be (n, {self.dim}) for this model, are {rows.shape}")
         with np.errstate(over="ignore", invalid="ignore"):
-            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="same_kind"))
         wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT))
         if len(wrong):
             raise EmbeddingsError(
@@ -445,7 +445,7 @@ class ClusterModel:
             labels=labels,
             seed=parts.parameters["umap"]["random_state"],
         )
-        return cls(
+        model = cls(
             encoder=encoder,
             parameters=parts.with_novelty(table).parameters,
             clusters=gallery.clusters,
@@ -454,6 +454,19 @@ class ClusterModel:
             map_data=gallery.map_data,
             libraries=library_versions(),
         )
+        check_whole(arrays, lambda: model.predictor)  # built for that alone where it is needed
+        return model
+
+
+def _array(embeddings: Any) -> Array:
+    """
+    Raises:
+        EmbeddingsError: lists of different lengths, or a tensor that needs its gradient.
+    """
+    try:
+        return np.asarray(embeddings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EmbeddingsError(f"embeddings must be floats (n, dim): {error}") from None
 
 
 def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:

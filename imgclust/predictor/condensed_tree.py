@@ -215,6 +215,15 @@ class Clusters:
         np.maximum.at(self.densest, parent - self.n, value)
         self.selected = np.asarray(arrays["cluster_nodes"], dtype=np.int64) - self.n
         self.label, self._limit = self._labels(nodes)
+        self._least = self._least_of_root(arrays["labels"]) if self.root in self.selected else 0.0
+
+    def _least_of_root(self, labels: npt.NDArray[np.int32]) -> float:
+        """The lambda from which on a point is in the root's cluster, where that is the only one.
+
+        A fit calls those "other" that leave the root early (hdbscan 0.8.44, `do_labelling`). Its prediction
+        does not: everything would be in the cluster, or nothing in a tree without a split.
+        """
+        return float(self._point_lambda[labels >= 0].min(initial=np.inf))
 
     def _labels(self, nodes: int) -> tuple[npt.NDArray[np.int32], Array]:
         label = np.full(nodes, -1, dtype=np.int32)
@@ -230,7 +239,7 @@ class Clusters:
 
     def join(self, rows: Indices, lambdas: Array) -> tuple[npt.NDArray[np.int32], Array]:
         """Labels, int32, and probabilities, float64, of points that meet training points at these lambdas."""
-        if self.empty:
+        if self.empty and not len(self.selected):
             return np.full(len(rows), -1, dtype=np.int32), np.zeros(len(rows))
         node = self._point_node[rows]
         rising = self._point_lambda[rows] > lambdas
@@ -240,6 +249,8 @@ class Clusters:
                 break
             node = np.where(rising, self.parent[node], node)
         labels, limit = self.label[node], self._limit[node]
+        if self._least:
+            labels = np.where(lambdas >= self._least, labels, np.int32(-1))
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(limit > 0.0, np.minimum(limit, lambdas) / limit, 1.0)
         return labels, np.where(labels >= 0, share, 0.0)

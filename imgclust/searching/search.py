@@ -125,7 +125,12 @@ def _joined(one: tuple[SearchRows, Floats], other: tuple[SearchRows, Floats]) ->
 
 
 def _unit(query: Floats, dim: int) -> Floats:
-    vector = np.asarray(query, np.float32).ravel()
+    given = np.asarray(query)
+    if given.dtype.kind not in "fiu":
+        raise ImgclustError(
+            f"a search takes a vector of {dim} finite numbers, got {given.dtype} {given.shape}"
+        )
+    vector = given.astype(np.float32).ravel()
     length = float(np.linalg.norm(vector))
     if vector.shape != (dim,) or not 0 < length < np.inf:
         raise ImgclustError(

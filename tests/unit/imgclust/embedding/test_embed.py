@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import http.server
 import io
@@ -303,3 +304,44 @@ def test_stage_lines() -> None:
     assert plain.getvalue() == ("umap: 9 images, 0 s\numap: 9 images  50%, 10 s\numap: 9 images 100%, 21 s\n")
     assert terminal.getvalue().count("\n") == 1
     assert " 25%" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("when", ["first line", "a later line", "the end"])
+def test_a_full_disk_names_the_list_of_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Wherever it fills up: the error has the path, and what was embedded before is there."""
+    source = pictures(tmp_path / "in", 3)
+    for name in ("x1.png", "x2.png"):
+        (source / name).write_bytes(png(1)[:50])
+    room = {"first line": 0, "a later line": 1, "the end": 3}[when]
+    opened = Path.open
+
+    def open_on_a_full_disk(path: Path, *arguments: object, **options: object) -> object:
+        file = opened(path, *arguments, **options)  # type: ignore[call-overload]
+        return FullDisk(file, room) if path.name == FAILED else file
+
+    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+    with pytest.raises(ImgclustError, match=rf"out/{FAILED}' cannot be written: No space left on device"):
+        embed([source], tmp_path / "out", FakeEncoder(), batch=1, progress=False)
+    assert len(read_embeddings(tmp_path / "out")) == 3
+
+
+class FullDisk:
+    """A file with room for some lines, and none for what a close would write."""
+
+    def __init__(self, file: io.TextIOWrapper, lines: int) -> None:
+        self._file, self._lines = file, lines
+
+    def write(self, text: str) -> int:
+        if not self._lines:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._lines -= 1
+        return self._file.write(text)
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -20,6 +20,8 @@ from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
 from imgclust.model.model import ClusterModel
 from tests.support import fitted
+from tests.support.fitted_stand_ins import umap_like
+from tests.support.frozen_pair import unit_half
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +331,36 @@ def test_pairs_that_cannot_be_frozen_are_refused() -> None:
         ClusterModel.from_fitted(umap.UMAP(), clusterer)
     with pytest.raises(ModelError, match="299 ids for 300"):
         ClusterModel.from_fitted(reducer, clusterer, ids=["x"] * 299)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("epsilon", [0.0, 0.4])
+def test_a_cluster_that_is_everything(seed: int, epsilon: float) -> None:
+    """`allow_single_cluster`: nine of ten fitted members are predicted to be in it and what the fit called
+    "other" stays there, or the pair is refused; a lone cloud, two that are near, with and without epsilon."""
+    import hdbscan
+
+    rng = np.random.default_rng(seed)
+    rows = unit_half(rng.normal(size=(240, 24)))
+    centres = np.repeat([[0.0, 0, 0], [seed % 3, 0, 0]], 120, axis=0)
+    points = (centres + 0.5 * rng.normal(size=(240, 3))).astype(np.float32)
+    clusterer = hdbscan.HDBSCAN(
+        min_cluster_size=15,
+        min_samples=5,
+        allow_single_cluster=True,
+        cluster_selection_epsilon=epsilon,
+        prediction_data=True,
+    ).fit(points)
+    assert clusterer.labels_.max() == 0
+    try:
+        model = ClusterModel.from_fitted(umap_like(rows, points), clusterer)
+    except ModelError as error:
+        assert re.search(r"only \d+% would be predicted.*allow_single_cluster", str(error))
+        return
+    members = clusterer.labels_ == 0
+    assert (model.predict(rows[members]).labels == 0).mean() >= 0.9
+    tree = model.predictor.tree.predict(points)
+    assert (tree.labels == clusterer.labels_).mean() >= 0.9
 
 
 def test_loading_and_predicting_load_no_fitting_libraries(folder: Path, tmp_path: Path) -> None:

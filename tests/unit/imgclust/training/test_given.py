@@ -77,7 +77,41 @@ def test_a_pair_from_elsewhere_is_checked_at_once() -> None:
     assert [c.name for c in model.clusters][:2] == ["cats", None]
 
 
-def test_wrong_rows_for_a_prediction() -> None:
-    for rows in ([["a"] * 24], np.zeros((2, 24), int), np.zeros(24)):
-        with pytest.raises(ImgclustError, match=r"floats \(n, 24\)"):
-            fitted().model.predict(rows)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["a"] * 24],
+        np.zeros(24),
+        ROWS.astype(object),
+        ROWS.astype(complex),
+        ROWS > 0,
+        np.zeros((2, 24), "datetime64[s]"),
+        [[0.0] * 24, [0.0]],
+        torch.from_numpy(ROWS).requires_grad_(),
+    ],
+)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_wrong_rows_for_a_prediction(rows: Any, normalize: bool) -> None:
+    """Whatever their type, a sentence."""
+    with pytest.raises(ImgclustError, match=r"embeddings must be floats \(n, "):
+        fitted().model.predict(rows, normalize=normalize)
+
+
+def test_whole_numbers_are_no_rows_of_length_one() -> None:
+    with pytest.raises(ImgclustError, match=r"floats \(n, 24\)"):
+        fitted().model.predict(np.zeros((2, 24), int))
+
+
+@pytest.mark.parametrize("kind", [object, complex, bool, str, "datetime64[s]"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_wrong_rows_for_a_fit(kind: Any, normalize: bool) -> None:
+    rows = np.zeros((60, 24), kind) if kind in (str, "datetime64[s]") else ROWS.astype(kind)
+    with pytest.raises(ImgclustError, match=r"embeddings must be floats \(n, d\)"):
+        Given.of(rows, None, None, normalize=normalize)
+
+
+def test_floats_of_any_width_are_taken() -> None:
+    """Those that are wider than a double, too."""
+    wide = ROWS.astype(np.longdouble)
+    assert np.array_equal(Given.of(wide, None, None).rows, ROWS)
+    assert np.array_equal(fitted().model.predict(wide[:9]).labels, fitted().model.predict(ROWS[:9]).labels)

@@ -1,0 +1,22 @@
+"""Objects with the attributes of a fitted UMAP, without the seconds that one takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+def umap_like(rows: np.ndarray, points: np.ndarray, **others: Any) -> Any:
+    """What freezing reads of `umap.UMAP`: unit-norm rows, and the places that it gave them."""
+    return SimpleNamespace(
+        **{
+            "_raw_data": rows, "embedding_": points.astype(np.float32), "_sparse_data": False, "unique": False,
+            "densmap": False, "output_metric": "euclidean", "metric": "euclidean", "_n_neighbors": 10,
+            "_a": 1.8222, "_b": 0.8212, "min_dist": 0.03, "spread": 1.0, "local_connectivity": 1.0,
+            "set_op_mix_ratio": 1.0, "negative_sample_rate": 5, "repulsion_strength": 1.0, "n_epochs": 300,
+            "learning_rate": 1.0, "random_state": 0, "n_components": points.shape[1],
+        }
+        | others
+    )  # fmt: skip
