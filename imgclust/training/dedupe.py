@@ -51,6 +51,18 @@ class Duplicates:
         rows[self.duplicate] = self.original
         return rows
 
+    def renumbered(self, numbers: Rows) -> Duplicates:
+        """The same rows by other numbers: row i is `numbers[i]`."""
+        duplicate = numbers[self.duplicate]
+        order = np.argsort(duplicate)
+        return Duplicates(
+            kept=np.sort(numbers[self.kept]),
+            duplicate=duplicate[order],
+            original=numbers[self.original][order],
+            cosine=self.cosine[order],
+            exact=self.exact[order],
+        )
+
 
 def find_duplicates(
     embeddings: Floats,

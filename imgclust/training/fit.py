@@ -26,6 +26,7 @@ from imgclust.training.continuation import Numbering, births, check_space, compa
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.grouping import Before, group
+from imgclust.training.ordering import content_order
 from imgclust.training.other_target import check_labels, check_target, measure
 from imgclust.training.parameters import Count, Parameters, check_memory, choose
 from imgclust.training.predictions import copies, predict_all
@@ -95,7 +96,8 @@ def fit(
 ) -> FitResult:
     """Find the clusters of a set of images, judge them on images held out, and freeze them.
 
-    The same input, parameters and seed give the same model on one machine.
+    The same images, parameters and seed give the same model on one machine, in whatever order the images come:
+    inside, they are in an order of their content. Results are in the order in which they were given.
 
     Args:
         embeddings: as `read_embeddings` gives them, the folder itself, or an array (n, d) of unit-norm rows
@@ -136,6 +138,9 @@ def fit(
     check_target(other_target, test_fraction)
     given = Given.of(embeddings, ids, encoder, normalize=normalize)
     check_labels(labels, len(given.ids))
+    as_given = content_order(given.rows, given.ids, given.digests, given.hashes)
+    given = given.taken(as_given)
+    labels = None if labels is None else [labels[row] for row in as_given]
     if previous is not None:
         check_space(previous, given.rows, given.encoder)
     stages = Stages(progress)
@@ -147,7 +152,7 @@ def fit(
     parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters)
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
-        announce(parameters, split)
+        announce(parameters, split.renumbered(as_given))
     before = None
     if previous is not None:
         with stages.stage("previous", f"what model {previous.version} says of the training images") as tell:
@@ -217,6 +222,16 @@ def fit(
         assert model.edit_map is not None
         found_labels = model.edit_map.labels(found.labels, found.points)
         test = model.edit_map.apply(found.test)
+    labels_as_given = np.empty_like(found_labels)
+    labels_as_given[as_given] = found_labels
     return FitResult(
-        model, parameters, model.figures, found_labels, split, duplicates, test, stages.seconds, continuation
+        model,
+        parameters,
+        model.figures,
+        labels_as_given,
+        split.renumbered(as_given),
+        duplicates.renumbered(as_given),
+        test,
+        stages.seconds,
+        continuation,
     )

@@ -14,6 +14,7 @@ from imgclust.images.perceptual import Hashes
 from imgclust.model.folder import Array
 from imgclust.model.gallery import thumbnail_of
 from imgclust.model.parts import UNIT, check_identity
+from imgclust.training.dedupe import Rows
 from imgclust.types import EncoderIdentity, Floats
 
 if TYPE_CHECKING:
@@ -70,6 +71,22 @@ class Given:
         rows = _checked(vectors, normalize)
         return cls(
             rows, _different(known.ids, len(rows)), known.sha256, known.sources, known.identity, known.hashes
+        )
+
+    def taken(self, order: Rows) -> Given:
+        """The same in another order."""
+        places = order.tolist()
+
+        def some(column: Sequence[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[row] for row in places]
+
+        return dataclasses.replace(
+            self,
+            rows=self.rows[order],
+            ids=[self.ids[row] for row in places],
+            digests=some(self.digests),
+            sources=some(self.sources),
+            hashes=None if self.hashes is None else self.hashes[order],
         )
 
     def thumbnail(self, row: int) -> bytes | None:

@@ -12,10 +12,10 @@ from imgclust.training.dedupe import Rows
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """Rows by what becomes of them, each ascending: int64 arrays.
+    """Rows by what becomes of them, in the order in which the fit meets them: int64 arrays.
 
     Attributes:
-        train: fitted.
+        train: fitted; in the order of the model's arrays.
         test: held out; predicted, and judged.
         rest: beyond `max_train`; predicted.
     """
@@ -23,6 +23,10 @@ class Split:
     train: Rows
     test: Rows
     rest: Rows
+
+    def renumbered(self, numbers: Rows) -> Split:
+        """The same rows by other numbers: row i is `numbers[i]`."""
+        return Split(train=numbers[self.train], test=numbers[self.test], rest=numbers[self.rest])
 
 
 def split_rows(kept: Rows, *, test_fraction: float, max_train: int, seed: int) -> Split:
