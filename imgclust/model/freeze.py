@@ -124,8 +124,8 @@ def check_whole(arrays: Mapping[str, Array], predictor: Callable[[], Predictor])
     share = float((found >= 0).mean())
     if share < LEAST_FOUND:
         raise ModelError(
-            f"the HDBSCAN's only cluster is everything (allow_single_cluster), and of its {len(members)} rows "
-            f"only {share:.0%} would be predicted to be in it: fit without allow_single_cluster, with a "
+            f"the HDBSCAN's only cluster is everything (allow_single_cluster), and of its {len(members)} "
+            f"rows only {share:.0%} would be predicted to be in it: fit without allow_single_cluster, with a "
             "smaller min_cluster_size, or with a cluster_selection_epsilon that takes in more"
         )
 

@@ -96,8 +96,8 @@ def fit(
 ) -> FitResult:
     """Find the clusters of a set of images, judge them on images held out, and freeze them.
 
-    The same images, parameters and seed give the same model on one machine, in whatever order the images come:
-    inside, they are in an order of their content. Results are in the order in which they were given.
+    The same images, parameters and seed give the same model on one machine, in whatever order the images
+    come: inside, they are in an order of their content. Results are in the order in which they were given.
 
     Args:
         embeddings: as `read_embeddings` gives them, the folder itself, or an array (n, d) of unit-norm rows

@@ -12,7 +12,8 @@ def umap_like(rows: np.ndarray, points: np.ndarray, **others: Any) -> Any:
     """What freezing reads of `umap.UMAP`: unit-norm rows, and the places that it gave them."""
     return SimpleNamespace(
         **{
-            "_raw_data": rows, "embedding_": points.astype(np.float32), "_sparse_data": False, "unique": False,
+            "_raw_data": rows, "embedding_": points.astype(np.float32), "_sparse_data": False,
+            "unique": False,
             "densmap": False, "output_metric": "euclidean", "metric": "euclidean", "_n_neighbors": 10,
             "_a": 1.8222, "_b": 0.8212, "min_dist": 0.03, "spread": 1.0, "local_connectivity": 1.0,
             "set_op_mix_ratio": 1.0, "negative_sample_rate": 5, "repulsion_strength": 1.0, "n_epochs": 300,
