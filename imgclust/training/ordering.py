@@ -54,6 +54,6 @@ def content_order(
 def _keys(rows: Floats) -> npt.NDArray[np.uint64]:
     keys = bytearray()
     for start in range(0, len(rows), _PART):
-        part = rows[start : start + _PART] + _ZERO
-        keys += b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in part.astype("<f2"))
+        part = np.ascontiguousarray(rows[start : start + _PART] + _ZERO, "<f2")
+        keys += b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in part)
     return np.frombuffer(bytes(keys), "<u8")
