@@ -14,7 +14,12 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Floats, Pixels
@@ -281,5 +286,36 @@ def test_a_broken_encoder_ends_the_service(tmp_path: Path) -> None:
         asked.cancel()
         async with server.http.get(f"{server.url}/v2/health/ready") as answer:
             assert answer.status == 503
+
+    with_server(tmp_path, test)
+
+
+def test_every_answer_is_what_the_document_says(tmp_path: Path) -> None:
+    """Questions that are made from the OpenAPI document, and broken ones, get the statuses, content types and
+    bodies that it names. That a picture's server fails, or that a text is no URL, is said of the picture."""
+
+    def fuzz(url: str) -> None:
+        operation = schemathesis.openapi.from_url(f"{url}/v1/openapi.json")["/v1/tag"]["POST"]
+        negative = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+        session = requests.Session()
+
+        @settings(
+            max_examples=40,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy() | negative)
+        def ask(case: Any) -> None:
+            case.call_and_validate(
+                session=session, excluded_checks=[positive_data_acceptance, not_a_server_error]
+            )
+
+        ask()
+
+    async def test(server: Server) -> None:
+        await asyncio.to_thread(fuzz, server.url)
+        assert (await server.tag(data=picture(6))).cluster == 6
 
     with_server(tmp_path, test)
