@@ -88,7 +88,9 @@ def is_refused(error: KafkaError) -> bool:
 
 # What no further try can change, and what an operator can do about it.
 REMEDIES = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the topics of tags, retries and dead letters",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (
+        "grant Write on the topics of tags, retries and dead letters, and Read on that of uploads"
+    ),
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (

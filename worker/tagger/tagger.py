@@ -148,6 +148,7 @@ class Tagger:
         self._clock = clock
         self._beat = clock()
         self._broken: Exception | None = None
+        self._draining = False
         self._restarts = 0
         self._report_at = 0.0
         self._tracing = tracing.connect(config.source.topic, config.source.group, clock, config.trace_share)
