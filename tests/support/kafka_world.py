@@ -45,11 +45,12 @@ class KafkaWorld:
     def __init__(
         self, topics: Topics, *, exactly_once: bool = True, connection: Mapping[str, Any] | None = None,
         max_in_flight: int = 64, protocol: str = "consumer", retry: float = RETRY.first,
+        start: str = "earliest",
     ) -> None:  # fmt: skip
         self.topics = topics
         self.metrics = Metrics()
         self.fetchers = FakeFetchers()
-        self._exactly_once, self._protocol = exactly_once, protocol
+        self._exactly_once, self._protocol, self._start = exactly_once, protocol, start
         self._connection = {"bootstrap.servers": topics.bootstrap, **(connection or {})}
         policy = dataclasses.replace(RETRY, first=retry, longest=max(retry, RETRY.longest))
         results = Results(
@@ -72,7 +73,7 @@ class KafkaWorld:
         )  # fmt: skip
         self.consumer = UploadsConsumer(
             consumer_config(self._connection, self.topics.group, self._protocol), self.topics.uploads,
-            start="earliest", clock=time.monotonic, wall_ms=wall_ms, metrics=self.metrics,
+            start=self._start, clock=time.monotonic, wall_ms=wall_ms, metrics=self.metrics,
             retries=changelog, ids=TopicIds(self._connection, [self.topics.uploads, self.topics.retry]),
             on_begun=on_begun, on_leaving=on_leaving,
         )  # fmt: skip

@@ -404,6 +404,10 @@ class UploadsConsumer:
         return self._commits > 0
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        if any(p.topic != self._topic for p in partitions):  # a note, see `TopicNotes`
+            if error is not None:
+                self._positioning.note_topics(again=True)
+            return
         self._commits = max(0, self._commits - 1)
         if error is not None:
             self._commit_failed([p.partition for p in partitions], error)
@@ -423,6 +427,7 @@ class UploadsConsumer:
         """Bring the metrics of all owned partitions up to date; look after those that are silent."""
         self._positioning.look_after_silent(self._is_fresh)
         self._positioning.report_waiting()
+        self._positioning.note_topics()
         self._metrics.assigned.set(len(self._owned))
         self._metrics.paused.set(len(self._owned) if self.paused else 0)
         shorter = {p for p, owned in self._owned.items() if self._report_one(p, owned)}

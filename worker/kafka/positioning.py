@@ -29,6 +29,7 @@ from worker.kafka.offsets import DOUBT_SPAN, CommitTopics, PartitionOffsets, liv
 from worker.kafka.pending_retries import PendingRetries
 from worker.kafka.retry_changelog import NO_RIGHT, Pending, RetryChangelog
 from worker.kafka.topic_ids import TopicIds
+from worker.kafka.topic_notes import TopicNotes
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 
@@ -82,6 +83,7 @@ class Positioning:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._last_known: dict[int, LastKnown] = {}
+        self._notes = TopicNotes(client, retries.topic, wanted=start == "latest", clock=clock)
         self._paused = False
         self._unanswered = False  # a question of this round
         self._assigned_anew = False
@@ -140,8 +142,9 @@ class Positioning:
         asked = {p: owned for p, owned in due.items() if not owned.asked} or {p: due[p] for p in alone[:1]}
         here = [KafkaPartition(self._topic, p) for p in asked]
         try:
-            found = self._client.committed(here, timeout=max(owned.patience for owned in asked.values()))
-            for committed in found:
+            patience = max(owned.patience for owned in asked.values())
+            found = self._client.committed(here + self._notes.where(asked), timeout=patience)
+            for committed in found[: len(here)]:
                 if committed.error is not None:
                     raise KafkaException(committed.error)
         except KafkaException as error:
@@ -150,7 +153,9 @@ class Positioning:
                 self._ask_later(partition, owned, error)
             return
         reach("after-committed-read")
-        for committed in found:
+        for note in found[len(here) :]:
+            self._notes.take(note)
+        for committed in found[: len(here)]:
             owned = asked[committed.partition]
             owned.committed = committed
             self._retries.begin(committed.partition, owned.epoch)
@@ -175,9 +180,7 @@ class Positioning:
         restored: PendingRetries[Pending],
     ) -> None:
         """Read on from where the last owner ended; tried again when that cannot be done just now."""
-        # with a topic Kafka deletes what groups have committed in it
-        last_known = self._last_known.get(partition, LastKnown())
-        before = topics_of(committed.metadata) if committed.offset >= 0 else last_known.topics
+        before = self._topics_before(partition, committed)
         now = self._topics(before)
         if now is None:
             owned.trouble = f"there is no topic {self._topic!r} or {self._retries.topic!r} now"
@@ -196,6 +199,13 @@ class Positioning:
         end = self._suspects_end(partition, begins.position) if deaths else 0
         self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored, end))
         self.set_paused(partition, self._paused)
+
+    def _topics_before(self, partition: int, committed: KafkaPartition) -> CommitTopics:
+        """Those that the group read last. With a topic Kafka deletes what was committed in it."""
+        if committed.offset >= 0:
+            return topics_of(committed.metadata)
+        known = self._last_known.get(partition, LastKnown()).topics
+        return known if known.uploads else CommitTopics(self._notes.of(partition))
 
     def _suspects_end(self, partition: int, position: int) -> int:
         """Where ends what an owner that died may have had in flight: it took in little, and nothing that has
@@ -271,6 +281,14 @@ class Positioning:
         """What a commit says of the partition's topics."""
         pending = 0 if owned.pending is None else len(owned.pending)
         return dataclasses.replace(owned.topics, pending=pending)
+
+    def note_topics(self, *, again: bool = False) -> None:
+        """Have the group remember which topic it reads; `again`: it may not have taken the last note."""
+        if again:
+            self._notes.again()
+            return
+        begun = {p: o.topics.uploads for p, o in self._owned.items() if o.offsets is not None}
+        self._notes.note({partition: topic for partition, topic in begun.items() if topic})
 
     def made_anew(self) -> set[int]:
         """Partitions whose offsets or retries are of a topic that is no more.

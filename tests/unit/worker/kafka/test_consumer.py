@@ -68,14 +68,18 @@ class Bench:
         self.retries = FakeRetries()
         self.metrics = Metrics()
         self.ids = TopicIds({}, ["uploads", "retry"], clock=lambda: self.now, admin=self.broker.admin())
+        self.restart("earliest")
+        self.client.moves.clear()
+
+    def restart(self, start: str) -> list[Record]:
+        """A new process; what it reads at first."""
         self.consumer = UploadsConsumer(
-            {"group.id": "group"}, "uploads", start="earliest", clock=lambda: self.now, wall_ms=lambda: 0,
+            {"group.id": "group"}, "uploads", start=start, clock=lambda: self.now, wall_ms=lambda: 0,
             metrics=self.metrics, retries=self.retries, ids=self.ids, on_begun=self.begun.append,  # type: ignore[arg-type]
             on_leaving=lambda partitions, lost: self.left.append((partitions, lost)),
         )  # fmt: skip
         self.client: FakeConsumer = self.consumer._consumer  # type: ignore[assignment]
-        self.begins()
-        self.client.moves.clear()
+        return self.begins()
 
     def begins(self) -> list[Record]:
         """A few polls: questions are asked, answered, and acted on; what is read by the way."""
@@ -351,6 +355,37 @@ def test_a_topic_that_was_made_anew_while_nobody_looked_is_read_from_its_start(b
     bench.records(20)
     assert offsets(bench.take_over()) == list(range(20))
     assert bench.lost == 3  # 7, 8 and 10
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_from_the_end_a_topic_that_was_made_anew_is_read_from_its_start(bench: Bench, noted: bool) -> None:
+    """With WORKER_START=latest, while no worker ran: Kafka deletes the group's offsets with the topic, and
+    leaves the note of which topic it read. A group without one begins at the end."""
+    bench.consumer.close()
+    bench.restart("latest")
+    bench.passes(3)
+    bench.consumer.close()
+    if not noted:
+        del bench.broker.committed["group", "retry", 0]
+    bench.broker.make_anew("uploads")
+    assert ("group", "uploads", 0) not in bench.broker.committed
+    bench.records(5)
+    assert offsets(bench.restart("latest")) == ([0, 1, 2, 3, 4] if noted else [])
+    bench.records(1)
+    assert offsets(bench.begins()) == [5]
+
+
+def test_from_the_end_the_same_topic_is_read_from_its_end(bench: Bench) -> None:
+    """Without a committed offset, whatever was noted; a note that was not taken is written again."""
+    bench.consumer.close()
+    bench.restart("latest")
+    bench.broker.script["commit-offsets"] = deque([({"error": KafkaError._TIMED_OUT}, False)])
+    bench.passes(3)
+    assert bench.broker.committed["group", "retry", 0] == (0, bench.topics.uploads)
+    bench.consumer.close()
+    del bench.broker.committed["group", "uploads", 0]
+    bench.records(5)
+    assert offsets(bench.restart("latest")) == []
 
 
 def test_an_id_that_is_known_late_is_that_of_what_is_read(bench: Bench) -> None:
