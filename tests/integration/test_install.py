@@ -168,6 +168,24 @@ def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
     assert took < (FIRST_TAG if os.environ.get("CI") else PATIENCE)
 
 
+def test_the_bill_of_materials_lists_what_is_installed(folder: Path) -> None:
+    """The step `sbom`: each package with its version and licence, and not the tool that made the list."""
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    site = next(venv.glob("lib/python*/site-packages"))
+    (site / "made_up-1.2.3.dist-info").mkdir()
+    fields = "Metadata-Version: 2.4\nName: made-up\nVersion: 1.2.3\nLicense-Expression: Apache-2.0\n"
+    (site / "made_up-1.2.3.dist-info" / "METADATA").write_text(fields)
+    confined.run([str(DEPLOY / "install.sh"), str(venv), "sbom"], folder, 300)
+    made = json.loads((venv / "sbom.cdx.json").read_text())
+    assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {(component["name"], component["version"]) for component in made["components"]}
+    assert listed == {(d.metadata["Name"], d.version) for d in distributions(path=[str(site)])}
+    (ours,) = (component for component in made["components"] if component["name"] == "made-up")
+    assert ours["licenses"][0]["license"]["id"] == "Apache-2.0"
+    assert ours["purl"] == "pkg:pypi/made-up@1.2.3"
+
+
 def test_the_sample_producer_writes_what_the_worker_reads(mock_kafka: Kafka) -> None:
     """deploy/producer.py: every event is an upload, keyed by its id; some are taken back."""
     topics = Topics(mock_kafka)
