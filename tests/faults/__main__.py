@@ -35,6 +35,7 @@ SHORT = Plan(
 SOAK = Plan(
     failpoint_kills=10, failpoint_freezes=1, kills=30, freezes=5, rebalances=25, fetchers=10,
     broker_restarts=4, broker_freezes=3, redis=3, images=5, starts_without_broker=3, partitions=3, cuts=3,
+    topics_anew=3, rights=2,
 )  # fmt: skip
 
 

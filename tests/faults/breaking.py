@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.faults.surroundings import SESSION, Surroundings, Worker
+from tests.faults.surroundings import EXIT_START, SESSION, Surroundings, Worker
 
 # Of worker/kafka/failpoints.py: those that only a partition that comes or goes leads to need a rebalance.
 FAILPOINTS = (
@@ -37,12 +37,14 @@ class Breaker:
         share: uploads of this step that are not sent yet.
         done: how often each thing was done.
         missed: failpoints that were not reached.
+        anew: makes the topics anew, with nobody there or not; whether that was seen by the workers.
     """
 
     parts: Surroundings
     dice: random.Random
     say: Callable[[str], None]
     grant: Callable[[int], None]
+    anew: Callable[[bool], bool]
     share: int = 0
     done: Counter[str] = dataclasses.field(default_factory=Counter)
     missed: list[str] = dataclasses.field(default_factory=list)
@@ -171,6 +173,30 @@ class Breaker:
         self.parts.broker.add_partition(self.dice.uniform(3, 6))
         self.done["partition added"] += 1
 
+    def make_topics_anew(self) -> None:
+        """Those of uploads and retries, while workers run or while none does."""
+        self.feed()
+        stopped = self.dice.random() < 0.5
+        if self.anew(stopped):
+            self.done[f"topics made anew, {'nobody there' if stopped else 'workers at work'}"] += 1
+        else:
+            self.missed.append("topics made anew")
+
+    def withdraw_right(self) -> None:
+        """To write tags: every worker ends and says so; when it is granted again, others go on."""
+        workers = list(self.parts.workers)
+        self.parts.broker.forbid()
+        self.feed()
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and any(worker.code is None for worker in workers):
+            time.sleep(0.2)
+        codes = {worker.code for worker in workers}
+        self.parts.broker.allow()
+        if codes == {EXIT_START}:
+            self.done["right withdrawn"] += 1
+        else:
+            self.missed.append(f"the end of workers without a right (exit codes {codes})")
+
     def cut_log(self) -> None:
         self.feed()
         self.parts.broker.cut_log()
@@ -232,6 +258,8 @@ class Plan:
     starts_without_broker: int = 0
     partitions: int = 0  # added
     cuts: int = 0  # of the log's start
+    topics_anew: int = 0
+    rights: int = 0  # withdrawn; the workers log in then
     kill_at: tuple[str, ...] = FAILPOINTS
     freeze_at: tuple[str, ...] = FAILPOINTS
 
@@ -272,6 +300,8 @@ def schedule(plan: Plan, dice: random.Random) -> list[Step]:
         ("start a worker without the broker", Breaker.start_without_broker, plan.starts_without_broker),
         ("add a partition", Breaker.add_partition, plan.partitions),
         ("cut the log", Breaker.cut_log, plan.cuts),
+        ("make the topics anew", Breaker.make_topics_anew, plan.topics_anew),
+        ("withdraw a right", Breaker.withdraw_right, plan.rights),
     ]
     for name, do, times in several:
         steps += [(name, do)] * times

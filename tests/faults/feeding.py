@@ -12,6 +12,10 @@ from tests.faults.checker import Event
 from tests.faults.surroundings import quiet
 from tests.faults.uploads import Planned
 
+LOG = (
+    10**9
+)  # offsets of each topic of that name, one made after the other, are counted on from a multiple of it
+
 
 class Feeder:
     """A thread that sends as many events as were granted, at a steady rate.
@@ -27,23 +31,37 @@ class Feeder:
         self._interval = 1 / rate
         self._granted = threading.Semaphore(0)
         self._stop = threading.Event()
-        self._sent = 0
-        self._producer = Producer(
+        self._sent = self._allowed = self._base = 0
+        self._bootstrap = bootstrap
+        self._producer = self._connect()
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> Producer:
+        return Producer(
             {
-                "bootstrap.servers": bootstrap,
+                "bootstrap.servers": self._bootstrap,
                 "enable.idempotence": True,
                 "message.timeout.ms": 0,
                 "linger.ms": 2,
             },
             logger=quiet,
         )
-        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
-        self._thread.start()
 
     def grant(self, count: int) -> None:
         """Send so many more."""
         if count > 0:
+            self._allowed += count
             self._granted.release(count)
+
+    def has_sent_all(self) -> bool:
+        """Whether all that were granted are acknowledged."""
+        return len(self.events) == self._allowed
+
+    def begin_anew(self) -> None:
+        """From now on the topic is another one; nothing is on its way."""
+        self._producer = self._connect()
+        self._base += LOG
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -67,7 +85,7 @@ class Feeder:
             assert offset is not None
             self.events.append(
                 Event(
-                    planned.number, planned.id, partition, offset,
+                    planned.number, planned.id, partition, self._base + offset,
                     planned.cluster, planned.deletion, planned.codes,
                 )
             )  # fmt: skip

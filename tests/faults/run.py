@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.faults.breaking import Breaker, Plan, schedule
 from tests.faults.checker import History, Verdict, check
 from tests.faults.feeding import Feeder
 from tests.faults.reading import Reader
-from tests.faults.surroundings import PARTITIONS, Surroundings, Worker, surroundings
+from tests.faults.surroundings import EXIT_START, PARTITIONS, Surroundings, Worker, surroundings
 from tests.faults.uploads import plan as uploads_plan
 from worker.errors import WorkerError
 
@@ -26,7 +27,6 @@ STUCK = 60.0  # seconds without any progress after the last fault
 VIEW = 90.0  # seconds until the view shows it
 # librdkafka itself may crash after a broker was frozen (its issue #5280); the rest must not notice
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT}
-EXIT_START = 3  # something that a start needs is not there
 EXIT_STALLED = 4
 
 Say = Callable[[str], None]
@@ -100,7 +100,8 @@ def run(home: Path, options: Options, say: Say) -> RunOutcome:
         say(f"[{time.monotonic() - started:7.1f}] {text}")
 
     name = f"{options.seed}-{int(time.time())}"
-    with surroundings(home, folder, name, dict(options.env), timed) as parts:
+    guarded = options.plan.rights > 0
+    with surroundings(home, folder, name, dict(options.env), timed, guarded=guarded) as parts:
         outcome = _run(parts, options, timed, started)
     if outcome.ok and options.keep is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +118,8 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
         options.seed, options.uploads, PARTITIONS, parts.images.address, outages=options.plan.outages
     )
     feeder = Feeder(parts.broker.bootstrap, parts.topics.uploads, planned, options.rate)
-    breaker = Breaker(parts, dice, say, feeder.grant)
+    reader = Reader(parts)
+    breaker = Breaker(parts, dice, say, feeder.grant, partial(_make_anew, parts, reader, feeder, say))
     troubles: list[str] = []
     for _ in range(FLEET):
         parts.join()
@@ -135,7 +137,6 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
     feeder.grant(options.uploads - share * len(steps))
     feeder.finish(options.uploads, options.uploads / options.rate + 120)
     say(f"all {len(feeder.events):,} are sent; waiting until all are decided")
-    reader = Reader(parts)
     if left := _settle(parts, reader, say):
         troubles.append(f"nothing more was decided for {STUCK:g} s after the last fault: {left}")
     results = reader.results()
@@ -163,6 +164,27 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
     return RunOutcome(
         report, breaker.done, troubles, len(crashes), len(stalls), time.monotonic() - started, parts.folder
     )
+
+
+def _make_anew(parts: Surroundings, reader: Reader, feeder: Feeder, say: Say, stopped: bool) -> bool:
+    """The topics of uploads and retries are made anew when all in them has ended, so that nothing may be lost
+    with them; whether the group's offsets are of the new one then."""
+    deadline = time.monotonic() + STUCK
+    while not feeder.has_sent_all() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not feeder.has_sent_all() or _settle(parts, reader, say):
+        return False
+    for worker in list(parts.workers) if stopped else ():
+        parts.leave(worker)
+    reader.begin_anew()
+    made = parts.broker.make_anew()
+    feeder.begin_anew()
+    while len(parts.workers) < FLEET:
+        parts.join()
+    while reader.topics_committed() != {made} and time.monotonic() < deadline + STUCK:
+        parts.watch()
+        time.sleep(0.5)
+    return reader.topics_committed() == {made}
 
 
 def _settle(parts: Surroundings, reader: Reader, say: Say) -> str:

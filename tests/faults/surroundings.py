@@ -11,21 +11,28 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AclOperation, AdminClient, ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.support import redis_server
+from tests.support.guarded_kafka import GuardedKafka, Right
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 from tests.support.worker_process import WorkerProcess
 from worker.demo.backends import JavaKafka, free_ports
 
 PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourth one takes some from each
+EXIT_START = 3  # something that a start needs is not there
 SESSION = 5.0  # seconds after which the group gives a silent member's partitions away
 FOLDER = Path(__file__).parent
+EVERYTHING: list[Right] = [
+    (kind, "*", ResourcePatternType.LITERAL, AclOperation.ALL)
+    for kind in (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
+]
 # the run's own clients complain of every broker that it kills
 quiet = logging.getLogger("faults.kafka")
 quiet.addHandler(logging.NullHandler())
@@ -49,28 +56,22 @@ class Topics:
         )
 
 
-def start_kafka(home: Path, folder: Path) -> JavaKafka:
-    """A broker of this run's own, which it may kill and freeze."""
-    return JavaKafka(
-        home,
-        folder,
-        options={
-            "group.consumer.min.session.timeout.ms": "1000",
-            "group.consumer.session.timeout.ms": str(int(SESSION * 1000)),
-            "group.consumer.min.heartbeat.interval.ms": "500",
-            "group.consumer.heartbeat.interval.ms": "1000",
-        },
-    )
+def start_kafka(home: Path, folder: Path, *, guarded: bool) -> JavaKafka:
+    """A broker of this run's own, which it may kill and freeze; `guarded`: with rights to withdraw."""
+    options = {
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.session.timeout.ms": str(int(SESSION * 1000)),
+        "group.consumer.min.heartbeat.interval.ms": "500",
+        "group.consumer.heartbeat.interval.ms": "1000",
+    }
+    return GuardedKafka(home, folder, options) if guarded else JavaKafka(home, folder, options=options)
 
 
-def make_topics(bootstrap: str, topics: Topics) -> None:
+def make_topics(bootstrap: str, names: Sequence[str], compacted: Set[str], partitions: int) -> None:
     """Compacted as in production, but not within this run: the checker wants to see every record."""
     admin = AdminClient({"bootstrap.servers": bootstrap}, logger=quiet)
     kept = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(7 * 86_400_000)}
-    wanted = [
-        NewTopic(name, PARTITIONS, 1, config=kept if name in (topics.tags, topics.retry) else {})
-        for name in (topics.uploads, topics.tags, topics.retry, topics.dlq)
-    ]
+    wanted = [NewTopic(name, partitions, 1, config=kept if name in compacted else {}) for name in names]
     for future in admin.create_topics(wanted).values():
         future.result(timeout=20)
 
@@ -92,6 +93,47 @@ class Broker:
                 future.result(timeout=20)
             if names == [self.topics.uploads]:
                 time.sleep(seconds)
+
+    def make_anew(self) -> str:
+        """The topics of uploads and retries are deleted and made again; the new id of the first."""
+        gone = [self.topics.uploads, self.topics.retry]
+        admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
+        for future in admin.delete_topics(gone).values():
+            future.result(timeout=20)
+
+        def made() -> bool:
+            with contextlib.suppress(KafkaException):  # it is not gone everywhere yet
+                make_topics(self.bootstrap, gone, {self.topics.retry}, self._partitions)
+                return True
+            return False
+
+        wait_for("they can be made again", made)
+        wait_for("it has an id", lambda: self._id(admin))
+        return self._id(admin)
+
+    def _id(self, admin: AdminClient) -> str:
+        """Of the uploads topic; empty while the broker has not heard of it."""
+        name = self.topics.uploads
+        with contextlib.suppress(KafkaException):
+            found = admin.describe_topics(TopicCollection([name]))[name].result(timeout=20)
+            return str(found.topic_id).rstrip("=")
+        return ""
+
+    def forbid(self) -> None:
+        """Workers may write no tags."""
+        self._guarded.forbid(self._write_tags)
+
+    def allow(self) -> None:
+        self._guarded.allow_again(self._write_tags)
+
+    @property
+    def _guarded(self) -> GuardedKafka:
+        assert isinstance(self.kafka, GuardedKafka)
+        return self.kafka
+
+    @property
+    def _write_tags(self) -> Right:
+        return ResourceType.TOPIC, self.topics.tags, ResourcePatternType.LITERAL, AclOperation.WRITE
 
     def cut_log(self) -> None:
         """Retention takes what the group is done with, up to the committed offsets."""
@@ -291,15 +333,30 @@ class Surroundings:
 
 @contextlib.contextmanager
 def surroundings(
-    home: Path, folder: Path, run: str, env: dict[str, str], say: Callable[[str], None]
+    home: Path,
+    folder: Path,
+    run: str,
+    env: dict[str, str],
+    say: Callable[[str], None],
+    *,
+    guarded: bool = False,
 ) -> Iterator[Surroundings]:
-    """Kafka, Redis and the image server, started; workers that are left at the end are killed."""
+    """Kafka, Redis and the image server, started; workers that are left at the end are killed.
+
+    Args:
+        guarded: workers log in, and their rights can be withdrawn.
+    """
     topics, images = Topics.of(run), ImageServer()
     with (
-        start_kafka(home, folder / "kafka") as kafka,
+        start_kafka(home, folder / "kafka", guarded=guarded) as kafka,
         redis_server.running() as redis,
     ):
-        make_topics(kafka.bootstrap, topics)
+        names = [topics.uploads, topics.tags, topics.retry, topics.dlq]
+        make_topics(kafka.bootstrap, names, {topics.tags, topics.retry}, PARTITIONS)
+        login = {}
+        if isinstance(kafka, GuardedKafka):
+            kafka.grant(EVERYTHING)
+            login = kafka.settings
         images.start()
         worker_env = {
             "PYTHONPATH": str(ROOT),
@@ -324,6 +381,7 @@ def surroundings(
             "WORKER_LOG": "json",
             "WORKER_KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS": "2000",  # partitions that are added are found
             **env,
+            **login,
         }
         if worker_env.get("WORKER_GROUP_PROTOCOL") != "consumer":
             worker_env |= {
