@@ -15,7 +15,7 @@ install: $(STAMP) ## make the virtual environment .venv and install everything, 
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,notebook,s3,sql,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,notebook,s3,sql,tune,dev]'
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so

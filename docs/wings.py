@@ -39,6 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
     "imgclust": (
         ("__main__", "exit codes"),
         ("cli", "what people type"),
+        ("tuning", "which parameters"),
         ("explaining", "why images are in no cluster"),
         ("comparing", "one model or another"),
         ("report", "one offline page"),

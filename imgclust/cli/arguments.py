@@ -26,6 +26,7 @@ from imgclust.cli import (
     predict,
     report,
     search,
+    tune,
 )
 from imgclust.errors import ImgclustError
 
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     known = (
-        embed, fit, predict, report, explore, clusters, other, edit, names, search, duplicates, compare,
+        embed, fit, tune, predict, report, explore, clusters, other, edit, names, search, duplicates, compare,
         evaluate, export, import_,
     )  # fmt: skip
     for command in known:

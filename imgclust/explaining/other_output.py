@@ -28,21 +28,20 @@ LIKE = 3  # ids that stand for a group, in lines
 def lines(found: Other) -> Iterator[str]:
     """For a terminal."""
     other = len(found.images)
-    assigned = sum(image.assigned for image in found.images)
+    assigned = Counter(image.kind for image in found.images if image.assigned)
     yield f"{other:,} of {found.total:,} images are in other ({percent(other / max(found.total, 1))})"
     if assigned:
-        yield f"the model assigns {assigned:,} of them to their best candidate"
+        yield f"the model assigns {assigned.total():,} of them to their best candidate"
     for kind, count in found.kinds().items():
-        yield f"  {kind:8} {count:6,}  {percent(count / max(other, 1)):>7}  {MEANING[kind]}"
+        moved = f" ({assigned[kind]:,} assigned)" if assigned[kind] else ""
+        yield f"  {kind:8} {count:6,}  {percent(count / max(other, 1)):>7}  {MEANING[kind]}{moved}"
     nearest = found.nearest()
     if nearest:
         yield "between clusters, by the best candidate"
-        moved = Counter(image.nearest for image in found.images if image.assigned)
         for number, count in nearest[:SHOWN]:
-            text = f"  {count:6,}  {named(number, found.names)}"
-            yield text + (f"  ({moved[number]:,} assigned)" if moved[number] else "")
-        if more := len(nearest) - SHOWN:
-            yield from ([f"  and {more} more clusters"] if more > 0 else [])
+            yield f"  {count:6,}  {named(number, found.names)}"
+        if len(nearest) > SHOWN:
+            yield f"  and {len(nearest) - SHOWN} more clusters"
     yield from _group_lines(found)
 
 

@@ -43,8 +43,15 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None
     return reducer
 
 
-def fit_hdbscan(points: Floats, p: Parameters, *, prediction_data: bool = True) -> Any:
-    """A fitted `hdbscan.HDBSCAN`; where the method is "stable", only its tree matters, not its labels."""
+def fit_hdbscan(
+    points: Floats, p: Parameters, *, prediction_data: bool = True, validity: bool = False
+) -> Any:
+    """A fitted `hdbscan.HDBSCAN`; where the method is "stable", only its tree matters, not its labels.
+
+    Args:
+        prediction_data: keep what `freeze` needs.
+        validity: keep what hdbscan's `relative_validity_` needs.
+    """
     import hdbscan
 
     limited = p.cluster_selection_method == "eom" and p.max_cluster_share < 1
@@ -54,5 +61,6 @@ def fit_hdbscan(points: Floats, p: Parameters, *, prediction_data: bool = True) 
         cluster_selection_method="leaf" if p.cluster_selection_method == "leaf" else "eom",
         max_cluster_size=int(p.max_cluster_share * len(points)) if limited else 0,
         prediction_data=prediction_data,
+        gen_min_span_tree=validity,
         core_dist_n_jobs=1,
     ).fit(points)

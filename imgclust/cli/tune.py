@@ -1,0 +1,97 @@
+"""`imgclust tune`: a search for the parameters that meet an aim."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgclust.cli.fit_parameters import save
+from imgclust.cli.options import Commands, add_command, positive
+from imgclust.cli.other_target import add_labels, labels_of
+
+if TYPE_CHECKING:
+    from imgclust.tuning.tune import TuningTrial
+
+DEFAULT = ("stability", "other")
+BEST, TABLE, PAGE = "best.toml", "trials.csv", "trade-offs.html"
+
+
+def add(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "tune",
+        run,
+        "search for the parameters of a fit that meet an aim; goes on where an earlier search ended (needs "
+        "imgclust[tune])",
+        "  imgclust tune embeddings/ -o tuning/ --aim clusters=10..30 --aim other --aim stability\n"
+        "  imgclust tune embeddings/ -o tuning/ --aim ami --labels labels.csv --trials 200\n"
+        "  imgclust fit embeddings/ -o model/ --parameters tuning/best.toml",
+    )
+    command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
+    command.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FOLDER",
+        help=f"keeps the search, and gets {BEST}, {TABLE} and {PAGE}",
+    )  # fmt: skip
+    command.add_argument(
+        "--aim", action="append", metavar="AIM",
+        help="clusters=10..30, other (as little as possible), other=10%% (no more than that), stability, "
+        "validity, or ami with --labels; repeat it for more, which count alike "
+        f"({' and '.join(DEFAULT)})",
+    )  # fmt: skip
+    command.add_argument(
+        "--trials", type=positive, default=60, metavar="N",
+        help="until there are so many, with those of earlier searches in the folder (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--umaps", type=positive, default=6, metavar="N",
+        help="settings of UMAP that are tried; each takes as long as a fit, a trial a fraction of it "
+        "(%(default)s)",
+    )  # fmt: skip
+    add_labels(command, "for the aim ami, and to show it otherwise")
+    command.add_argument("--seed", type=int, default=0, help="of the split and of the search (%(default)s)")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from imgclust.embedding.store import read_embeddings
+    from imgclust.errors import FitError
+    from imgclust.support.tables import write_records
+    from imgclust.tuning import tradeoffs
+    from imgclust.tuning.aims import Aim
+    from imgclust.tuning.tune import Tuning, training_rows
+
+    aims = [Aim.parse(text) for text in arguments.aim or DEFAULT]
+    if any(aim.name == "ami" for aim in aims) and arguments.labels is None:
+        raise FitError("the aim ami needs labels: give --labels FILE, or --labels folders")
+    embeddings = read_embeddings(arguments.embeddings)
+    labels = labels_of(arguments.labels, embeddings.ids)
+    rows = training_rows(embeddings, seed=arguments.seed)
+    tuning = Tuning(
+        arguments.output,
+        embeddings.vectors[rows],
+        None if labels is None else [labels[row] for row in rows],
+        aims,
+        umaps=arguments.umaps,
+        seed=arguments.seed,
+    )
+
+    def tell(trial: TuningTrial, count: int) -> None:
+        found = trial.figures
+        print(
+            f"trial {count} of {arguments.trials}: score {trial.score:.3f}, {found.clusters} clusters, "
+            f"other {found.other:.1%}, stability {found.stability:.2f}",
+            file=sys.stderr,
+        )
+
+    trials = tuning.run(arguments.trials, None if arguments.quiet else tell)
+    write_records(tradeoffs.records(trials, aims), arguments.output / TABLE, tradeoffs.COLUMNS)
+    tradeoffs.write_page(arguments.output / PAGE, trials, aims)
+    save(trials[0].parameters, arguments.output / BEST)
+    for line in tradeoffs.lines(trials, aims):
+        print(line)
+    print(
+        f"the plot is {arguments.output / PAGE}; to use the first: fit --parameters {arguments.output / BEST}"
+    )
+    return 0
