@@ -191,7 +191,7 @@ def _study(folder: Path, seed: int) -> optuna.Study:
 
 
 def training_rows(
-    embeddings: Embeddings, *, seed: int = 0, test_fraction: float = 0.2, max_train: int = 200_000
+    embeddings: Embeddings | Floats, *, seed: int = 0, test_fraction: float = 0.2, max_train: int = 200_000
 ) -> npt.NDArray[np.int64]:
     """Rows that a fit with the same seed trains on, in its order.
 

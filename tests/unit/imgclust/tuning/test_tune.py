@@ -10,11 +10,13 @@ import pytest
 pytest.importorskip("optuna", reason="needs the extra `tune`: pip install 'imgclust[tune]'")
 
 from imgclust.errors import ImgclustError
+from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
+from imgclust.training.split import Split
 from imgclust.tuning import tradeoffs, tune
 from imgclust.tuning.aims import Aim
 from imgclust.tuning.space import umap_settings
-from imgclust.tuning.tune import Tuning
+from imgclust.tuning.tune import Tuning, training_rows
 from tests.support import fitted
 
 AIMS = [Aim.parse("clusters=6"), Aim.parse("other"), Aim.parse("ami")]
@@ -79,6 +81,24 @@ def test_what_was_found_is_shown(tmp_path: Path, umaps: list[Parameters]) -> Non
     assert "http://" not in page
     assert "https://" not in page
     assert len(list(tradeoffs.lines(found, AIMS))) == 5
+
+
+class _Enough(Exception):
+    pass
+
+
+def test_the_images_are_those_of_the_fit() -> None:
+    """In the same numbers as a fit says them, before its long part begins."""
+    rows, _ = fitted.grouped()
+    trained: list[int] = []
+
+    def announce(parameters: Parameters, split: Split) -> None:
+        trained.extend(split.train.tolist())
+        raise _Enough
+
+    with pytest.raises(_Enough):
+        fit(rows, seed=3, announce=announce)
+    assert sorted(training_rows(rows, seed=3).tolist()) == sorted(trained)
 
 
 def test_settings_of_umap() -> None:
