@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli.options import Commands, add_command
-from imgclust.cli.output import cluster_line
+from imgclust.cli.output import cluster_line, group_lines
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         commands,
         "clusters",
         run,
-        "list the clusters of a model: number, training images, stability, name",
+        "list the clusters of a model, and their groups: number, training images, stability, name",
         "  imgclust clusters model/\n  imgclust clusters model/ --json",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
@@ -45,6 +45,8 @@ def print_clusters(model: ClusterModel) -> None:
     )
     for cluster in sorted(model.clusters, key=lambda c: (-c.size, c.id)):
         print(cluster_line(cluster))
+    for line in group_lines(model):
+        print(line)
 
 
 def _print_json(model: ClusterModel) -> None:
@@ -56,6 +58,7 @@ def _print_json(model: ClusterModel) -> None:
             "name": cluster.name,
             "images": cluster.size,
             "stability": cluster.stability,
+            "group": cluster.group,
             "typical": list(cluster.exemplars),
         }
         print(orjson.dumps(record).decode())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgclust.cli import loading, other_target
 from imgclust.cli.fit_parameters import chosen, save
 from imgclust.cli.options import Commands, add_command, add_naming_options, count_range, positive
-from imgclust.cli.output import cluster_line, note, print_figures
+from imgclust.cli.output import cluster_line, group_lines, note, print_figures
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def add(commands: Commands) -> None:
         "--clusters", type=count_range, metavar="N..M",
         help="so many clusters, or N exactly: the best choice of so many from the same tree; what is given "
         "up for it is printed",
+    )  # fmt: skip
+    command.add_argument(
+        "--groups", type=count_range, nargs="?", const=True, metavar="N..M",
+        help="put clusters together in groups, a second level with numbers and names of its own: so many, or "
+        "as many as are steady; with --previous as that model has it",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
     command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
@@ -131,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         parameters=wanted,
         recipe=arguments.recipe,
         clusters=arguments.clusters,
+        groups=arguments.groups,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
         max_train=arguments.max_train,
@@ -235,6 +241,14 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
     else:
         for cluster in sorted(model.clusters, key=lambda c: -c.size):
             print(cluster_line(cluster))
+    for line in group_lines(model):
+        print(line)
+    if found := result.groups:
+        print(f"groups: {len(found.kept)} kept, {len(found.new)} new, {len(found.retired)} retired")
+    elif result.parameters.levels == 2 and not model.groups:
+        note(
+            "no groups: nothing that holds two clusters or more is found again without a fifth of the images"
+        )
     if bounded := result.figures.get("bounded"):
         _print_bounded(bounded)
     print_figures({name: value for name, value in result.figures.items() if name not in PRINTED})

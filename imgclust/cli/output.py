@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ from imgclust.cli.options import PAGE_ENDING, RESULT_ENDINGS
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
     from imgclust.model.parts import Cluster
 
 
@@ -35,6 +36,21 @@ def cluster_line(cluster: Cluster) -> str:
     known = "" if cluster.stability is None else f"  stability {cluster.stability:.2f}"
     marked = known + (" (low)" if cluster.is_unsteady else "      " if known else "")
     return f"  {cluster.id:4d}  {cluster.size:6d} images{marked}  {cluster.name or ''}".rstrip()
+
+
+def group_lines(model: ClusterModel) -> Iterator[str]:
+    """The groups with their clusters, the largest first; nothing for a model without groups."""
+    members: dict[int, list[Cluster]] = {group.id: [] for group in model.groups}
+    for cluster in model.clusters:
+        if cluster.group is not None:
+            members[cluster.group].append(cluster)
+    sizes = {number: sum(cluster.size for cluster in clusters) for number, clusters in members.items()}
+    if model.groups:
+        yield "groups:"
+    for number in sorted(sizes, key=lambda number: (-sizes[number], number)):
+        inside = sorted(members[number], key=lambda c: (-c.size, c.id))
+        names = ", ".join(f"{c.id} {c.name or ''}".strip() for c in inside) or "empty"
+        yield f"  {number:4d}  {sizes[number]:6d} images  {model.group_name(number) or ''}: {names}"
 
 
 def print_figures(figures: Mapping[str, Any], indent: str = "") -> None:

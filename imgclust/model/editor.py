@@ -136,7 +136,7 @@ def with_edits(model: ClusterModel, log: Sequence[Edit]) -> ClusterModel:
     edits = EditMap.of([cluster.id for cluster in fitted], log, model.arrays["points"].shape[1])
     return dataclasses.replace(
         model,
-        clusters=_clusters(model, edits),
+        clusters=_clusters(model, edits, log),
         fitted=fitted,
         edits=tuple(log),
         continues=model.taxonomy,
@@ -146,7 +146,17 @@ def with_edits(model: ClusterModel, log: Sequence[Edit]) -> ClusterModel:
     )
 
 
-def _clusters(model: ClusterModel, edits: EditMap) -> tuple[Cluster, ...]:
+def _groups(fitted: Sequence[Cluster], log: Sequence[Edit]) -> dict[int, int | None]:
+    """Number → group: parts are in the group of what was split, and a merged cluster stays in its own."""
+    found = {cluster.id: cluster.group for cluster in fitted}
+    for edit in effective(log):
+        if isinstance(edit.change, Split):
+            for part in edit.change.parts:
+                found[part.cluster] = found.get(edit.change.cluster)
+    return found
+
+
+def _clusters(model: ClusterModel, edits: EditMap, log: Sequence[Edit]) -> tuple[Cluster, ...]:
     """The clusters that people see: sizes counted, names as given, typical images of what they hold."""
     fitted, arrays = model.fitted_clusters, model.arrays
     places = edits.places(arrays["labels"], arrays["points"])
@@ -154,11 +164,13 @@ def _clusters(model: ClusterModel, edits: EditMap) -> tuple[Cluster, ...]:
     typical = _typical(model, places)
     names = {cluster.id: cluster.name for cluster in fitted} | dict(edits.names)
     stable = {(cluster.id, cluster.size): cluster.stability for cluster in fitted}  # of what was left alone
+    groups = _groups(fitted, log)
     found = []
     for place in edits.alive.tolist():
         number, size = int(edits.numbers[place]), int(sizes[place])
         exemplars = tuple(typical.get(place, ())[:EXEMPLARS])
-        found.append(Cluster(number, names.get(number), size, exemplars, stable.get((number, size))))
+        stability, group = stable.get((number, size)), groups.get(number)
+        found.append(Cluster(number, names.get(number), size, exemplars, stability, group))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from imgclust.editing.mapping import EditMap
 from imgclust.errors import ModelError
 from imgclust.model import folder as layout
 from imgclust.model.folder import Array
-from imgclust.model.parts import Cluster
+from imgclust.model.parts import Cluster, Group
 
 
 def edits_file(log: Sequence[Edit], clusters: Sequence[Cluster]) -> dict[str, bytes]:
@@ -31,6 +31,25 @@ def edits_file(log: Sequence[Edit], clusters: Sequence[Cluster]) -> dict[str, by
 def read_clusters(listed: Sequence[Mapping[str, Any]]) -> tuple[Cluster, ...]:
     """Clusters as JSON has them."""
     return tuple(map(Cluster.from_dict, listed))
+
+
+def read_groups(
+    listed: Sequence[Mapping[str, Any]], used: object, clusters: Sequence[Cluster]
+) -> tuple[Group, ...]:
+    """Groups as JSON has them, and the ones that clusters name.
+
+    Raises:
+        ModelError: the numbers are wrong, or a cluster is in a group that there is not.
+    """
+    groups = tuple(map(Group.from_dict, listed))
+    numbers = [group.id for group in groups]
+    layout.check_numbers(numbers, used, len(numbers), of="group", used_as="groups_used")
+    for cluster in clusters:
+        if cluster.group is not None and cluster.group not in numbers:
+            raise ModelError(
+                f"{layout.CLUSTERS}: cluster {cluster.id} is in group {cluster.group}, which is not listed"
+            )
+    return groups
 
 
 def read_edits(

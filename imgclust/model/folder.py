@@ -112,8 +112,10 @@ def in_order(numbers: Sequence[int] | Array) -> bool:
     return bool(np.array_equal(numbers, np.arange(len(numbers))))
 
 
-def check_numbers(numbers: Sequence[int], used: object, k: int) -> None:
-    """Refuse cluster numbers that are not k different ones below `used` (None: not told).
+def check_numbers(
+    numbers: Sequence[int], used: object, k: int, *, of: str = "cluster", used_as: str = "numbers_used"
+) -> None:
+    """Refuse numbers of clusters or groups that are not k different ones below `used` (None: not told).
 
     Raises:
         ModelError: naming what is wrong.
@@ -121,9 +123,9 @@ def check_numbers(numbers: Sequence[int], used: object, k: int) -> None:
     if len(numbers) != k:
         raise ModelError(f"{CLUSTERS} lists {len(numbers)} clusters, {ARRAYS} has {k}")
     if len(set(numbers)) != k or any(not 0 <= number <= MAX_NUMBER for number in numbers):
-        raise ModelError(f"{CLUSTERS}: clusters must have different numbers from 0 to {MAX_NUMBER}")
+        raise ModelError(f"{CLUSTERS}: {of}s must have different numbers from 0 to {MAX_NUMBER}")
     if used is not None and not (type(used) is int and max(numbers, default=-1) < used <= MAX_NUMBER):
-        raise ModelError(f'{MANIFEST}: "numbers_used" must be above all cluster numbers, is {used!a:.40}')
+        raise ModelError(f'{MANIFEST}: "{used_as}" must be above all {of} numbers, is {used!a:.40}')
 
 
 def check_arrays(arrays: Mapping[str, Array]) -> None:

@@ -20,12 +20,12 @@ from imgclust.model import folder as layout
 from imgclust.model import showing
 from imgclust.model.arrays import read_arrays, read_map
 from imgclust.model.drift import Reference
-from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits
+from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits, read_groups
 from imgclust.model.folder import Array
 from imgclust.model.freeze import basic_figures, check_whole, freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.map_labels import relabelled, total_images, training_rows
-from imgclust.model.parts import UNIT, Cluster, check_identity, now
+from imgclust.model.parts import UNIT, Cluster, Group, check_identity, now
 from imgclust.predictor import novelty as novelties
 from imgclust.predictor.assignment import TABLE, threshold_of
 from imgclust.predictor.batches import predict_batches
@@ -63,6 +63,8 @@ class ClusterModel:
         reference: what it said of held-out images, as `imgclust.model.drift.Reference.to_dict` gives it, for
             noticing drift; None: not kept. It counts fitted clusters.
         edits: the log of hand edits, the oldest first; see `edit`.
+        groups: above the clusters, where it has two levels; `Cluster.group` names them by number.
+        groups_used: as `used`, of the numbers of groups.
         fitted: the clusters as they were fitted, in the order of `arrays`, where edits made others of them;
             None: `clusters`.
     """
@@ -81,6 +83,8 @@ class ClusterModel:
     reference: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
     edits: tuple[Edit, ...] = ()
     fitted: tuple[Cluster, ...] | None = None
+    groups: tuple[Group, ...] = ()
+    groups_used: int | None = None
     known_version: str | None = dataclasses.field(default=None, repr=False)  # as read from a checked folder
 
     @property
@@ -139,6 +143,22 @@ class ClusterModel:
         """The first number that no cluster of this taxonomy has had so far."""
         numbers = [cluster.id for cluster in self.fitted_clusters] + numbers_given(self.edits)
         return max(self.used or 0, 1 + max(numbers, default=-1))
+
+    @property
+    def next_group(self) -> int:
+        """The first number that no group of this taxonomy has had so far."""
+        return max(self.groups_used or 0, 1 + max((group.id for group in self.groups), default=-1))
+
+    @cached_property
+    def level(self) -> Ints:
+        """int32 (k + 1,): the place in `groups` of each fitted cluster, -1 in none, then -1 for "other"."""
+        place = {group.id: i for i, group in enumerate(self.groups)}
+        found = [place.get(c.group, OTHER) if c.group is not None else OTHER for c in self.fitted_clusters]
+        return np.array([*found, OTHER], np.int32)
+
+    def group_name(self, group: int | None) -> str | None:
+        """A group's name; None for none, and for a group without a name."""
+        return next((one.name for one in self.groups if one.id == group), None)
 
     @property
     def _fitted_numbers(self) -> Ints:
@@ -339,6 +359,8 @@ class ClusterModel:
             manifest["reference"] = dict(self.reference)
         if self.next_number > 1 + int(self._fitted_numbers.max(initial=-1)):  # likewise
             manifest["numbers_used"] = self.next_number
+        if self.next_group > 1 + max((group.id for group in self.groups), default=-1):
+            manifest["groups_used"] = self.next_group
         if self.continues:
             manifest["taxonomy"] = self.continues
         manifest["version"] = layout.version_of(manifest, starts_taxonomy=not self.continues)
@@ -347,10 +369,12 @@ class ClusterModel:
 
     def _files(self) -> dict[str, bytes]:
         names = {id_: f"{layout.THUMBNAILS}/{i:05d}.webp" for i, id_ in enumerate(sorted(self.thumbnails))}
-        clusters = {
+        clusters: dict[str, Any] = {
             "clusters": [cluster.to_dict() for cluster in self.fitted_clusters],
             "thumbnails": names,
         }
+        if self.groups:
+            clusters["groups"] = [group.to_dict() for group in self.groups]
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(self.arrays.items())}
         return {
             layout.ARRAYS: safetensors.numpy.save(arrays),
@@ -481,6 +505,7 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
     }
     numbers, used = [cluster.id for cluster in fitted], manifest.get("numbers_used")
     layout.check_numbers(numbers, used, len(arrays["cluster_nodes"]))
+    groups = read_groups(described.get("groups", ()), manifest.get("groups_used"), fitted)
     reference = manifest.get("reference")
     if reference is not None:
         Reference.from_dict(reference, numbers)
@@ -504,5 +529,7 @@ def _from_folder(folder: Path, manifest: Mapping[str, Any]) -> ClusterModel:
         reference=reference,
         edits=edits,
         fitted=fitted if edits else None,
+        groups=groups,
+        groups_used=manifest.get("groups_used"),
         known_version=manifest["version"],
     )

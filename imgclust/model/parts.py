@@ -26,6 +26,7 @@ class Cluster:
         exemplars: ids of its most typical training images, the most typical first.
         stability: how well samples of the images show it again, 0..1; None: not known. See
             `imgclust.training.selection`.
+        group: the number of the group that it is in; None: in none.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Cluster:
     size: int
     exemplars: tuple[str, ...] = ()
     stability: float | None = None
+    group: int | None = None
 
     @property
     def is_unsteady(self) -> bool:
@@ -41,10 +43,7 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types, without what is not known."""
-        known = dataclasses.asdict(self)
-        if self.stability is None:
-            del known["stability"]
-        return known
+        return _known(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
@@ -53,16 +52,53 @@ class Cluster:
         Raises:
             KeyError, TypeError, ValueError: it did not write that.
         """
-        stability = data.get("stability")
-        if stability is not None and not 0 <= float(stability) <= 1:
-            raise ValueError(f"a cluster's stability must be 0 to 1, is {stability!a:.40}")
         return cls(
             int(data["id"]),
             data["name"],
             int(data["size"]),
             tuple(map(str, data["exemplars"])),
-            None if stability is None else float(stability),
+            _share(data.get("stability")),
+            None if data.get("group") is None else int(data["group"]),
         )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """A group of clusters: its number among the groups of the taxonomy, its name, its training images.
+
+    Attributes:
+        size: training images in its clusters, as they were fitted.
+        stability: as a cluster's.
+    """
+
+    id: int
+    name: str | None
+    size: int
+    stability: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types, without what is not known."""
+        return _known(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Group:
+        """What `to_dict` wrote. Raises KeyError, TypeError, ValueError: it did not write that."""
+        return cls(int(data["id"]), data["name"], int(data["size"]), _share(data.get("stability")))
+
+
+def _known(part: Cluster | Group) -> dict[str, Any]:
+    optional = ("stability", "group")
+    return {
+        name: value
+        for name, value in dataclasses.asdict(part).items()
+        if value is not None or name not in optional
+    }
+
+
+def _share(stability: Any) -> float | None:
+    if stability is not None and not 0 <= float(stability) <= 1:
+        raise ValueError(f"a cluster's stability must be 0 to 1, is {stability!a:.40}")
+    return None if stability is None else float(stability)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
 from imgclust.model.meaning import Births
 from imgclust.model.model import ClusterModel
-from imgclust.model.taxonomy import COMPARED, Continuation, contingency, continued
+from imgclust.model.taxonomy import COMPARED, Continuation, Shared, contingency, continued
 from imgclust.predictor.batches import predict_batches
 from imgclust.training.dedupe import Rows
+from imgclust.training.selection import Before
 from imgclust.types import OTHER, EncoderIdentity, Floats, Ints, Predictor
 
 
@@ -36,13 +37,51 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
         )
 
 
-def compare(
+def predicted_before(
+    previous: ClusterModel, rows: Floats, progress: Callable[[float], None] | None = None
+) -> Before:
+    """What the previous model says of the training images of the next one."""
+    found = predict_batches(
+        previous.predictor, rows, progress=lambda done: progress(done / len(rows)) if progress else None
+    ).unassigned()
+    labels = np.where(found.novel, np.int32(OTHER), found.labels)
+    return Before(labels, previous.level[labels], found.points)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What two fits say of each other's training images; clusters as the arrays of either count them.
+
+    Attributes:
+        previous, new: int32 pairs; labels of a sample of the previous one's images, and of the new one's.
+    """
+
+    previous: tuple[Ints, Ints]
+    new: tuple[Ints, Ints]
+
+    def shared(self, clusters: tuple[int, int]) -> Shared:
+        """How many images each pair of clusters shares; `clusters`: how many either has."""
+        (one, two), (other_one, other_two) = self.previous, self.new
+        return contingency(one, other_one, clusters), contingency(two, other_two, clusters)
+
+    def of_groups(self, previous: Ints, new: Ints) -> Asked:
+        """The same of the groups above the clusters.
+
+        Args:
+            previous, new: int32 (k + 1,); the group of each cluster, and -1 for "other".
+        """
+        one, two = (previous[labels] for labels in self.previous)
+        other_one, other_two = (new[labels] for labels in self.new)
+        return Asked((one, two), (other_one, other_two))
+
+
+def ask_both(
     previous: ClusterModel,
     arrays: Mapping[str, Array],
     predictor: Predictor,
     progress: Callable[[float], None] | None = None,
-) -> Continuation:
-    """What became of the previous model's clusters: each fit is asked about the other's training images.
+) -> Asked:
+    """Ask each fit about the other's training images.
 
     One alone would be deceived: a model puts a kind of picture that it never saw into a cluster of its own,
     and where that cluster's own pictures are gone, nothing contradicts.
@@ -52,22 +91,28 @@ def compare(
         progress: called with the share that is done.
     """
     then, now = _sample(previous.arrays), _sample(arrays)
-    total, before = len(then) + len(now), 0
+    total, begun = len(then) + len(now), 0
 
     def report(done: int) -> None:
         if progress:
-            progress((before + done) / total)
+            progress((begun + done) / total)
 
     by_new = _labels(predictor, previous.arrays["embeddings"][then], report)
-    before = len(then)
+    begun = len(then)
     by_previous = _labels(previous.predictor, arrays["embeddings"][now], report)
+    return Asked((previous.arrays["labels"][then], by_previous), (by_new, arrays["labels"][now]))
+
+
+def compare(previous: ClusterModel, arrays: Mapping[str, Array], asked: Asked) -> Continuation:
+    """What became of the previous model's clusters.
+
+    Args:
+        arrays: of the new fit.
+    """
     sizes = np.bincount(arrays["labels"][arrays["labels"] >= 0], minlength=len(arrays["cluster_nodes"]))
     clusters = len(previous.fitted_clusters), len(sizes)
     return continued(
-        (
-            contingency(previous.arrays["labels"][then], by_new, clusters),
-            contingency(by_previous, arrays["labels"][now], clusters),
-        ),
+        asked.shared(clusters),
         sizes.tolist(),
         previous.fitted_clusters,
         following=previous.next_number,

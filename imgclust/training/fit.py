@@ -22,10 +22,19 @@ from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
 from imgclust.training.agreement import REFITS, judge_of
 from imgclust.training.carrying import carry_edits
-from imgclust.training.continuation import Numbering, births, check_space, compare, names_by_hand
+from imgclust.training.continuation import (
+    Numbering,
+    ask_both,
+    births,
+    check_space,
+    compare,
+    names_by_hand,
+    predicted_before,
+)
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import Given
-from imgclust.training.grouping import Before, group
+from imgclust.training.group_numbers import NumberedGroups
+from imgclust.training.grouping import group
 from imgclust.training.ordering import content_order
 from imgclust.training.other_target import check_labels, check_target, measure
 from imgclust.training.parameters import Count, Parameters, check_memory, choose
@@ -54,6 +63,7 @@ class FitResult:
         test: predictions for `split.test`.
         seconds: stage → seconds that it took.
         continuation: what became of the previous model's clusters; None without a previous model.
+        groups: likewise, of its groups; None where the model has none.
     """
 
     model: ClusterModel
@@ -65,6 +75,7 @@ class FitResult:
     test: Prediction
     seconds: Mapping[str, float]
     continuation: Continuation | None = None
+    groups: Continuation | None = None
 
     @property
     def labels_(self) -> Ints:
@@ -83,6 +94,7 @@ def fit(
     parameters: Parameters | Mapping[str, Any] | None = None,
     recipe: str = "steady",
     clusters: Count | None = None,
+    groups: Count | bool | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     max_train: int = MAX_TRAIN,
@@ -112,6 +124,8 @@ def fit(
             "article", the published one.
         clusters: how many there must be, 12 or (10, 30): the best choice of so many from the tree. What is
             given up for it is in `figures["bounded"]`; where the tree has fewer, it is the most that it has.
+        groups: True: clusters are put together in groups, a second level with numbers and names of its own; a
+            number, or two: so many groups. By default as the previous model has it.
         test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
         seed: of the split.
         max_train: training images at most; the others are predicted.
@@ -143,20 +157,24 @@ def fit(
     labels = None if labels is None else [labels[row] for row in as_given]
     if previous is not None:
         check_space(previous, given.rows, given.encoder)
+        if groups is None and previous.groups and not isinstance(parameters, Parameters):
+            parameters = {"levels": 2, **(parameters or {})}
     stages = Stages(progress)
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
         duplicates = find_duplicates(
             given.rows, given.digests, hashes=given.hashes, threshold=near, progress=tell
         )
     split = split_rows(duplicates.kept, test_fraction=test_fraction, max_train=max_train, seed=seed)
-    parameters = choose(parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters)
+    parameters = choose(
+        parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters, groups
+    )
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split.renumbered(as_given))
     before = None
     if previous is not None:
         with stages.stage("previous", f"what model {previous.version} says of the training images") as tell:
-            before = Before.of(previous.predictor, given.rows[split.train], tell)
+            before = predicted_before(previous, given.rows[split.train], tell)
     reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages, before)
     parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)
@@ -172,14 +190,17 @@ def fit(
             judge = judge_of(labels, given.rows, split, parts.arrays["labels"], parameters, tell)
             target = measure(found.test, split.test, other_target, judge)
         parts, found = parts.with_assignment(target.table()), found.assigned(target.chosen.score)
-    numbering, continuation = Numbering.fresh(len(parts.arrays["cluster_nodes"])), None
+    numbering = Numbering.fresh(len(parts.arrays["cluster_nodes"]))
+    asked = continuation = None
     if previous is not None:
         with stages.stage("taxonomy", f"compared with model {previous.version}") as tell:
-            continuation = compare(previous, parts.arrays, predictor.judging(thresholds), tell)
+            asked = ask_both(previous, parts.arrays, predictor.judging(thresholds), tell)
+        continuation = compare(previous, parts.arrays, asked)
         numbering = Numbering.continuing(previous, continuation)
         parts = parts.with_arrays(births(previous, continuation, parts.arrays).arrays())
         if previous.edits:
             numbering = carry_edits(previous, numbering, parts.arrays)
+    numbered = NumberedGroups.of(selection.level, parts.arrays["labels"], previous, asked)
     reference = Reference.of(found.test, range(len(numbering.numbers)))
     if reference is not None:
         reference = reference.with_copies(*copies(split, duplicates, parts.arrays, parts.parameters))
@@ -199,6 +220,7 @@ def fit(
             by_hand=names_by_hand(previous) if previous else (),
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )
+        numbered = numbered.named(parts.arrays, gallery.clusters, vocabulary)
     figures = found.figures(split, duplicates)
     if selection.bounded:
         figures["bounded"] = selection.bounded.to_dict()
@@ -207,7 +229,7 @@ def fit(
     model = ClusterModel(
         encoder=given.encoder,
         parameters=parts.parameters,
-        clusters=gallery.clusters,
+        clusters=numbered.put_on(gallery.clusters),
         figures={**figures, "taxonomy": continuation.to_dict()} if continuation else figures,
         arrays=parts.arrays,
         map_data=gallery.map_data,
@@ -215,6 +237,8 @@ def fit(
         libraries=library_versions(),
         continues=numbering.continues,
         used=numbering.used,
+        groups=numbered.groups,
+        groups_used=numbered.used,
         reference=reference.to_dict() if reference else None,
     )
     if numbering.edits:
@@ -234,4 +258,5 @@ def fit(
         test,
         stages.seconds,
         continuation,
+        numbered.continuation,
     )

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from imgclust.predictor.batches import predict_batches
 from imgclust.support.progress import Stages
 from imgclust.training.parameters import Cost, Parameters
-from imgclust.training.selection import Selection, select
+from imgclust.training.selection import Before, Selection, select
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
-from imgclust.types import OTHER, Floats, Ints, Predictor
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Before:
-    """What a previous model says of the training images.
-
-    Attributes:
-        labels: int32 (n,); as its arrays count clusters; "other", too, what is unlike all that it knows.
-        points: float32 (n, d).
-    """
-
-    labels: Ints
-    points: Floats
-
-    @classmethod
-    def of(cls, predictor: Predictor, rows: Floats, progress: Callable[[float], None]) -> Before:
-        """Ask the previous model's predictor."""
-        found = predict_batches(
-            predictor, rows, progress=lambda done: progress(done / len(rows))
-        ).unassigned()
-        return cls(np.where(found.novel, np.int32(OTHER), found.labels), found.points)
-
-    def places(self, dimensions: int) -> Floats | None:
-        """Where UMAP may start; None where the previous one had another number of dimensions."""
-        return self.points if self.points.shape[1] == dimensions else None
+from imgclust.types import Floats
 
 
 def group(
@@ -62,5 +32,5 @@ def group(
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = fit_hdbscan(reducer.embedding_, p)
     with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:
-        selection = select(clusterer, reducer.embedding_, p, tell, None if before is None else before.labels)
+        selection = select(clusterer, reducer.embedding_, p, tell, before)
     return reducer, clusterer, selection

@@ -33,6 +33,8 @@ class Parameters:
         max_cluster_share: of the training images; a larger cluster has to be far steadier than what lies
             below it ("stable"), or is not chosen ("eom"; 1 is no limit).
         min_clusters, max_clusters: how many there must be, chosen from the tree; 0: as many as there are.
+        levels: 2: groups above the clusters, too; see `imgclust.training.levels`.
+        min_groups, max_groups: how many groups there must be; 0: as many as there are.
         refits: on samples, that say how stable clusters are; 0 with "eom" and "leaf": it stays unknown.
     """
 
@@ -47,6 +49,9 @@ class Parameters:
     max_cluster_share: float = 0.2
     min_clusters: int = 0
     max_clusters: int = 0
+    levels: int = 1
+    min_groups: int = 0
+    max_groups: int = 0
     refits: int = 6
     random_state: int = SEED
 
@@ -105,6 +110,15 @@ class Parameters:
         least, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
         return dataclasses.replace(self, min_clusters=least, max_clusters=most)
 
+    def with_groups(self, wanted: Count | bool | None) -> Parameters:
+        """With groups: so many, as many as there are (True), or none (False); None: as before."""
+        if wanted is None:
+            return self
+        if isinstance(wanted, bool):
+            return dataclasses.replace(self, levels=1 + wanted)
+        least, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+        return dataclasses.replace(self, levels=2, min_groups=least, max_groups=most)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -124,6 +138,7 @@ class Parameters:
             "n_epochs": (10, 10_000),
             "min_cluster_size": (2, n // 2),
             "min_samples": (1, n // 2),
+            "levels": (1, 2),
             "refits": (1 if self.cluster_selection_method == "stable" else 0, 100),
         }
         for name, (least, most) in limits.items():
@@ -133,6 +148,12 @@ class Parameters:
         if not 0 < self.max_cluster_share <= 1:
             raise FitError(f"max_cluster_share must be above 0 and at most 1, is {self.max_cluster_share}")
         self._check_bounds("clusters", self.min_clusters, self.max_clusters)
+        self._check_bounds("groups", self.min_groups, self.max_groups)
+        if self.levels == 2 and self.cluster_selection_method != "stable":
+            raise FitError(
+                "groups are chosen by how stable they are: they need cluster_selection_method 'stable', not "
+                f"{self.cluster_selection_method!r:.60}"
+            )
         choices = {
             "metric": ("cosine", "euclidean"),
             "cluster_selection_method": ("stable", "eom", "leaf"),
@@ -168,6 +189,7 @@ def choose(
     different: int,
     duplicates: int,
     clusters: Count | None = None,
+    groups: Count | bool | None = None,
 ) -> Parameters:
     """What was given, or a recipe with what was given put in; checked.
 
@@ -178,6 +200,7 @@ def choose(
         different: images without duplicates.
         duplicates: images that were left out.
         clusters: how many there must be.
+        groups: above them; see `Parameters.with_groups`.
 
     Raises:
         FitError: too few images, or parameters that cannot be used with so many.
@@ -190,7 +213,7 @@ def choose(
     parameters = (
         given if isinstance(given, Parameters) else Parameters.of_recipe(recipe, n).replaced(given or {})
     )
-    parameters = parameters.with_clusters(clusters)
+    parameters = parameters.with_clusters(clusters).with_groups(groups)
     parameters.check(n)
     return parameters
 

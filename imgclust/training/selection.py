@@ -22,6 +22,7 @@ from imgclust.model.freeze import selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.dedupe import Rows
 from imgclust.training.hierarchy import Floats64, Hierarchy, best_jaccard
+from imgclust.training.levels import Level, level_above
 from imgclust.training.parameters import Parameters, sample_size
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats, Ints
@@ -30,6 +31,25 @@ DISSOLVED = 0.5  # stability below which a cluster is not found again
 KEPT = (
     2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Before:
+    """What a previous model says of the training images.
+
+    Attributes:
+        labels: int32 (n,); as its arrays count clusters; "other", too, what is unlike all that it knows.
+        groups: int32 (n,); as it counts its groups; -1 in none.
+        points: float32 (n, d); where it puts them.
+    """
+
+    labels: Ints
+    groups: Ints
+    points: Floats
+
+    def places(self, dimensions: int) -> Floats | None:
+        """Where UMAP may start; None where the previous one had another number of dimensions."""
+        return self.points if self.points.shape[1] == dimensions else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,11 +97,13 @@ class Selection:
         nodes: int64 (k,), ascending; nodes of the condensed tree, counted as hdbscan does (the root is n).
         stability: float64 (k,), 0..1; NaN where it is not known (no refits).
         bounded: where a number of clusters was asked for.
+        level: the groups above them, where there are two levels.
     """
 
     nodes: Rows
     stability: Floats64
     bounded: Bounded | None = None
+    level: Level | None = None
 
     def known(self) -> list[float | None]:
         """The clusters' stabilities, rounded; None where it is not known."""
@@ -93,14 +115,14 @@ def select(
     points: Floats,
     p: Parameters,
     progress: Callable[[float], None] | None = None,
-    before: Ints | None = None,
+    before: Before | None = None,
 ) -> Selection:
     """Choose clusters from a fitted HDBSCAN's condensed tree, as `cluster_selection_method` says.
 
     Args:
         clusterer: fitted on `points` with these parameters.
         progress: called with the share that is done.
-        before: int32 (n,); the previous model's clusters of the points, which are preferred.
+        before: what the previous model says of the points: its clusters and groups are preferred.
 
     Raises:
         FitError: there is none.
@@ -108,14 +130,16 @@ def select(
     tree = clusterer._condensed_tree
     hierarchy = Hierarchy.of(tree)
     stability = stabilities(hierarchy, points, p, progress)
-    bounded = None
+    bounded = level = None
     if p.cluster_selection_method == "stable":
-        value = values(hierarchy, stability, p.max_cluster_share)
-        if before is not None:
-            value += kept_values(hierarchy, before)
+        own = values(hierarchy, stability, p.max_cluster_share)
+        value = own if before is None else own + kept_values(hierarchy, before.labels)
         chosen = antichain(hierarchy, value)
         if p.max_clusters:
             chosen, bounded = _bounded(hierarchy, value, stability, chosen, p)
+        if p.levels == 2:
+            worth = own if before is None else own + kept_values(hierarchy, before.groups)
+            level = level_above(hierarchy, chosen, worth, stability, p)
     else:
         chosen = selected_nodes(tree, np.asarray(clusterer.labels_, np.int32)) - len(points)
     if not len(chosen):
@@ -123,7 +147,7 @@ def select(
             f"no cluster was found among {len(points)} images: give more images, or lower "
             f"min_cluster_size (now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
         )
-    return Selection(chosen + len(points), stability[chosen], bounded)
+    return Selection(chosen + len(points), stability[chosen], bounded, level)
 
 
 def _bounded(

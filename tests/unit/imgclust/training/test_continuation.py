@@ -173,15 +173,21 @@ def test_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models say of each other what the fit said, whatever numbers they have; of many images a sample is
     asked about, the same each time, and the clusters are found all the same."""
     told: list[float] = []
-    new = second().model.arrays, second().model.predictor
-    assert continuation.compare(first(), *new, told.append) == second().continuation
+    arrays, predictor = second().model.arrays, second().model.predictor
+
+    def compared() -> Any:
+        return continuation.compare(
+            first(), arrays, continuation.ask_both(first(), arrays, predictor, told.append)
+        )
+
+    assert compared() == second().continuation
     assert told == sorted(told)
     assert told[-1] == 1
     monkeypatch.setattr(continuation, "COMPARED", 120)
-    sampled = continuation.compare(first(), *new)
+    sampled = compared()
     assert sampled.images == 240
     assert sampled.numbers == second().model.numbers.tolist()
-    assert sampled == continuation.compare(first(), *new)
+    assert sampled == compared()
 
 
 # ── what a number means ──────────────────────────────────────────────────────────────────────────────────

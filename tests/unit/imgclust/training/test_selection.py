@@ -16,7 +16,7 @@ from imgclust.model.freeze import chosen_clusters, selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.hierarchy import Hierarchy, best_jaccard
 from imgclust.training.parameters import Parameters
-from imgclust.training.selection import select, stabilities, values
+from imgclust.training.selection import Before, select, stabilities, values
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from tests.support.frozen_pair import tree_arrays
 
@@ -194,6 +194,12 @@ def test_a_large_cluster_has_to_be_far_steadier_than_what_is_below() -> None:
     assert not np.isfinite(values(hierarchy, np.ones(5), 1.0)[0])
 
 
+def said(labels: np.ndarray) -> Before:
+    """What a previous model says, without groups."""
+    nothing = np.full(len(labels), -1, np.int32)
+    return Before(labels.astype(np.int32), nothing, np.empty((len(labels), 2), np.float32))
+
+
 def test_what_the_previous_model_had_is_preferred() -> None:
     """Pairs of near groups are one cluster each, or two, as the previous model had them."""
     rng = np.random.default_rng(0)
@@ -204,9 +210,9 @@ def test_what_the_previous_model_had_is_preferred() -> None:
     p = parameters()
     clusterer = fit_hdbscan(points, p)
     for before, clusters in ((fine, 12), (fine // 2, 6)):
-        assert len(select(clusterer, points, p, before=before.astype(np.int32)).nodes) == clusters
+        assert len(select(clusterer, points, p, before=said(before)).nodes) == clusters
     alone = select(clusterer, points, p)
-    nothing = select(clusterer, points, p, before=np.full(480, -1, np.int32))
+    nothing = select(clusterer, points, p, before=said(np.full(480, -1)))
     np.testing.assert_array_equal(nothing.nodes, alone.nodes)
 
 
