@@ -89,6 +89,10 @@ class Feed:
         """The clusters that were tagged so far, by number; -1 ("other") is one of them once it was used."""
         return self._run(reads.clusters(self._keys, taxonomy))
 
+    def groups(self, taxonomy: str | None = None) -> dict[int, tuple[int, ...]]:
+        """The groups of a model of two levels, and their clusters: `latest(feed.groups()[2])` reads one."""
+        return self._run(reads.groups(self._keys, taxonomy))
+
     def overview(self, limit: int = 12, since: int = 0, taxonomy: str | None = None) -> dict[int, Latest]:
         """All clusters at a glance, in four round trips however many there are.
 
@@ -159,6 +163,10 @@ class AsyncFeed:
     async def clusters(self, taxonomy: str | None = None) -> dict[int, Cluster]:
         """See `Feed.clusters`."""
         return await self._run(reads.clusters(self._keys, taxonomy))
+
+    async def groups(self, taxonomy: str | None = None) -> dict[int, tuple[int, ...]]:
+        """See `Feed.groups`."""
+        return await self._run(reads.groups(self._keys, taxonomy))
 
     async def overview(
         self, limit: int = 12, since: int = 0, taxonomy: str | None = None

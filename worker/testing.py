@@ -44,6 +44,7 @@ class Tagged(Protocol):
         url: str | None = None,
         uploaded_at: int | None = None,
         attributes: dict[str, Attribute] | None = None,
+        group: int | None = None,
     ) -> Tag:
         """Write a tag into Redis as the view does; `uploaded_at` in ms since the epoch, by default now."""
 
@@ -102,12 +103,14 @@ def imgclust_tagged(imgclust_redis: str) -> Iterator[Tagged]:
             url: str | None = None,
             uploaded_at: int | None = None,
             attributes: dict[str, Attribute] | None = None,
+            group: int | None = None,
         ) -> Tag:
             now = time.time_ns() // 1_000_000
             at = now if uploaded_at is None else uploaded_at
             tag = Tag(
-                upload_id, cluster, name, probability, (), novel, MODEL, MODEL, url, at, now, attributes or {}
-            )
+                upload_id, cluster, name, probability, (), novel, MODEL, MODEL, url, at, now,
+                attributes or {}, group=group,
+            )  # fmt: skip
             view.apply([read_record(upload_id.encode(), tag.to_json(), 0, next(offsets), now)], {})
             return tag
 

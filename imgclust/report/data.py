@@ -40,6 +40,7 @@ class ReportCluster:
 
     Attributes:
         stability: 0..1, None where it is not known; `unsteady`: it is so low that people should know.
+        group: the number of the group that it is in.
     """
 
     id: int
@@ -48,13 +49,15 @@ class ReportCluster:
     exemplars: tuple[str, ...]
     stability: float | None = None
     unsteady: bool = False
+    group: int | None = None
 
     @classmethod
     def of(cls, cluster: Cluster) -> ReportCluster:
         """A model's cluster."""
         return cls(
-            cluster.id, cluster.name, cluster.size, cluster.exemplars, cluster.stability, cluster.is_unsteady
-        )
+            cluster.id, cluster.name, cluster.size, cluster.exemplars, cluster.stability, cluster.is_unsteady,
+            cluster.group,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class ReportData:
         continuation: what became of the clusters of the model before; None: it starts its taxonomy.
         edits: the log of hand edits.
         budget: bytes of the page that pictures may take, at most.
+        groups: number → name, of the groups above the clusters.
     """
 
     version: str
@@ -98,6 +102,7 @@ class ReportData:
     drift: TagsDrift | None = None
     continuation: Continuation | None = None
     edits: tuple[Edit, ...] = ()
+    groups: Mapping[int, str | None] = dataclasses.field(default_factory=dict)
     budget: int = BUDGET
 
     @property
@@ -184,6 +189,7 @@ def from_model(
         drift=drift,
         edits=model.edits,
         budget=budget,
+        groups={group.id: group.name for group in model.groups},
         continuation=Continuation.from_dict(model.figures["taxonomy"])
         if "taxonomy" in model.figures
         else None,

@@ -58,6 +58,7 @@ def payload(data: ReportData) -> dict[str, Any]:
             "unsteady": c.unsteady,
             "size": counted.of_cluster[c.id],
             "trained": c.size,
+            "group": c.group,
             "pictures": [number[i] for i in typical[c.id]],
             "borderline": [number[i] for i in chosen.get(c.id, none).borderline],
             "random": [number[i] for i in chosen.get(c.id, none).random],
@@ -68,6 +69,7 @@ def payload(data: ReportData) -> dict[str, Any]:
     ]
     return {
         "clusters": clusters,
+        "groups": [{"id": number, "name": name} for number, name in data.groups.items()],
         "other": counted.other,
         "total": counted.total,
         "sampled": counted.sampled,

@@ -27,6 +27,7 @@ class Cluster:
     id: int
     name: str
     stability: float | None = None
+    group: int | None = None
 
 
 class ColourEncoder:

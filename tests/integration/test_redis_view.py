@@ -190,6 +190,25 @@ def test_names_follow_the_newest_tag(client: Any, now: int) -> None:
     assert Feed(client).clusters() == {1: Cluster(1, "new", "m2")}
 
 
+def test_groups_are_those_of_the_newest_tags(client: Any, now: int) -> None:
+    """A cluster is in the group that its newest tag names; a feed of a group is one of its clusters."""
+    view, feed = TagsView(client), Feed(client)
+    apply(
+        view,
+        record("a", 1, now, 1, group=4),
+        record("b", 2, now + 1, 2, group=0),
+        record("c", 3, now + 2, 3, group=4),
+        record("d", 4, now + 3, 5),
+    )
+    assert feed.groups() == {0: (2,), 4: (1, 3)}
+    assert feed.clusters()[3].group == 4
+    assert [tag.id for tag in feed.latest(feed.groups()[4]).tags] == ["c", "a"]
+    assert feed.get(["a", "d"])["a"].group == 4
+    assert feed.get(["d"])["d"].group is None
+    apply(view, record("e", 5, now + 4, 3))
+    assert feed.groups() == {0: (2,), 4: (1,)}
+
+
 def test_ids_with_any_character(client: Any, now: int) -> None:
     """Ids are opaque: spaces, colons, braces, control characters, emoji."""
     ids = ["a b", "x:cluster:1", "{slot}", "\x00\n\x1b", "🐕", "'\"\\", "a" * 256]

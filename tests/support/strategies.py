@@ -27,4 +27,5 @@ TAGS = st.builds(
     uploaded_at=MOMENTS,
     tagged_at=MOMENTS,
     attributes=ATTRIBUTES,
+    group=st.none() | st.integers(0, 2**31 - 1),
 )

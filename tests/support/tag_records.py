@@ -18,6 +18,7 @@ def record(
     uploaded_at: int | None = None,
     name: str | None = "cats",
     model: str = "m1",
+    group: int | None = None,
 ) -> TagRecord:
     """A record as it would be read; `cluster` None for a deletion."""
     value = None
@@ -26,8 +27,9 @@ def record(
         candidates = (Candidate(cluster, name, 0.5),)
         attributes = {"n": offset}
         value = Tag(
-            upload_id, cluster, name, 0.5, candidates, False, model, taxonomy, None, when, at, attributes
-        ).to_json()
+            upload_id, cluster, name, 0.5, candidates, False, model, taxonomy, None, when, at, attributes,
+            group=group,
+        ).to_json()  # fmt: skip
     return read_record(upload_id.encode(), value, partition, offset, at)
 
 

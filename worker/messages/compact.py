@@ -16,7 +16,8 @@ MAX_MODEL = 255  # bytes of a model's version that are kept
 VERSION = 1  # a tag's JSON begins with another byte
 _HEAD = struct.Struct(">BBHqq")  # version, flags, probability, uploaded_at, tagged_at (ms)
 _CANDIDATE = struct.Struct(">iH")  # cluster, score
-_NOVEL, _HEX_MODEL, _ASSIGNED = 1, 2, 4
+_GROUP = struct.Struct(">i")
+_NOVEL, _HEX_MODEL, _ASSIGNED, _GROUPED = 1, 2, 4, 8
 _STEPS = 65_535
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
@@ -26,15 +27,17 @@ def is_compact(data: bytes) -> bool:
 
 
 def pack(tag: Tag) -> bytes:
-    """Version, flags (1: novel, 2: the model is hex, 4: assigned), probability, times, length of the model,
-    model, candidates; big-endian."""
+    """Version, flags (1: novel, 2: the model is hex, 4: assigned, 8: in a group), probability, times,
+    length of the model, model, group, candidates; big-endian."""
     hexadecimal = _HEX.fullmatch(tag.model) is not None
     text = tag.model.encode()[:MAX_MODEL].decode(errors="ignore").encode()  # cut between characters
     model = bytes.fromhex(tag.model)[:MAX_MODEL] if hexadecimal else text
     flags = _NOVEL * tag.novel + _HEX_MODEL * hexadecimal + _ASSIGNED * tag.assigned
+    flags += _GROUPED * (tag.group is not None)
     head = _HEAD.pack(VERSION, flags, _steps(tag.probability), tag.uploaded_at, tag.tagged_at)
     candidates = (_CANDIDATE.pack(c.cluster, _steps(c.score)) for c in tag.candidates)
-    return head + bytes([len(model)]) + model + b"".join(candidates)
+    group = b"" if tag.group is None else _GROUP.pack(tag.group)
+    return head + bytes([len(model)]) + model + group + b"".join(candidates)
 
 
 def unpack(data: bytes, upload_id: str, taxonomy: str, cluster: int, names: Mapping[int, str | None]) -> Tag:
@@ -54,6 +57,9 @@ def unpack(data: bytes, upload_id: str, taxonomy: str, cluster: int, names: Mapp
         model, rest = data[begin:end], data[end:]
         if version != VERSION or len(model) != data[_HEAD.size]:
             raise ValueError("of another version, or cut off")
+        group = None
+        if flags & _GROUPED:
+            (group,), rest = _GROUP.unpack_from(rest), rest[_GROUP.size :]
         candidates = tuple(
             Candidate(number, names.get(number), score / _STEPS)
             for number, score in _CANDIDATE.iter_unpack(rest)
@@ -75,6 +81,7 @@ def unpack(data: bytes, upload_id: str, taxonomy: str, cluster: int, names: Mapp
         tagged_at=tagged_at,
         attributes={},
         assigned=bool(flags & _ASSIGNED),
+        group=group,
     )
 
 

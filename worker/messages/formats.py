@@ -63,6 +63,7 @@ PLAIN_FIELDS = (
     "id",
     "cluster",
     "name",
+    "group",
     "probability",
     "novel",
     "assigned",

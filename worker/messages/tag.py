@@ -38,6 +38,7 @@ class Tag:
     tagged_at: int
     attributes: Mapping[str, Attribute]
     assigned: bool = False  # put into its cluster from between clusters
+    group: int | None = None  # of the cluster, where the model has two levels
 
     def to_json(self) -> bytes:
         return orjson.dumps(
@@ -46,6 +47,7 @@ class Tag:
                 "id": self.id,
                 "cluster": self.cluster,
                 "name": self.name,
+                **({} if self.group is None else {"group": self.group}),
                 "probability": self.probability,
                 "candidates": [
                     {"cluster": c.cluster, "name": c.name, "score": c.score} for c in self.candidates
@@ -86,6 +88,7 @@ class Tag:
                 tagged_at=parse_time(raw["tagged_at"]),
                 attributes=raw.get("attributes", {}),
                 assigned=raw.get("assigned", False),
+                group=raw.get("group"),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
             raise ValueError(f"not a tag: {printable(data)} ({type(error).__name__}: {error})") from None

@@ -83,7 +83,10 @@ def _tag(
 
 def _clusters(raw: Mapping[Any, Any]) -> dict[int, Cluster]:
     values = {int(bytes_of(key)): orjson.loads(bytes_of(value)) for key, value in raw.items()}
-    return {n: Cluster(n, values[n].get("name"), values[n]["model"]) for n in sorted(values)}
+    return {
+        n: Cluster(n, values[n].get("name"), values[n]["model"], values[n].get("group"))
+        for n in sorted(values)
+    }
 
 
 def clusters(keys: Keys, named: str | None) -> Read[dict[int, Cluster]]:
@@ -92,6 +95,14 @@ def clusters(keys: Keys, named: str | None) -> Read[dict[int, Cluster]]:
         return {}
     (raw,) = yield [command("hgetall", keys.clusters(chosen))]
     return _clusters(raw)
+
+
+def groups(keys: Keys, named: str | None) -> Read[dict[int, tuple[int, ...]]]:
+    found: dict[int, tuple[int, ...]] = {}
+    for cluster in (yield from clusters(keys, named)).values():
+        if cluster.group is not None:
+            found[cluster.group] = (*found.get(cluster.group, ()), cluster.id)
+    return dict(sorted(found.items()))
 
 
 def check_limit(limit: int) -> None:

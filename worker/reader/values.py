@@ -27,11 +27,12 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a cluster is called, and by which model."""
+    """What a cluster is called, by which model, and the group that it is in (None: in none)."""
 
     id: int
     name: str | None
     model: str
+    group: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

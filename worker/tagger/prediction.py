@@ -35,15 +35,22 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model that made a prediction, as far as a tag speaks of it; `names`: cluster → name."""
+    """The model that made a prediction, as far as a tag speaks of it.
+
+    Attributes:
+        names: of the clusters.
+        groups: of the clusters that are in one.
+    """
 
     version: str
     taxonomy: str
     names: Mapping[int, str | None]
+    groups: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model) -> ModelInfo:
-        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters})
+        groups = {c.id: c.group for c in model.clusters if c.group is not None}
+        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters}, groups)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,4 +135,5 @@ def tag_of(
         uploaded_at=uploaded_at,
         tagged_at=tagged_at,
         attributes=attributes,
+        group=maker.groups.get(predicted.cluster),
     )

@@ -64,6 +64,8 @@ def read_record(
         raise ValueError(f"the key {printable(upload_id)} is not the tag's id {printable(tag.id)}")
     if type(tag.cluster) is not int or not -1 <= tag.cluster < 2**31:
         raise ValueError(f"the cluster is not a number from -1 on: {printable(tag.cluster)}")
+    if tag.group is not None and not (type(tag.group) is int and 0 <= tag.group < 2**31):
+        raise ValueError(f"the group is not a number from 0 on: {printable(tag.group)}")
     if not isinstance(tag.taxonomy, str) or not TAXONOMY.fullmatch(tag.taxonomy):
         raise ValueError(f"the taxonomy has not the form {TAXONOMY.pattern}: {printable(tag.taxonomy)}")
     if not isinstance(tag.model, str) or not (tag.name is None or isinstance(tag.name, str)):

@@ -73,7 +73,7 @@ def _reached(mark: bytes | str | None, topic: bytes | str | None) -> Reached:
     return Reached(*(parse_pair(mark) or (-1, 0)), text_of(topic or b""))
 
 
-_Name = tuple[int, str | None, str]  # when, name, model
+_Name = tuple[int, str | None, str, int | None]  # when, name, model, group
 
 
 @dataclasses.dataclass(slots=True)
@@ -266,9 +266,9 @@ class TagsView:
                 pipe.zremrangebyscore(key, "-inf", oldest)
                 pipe.zremrangebyrank(key, 0, -self._set_size - 1)
                 pipe.pexpire(key, self._keep_ms + FUTURE_MS)  # of a taxonomy that nobody writes any more
-        for (taxonomy, cluster), (_, name, model) in names.items():
-            value = orjson.dumps({"name": name, "model": model})
-            pipe.hset(self.keys.clusters(taxonomy), str(cluster), value)
+        for (taxonomy, cluster), (_, name, model, group) in names.items():
+            value = {"name": name, "model": model, **({} if group is None else {"group": group})}
+            pipe.hset(self.keys.clusters(taxonomy), str(cluster), orjson.dumps(value))
         if names and not self._taxonomy_set:
             pipe.set(self.keys.taxonomy, next(iter(names))[0], nx=True)
         for mark in self._marks:
@@ -281,7 +281,7 @@ class TagsView:
         for record in records:
             if (tag := record.tag) is None:
                 continue
-            cluster, value = (tag.taxonomy, tag.cluster), (tag.tagged_at, tag.name, tag.model)
+            cluster, value = (tag.taxonomy, tag.cluster), (tag.tagged_at, tag.name, tag.model, tag.group)
             known = new.get(cluster) or self._named.get(cluster)
             if known is None or (tag.tagged_at >= known[0] and known[1:] != value[1:]):
                 new[cluster] = value

@@ -121,6 +121,7 @@ _SCHEMAS: dict[str, Schema] = {
             "id": _NUMBER,
             "name": {"type": ["string", "null"]},
             "model": {"description": "The model that gave the name.", "type": "string"},
+            "group": {"description": "The group that it is in; null in none.", "type": ["integer", "null"]},
         },
     },
     "Page": {

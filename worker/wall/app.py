@@ -120,6 +120,7 @@ class Wall:
                 "id": number,
                 "name": latest.cluster.name,
                 "model": latest.cluster.model,
+                "group": latest.cluster.group,
                 "count": latest.count,
                 "recent": latest.recent,
             }

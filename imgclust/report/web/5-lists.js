@@ -24,6 +24,22 @@ function fillFigures(report) {
   }
 }
 
+/** Clusters under their groups, the largest group first; those in no group, and "other", come last. */
+function underGroups(report, ordered) {
+  const parts = report.groups.map((group) => ({ group, clusters: ordered.filter((cluster) => cluster.group === group.id) }));
+  const size = (part) => part.clusters.reduce((sum, cluster) => sum + cluster.size, 0);
+  const filled = parts.filter((part) => part.clusters.length).sort((a, b) => size(b) - size(a));
+  const inside = new Set(filled.flatMap((part) => part.clusters));
+  return [...filled, { group: null, clusters: ordered.filter((cluster) => !inside.has(cluster)) }];
+}
+
+/** The heading of a group's clusters; none where the model has one level. */
+function groupHeading(report, group, tag) {
+  if (!report.groups.length) return [];
+  const text = group === null ? "In no group" : group.name ?? `Group ${group.id}`;
+  return [el(tag, { class: "group-heading" }, el("bdi", {}, text))];
+}
+
 /** The legend is the filter: one button per cluster, largest first, "other" at the end. */
 function fillLegend(report, { onToggle, onHot }) {
   const ordered = [...report.clusters.values()].sort((a, b) => (a.id === OTHER) - (b.id === OTHER) || b.size - a.size);
@@ -44,7 +60,9 @@ function fillLegend(report, { onToggle, onHot }) {
     el("span", { class: "name" }, named(cluster), cluster.unsteady ? el("span", { class: "unsteady", title: STABILITY }, "unsteady") : null),
     el("span", { class: "n" }, integer.format(cluster.size)));
     buttons.set(cluster.id, button);
-    byId("legend").append(button);
+  }
+  for (const { group, clusters } of underGroups(report, ordered)) {
+    byId("legend").append(...groupHeading(report, group, "p"), ...clusters.map(({ id }) => buttons.get(id)));
   }
   return buttons;
 }
@@ -188,7 +206,8 @@ function sortCards(report, cards, by) {
   const byName = (a, b) => (a.name === null) - (b.name === null) || names.compare(a.label, b.label);
   const bySize = (a, b) => b.size - a.size || a.id - b.id;
   const order = [...cards.keys()].map((id) => report.clusters.get(id)).sort(by === "name" ? byName : bySize);
-  byId("cards").replaceChildren(...order.map(({ id }) => cards.get(id)));
+  byId("cards").replaceChildren(...underGroups(report, order).flatMap(({ group, clusters }) =>
+    clusters.length ? [...groupHeading(report, group, "h3"), ...clusters.map(({ id }) => cards.get(id))] : []));
 }
 
 function imageRow(report, i, onChoose, note = null) {

@@ -46,6 +46,15 @@ export class River {
   }
 }
 
+const grouped = (cluster) => (cluster.group ?? null) !== null;
+
+/** The pictures of a cluster's group; of a cluster in no group, its own: by size, a group stays together. */
+function groupSizes(clusters) {
+  const sizes = new Map();
+  for (const { group, count } of clusters.filter(grouped)) sizes.set(group, (sizes.get(group) ?? 0) + count);
+  return (cluster) => (grouped(cluster) ? sizes.get(cluster.group) : cluster.count);
+}
+
 class Card {
   constructor(id) {
     this.id = id;
@@ -63,9 +72,10 @@ class Card {
   }
 
   facts(cluster, total) {
-    if (this.name !== cluster.name || !this.title.childElementCount) {
+    if (this.name !== cluster.name || this.group !== cluster.group || !this.title.childElementCount) {
       this.name = cluster.name;
-      this.title.replaceChildren(el("span", { class: "swatch", "aria-hidden": "true" }), named(cluster.id, cluster.name), el("span", { class: "id" }, cluster.id === OTHER ? "in no cluster" : `#${cluster.id}`));
+      this.group = cluster.group;
+      this.title.replaceChildren(el("span", { class: "swatch", "aria-hidden": "true" }), named(cluster.id, cluster.name), el("span", { class: "id" }, cluster.id === OTHER ? "in no cluster" : `#${cluster.id}${grouped(cluster) ? ` · group ${cluster.group}` : ""}`));
     }
     const size = `${count(cluster.count, "picture")} · ${percent(cluster.count / (total || 1))}`;
     if (this.size.textContent !== size) this.size.textContent = size;
@@ -139,8 +149,9 @@ export class Cards {
     const changed = by !== this.by;
     this.by = by;
     const names = new Intl.Collator(undefined, { numeric: true });
+    const whole = groupSizes([...this.store.clusters.values()]);
     const order = {
-      size: (a, b) => b.count - a.count,
+      size: (a, b) => whole(b) - whole(a) || (a.group ?? -1) - (b.group ?? -1) || b.count - a.count,
       recent: (a, b) => b.recent - a.recent || b.count - a.count,
       name: (a, b) => (a.name === null) - (b.name === null) || names.compare(label(a.id, a.name), label(b.id, b.name)),
     }[by];

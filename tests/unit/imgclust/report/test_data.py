@@ -19,7 +19,7 @@ from PIL import Image
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError
 from imgclust.model.model import ClusterModel
-from imgclust.model.parts import Cluster
+from imgclust.model.parts import Cluster, Group
 from imgclust.report.annotations import Note
 from imgclust.report.data import from_model
 from imgclust.report.figures import words
@@ -77,12 +77,13 @@ def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
         libraries={},
         clusters=(
             Cluster(0, "zero", 3, ("f0/0.png",), 0.9),
-            Cluster(1, None, 3, ("f1/1.png",), 0.55),
+            Cluster(1, None, 3, ("f1/1.png",), 0.55, group=4),
         ),
         thumbnails={},
         map=table,
         predicted=0,
         edits=(),
+        groups=(Group(4, "animals", 3),),
     )
     return cast(ClusterModel, stand_in)
 
@@ -115,6 +116,13 @@ def test_how_steady_clusters_are_is_shown() -> None:
     """The page gets each cluster's stability, and a mark where it is low."""
     found = payload(from_model(model()))["clusters"]
     assert [(c["stability"], c["unsteady"]) for c in found] == [(0.9, False), (0.55, True)]
+
+
+def test_clusters_are_under_their_groups() -> None:
+    """The page gets the groups with their names, and each cluster's."""
+    found = payload(from_model(model()))
+    assert found["groups"] == [{"id": 4, "name": "animals"}]
+    assert [c["group"] for c in found["clusters"]] == [None, 4]
 
 
 def test_training_images_have_the_probabilities_of_the_fit() -> None:
