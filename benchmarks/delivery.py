@@ -14,7 +14,9 @@ moment at which an upload was to be sent, whether the sender was late or not.
 Quix Streams wants an environment of its own:
     python -m venv .bench/quix && .bench/quix/bin/pip install -r benchmarks/requirements-quix.txt
 
-Prints a JSON line for each figure, then a table.
+Prints a JSON line for each figure, then a table. A run in which uploads waited while neither the worker's
+processor nor the encoder nor the broker was busy is no result: it is reported, and the exit code is 1. So is
+one that stalls, which is made again.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -36,6 +39,7 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks import limits
 from benchmarks.bypass import SLOW_SECONDS
 from benchmarks.common import CACHE, ROOT, Figure, machine, model_folder, process_seconds, summed_up, table
 
@@ -47,6 +51,8 @@ BROKER_CORE, WORKER_CORE = 0, 1
 OURS = ("at-least-once", "exactly-once")
 OTHERS = ("one-by-one", "quix-at-least-once", "quix-exactly-once")
 PATIENCE = 60.0  # seconds without a single new tag, after which a side is taken for broken
+LONGEST = 200.0  # seconds of one measurement of a rate: a side that trickles has none
+failures: list[str] = []  # of runs of this process: what makes its exit code 1
 
 
 class Stalled(Exception):
@@ -102,20 +108,24 @@ class Arrivals:
                     self.at[name] = now
 
     def wait_for(
-        self, count: int, process: subprocess.Popen[bytes], look: Callable[[], None] = lambda: None
+        self,
+        count: int,
+        process: subprocess.Popen[bytes],
+        look: Callable[[], None] = lambda: None,
+        within: float = math.inf,
     ) -> int:
         """Wait until at least `count` ids have arrived, and `look` every second; → how many had.
 
         Raises:
-            Stalled: the process ended, or nothing came for a minute.
+            Stalled: the process ended, nothing came for a minute, or not all within so many seconds.
         """
         seen, since = len(self.at), time.monotonic()
-        looked = since
+        looked = began = since
         while (now := len(self.at)) < count:
             clock = time.monotonic()
             if now > seen:
                 seen, since = now, clock
-            if process.poll() is not None or clock - since > PATIENCE:
+            if process.poll() is not None or clock - since > PATIENCE or clock - began > within:
                 raise Stalled(f"{now} of {count} tags came; exit code {process.poll()}: see its log")
             if clock - looked >= 1.0:
                 looked = clock
@@ -242,11 +252,42 @@ def spent(process: subprocess.Popen[bytes]) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """`worker`, `broker`: milliseconds of a processor for each upload."""
+    """
+    Attributes:
+        worker, broker: milliseconds of a processor for each upload.
+        limit: what was busy nearly all the time: "processor", "encoder" or "broker".
+    """
 
     per_second: float
     worker: float
     broker: float
+    limit: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Account:
+    """Seconds so far: by the clock, of a processor, of waiting for one, of the encoder."""
+
+    wall: float
+    worker: float
+    queued: float
+    encoder: float | None
+    broker: float
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[bytes], bench: Bench) -> _Account:
+        encoder = limits.encoder_seconds(process.pid)
+        queued = limits.run_queue_seconds(process.pid, "bypass")
+        return cls(time.monotonic(), spent(process), queued, encoder, process_seconds(bench.broker))
+
+    def shares(self, later: _Account, cores: int) -> dict[str, float]:
+        """Of the time between two accounts; threads that wait for a processor want one, not more of them."""
+        wall = later.wall - self.wall
+        wanted = min(wall * cores, later.worker - self.worker + later.queued - self.queued)
+        found = {"processor": wanted / (wall * cores), "broker": (later.broker - self.broker) / wall}
+        if self.encoder is not None and later.encoder is not None:
+            found["encoder"] = (later.encoder - self.encoder) / wall
+        return found
 
 
 def preload(bench: Bench, topic: str, count: int) -> None:
@@ -273,15 +314,35 @@ def throughput(side: str, bench: Bench, run: str, warm: int, count: int) -> Rate
     try:
         with started(side, bench, run) as process:
             first = arrivals.wait_for(warm, process)
-            start, used, broker = time.monotonic(), spent(process), process_seconds(bench.broker)
-            images = arrivals.wait_for(warm + count, process) - first
-            wall = time.monotonic() - start
-            used, broker = spent(process) - used, process_seconds(bench.broker) - broker
+            before = _Account.of(process, bench)
+            images = arrivals.wait_for(warm + count, process, within=LONGEST) - first
+            after = _Account.of(process, bench)
         if arrivals.repeated:
             say(f"{run}: {arrivals.repeated} tags came twice")
-        return Rate(images / wall, 1000 * used / images, 1000 * broker / images)
+        shares = before.shares(after, bench.cores.count(",") + 1)
+        return Rate(
+            images / (after.wall - before.wall),
+            1000 * (after.worker - before.worker) / images,
+            1000 * (after.broker - before.broker) / images,
+            held_back(run, shares, count),
+        )
     finally:
         arrivals.close()
+
+
+def held_back(run: str, shares: Mapping[str, float], waiting: int) -> str:
+    """What the limit of a run was; where there was none, this process will fail.
+
+    Whose encoder is not known may have waited for that, so it is not judged.
+    """
+    if "encoder" not in shares:
+        return "not known"
+    try:
+        return limits.limit(shares, waiting)
+    except limits.Idle as idle:
+        failures.append(f"{run}: {idle}")
+        print(json.dumps({"idle": run, "how": str(idle)}), flush=True)
+        return "none found"
 
 
 def in_turns(
@@ -298,11 +359,12 @@ def in_turns(
 
 
 def again_if_stalled(side: str, bench: Bench, warm: int, count: int) -> Rate:
-    """A run that stalls gives no rate: it is told, and made again."""
+    """A run that stalls gives no rate: it is reported, and made again."""
     run = new_run(side)
     try:
         return throughput(side, bench, run, warm, count)
     except Stalled as stalled:
+        failures.append(f"{run}: {stalled}")
         print(json.dumps({"stalled": side, "run": run, "how": str(stalled)}), flush=True)
         return throughput(side, bench, new_run(side), warm, count)
 
@@ -316,6 +378,7 @@ def rates(found: dict[str, list[Rate]]) -> Iterator[Figure]:
         yield summed_up("delivery", f"{side}: throughput", "uploads/s", [r.per_second for r in measured])
         yield summed_up("delivery", f"{side}: CPU of the worker", "ms/upload", [r.worker for r in measured])
         yield summed_up("delivery", f"{side}: CPU of the broker", "ms/upload", [r.broker for r in measured])
+        print(json.dumps({"limit": sorted({r.limit for r in measured}), "side": side}), flush=True)
     if all(side in found for side in OURS):
         pairs = list(zip(*(found[side] for side in OURS), strict=True))
         costs = [100 * (1 - exactly.per_second / least.per_second) for least, exactly in pairs]
@@ -526,6 +589,8 @@ def main() -> None:
             print(figure.line(), flush=True)
             lines.append(json.loads(figure.line()))
     print(table(lines))
+    if failures:
+        sys.exit("\n".join(("these runs are no result:", *failures)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""benchmarks.limits: a rate that nothing was busy with is no result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import delivery
+from benchmarks.limits import Idle, busy_encoding, encoder_seconds, limit, run_queue_seconds
+from worker.telemetry.metrics import Metrics
+
+
+def test_the_busiest_part_is_the_limit() -> None:
+    """By its share of the time."""
+    assert limit({"processor": 0.9, "encoder": 0.4, "broker": 0.7}, 100) == "processor"
+    assert limit({"processor": 0.3, "encoder": 0.95, "broker": 0.7}, 100) == "encoder"
+
+
+def test_a_pause_is_no_result() -> None:
+    """The measurement that was believed for weeks: 4 % of a core, and thousands of uploads waiting. Every
+    part is named with its share. With nothing waiting the same is a quiet hour."""
+    shares = {"processor": 0.04, "broker": 0.12, "encoder": 0.45}
+    with pytest.raises(Idle, match=r"5000 uploads waited.*processor 4 %, broker 12 %, encoder 45 %"):
+        limit(shares, 5000)
+    assert limit(shares, 0) == "encoder"
+
+
+def test_busy_seconds_are_read_as_the_worker_writes_them() -> None:
+    """From the text of its metrics."""
+    from prometheus_client import generate_latest
+
+    metrics = Metrics()
+    assert busy_encoding("") == 0
+    metrics.busy_seconds["encode"].inc(1.25)
+    metrics.busy_seconds["predict"].inc(7)
+    assert busy_encoding(generate_latest(metrics.registry).decode()) == 1.25
+
+
+def test_a_side_that_is_no_worker_has_no_encoder_seconds() -> None:
+    """Its environment names no address of metrics."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={}) as process:
+        assert encoder_seconds(process.pid) is None
+        process.communicate(b"\n")
+
+
+def test_threads_may_be_left_out_by_name() -> None:
+    """The one that stands in for the fetchers is none of the worker's."""
+    name = Path("/proc/self/comm").read_text().strip()
+    assert run_queue_seconds(os.getpid()) > run_queue_seconds(os.getpid(), name)
+
+
+def test_shares_count_what_waited_for_a_processor() -> None:
+    """On a busy machine a worker that is ready to run all the time is limited by the processor, though it
+    got little of it; several threads that wait at once want no more than there is."""
+    before = delivery._Account(wall=10.0, worker=1.0, queued=0.0, encoder=2.0, broker=5.0)
+    after = delivery._Account(wall=20.0, worker=3.0, queued=30.0, encoder=4.5, broker=9.0)
+    assert before.shares(after, 1) == {"processor": 1.0, "broker": 0.4, "encoder": 0.25}
+    assert before.shares(after, 4)["processor"] == pytest.approx(0.8)
+
+
+def test_a_run_without_a_limit_fails_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is reported at once, and remembered for the exit code."""
+    monkeypatch.setattr(delivery, "failures", [])
+    assert delivery.held_back("run-1", {"processor": 0.9, "encoder": 0.1}, 10) == "processor"
+    assert delivery.held_back("quix-1", {"processor": 0.1}, 10) == "not known"
+    assert delivery.failures == []
+    assert delivery.held_back("run-2", {"processor": 0.1, "encoder": 0.1}, 10) == "none found"
+    assert "run-2" in delivery.failures[0]
+    assert '"idle": "run-2"' in capsys.readouterr().out
