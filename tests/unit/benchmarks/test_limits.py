@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import delivery
 from benchmarks.limits import Idle, busy_encoding, encoder_seconds, limit, run_queue_seconds
+from tests.support.paths import ROOT
 from worker.telemetry.metrics import Metrics
 
 
@@ -60,6 +62,15 @@ def test_shares_count_what_waited_for_a_processor() -> None:
     after = delivery._Account(wall=20.0, worker=3.0, queued=30.0, encoder=4.5, broker=9.0)
     assert before.shares(after, 1) == {"processor": 1.0, "broker": 0.4, "encoder": 0.25}
     assert before.shares(after, 4)["processor"] == pytest.approx(0.8)
+
+
+def test_results_say_what_held_their_rates_back() -> None:
+    """Each table of rates in RESULTS.md has a column for it, or stands in a part that says it in words."""
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    for part in re.split(r"^##+ ", text, flags=re.MULTILINE)[1:]:
+        heads = re.findall(r"^(\|.*)\n\|[-|]+$", part, re.MULTILINE)
+        rates = [head for head in heads if re.search(r"(images|uploads|tags|answers)/s", head)]
+        assert not rates or "limit" in part.lower(), f"{part.splitlines()[0]}: {rates[0]}"
 
 
 def test_a_run_without_a_limit_fails_the_benchmark(
