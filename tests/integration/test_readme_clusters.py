@@ -6,14 +6,13 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imgclust.model.model import ClusterModel
+from tests.support import preloaded
 from tests.support.paths import CLIPART, ROOT
 
 pytestmark = pytest.mark.slow
@@ -49,10 +48,7 @@ def test_from_top_to_bottom(work: Path) -> None:
     printed = {}
     for command in found:
         assert command[0] == "imgclust"
-        done = subprocess.run(
-            [sys.executable, "-m", "imgclust", *command[1:]],
-            capture_output=True, text=True, timeout=600, cwd=work, env=None,
-        )  # fmt: skip
+        done = preloaded.run("imgclust", *command[1:], cwd=work, timeout=600)
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
         printed[shlex.join(command)] = done.stdout
     log = printed["imgclust edit model/ log"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +17,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from tests.support import certificates, redis_server
+from tests.support import certificates, preloaded, redis_server
 from tests.support.certificates import Certificates
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
@@ -176,13 +174,7 @@ def test_uploads_are_tagged_and_viewed_behind_logins(
 
 def check(settings: dict[str, str]) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WORKER_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "check"],
-        env={**clean, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = preloaded.run("worker", "check", env={**clean, **settings}, timeout=120)
     assert done.returncode == 3
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout + done.stderr

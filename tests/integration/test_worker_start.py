@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from tests.support import preloaded
 from tests.support.kafka_cluster import Topics
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_for
@@ -26,10 +27,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WORKER_")}
     (port,) = free_ports(1)
     settings = {"WORKER_HTTP": f"127.0.0.1:{port}", "WORKER_LOG": "text", "WORKER_DEVICE": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        env={**clean, **settings, **env}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return preloaded.run("worker", *arguments, env={**clean, **settings, **env}, timeout=120)
 
 
 def of(topics: Topics, **env: str) -> dict[str, str]:

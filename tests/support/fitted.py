@@ -1,14 +1,17 @@
-"""A small fit that several test files look at; made once per test run."""
+"""A small fit that several test files look at; made once in a test run."""
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from imgclust.training.fit import FitResult, fit
 from imgclust.training.parameters import Parameters
 from imgclust.types import EncoderIdentity, Preprocessing
+from tests.support import between
 
 GROUPS, EACH, DIM = 6, 50, 24
 ENCODER = EncoderIdentity(
@@ -34,9 +37,14 @@ def grouped(seed: int = 0, groups: int = GROUPS, each: int = EACH) -> tuple[np.n
 
 @cache
 def fitted() -> FitResult:
-    """A fit of 300 rows in 6 groups."""
+    """A fit of 300 rows in 6 groups; one process of the run makes it, as the first fit compiles for long."""
+    found: FitResult = pickle.loads(between.this_run().made("fitted", _fit).read_bytes())
+    return found
+
+
+def _fit(path: Path) -> None:
     rows, _ = grouped()
-    return fit(rows, encoder=ENCODER, parameters=SMALL, seed=1)
+    path.write_bytes(pickle.dumps(fit(rows, encoder=ENCODER, parameters=SMALL, seed=1)))
 
 
 @cache

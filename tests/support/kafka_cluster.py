@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests.support import between
 from tests.support.waiting import wait_for
 from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java, make_topics
 from worker.errors import StartError
@@ -38,15 +39,22 @@ def mock() -> Iterator[Kafka]:
 
 @contextlib.contextmanager
 def apache() -> Iterator[Kafka]:
-    """Apache Kafka: `TEST_KAFKA_BOOTSTRAP`, or one started from `KAFKA_HOME`; else the test is skipped."""
+    """Apache Kafka: `TEST_KAFKA_BOOTSTRAP`, or one for the whole run from `KAFKA_HOME`; else the test is
+    skipped."""
     bootstrap, home = os.environ.get("TEST_KAFKA_BOOTSTRAP"), os.environ.get("KAFKA_HOME")
     if bootstrap:
         yield RunningKafka(bootstrap)
     elif home and find_java():
-        with JavaKafka(Path(home), options=PROMPT) as kafka:
-            yield kafka
+        with between.this_run().served("kafka", lambda: _started(Path(home))) as address:
+            yield RunningKafka(address)
     else:
         pytest.skip("no Apache Kafka: set KAFKA_HOME (with Java 17 installed) or TEST_KAFKA_BOOTSTRAP")
+
+
+@contextlib.contextmanager
+def _started(home: Path) -> Iterator[str]:
+    with JavaKafka(home, options=PROMPT) as kafka:
+        yield kafka.bootstrap
 
 
 def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:

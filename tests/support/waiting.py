@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-PATIENCE = 90.0  # seconds that anything may take on a slow machine; a test that passes never waits so long
+PATIENCE = 240.0  # seconds that anything may take on a slow machine; a test that passes never waits so long
 LOOK_AGAIN = 0.01
 
 

@@ -1,4 +1,4 @@
-"""`imgclust-worker run` as a process of its own, as production starts it."""
+"""`imgclust-worker run` as a process of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from tests.support.kafka_cluster import Topics
+from tests.support.preloaded import Program
 from tests.support.waiting import wait_for
 from worker.demo.backends import free_ports
 
@@ -54,13 +54,10 @@ class WorkerProcess:
             **env,
         }
         self.arguments = arguments or ("run",)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Program | None = None
 
     def start(self) -> WorkerProcess:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", *self.arguments], env=self.env, stdout=log, stderr=log
-            )
+        self.process = Program("worker", *self.arguments, env=self.env, log=self.log)
         return self
 
     def ready(self) -> WorkerProcess:

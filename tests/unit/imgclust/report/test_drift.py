@@ -11,6 +11,7 @@ import pytest
 
 from imgclust.errors import ImgclustError
 from imgclust.model.drift import PARTS, Reference, compare
+from imgclust.model.model import ClusterModel
 from imgclust.report.data import from_model
 from imgclust.report.drift import read_drift, sheets, tile
 from imgclust.report.page import page
@@ -18,7 +19,9 @@ from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_rows
 from tests.support import fitted
 
-MODEL = fitted.fitted().model
+
+def model() -> ClusterModel:
+    return fitted.fitted().model
 
 
 def rows_of(group: int | None = None) -> np.ndarray:
@@ -28,7 +31,7 @@ def rows_of(group: int | None = None) -> np.ndarray:
 
 def written(path: Path, rows: np.ndarray) -> Path:
     names = [f"image {n}" for n in range(len(rows))]
-    write_rows(predict_rows(MODEL, names, names, rows, [{}] * len(rows)), path)
+    write_rows(predict_rows(model(), names, names, rows, [{}] * len(rows)), path)
     return path
 
 
@@ -36,11 +39,11 @@ def written(path: Path, rows: np.ndarray) -> Path:
 def test_a_file_is_counted_as_its_predictions(tmp_path: Path, ending: str) -> None:
     """Each form that `imgclust predict` writes gives the tally of the predictions themselves."""
     rows = rows_of()
-    found = read_drift(MODEL, written(tmp_path / f"tags.{ending}", rows))
-    reference = Reference.of_model(MODEL)
+    found = read_drift(model(), written(tmp_path / f"tags.{ending}", rows))
+    reference = Reference.of_model(model())
     assert found is not None
     assert reference is not None
-    expected = compare(reference, reference.count(MODEL.predict(rows)))
+    expected = compare(reference, reference.count(model().predict(rows)))
     for part in PARTS:
         assert np.array_equal(getattr(found.drift.tally, part), getattr(expected.tally, part)), part
     assert found.drift.index == expected.index
@@ -50,7 +53,7 @@ def test_a_file_is_counted_as_its_predictions(tmp_path: Path, ending: str) -> No
 def test_a_changed_mixture_is_on_the_page(tmp_path: Path) -> None:
     """One group alone: the tile and the sheets say "drifted", by how much, and which cluster grew."""
     tags = written(tmp_path / "monday.parquet", rows_of(2))
-    found = read_drift(MODEL, tags)
+    found = read_drift(model(), tags)
     assert found is not None
     assert tile(found)[:2] == ("Drift", "Drifted")
     first, moved = sheets(found, {})
@@ -60,7 +63,7 @@ def test_a_changed_mixture_is_on_the_page(tmp_path: Path) -> None:
     assert values["Clusters"].endswith(", drifted")
     cluster, before, now = found.drift.moved()[0]
     assert moved["rows"][0] == [f"Cluster {cluster}", f"{100 * before:.1f} % → {100 * now:.1f} %"]
-    assert "Drift: monday.parquet against held-out images" in page(from_model(MODEL, tags=tags))
+    assert "Drift: monday.parquet against held-out images" in page(from_model(model(), tags=tags))
 
 
 def test_tags_of_the_topic_are_read(tmp_path: Path) -> None:
@@ -68,11 +71,11 @@ def test_tags_of_the_topic_are_read(tmp_path: Path) -> None:
     lines = [
         {"id": f"{n}", "cluster": n % 2, "probability": 0.5, "novel": n == 0, "taxonomy": taxonomy}
         for n in range(10)
-        for taxonomy in (MODEL.taxonomy, "another")
+        for taxonomy in (model().taxonomy, "another")
     ]
     file = tmp_path / "tags.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = read_drift(MODEL, file)
+    found = read_drift(model(), file)
     assert found is not None
     assert (found.drift.tally.images, found.foreign, found.drift.tally.novel) == (10, 10, 1)
     values = dict(next(sheets(found, {}))["rows"])
@@ -87,5 +90,5 @@ def test_what_is_not_tags_is_an_error(tmp_path: Path) -> None:
     for wrong in ({"cluster": 99, "probability": 1}, {"cluster": "x", "probability": 1}, {"cluster": 1}):
         file.write_text(json.dumps({"id": "a", **wrong}) + "\n")
         with pytest.raises(ImgclustError, match=r"tags\.jsonl' does not hold tags of this model"):
-            read_drift(MODEL, file)
-    assert read_drift(dataclasses.replace(MODEL, reference=None), file) is None
+            read_drift(model(), file)
+    assert read_drift(dataclasses.replace(model(), reference=None), file) is None

@@ -14,7 +14,6 @@ from imgclust.types import EncoderIdentity
 from tests.support.fitted import ENCODER, fitted, grouped
 
 ROWS, _ = grouped()
-MODEL = fitted().model
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_a_folder_is_searched_whole(folder: Path) -> None:
 
 def test_a_model_is_searched_by_its_training_images() -> None:
     """With the cluster of each, as it was fitted; held-out images are not in a model."""
-    hits = search(ROWS[17], model=MODEL, count=300)
+    hits = search(ROWS[17], model=fitted().model, count=300)
     split = fitted().split
     assert {int(hit.id) for hit in hits} == set(split.train.tolist())
     assert all(hit.cluster == fitted().labels[int(hit.id)] for hit in hits)
@@ -56,33 +55,33 @@ def test_a_model_is_searched_by_its_training_images() -> None:
 def test_one_cluster_is_searched(where: str, folder: Path) -> None:
     """Only images of that cluster, the nearest first; "other" is one too."""
     place = {"embeddings": folder} if where == "folder" else {}
-    for cluster in (MODEL.clusters[2].id, -1):
-        hits = search(ROWS[0], model=MODEL, cluster=cluster, count=300, **place)
+    for cluster in (fitted().model.clusters[2].id, -1):
+        hits = search(ROWS[0], model=fitted().model, cluster=cluster, count=300, **place)
         assert {hit.cluster for hit in hits} <= {cluster}
         assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
-    assert search(ROWS[0], model=MODEL, cluster=MODEL.clusters[2].id, count=5, **place)
+    assert search(ROWS[0], model=fitted().model, cluster=fitted().model.clusters[2].id, count=5, **place)
 
 
 def test_edited_clusters_are_what_is_searched() -> None:
-    a, b = MODEL.clusters[0].id, MODEL.clusters[1].id
-    merged = MODEL.edit().merge(a, b).edit().rename({a: "both"})
+    a, b = fitted().model.clusters[0].id, fitted().model.clusters[1].id
+    merged = fitted().model.edit().merge(a, b).edit().rename({a: "both"})
     hits = search(ROWS[0], model=merged, cluster=a, count=300)
-    assert len(hits) == MODEL.clusters[0].size + MODEL.clusters[1].size
+    assert len(hits) == fitted().model.clusters[0].size + fitted().model.clusters[1].size
     assert {hit.name for hit in hits} == {"both"}
 
 
 def test_refusals(folder: Path) -> None:
     for options, text in (
         ({}, "a model, an embeddings folder, or both"),
-        ({"model": MODEL, "cluster": 99}, "has no cluster 99: it has 0, 1"),
+        ({"model": fitted().model, "cluster": 99}, "has no cluster 99: it has 0, 1"),
         ({"embeddings": folder, "cluster": 1}, "name the model"),
-        ({"model": MODEL, "count": 0}, "at least 1"),
+        ({"model": fitted().model, "count": 0}, "at least 1"),
     ):
         with pytest.raises(ImgclustError, match=text):
             search(ROWS[0], **options)  # type: ignore[arg-type]
     for wrong in (ROWS[0][:5], np.zeros(24), np.full(24, np.nan)):
         with pytest.raises(ImgclustError, match="a vector of 24 finite numbers"):
-            search(wrong, model=MODEL)
+            search(wrong, model=fitted().model)
 
 
 class Names:

@@ -11,7 +11,6 @@ from imgclust.searching.subset import where, within
 from tests.support.fitted import ENCODER, fitted, grouped
 
 ROWS = grouped()[0][:100]
-MODEL = fitted().model
 
 
 def embeddings() -> Embeddings:
@@ -75,10 +74,10 @@ def test_conditions_that_cannot_be_used(condition: str, text: str) -> None:
 
 def test_within_a_cluster() -> None:
     """What the model predicts; edits count."""
-    labels = MODEL.predict(ROWS).labels
-    a, b = MODEL.clusters[0].id, MODEL.clusters[1].id
-    assert numbers(within(embeddings(), MODEL, a)) == np.flatnonzero(labels == a).tolist()
-    merged = MODEL.edit().merge(a, b)
+    labels = fitted().model.predict(ROWS).labels
+    a, b = fitted().model.clusters[0].id, fitted().model.clusters[1].id
+    assert numbers(within(embeddings(), fitted().model, a)) == np.flatnonzero(labels == a).tolist()
+    merged = fitted().model.edit().merge(a, b)
     assert numbers(within(embeddings(), merged, a)) == np.flatnonzero(np.isin(labels, [a, b])).tolist()
     with pytest.raises(ImgclustError, match="no cluster 99"):
-        within(embeddings(), MODEL, 99)
+        within(embeddings(), fitted().model, 99)
