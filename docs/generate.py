@@ -54,6 +54,7 @@ SUBJECTS = {
     "008": "Other engines and services",
     "009": "Watching",
     "010": "Deployment",
+    "011": "Training, further",
 }
 
 
