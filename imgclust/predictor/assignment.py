@@ -26,9 +26,9 @@ def threshold_of(parameters: Mapping[str, Mapping[str, Any]]) -> np.float32 | No
     Raises:
         ModelError: it is not a score.
     """
-    table = parameters.get(TABLE)
-    if table is None:
+    if TABLE not in parameters:
         return None
+    table: Any = parameters[TABLE]
     score = table.get("score") if isinstance(table, Mapping) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 < score <= 1:
         raise ModelError(

@@ -18,7 +18,7 @@ COLUMNS = (
     "n_components", "min_dist", "min_cluster_size", "min_samples",
 )  # fmt: skip
 SHOWN = 12
-SIDE, MARGIN = 300, 44  # pixels of a plot, and of its edges
+SIDE, MARGIN = 300, 52  # pixels of a plot, and of its edges
 AXES: tuple[tuple[str, str], ...] = (
     ("clusters", "other"), ("clusters", "stability"), ("other", "stability"), ("other", "validity"),
     ("clusters", "ami"), ("other", "ami"),
@@ -35,6 +35,7 @@ line { stroke: var(--line); }
 circle { fill: none; stroke: var(--line); stroke-width: 1.5; }
 circle.good { fill: var(--best); stroke: var(--best); }
 circle.best { fill: #d92d20; stroke: #d92d20; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin-top: 20px; font-variant-numeric: tabular-nums; }
 td, th { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--line); }
 """
@@ -137,7 +138,9 @@ def _text(name: str, value: float | None) -> str:
         return "–"
     if name == "other":
         return f"{value:.1%}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -145,4 +148,4 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(name, row[name])}</td>" for name in COLUMNS) + "</tr>" for row in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'

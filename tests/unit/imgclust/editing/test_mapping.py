@@ -42,7 +42,7 @@ def prediction(labels: list[int], points: np.ndarray) -> Prediction:
         candidates=candidates,
         scores=scores,
         similarities=np.ones(n, np.float32),
-        assigned=np.zeros(n, bool),
+        assigned=first >= 0,
     )
 
 
@@ -119,12 +119,16 @@ def test_a_row_does_not_depend_on_the_others(log: list[Edit], labels: list[int],
 
 @given(logs(), st.lists(st.integers(-1, 4), min_size=1, max_size=20), st.integers(0, 9))
 def test_what_an_edited_prediction_promises(log: list[Edit], labels: list[int], seed: int) -> None:
-    """Candidates differ, are sorted, padded, of clusters that are there; "other" has probability 0."""
+    """Candidates differ, are sorted, padded, of clusters that are there; "other" has probability 0.
+
+    What was assigned to a cluster that was dropped is assigned no more.
+    """
     points = np.random.default_rng(seed).normal(size=(len(labels), 2)).astype(np.float32)
     map_ = EditMap.of(FITTED, log, 2)
     found = map_.apply(prediction(labels, points))
     alive = set(map_.numbers[map_.alive].tolist())
     assert (found.probabilities[found.labels == -1] == 0).all()
+    np.testing.assert_array_equal(found.assigned, found.labels >= 0)
     for candidates, scores in zip(found.candidates.tolist(), found.scores.tolist(), strict=True):
         shown = [c for c in candidates if c >= 0]
         assert candidates == shown + [-1] * (3 - len(shown))

@@ -169,6 +169,8 @@ def test_names_that_lead_out_are_refused(folder: Path, name: str) -> None:
         (lambda m: m["files"].pop("map.parquet"), '"files" must name'),
         (lambda m: m.pop("umap"), "not a model that this imgclust can read"),
         (lambda m: m.update(encoder={"name": "x"}), "not a model that this imgclust can read"),
+        (lambda m: m.update(assignment={"score": 7}), "above 0 and at most 1"),
+        (lambda m: m.update(assignment=None), "above 0 and at most 1"),
     ],
 )
 def test_manifests_that_make_no_sense_are_refused(folder: Path, change: Callable, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.errors import FitError
+from imgclust.model.folder import FORMAT_OF_ASSIGNMENT
 from imgclust.model.model import ClusterModel
 from imgclust.predictor.assignment import TABLE, assign, assignable
 from imgclust.training import agreement
@@ -121,6 +123,7 @@ def test_a_fit_meets_its_target(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.labels[test], result.test.unassigned().labels)
     model = result.model
     model.save(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "manifest.json").read_text())["format"] == FORMAT_OF_ASSIGNMENT
     loaded = ClusterModel.load(tmp_path / "model")
     assert loaded.version == model.version
     assert loaded.parameters[TABLE] == model.parameters[TABLE]

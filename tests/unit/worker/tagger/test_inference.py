@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from imgclust.types import Floats, Pixels, Prediction
 from tests.support.fake_encoder import SIDE, FakeEncoder, FakeModel
 from tests.support.waiting import wait_for
 from worker.tagger.inference import Inference
-from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, rows
+from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, rows, tag_of
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 
@@ -169,6 +170,19 @@ def test_arrays_become_rows() -> None:
     assert row == Predicted(maker, 9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
     assert type(row.cluster) is int  # type: ignore[union-attr]
     assert type(row.probability) is float  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("assigned", [True, False])
+def test_a_tag_says_what_was_assigned(assigned: bool) -> None:
+    """With the candidate's score as its probability; nothing is said of other images."""
+    prediction = FakeModel().predict(FakeEncoder().encode(np.full((1, SIDE, SIDE, 3), 3, np.uint8)))
+    prediction = dataclasses.replace(prediction, assigned=np.array([assigned]))
+    (row,) = rows(ModelInfo.of(FakeModel()), [9], prediction)
+    assert isinstance(row, Predicted)
+    tag = tag_of(row, id="a", url=None, uploaded_at=0, tagged_at=0, attributes={})
+    written = json.loads(tag.to_json())
+    assert written.get("assigned", False) is assigned
+    assert ("assigned" in written) is assigned
 
 
 class Other(FakeModel):
