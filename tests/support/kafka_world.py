@@ -45,12 +45,13 @@ class KafkaWorld:
     def __init__(
         self, topics: Topics, *, exactly_once: bool = True, connection: Mapping[str, Any] | None = None,
         max_in_flight: int = 64, protocol: str = "consumer", retry: float = RETRY.first,
-        start: str = "earliest",
+        start: str = "earliest", interval: float = 0.02,
     ) -> None:  # fmt: skip
         self.topics = topics
         self.metrics = Metrics()
         self.fetchers = FakeFetchers()
         self._exactly_once, self._protocol, self._start = exactly_once, protocol, start
+        self._interval = interval
         self._connection = {"bootstrap.servers": topics.bootstrap, **(connection or {})}
         policy = dataclasses.replace(RETRY, first=retry, longest=max(retry, RETRY.longest))
         results = Results(
@@ -77,7 +78,7 @@ class KafkaWorld:
             retries=changelog, ids=TopicIds(self._connection, [self.topics.uploads, self.topics.retry]),
             on_begun=on_begun, on_leaving=on_leaving,
         )  # fmt: skip
-        common: dict[str, Any] = {"interval": 0.02, "metrics": self.metrics}
+        common: dict[str, Any] = {"interval": self._interval, "metrics": self.metrics}
         if self._exactly_once:
             name = transactional_id(self.topics.group)
             config = transaction_config(self._connection, name)
@@ -112,6 +113,11 @@ class KafkaWorld:
 
     def commits(self, outcome: str) -> float:
         return self.metrics.value("imgclust_commits_total", outcome=outcome) or 0.0
+
+    def drain(self) -> None:
+        """Leave in order."""
+        assert self.pipeline.drain(10.0, lambda: False)
+        self.close()
 
     def close(self) -> None:
         self.pipeline.close()
