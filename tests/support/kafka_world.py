@@ -114,10 +114,5 @@ class KafkaWorld:
     def commits(self, outcome: str) -> float:
         return self.metrics.value("imgclust_commits_total", outcome=outcome) or 0.0
 
-    def drain(self) -> None:
-        """Leave in order."""
-        assert self.pipeline.drain(10.0, lambda: False)
-        self.close()
-
     def close(self) -> None:
         self.pipeline.close()

@@ -32,8 +32,8 @@ from worker.kafka.assignment import (
 from worker.kafka.failpoints import reach
 from worker.kafka.offsets import mark_of
 from worker.kafka.positioning import Positioning
-from worker.kafka.reading import client_log, headers_of
-from worker.kafka.retry_changelog import NO_RIGHT, RetryChangelog
+from worker.kafka.reading import NO_RIGHT, client_log, headers_of
+from worker.kafka.retry_changelog import RetryChangelog
 from worker.kafka.topic_ids import TopicIds
 from worker.messages.headers import ReplayHeaders, read_traceparent
 from worker.messages.record import Record

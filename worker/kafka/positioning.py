@@ -27,7 +27,8 @@ from worker.kafka.beginning import MADE_ANEW, Beginning, LastKnown, differ, in_l
 from worker.kafka.failpoints import reach
 from worker.kafka.offsets import DOUBT_SPAN, CommitTopics, PartitionOffsets, lives_of, topics_of
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.retry_changelog import NO_RIGHT, Pending, RetryChangelog
+from worker.kafka.reading import NO_RIGHT
+from worker.kafka.retry_changelog import Pending, RetryChangelog
 from worker.kafka.topic_ids import TopicIds
 from worker.kafka.topic_notes import TopicNotes
 from worker.telemetry import log as logs

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, KafkaError, Message
 
 from worker.messages.headers import read_headers
 
 client_log = logging.getLogger("worker.kafka")
+# who reads and lacks one of these rights can do nothing: it ends and says what to grant
+NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 def some_of(consumer: Consumer, wait: float, most: int) -> list[Message]:

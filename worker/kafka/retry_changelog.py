@@ -29,7 +29,7 @@ from worker.errors import StartError
 from worker.kafka.client_config import admin_config
 from worker.kafka.failpoints import reach
 from worker.kafka.pending_retries import PendingRetries
-from worker.kafka.reading import client_log, headers_of
+from worker.kafka.reading import NO_RIGHT, client_log, headers_of
 from worker.messages.headers import RetryHeaders, SourcePosition, read_traceparent
 from worker.messages.record import Record
 from worker.telemetry import log as logs
@@ -44,8 +44,6 @@ _END_TIMEOUT = 1.0
 _END_RETRY = 0.5
 # the last one: no broker leads any of those that were asked for
 _NO_PARTITION = (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
-# a worker that lacks one of these rights can do nothing: it ends and says what to grant
-NO_RIGHT = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 @dataclasses.dataclass(slots=True)  # not frozen, which would make it four times as slow to make

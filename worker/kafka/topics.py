@@ -285,8 +285,9 @@ def problems(topics: Topics) -> list[str]:
     missing = [name for name, count in topics.counts.items() if not count]
     if missing:
         found.append(
-            f"missing topics: {', '.join(missing)}; make them with `imgclust-worker topics --create` (all "
-            "four with the same number of partitions), or set WORKER_CREATE_TOPICS=true"
+            f"missing topics: {', '.join(missing)} (or this user may not describe them); make them with "
+            "`imgclust-worker topics --create` (all four with the same number of partitions), or set "
+            "WORKER_CREATE_TOPICS=true"
         )
     several = [f"{name!r} has {topics.counts[name]}" for name in topics.single if topics.counts[name] > 1]
     if several:

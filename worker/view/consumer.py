@@ -15,9 +15,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import WorkerError
+from worker.errors import StartError, WorkerError
 from worker.kafka.assignment import OwnedPartitions
-from worker.kafka.reading import client_log
+from worker.kafka.reading import NO_RIGHT, client_log
 from worker.kafka.retention import DeleteRetention
 from worker.kafka.topic_ids import TopicIds
 from worker.messages.formats import JSON_TAGS, TagFormat
@@ -106,6 +106,7 @@ class ViewConsumer:
         """Follow the topic until `stop` is set.
 
         Raises:
+            StartError: a right is missing; the text says which.
             WorkerError: Kafka's client cannot go on (a fatal error); a new process can.
         """
         self._consumer = Consumer(self._config, logger=client_log)
@@ -238,6 +239,11 @@ class ViewConsumer:
 
     def _kafka_failed(self, error: KafkaException) -> None:
         cause = error.args[0]
+        if cause.code() in NO_RIGHT:
+            raise StartError(
+                f"Kafka refuses to let the view read {self._topic!r}: {cause.str()}; "
+                "grant Read on the topic and on the view's group"
+            ) from error
         if cause.fatal():
             raise WorkerError(
                 f"Kafka, reading {self._topic}: {cause.str()}; the view cannot go on"
