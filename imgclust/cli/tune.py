@@ -12,6 +12,7 @@ from imgclust.cli.options import Commands, add_command, positive
 from imgclust.cli.other_target import add_labels, labels_of
 
 if TYPE_CHECKING:
+    from imgclust.training.parameters import Parameters
     from imgclust.tuning.tune import TuningTrial
 
 DEFAULT = ("stability", "other")
@@ -85,7 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
 
-    trials = tuning.run(arguments.trials, None if arguments.quiet else tell)
+    def announce(p: Parameters) -> None:
+        print(
+            f"UMAP with {p.n_neighbors} neighbours, {p.n_components} dimensions, min_dist {p.min_dist:g} …",
+            file=sys.stderr,
+        )
+
+    told = (None, None) if arguments.quiet else (tell, announce)
+    trials = tuning.run(arguments.trials, *told)
     write_records(tradeoffs.records(trials, aims), arguments.output / TABLE, tradeoffs.COLUMNS)
     tradeoffs.write_page(arguments.output / PAGE, trials, aims)
     save(trials[0].parameters, arguments.output / BEST)

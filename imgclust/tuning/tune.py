@@ -22,7 +22,7 @@ from imgclust.support.tables import appearing
 from imgclust.training.dedupe import NEAR, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.ordering import content_order
-from imgclust.training.parameters import MIN_IMAGES, Parameters
+from imgclust.training.parameters import MIN_IMAGES, Parameters, check_memory
 from imgclust.training.selection import select
 from imgclust.training.split import split_rows
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
@@ -95,12 +95,19 @@ class Tuning:
             )
 
     def run(
-        self, trials: int, progress: Callable[[TuningTrial, int], None] | None = None
+        self,
+        trials: int,
+        progress: Callable[[TuningTrial, int], None] | None = None,
+        announce: Callable[[Parameters], None] | None = None,
     ) -> list[TuningTrial]:
         """Try until there are so many trials, those of earlier calls included; the best first.
 
         Args:
             progress: called with each trial, and how many there are.
+            announce: called with a setting of UMAP before it is fitted, which takes long.
+
+        Raises:
+            FitError: there is not enough memory for UMAP.
         """
         done = len(self.trials())
         if not done:
@@ -108,7 +115,7 @@ class Tuning:
         for count in range(done + 1, trials + 1):
             trial = self._study.ask()
             setting, parameters = suggested(trial, self._settings, len(self._rows))
-            found = self._measured(setting, parameters)
+            found = self._measured(self._points(setting, announce), parameters)
             value = score(self._aims, found)
             trial.set_user_attr("figures", found.to_dict())
             trial.set_user_attr("parameters", parameters.to_dict())
@@ -131,8 +138,7 @@ class Tuning:
         ]
         return sorted(found, key=lambda trial: (-trial.score, trial.number))
 
-    def _measured(self, setting: int, p: Parameters) -> TrialFigures:
-        points = self._points(setting)
+    def _measured(self, points: Floats, p: Parameters) -> TrialFigures:
         clusterer = fit_hdbscan(points, p, prediction_data=False, validity=True)
         try:
             chosen = select(clusterer, points, p)
@@ -149,12 +155,15 @@ class Tuning:
             ami=_ami(labels, self._labels),
         )
 
-    def _points(self, setting: int) -> Floats:
+    def _points(self, setting: int, announce: Callable[[Parameters], None] | None) -> Floats:
         """The points of a setting of UMAP, made once."""
-        file = self._folder / f"points-{setting}.npy"
+        file, p = self._folder / f"points-{setting}.npy", self._settings[setting]
         if not file.exists():
+            check_memory(len(self._rows), self._rows, p)
+            if announce:
+                announce(p)
             with appearing(file) as opened:
-                np.save(opened, fit_umap(self._rows, self._settings[setting]).embedding_)
+                np.save(opened, fit_umap(self._rows, p).embedding_)
         points: Floats = np.load(file, allow_pickle=False)
         return points
 
