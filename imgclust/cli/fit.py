@@ -245,10 +245,8 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
         print(line)
     if found := result.groups:
         print(f"groups: {len(found.kept)} kept, {len(found.new)} new, {len(found.retired)} retired")
-    elif result.parameters.levels == 2 and not model.groups:
-        note(
-            "no groups: nothing that holds two clusters or more is found again without a fifth of the images"
-        )
+    if result.parameters.levels == 2 and len(model.groups) < max(1, result.parameters.min_groups):
+        note(f"{len(model.groups)} groups: no other nodes of the tree hold two clusters and are found again")
     if bounded := result.figures.get("bounded"):
         _print_bounded(bounded)
     print_figures({name: value for name, value in result.figures.items() if name not in PRINTED})

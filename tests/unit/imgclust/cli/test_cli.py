@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -18,12 +19,14 @@ import pytest
 from PIL import Image
 
 from imgclust.cli import arguments, embed, loading, report
+from imgclust.cli.options import count_range
 from imgclust.embedding.store import EmbeddingsWriter, read_embeddings
 from imgclust.embedding.torch_encoder import TorchEncoder
 from imgclust.errors import EncoderError, ImgclustError
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.decode import DEFAULT_LIMITS
 from imgclust.model.model import ClusterModel
+from imgclust.model.parts import Group
 from imgclust.types import EncoderIdentity
 
 COMMANDS = (
@@ -257,26 +260,40 @@ def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]
     assert "48 of 48 typical pictures, which cannot be read" in printed.err
 
 
+def test_counts_are_numbers_or_two() -> None:
+    """`--clusters` takes 12 or 10..30, and nothing else."""
+    assert (count_range("12"), count_range("10..30")) == ((12, 12), (10, 30))
+    for wrong in ("", "10..", "..30", "10-30", "ten", "0", "0..5", "1.5", "10...30"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            count_range(wrong)
+
+
 def test_unsteady_clusters_are_marked(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`clusters` lists how steady each cluster is, and which are not; JSON has the number."""
+    """`clusters` lists how steady each cluster is, which are not, and the groups; JSON has the numbers."""
     found = ClusterModel.load(model)
     stabilities = [0.95, 0.52, None]
     clusters = tuple(
-        dataclasses.replace(cluster, stability=value)
+        dataclasses.replace(cluster, stability=value, group=4 if value else None)
         for cluster, value in zip(found.clusters, stabilities, strict=True)
     )
-    dataclasses.replace(found, clusters=clusters, known_version=None).save(tmp_path / "m")
+    group = Group(4, "animals", 60)
+    dataclasses.replace(found, clusters=clusters, groups=(group,), known_version=None).save(tmp_path / "m")
     assert arguments.main(["clusters", str(tmp_path / "m")]) == 0
-    lines = {int(line.split()[0]): line for line in capsys.readouterr().out.splitlines()[1:]}
+    listed, groups = capsys.readouterr().out.split("groups:\n")
+    lines = {int(line.split()[0]): line for line in listed.splitlines()[1:]}
     assert "stability 0.95" in lines[clusters[0].id]
     assert "low" not in lines[clusters[0].id]
     assert "stability 0.52 (low)" in lines[clusters[1].id]
     assert "stability" not in lines[clusters[2].id]
     assert arguments.main(["clusters", str(tmp_path / "m"), "--json"]) == 0
-    records = map(json.loads, capsys.readouterr().out.splitlines())
+    records = list(map(json.loads, capsys.readouterr().out.splitlines()))
     assert [record["stability"] for record in records] == stabilities
+    assert [record["group"] for record in records] == [4, 4, None]
+    members = sorted(clusters[:2], key=lambda c: (-c.size, c.id))
+    size, names = sum(c.size for c in members), ", ".join(str(c.id) for c in members)
+    assert groups == f"     4  {size:6d} images  animals: {names}\n"
 
 
 def test_predict(
