@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
+# files go to processes in the order of tests/conftest.py; threads of torch in each would only be in each other's way
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install test unit lint site docs demo soak bench fuzz clean
@@ -19,10 +21,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) --numprocesses 3 $(ARGS)
 
 unit: install ## run the fast tests only
-	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) tests/unit --numprocesses 2 $(ARGS)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

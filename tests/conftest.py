@@ -21,6 +21,25 @@ if TYPE_CHECKING:
     from imgclust.embedding.torch_encoder import TorchEncoder
 
 
+# what takes long, the longest first; the fault harness waits most of the time
+FIRST = (
+    "tests/faults/test_faults.py",
+    "tests/integration/test_worker.py",
+    "tests/integration/test_hostile_uploads.py",
+    "tests/integration/test_demo_run.py",
+    "tests/integration/test_view_consumer.py",
+    "tests/integration/test_models_change.py",
+    "tests/integration/test_install.py",
+    "tests/integration/test_readme_clusters.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first and short ones fill up, so that all processes are busy until the end."""
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.location[0], len(FIRST)))
+
+
 @pytest.fixture(scope="session")
 def clipart() -> Path:
     """The example images: folders by category, and `labels.csv`."""

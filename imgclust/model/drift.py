@@ -36,6 +36,7 @@ Verdict = Literal["steady", "shifting", "drifted"]
 PARTS = ("clusters", "probabilities", "similarities")
 STEADY, DRIFTED = 0.1, 0.25  # customary limits of the index
 BINS = 10
+DIGITS = 6  # of a similarity: as rows of `imgclust predict` have it
 LEAST = 5  # images of the reference in a bin of an ordered histogram
 PRIOR = 0.5  # pseudo-count of each bin (Jeffreys), so that an empty one is no infinity
 MAX_CLUSTERS = 100_000
@@ -100,7 +101,7 @@ class Reference:
         if not len(prediction):
             return None
         deciles = np.quantile(prediction.similarities.astype(np.float64), np.arange(1, BINS) / BINS)
-        edges = np.unique(np.round(deciles, 6))
+        edges = np.unique(np.round(deciles, DIGITS))
         empty = cls(_empty(len(clusters), len(edges) + 1), edges, np.asarray(clusters, np.int32))
         return dataclasses.replace(empty, tally=empty.count(prediction))
 
@@ -199,7 +200,8 @@ class Reference:
         tenths = np.clip(np.nan_to_num(inside) * BINS, 0, BINS - 1).astype(np.int64)
         near = np.zeros(len(self.edges) + 1, np.int64)
         if similarities is not None:
-            near = np.bincount(np.searchsorted(self.edges, similarities, side="right"), minlength=len(near))
+            told = np.round(np.asarray(similarities, np.float64), DIGITS)
+            near = np.bincount(np.searchsorted(self.edges, told, side="right"), minlength=len(near))
         return DriftCounts(
             np.bincount(self._bins(clusters), minlength=k + 1),
             np.bincount(tenths, minlength=BINS),

@@ -83,6 +83,11 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def waited_seconds(pid: int) -> float:
+    """How long its first thread, which loads everything, could have run and had no processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
     apache_kafka: Kafka, model_folder: Path, origin: Origin, held_out: list[str], redis_store: RedisServer,
     folder: Path,
@@ -151,6 +156,7 @@ def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
     try:
         wait_for("a tag", lambda: tags.read(0.1) or worker.poll() is not None)
         took, used = time.monotonic() - started, processor_seconds(worker.pid)
+        stood = waited_seconds(worker.pid)
         assert worker.poll() is None, (folder / "log").read_text()[-4000:]
         wait_for("all four tags", lambda: tags.read(0.1) and len(tags.last()) == 4)
         healthy = confined.confined(*image.command("HEALTHCHECK"), env=env, show=show)
@@ -163,9 +169,9 @@ def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
         with contextlib.suppress(ProcessLookupError):
             worker.kill()
         worker.wait()
-    print(f"first tag after {took:.1f} s, {used:.1f} s of a processor")
+    print(f"first tag after {took:.1f} s, {used:.1f} s of a processor, {stood:.1f} s of waiting for one")
     # elsewhere other work may share the cores
-    assert took < (FIRST_TAG if os.environ.get("CI") else PATIENCE)
+    assert took - stood < (FIRST_TAG if os.environ.get("CI") else PATIENCE)
 
 
 def test_the_bill_of_materials_lists_what_is_installed(folder: Path) -> None:

@@ -116,7 +116,8 @@ def test_on_a_grid_the_distances_are_hdbscans(seed: int, samples: int) -> None:
     found = tree.predict(asked)
     core = clusterer.prediction_data_.core_distances
     for i in np.flatnonzero(found.labels != labels):
-        gaps = np.linalg.norm(points[[rows[i], found.neighbours[i]]] - asked[i], axis=1)
+        apart = points[[rows[i], found.neighbours[i]]].astype(np.float64) - asked[i]
+        gaps = np.linalg.norm(apart, axis=1)
         own = 1 / found.lambdas[i]
         assert max(gaps[0], core[rows[i]]) <= own + 1e-9
         assert max(gaps[1], core[found.neighbours[i]]) <= own + 1e-9
