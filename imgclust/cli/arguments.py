@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import imgclust
 from imgclust.cli import (
+    class_,
     clusters,
     compare,
     duplicates,
@@ -20,6 +21,7 @@ from imgclust.cli import (
     explore,
     export,
     fit,
+    golden,
     import_,
     names,
     other,
@@ -63,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"imgclust {imgclust.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     known = (
-        embed, fit, tune, predict, report, explore, clusters, other, edit, names, search, duplicates, compare,
-        evaluate, export, import_,
+        embed, fit, tune, predict, report, explore, clusters, other, edit, class_, golden, names, search,
+        duplicates, compare, evaluate, export, import_,
     )  # fmt: skip
     for command in known:
         command.add(commands)

@@ -60,5 +60,6 @@ def _print_json(model: ClusterModel) -> None:
             "stability": cluster.stability,
             "group": cluster.group,
             "typical": list(cluster.exemplars),
+            **({"class": True} if cluster.is_class else {}),
         }
         print(orjson.dumps(record).decode())

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgclust.cli.options import Commands, add_command, positive
+from imgclust.cli.options import Commands, add_command, add_saving_options, positive
 from imgclust.cli.output import cluster_line
 from imgclust.errors import ImgclustError
 
@@ -50,14 +50,18 @@ def add(commands: Commands) -> None:
     )
     drop = _add_edit(edits, "drop", 'retire clusters; their images become "other"')
     drop.add_argument("clusters", type=int, nargs="+", metavar="CLUSTER")
+    for one in (rename, merge, split, drop):
+        one.add_argument(
+            "--golden", action="store_true",
+            help="make typical images of these clusters golden first (see `imgclust golden`)",
+        )  # fmt: skip
     _add_edit(edits, "undo", "take back the last edit that still holds")
     edits.add_parser("log", help="list the edits: when, who, what", description="List the edits.")
 
 
 def _add_edit(edits: Commands, name: str, help: str) -> argparse.ArgumentParser:
     edit = edits.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-    edit.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
-    edit.add_argument("--who", metavar="NAME", help="who makes the edit (default: the user's name)")
+    add_saving_options(edit)
     return edit
 
 
@@ -68,7 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     model = ClusterModel.load(arguments.model)
     if arguments.edit == "log":
         return _print_log(model)
-    edited = _edited(model.edit(who=arguments.who), arguments)
+    kept = model
+    if arguments.edit != "undo" and arguments.golden:
+        kept = model.edit(who=arguments.who).keep_typical(*_named(arguments))
+    edited = _edited(kept.edit(who=arguments.who), arguments)
     target = arguments.output or arguments.model
     edited.save(target)
     print(f"{describe(edited.edits[-1].change)}: model {model.version} → {edited.version} in {target}")
@@ -76,6 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
         if cluster not in model.clusters:
             print(cluster_line(cluster))
     return 0
+
+
+def _named(arguments: argparse.Namespace) -> list[int]:
+    """The clusters that an edit names."""
+    if arguments.edit == "drop":
+        return list(arguments.clusters)
+    return [arguments.cluster, *(arguments.others if arguments.edit == "merge" else ())]
 
 
 def _edited(editor: Editor, arguments: argparse.Namespace) -> ClusterModel:

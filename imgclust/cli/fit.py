@@ -222,6 +222,8 @@ def _announce(parameters: Parameters, split: Split) -> None:
 
 
 def _print_fitted(result: FitResult, folder: Path) -> None:
+    from imgclust.comparing.words import golden_text, names_of
+
     model = result.model
     print(f"model {model.version} in {folder}: {len(model.clusters)} clusters")
     if result.continuation:
@@ -252,6 +254,8 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
     print_figures({name: value for name, value in result.figures.items() if name not in PRINTED})
     if "other_target" in result.figures:
         other_target.print_offers(result.figures)
+    for broken in model.check_golden():
+        note(f"golden image {golden_text(broken, names_of(model))}")
 
 
 def _print_bounded(bounded: Mapping[str, Any]) -> None:

@@ -56,6 +56,21 @@ def add_encoder_options(command: argparse.ArgumentParser, *, precision: str | No
     )
 
 
+def add_device_options(command: argparse.ArgumentParser) -> None:
+    """As `add_encoder_options`, with the precision that the model was fitted with."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+    )
+    command.set_defaults(precision=None)
+
+
+def add_saving_options(command: argparse.ArgumentParser) -> None:
+    """Where an edited model goes, and who edits it."""
+    command.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
+    command.add_argument("--who", metavar="NAME", help="who makes the edit (default: the user's name)")
+
+
 def add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=positive, metavar="N", help="threads that decode (as many as cores)"

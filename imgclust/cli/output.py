@@ -35,7 +35,8 @@ def cluster_line(cluster: Cluster) -> str:
     """A cluster's number, training images, stability where it is known, and name."""
     known = "" if cluster.stability is None else f"  stability {cluster.stability:.2f}"
     marked = known + (" (low)" if cluster.is_unsteady else "      " if known else "")
-    return f"  {cluster.id:4d}  {cluster.size:6d} images{marked}  {cluster.name or ''}".rstrip()
+    name = f"{cluster.name or ''}{' (class)' if cluster.is_class else ''}"
+    return f"  {cluster.id:4d}  {cluster.size:6d} images{marked}  {name}".rstrip()
 
 
 def group_lines(model: ClusterModel) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclust.comparing.images import predict_images
+from imgclust.editing.golden_check import BrokenGolden, golden_images
 from imgclust.errors import ImgclustError
 from imgclust.support.spreadsheets import unguard
 from imgclust.types import OTHER
@@ -56,6 +57,8 @@ class Evaluation:
         other: the share in no cluster.
         clusters: the model's, in its order, and "other" last.
         held_out: what the fit measured on images that it held out; empty: it held out none.
+        golden: how many golden images the model has.
+        broken: those that it breaks.
     """
 
     images: int
@@ -66,6 +69,8 @@ class Evaluation:
     other: float
     clusters: tuple[ClusterLabels, ...]
     held_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    golden: int = 0
+    broken: tuple[BrokenGolden, ...] = ()
 
 
 def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None = None) -> Evaluation:
@@ -80,7 +85,12 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
     """
     predicted = predict_images([model], folder)
     found = evaluate_labels(predicted.ids, predicted.labels[0].tolist(), model.clusters, labels)
-    return dataclasses.replace(found, held_out=model.figures.get("test") or {})
+    return dataclasses.replace(
+        found,
+        held_out=model.figures.get("test") or {},
+        golden=len(golden_images(model.edits)),
+        broken=tuple(model.check_golden()),
+    )
 
 
 def evaluate_labels(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imgclust.comparing.evaluate import Evaluation
-from imgclust.comparing.words import described, percent
+from imgclust.comparing.words import described, golden_text, percent
 from imgclust.report.figures import label, shown
 from imgclust.support.tables import utf8
 from imgclust.tagging.table import plain
@@ -28,6 +28,10 @@ def lines(found: Evaluation) -> Iterator[str]:
         pure = f"  {percent(cluster.purity)} pure" if cluster.images else ""
         who = described(cluster.number, cluster.name)
         yield f"  {who}  {cluster.images:,} images{pure}  {', '.join(texts)}".rstrip()
+    if found.golden:
+        yield f"{found.golden - len(found.broken)} of {found.golden} golden images are where they must be"
+        names = {cluster.number: cluster.name for cluster in found.clusters}
+        yield from (f"  {golden_text(one, names)}" for one in found.broken)
     if found.held_out:
         yield "held out when the model was fitted"
         for key, value in found.held_out.items():
@@ -67,4 +71,14 @@ def as_json(found: Evaluation) -> dict[str, Any]:
             for cluster in found.clusters
         ],
         "held_out": dict(found.held_out),
+        "golden": {
+            "images": found.golden,
+            "broken": [
+                {
+                    "id": utf8(one.golden.image), "cluster": one.label,
+                    "must_not" if one.golden.never else "must": list(one.golden.clusters),
+                }
+                for one in found.broken
+            ],
+        },
     }  # fmt: skip

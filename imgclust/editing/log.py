@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from imgclust.editing.classes import AddClass, RemoveClass
+from imgclust.editing.golden import AddGolden, RemoveGolden
+from imgclust.editing.parsing import clean_name, line, number, numbers, text
 from imgclust.errors import ModelError
+from imgclust.types import OTHER
 
-MAX_NAME, MAX_WHO = 200, 200  # characters
 MAX_EDITS, MAX_PARTS, MAX_ANCHORS = 10_000, 100, 4_096
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Undo:
     """Takes back the last edit that still holds."""
 
 
-Change = Rename | Merge | Split | Drop | Undo
+Change = Rename | Merge | Split | Drop | AddClass | RemoveClass | AddGolden | RemoveGolden | Undo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,22 +96,10 @@ class Edit:
         """Raises ModelError for what `to_dict` did not write."""
         try:
             change = _change_from_dict(data)
-            who, when, on = (_line(data[key]) for key in ("who", "when", "on"))
+            who, when, on = (line(data[key]) for key in ("who", "when", "on"))
             return cls(change, who, when, on, bool(data.get("carried", False)))
         except (ModelError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ModelError(f"the model's record of hand edits is damaged ({str(error)!a:.100})") from None
-
-
-def clean_name(name: str | None) -> str | None:
-    """A name as people type it, without spaces around it; empty means none.
-
-    Raises:
-        ModelError: too long, or with line breaks or other control characters.
-    """
-    name = None if name is None else name.strip()
-    if name and (len(name) > MAX_NAME or _CONTROL.search(name)):
-        raise ModelError(f"a name is one line of at most {MAX_NAME} characters, got {name[:60]!a}")
-    return name or None
 
 
 def effective(log: Sequence[Edit]) -> list[Edit]:
@@ -127,8 +116,15 @@ def effective(log: Sequence[Edit]) -> list[Edit]:
 
 
 def numbers_given(log: Sequence[Edit]) -> list[int]:
-    """All numbers that splits have given, those that were undone included."""
-    return [part.cluster for edit in log if isinstance(edit.change, Split) for part in edit.change.parts]
+    """All numbers that splits and classes have got, those that were undone included."""
+    found: list[int] = []
+    for edit in log:
+        match edit.change:
+            case Split(_, parts):
+                found += [part.cluster for part in parts]
+            case AddClass(own):
+                found.append(own)
+    return found
 
 
 def describe(change: Change) -> str:
@@ -145,6 +141,16 @@ def describe(change: Change) -> str:
             return f"{cluster} split into {_listed([part.cluster for part in parts])}"
         case Drop(clusters):
             return f'{_listed(clusters)} dropped: now "other"'
+        case AddClass(own, name, rule):
+            made = f"a phrase, {rule.phrase!r}" if rule.phrase else f"{len(rule.vectors)} examples"
+            return f"class {own} {name!r} added, made of {made}"
+        case RemoveClass(own):
+            return f"class {own} removed"
+        case AddGolden(image, _, clusters, never):
+            where = " or ".join("other" if one == OTHER else str(one) for one in clusters)
+            return f"{image!a} must {'not be' if never else 'be'} in {where}"
+        case RemoveGolden(image):
+            return f"{image!a} is golden no more"
         case Undo():
             return "the last edit undone"
 
@@ -166,24 +172,36 @@ def _change_to_dict(change: Change) -> dict[str, Any]:
             return {"op": "drop", "clusters": list(clusters)}
         case Undo():
             return {"op": "undo"}
+        case _:
+            return change.to_dict()
+
+
+_WRITE_THEMSELVES: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
+    "class": AddClass.from_dict,
+    "remove-class": RemoveClass.from_dict,
+    "golden": AddGolden.from_dict,
+    "remove-golden": RemoveGolden.from_dict,
+}
 
 
 def _change_from_dict(data: Mapping[str, Any]) -> Change:
     match data["op"]:
         case "rename":
-            named = {_number(n): None if t is None else clean_name(_text(t)) for n, t in data["names"]}
+            named = {number(n): None if t is None else clean_name(text(t)) for n, t in data["names"]}
             return Rename(_some(named))
         case "merge":
-            return Merge(_number(data["into"]), _numbers(data["clusters"]))
+            return Merge(number(data["into"]), numbers(data["clusters"]))
         case "split":
-            parts = tuple(Part(_number(p["cluster"]), _anchors(p["anchors"])) for p in data["parts"])
+            parts = tuple(Part(number(p["cluster"]), _anchors(p["anchors"])) for p in data["parts"])
             if not 2 <= len(parts) <= MAX_PARTS:
                 raise ValueError(f"{len(parts)} parts")
-            return Split(_number(data["cluster"]), parts)
+            return Split(number(data["cluster"]), parts)
         case "drop":
-            return Drop(_numbers(data["clusters"]))
+            return Drop(numbers(data["clusters"]))
         case "undo":
             return Undo()
+        case op if op in _WRITE_THEMSELVES:
+            return _WRITE_THEMSELVES[op](data)
         case other:
             raise ValueError(f"an unknown operation: {other}")
 
@@ -192,32 +210,6 @@ def _some(named: dict[int, str | None]) -> dict[int, str | None]:
     if not named:
         raise ValueError("no cluster")
     return named
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**31 - 1:
-        raise ValueError(f"no cluster number: {value}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("no text")
-    return value
-
-
-def _line(value: Any) -> str:
-    text = _text(value)
-    if len(text) > MAX_WHO or _CONTROL.search(text):
-        raise ValueError("a text is too long or not printable")
-    return text
-
-
-def _numbers(values: Any) -> tuple[int, ...]:
-    numbers = tuple(map(_number, values))
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise ValueError("clusters must be different ones")
-    return numbers
 
 
 def _anchors(rows: Any) -> tuple[tuple[float, ...], ...]:

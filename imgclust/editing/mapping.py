@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imgclust.editing.classes import AddClass, RemoveClass
 from imgclust.editing.log import Drop, Edit, Merge, Rename, Split, effective, numbers_given
 from imgclust.errors import ModelError
 from imgclust.types import OTHER, Floats, Ints, Prediction
@@ -37,7 +38,7 @@ class EditMap:
     Attributes:
         numbers: int32 (K + 1,): the number of each place, then −1.
         steps: tables int32 (K + 1,) from places to places, and splits, in the order in which they apply.
-        names: the names that were given: number → name, None where it was taken away.
+        names: the names that were given: number → name, None where it was taken away; of classes, too.
     """
 
     numbers: Ints
@@ -62,12 +63,12 @@ class EditMap:
         parts = [part.cluster for change in holding if isinstance(change, Split) for part in change.parts]
         numbers = [*fitted, *parts]
         place = {number: i for i, number in enumerate(numbers)}
-        alive, names = set(fitted), dict[int, str | None]()
+        alive, classes, names = set(fitted), set[int](), dict[int, str | None]()
         steps: list[Ints | _Parts] = []
         for change in holding:
             match change:
                 case Rename(given_names):
-                    _require(given_names.keys() <= alive, "it renames a cluster that is not there")
+                    _require(given_names.keys() <= alive | classes, "it renames a cluster that is not there")
                     names.update(given_names)
                 case Merge(into, clusters):
                     _require({into, *clusters} <= alive and into not in clusters, "it merges wrong clusters")
@@ -81,7 +82,12 @@ class EditMap:
                     _require(cluster in alive, "it splits a cluster that is not there")
                     alive = (alive - {cluster}) | {part.cluster for part in found}
                     steps.append(_compiled(change, place, dim))
-        shown = {number: name for number, name in names.items() if number in alive}
+                case AddClass(own):
+                    classes.add(own)
+                case RemoveClass(own):
+                    _require(own in classes, "it removes a class that is not there")
+                    classes.remove(own)
+        shown = {number: name for number, name in names.items() if number in alive | classes}
         return cls(np.array([*numbers, OTHER], np.int32), tuple(steps), shown)
 
     @property
@@ -134,22 +140,30 @@ class EditMap:
             assigned=prediction.assigned & ~dropped,
         )  # fmt: skip
 
-    def folded(self, counts: Sequence[int], fitted: Ints, points: Floats) -> list[int]:
-        """Counts of other images by fitted cluster, "other" last → by place, "other" last.
+    def folded(
+        self, counts: Sequence[int], fitted: Ints, points: Floats, classes: Ints | None = None, more: int = 0
+    ) -> list[int]:
+        """Counts of other images by fitted cluster, "other" last → by place, then by class, "other" last.
 
-        What was counted in a cluster that is split now is divided as its training images are.
+        What was counted in a cluster that is split now, or of which a class takes some images, is divided as
+        its training images are.
 
         Args:
             fitted, points: of the training images, as `places` takes them.
+            classes: int (n,): the class of each training image, 0..more-1; −1: none.
+            more: classes.
         """
-        found = np.zeros(len(self.numbers))
-        for cluster, count in enumerate(counts[:-1]):
+        k = len(self.numbers) - 1
+        classes = np.full(len(fitted), OTHER) if classes is None else classes
+        found = np.zeros(k + more + 1)
+        for cluster, count in zip([*range(len(counts) - 1), OTHER], counts, strict=True):
             members = np.flatnonzero(fitted == cluster)
             rows = points[members] if len(members) else np.zeros((1, points.shape[1]), np.float32)
             placed = self.places(np.full(len(rows), cluster, np.int32), rows)
-            shares = np.bincount(np.where(placed < 0, len(found) - 1, placed), minlength=len(found))
-            found += _divided(count, shares)
-        found[-1] += counts[-1]
+            placed = np.where(placed < 0, k + more, placed)
+            if len(members):
+                placed = np.where(classes[members] >= 0, k + classes[members], placed)
+            found += _divided(count, np.bincount(placed, minlength=len(found)))
         return [int(count) for count in found]
 
 

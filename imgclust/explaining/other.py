@@ -100,7 +100,7 @@ def explain_other(model: ClusterModel, folder: Path | None = None) -> Other:
     """
     total, rows, raw = _training(model) if folder is None else _stored(model, folder)
     kinds, groups = kinds_of(model, raw), groups_in(raw.points)
-    shown = model.shown(raw)
+    shown = model.shown(raw, rows.vectors)
     images = tuple(
         OtherImage(
             image, source, kind, None if near < 0 else near, score, similarity, assigned, group or None
@@ -143,7 +143,7 @@ def _stored(model: ClusterModel, folder: Path) -> Found:
     for shard in iter_embeddings(folder):
         model.check_encoder(shard.identity)
         prediction = predict_batches(model.predictor, shard.vectors)
-        some = np.flatnonzero(model.shown(prediction).unassigned().labels == OTHER)
+        some = np.flatnonzero(model.shown(prediction, shard.vectors).unassigned().labels == OTHER)
         total += len(shard)
         rows.append(SearchRows(shard.ids, shard.sources, shard.vectors, None).of(some))
         found.append(prediction.of(some))

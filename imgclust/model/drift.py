@@ -89,11 +89,14 @@ class Reference:
     Attributes:
         edges: float64 (b − 1,), ascending: where one bin of similarities ends and the next begins.
         numbers: int32 (k,): the clusters that the tally counts, in its order.
+        classes: those of them that people defined. Their images say nothing of the strength of memberships,
+            so they are not counted in the probabilities.
     """
 
     tally: DriftCounts
     edges: npt.NDArray[np.float64]
     numbers: Ints
+    classes: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, prediction: Prediction, clusters: Sequence[int] | Ints) -> Reference | None:
@@ -119,13 +122,21 @@ class Reference:
         reference = cls.from_dict(kept, [c.id for c in model.fitted_clusters])
         if model.edit_map is None:
             return reference
-        edits, arrays = model.edit_map, model.arrays
-        counts = edits.folded(reference.tally.clusters.tolist(), arrays["labels"], arrays["points"])
-        shown = edits.alive
-        tally = dataclasses.replace(
-            reference.tally, clusters=np.array([*(counts[place] for place in shown), counts[-1]], np.int64)
+        edits, arrays, rules = model.edit_map, model.arrays, model.class_rules
+        classes = np.empty(0, np.int32) if rules is None else rules.numbers
+        counts = edits.folded(
+            reference.tally.clusters.tolist(),
+            arrays["labels"],
+            arrays["points"],
+            model.training_classes,
+            len(classes),
         )
-        return cls(tally, reference.edges, edits.numbers[shown])
+        k, shown = len(edits.numbers) - 1, edits.alive
+        kept = [*(counts[place] for place in shown), *counts[k:]]
+        tally = dataclasses.replace(reference.tally, clusters=np.array(kept, np.int64))
+        return cls(
+            tally, reference.edges, np.concatenate([edits.numbers[shown], classes]), tuple(classes.tolist())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types; `from_dict` reads it."""
@@ -196,7 +207,7 @@ class Reference:
             ValueError: a cluster that the model does not have.
         """
         clusters, k = np.asarray(labels, np.int64), len(self.numbers)
-        inside = np.asarray(probabilities, np.float64)[clusters != OTHER]
+        inside = np.asarray(probabilities, np.float64)[~np.isin(clusters, [OTHER, *self.classes])]
         tenths = np.clip(np.nan_to_num(inside) * BINS, 0, BINS - 1).astype(np.int64)
         near = np.zeros(len(self.edges) + 1, np.int64)
         if similarities is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imgclust.editing.classes import AddClass, ClassRule, RemoveClass
+from imgclust.editing.golden import AddGolden, RemoveGolden
+from imgclust.editing.golden_check import golden_images
 from imgclust.editing.log import (
-    MAX_WHO,
     Change,
     Drop,
     Edit,
@@ -19,16 +22,19 @@ from imgclust.editing.log import (
     Rename,
     Split,
     Undo,
-    clean_name,
     describe,
     effective,
+    numbers_given,
 )
 from imgclust.editing.mapping import EditMap
+from imgclust.editing.parsing import MAX_WHO, as_half, clean_name
+from imgclust.editing.rules import class_rules, classes_of
 from imgclust.editing.splitting import split_points
 from imgclust.errors import ModelError
 from imgclust.model.folder import EXEMPLARS
 from imgclust.model.gallery import exemplars
-from imgclust.model.parts import Cluster, now
+from imgclust.model.parts import UNIT, Cluster, now
+from imgclust.types import OTHER, Ints
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -66,7 +72,7 @@ class Editor:
         Raises:
             ModelError: no such cluster, or a cluster with itself.
         """
-        self._check([into, *others])
+        self._check_clusters([into, *others])
         if not others or len({into, *others}) != 1 + len(others):
             raise ModelError(f"a merge takes two or more different clusters, got {[into, *others]}")
         return self._made(Merge(int(into), tuple(map(int, others))))
@@ -80,8 +86,9 @@ class Editor:
         Raises:
             ModelError: no such cluster, too few images, or no parts to be found.
         """
-        self._check([cluster])
-        points = self.model.arrays["points"][self.model.labels_ == cluster]
+        self._check_clusters([cluster])
+        own = self.model.labels_ == cluster  # without those that a class takes
+        points = self.model.arrays["points"][own]
         following = self.model.next_number
         parts = [
             Part(following + i, tuple(tuple(map(float, anchor)) for anchor in anchors))
@@ -95,10 +102,108 @@ class Editor:
         Raises:
             ModelError: no such cluster, or no cluster would be left.
         """
-        self._check(clusters)
-        if not clusters or len(set(clusters)) == len(self.model.clusters):
+        self._check_clusters(clusters)
+        if not clusters or len(set(clusters)) == sum(not c.is_class for c in self.model.clusters):
             raise ModelError("drop one cluster or more, and leave one: a model without clusters tags nothing")
         return self._made(Drop(tuple(map(int, dict.fromkeys(clusters)))))
+
+    def add_class(self, name: str, rule: ClassRule) -> ClusterModel:
+        """Add a class: images that its rule lets in belong to it, whatever their cluster. It gets a number
+        that was never used. An image of several classes belongs to the one that was added first.
+
+        Args:
+            rule: of `imgclust.editing.thresholds`.
+
+        Raises:
+            ModelError: no name, one that a class has, or vectors of another space.
+        """
+        given = clean_name(name)
+        taken = {one.name: one.id for one in self.model.clusters if one.is_class}
+        if given is None or given in taken:
+            known = f"class {taken[given]} has it" if given else "it is empty"
+            raise ModelError(f"a class needs a name of its own, got {name[:60]!a}: {known}")
+        return self._made(AddClass(self.model.next_number, given, rule))
+
+    def remove_class(self, class_: int | str) -> ClusterModel:
+        """Retire a class, by its number or its name: its images belong to the clusters again.
+
+        Raises:
+            ModelError: there is no such class.
+        """
+        return self._made(RemoveClass(self.class_number(class_)))
+
+    def class_number(self, class_: int | str) -> int:
+        """The number of a class, by its number or its name.
+
+        Raises:
+            ModelError: there is no such class.
+        """
+        classes = {one.id: one.name for one in self.model.clusters if one.is_class}
+        for number, name in classes.items():
+            if class_ in (number, name, str(number)):
+                return number
+        listed = ", ".join(f"{number} {name!a}" for number, name in classes.items()) or "none"
+        raise ModelError(f"the model has no class {class_!a:.80}: its classes are {listed}")
+
+    def add_golden(
+        self, image: str, embedding: np.ndarray, clusters: Sequence[int], *, never: bool = False
+    ) -> ClusterModel:
+        """Say where an image must be, in every model of the taxonomy; said again, it replaces what was said.
+
+        Args:
+            image: its id.
+            embedding: float (dim,), of length 1.
+            clusters: clusters and classes, one of which it must be in; −1 is "other".
+            never: it must be in none of them instead.
+
+        Raises:
+            ModelError: no such cluster, an id that is not one line, or an embedding of another width.
+        """
+        self._check([one for one in clusters if one != OTHER])
+        vector = np.asarray(embedding, np.float32)
+        if not clusters or vector.shape != (self.model.dim,) or abs(np.linalg.norm(vector) - 1) > UNIT:
+            raise ModelError(
+                f"a golden image takes clusters and an embedding of {self.model.dim} numbers and length 1"
+            )
+        change = AddGolden(image, as_half(vector), tuple(map(int, clusters)), never)
+        try:
+            AddGolden.from_dict(change.to_dict())
+        except ValueError:
+            raise ModelError(f"the id of a golden image must be one line, is {image[:80]!a}") from None
+        return self._made(change)
+
+    def keep_typical(self, *clusters: int, count: int = 3) -> ClusterModel:
+        """Make typical images of clusters golden: later edits are followed, later fits are held to them.
+
+        Args:
+            count: images of each at most; only those that the model itself puts there.
+
+        Raises:
+            ModelError: no such cluster.
+        """
+        self._check_clusters(clusters)
+        model, rows = self.model, _rows_of_typical(self.model)
+        wanted = [one for one in model.clusters if one.id in clusters]
+        pairs = [(one.id, image) for one in wanted for image in one.exemplars if image in rows]
+        vectors = model.arrays["embeddings"][[rows[image] for _, image in pairs]].astype(np.float32)
+        labels = model.predict(vectors).labels.tolist() if pairs else []
+        taken = Counter[int]()
+        for (number, image), vector, label in zip(pairs, vectors, labels, strict=True):
+            if label == number and taken[number] < count:
+                taken[number] += 1
+                model = model.edit(self.who).add_golden(image, vector, [number])
+        return model
+
+    def remove_golden(self, image: str) -> ClusterModel:
+        """Take back all that was said of a golden image.
+
+        Raises:
+            ModelError: there is none of this id.
+        """
+        known = [one.image for one in golden_images(self.model.edits)]
+        if image not in known:
+            raise ModelError(f"{image[:80]!a} is no golden image of model {self.model.version}")
+        return self._made(RemoveGolden(image))
 
     def undo(self) -> ClusterModel:
         """Take back the last edit that still holds.
@@ -116,11 +221,21 @@ class Editor:
             if number not in there:
                 raise ModelError(f"the model has no cluster {number}{self._fate(number)}: {_some(there)}")
 
+    def _check_clusters(self, numbers: Sequence[int]) -> None:
+        self._check(numbers)
+        for cluster in self.model.clusters:
+            if cluster.is_class and cluster.id in numbers:
+                raise ModelError(
+                    f"{cluster.id} is the class {cluster.name!a}, not a cluster: it can be renamed, or "
+                    "removed with `imgclust class MODEL remove`"
+                )
+
     def _fate(self, number: int) -> str:
         """What became of a cluster that was edited away."""
         for edit in reversed(effective(self.model.edits)):
             change = edit.change
             gone = change.cluster if isinstance(change, Split) else None
+            gone = change.number if isinstance(change, RemoveClass) else gone
             if number == gone or (isinstance(change, Merge | Drop) and number in change.clusters):
                 return f" ({describe(change)})"
         return ""
@@ -140,7 +255,7 @@ def with_edits(model: ClusterModel, log: Sequence[Edit]) -> ClusterModel:
         fitted=fitted,
         edits=tuple(log),
         continues=model.taxonomy,
-        used=max(model.next_number, 1 + int(edits.numbers.max(initial=-1))),
+        used=max(model.next_number, 1 + max(numbers_given(log), default=-1)),
         created=now(),
         known_version=None,
     )
@@ -156,26 +271,48 @@ def _groups(fitted: Sequence[Cluster], log: Sequence[Edit]) -> dict[int, int | N
     return found
 
 
+def of_clusters_alone(model: ClusterModel) -> ClusterModel:
+    """The model as if it had neither classes nor golden images, for what concerns clusters alone."""
+    others = AddClass | RemoveClass | AddGolden | RemoveGolden
+    if not any(isinstance(edit.change, others) for edit in model.edits):
+        return model
+    log: list[Edit] = []
+    classes = {change.number for edit in model.edits if isinstance(change := edit.change, AddClass)}
+    for edit in effective(model.edits):
+        change = edit.change
+        if isinstance(change, Rename):
+            names = {number: name for number, name in change.names.items() if number not in classes}
+            log += [dataclasses.replace(edit, change=Rename(names))] if names else []
+        elif not isinstance(change, others):
+            log.append(edit)
+    return with_edits(model, log)
+
+
 def _clusters(model: ClusterModel, edits: EditMap, log: Sequence[Edit]) -> tuple[Cluster, ...]:
-    """The clusters that people see: sizes counted, names as given, typical images of what they hold."""
+    """The clusters that people see, then the classes: sizes counted, names as given, typical images of what
+    they hold."""
     fitted, arrays = model.fitted_clusters, model.arrays
-    places = edits.places(arrays["labels"], arrays["points"])
-    sizes = np.bincount(places[places >= 0], minlength=len(edits.numbers))
-    typical = _typical(model, places)
-    names = {cluster.id: cluster.name for cluster in fitted} | dict(edits.names)
+    labels = edits.labels(arrays["labels"], arrays["points"])
+    rules, classes = class_rules(log, model.dim), classes_of(log)
+    if rules is not None:
+        labels = rules.relabel(labels, arrays["embeddings"])
+    sizes = Counter(labels.tolist())
+    typical = _typical(model, labels)
+    names = {cluster.id: cluster.name for cluster in fitted} | {one.number: one.name for one in classes}
+    names |= edits.names
     stable = {(cluster.id, cluster.size): cluster.stability for cluster in fitted}  # of what was left alone
     groups = _groups(fitted, log)
     found = []
-    for place in edits.alive.tolist():
-        number, size = int(edits.numbers[place]), int(sizes[place])
-        exemplars = tuple(typical.get(place, ())[:EXEMPLARS])
-        stability, group = stable.get((number, size)), groups.get(number)
-        found.append(Cluster(number, names.get(number), size, exemplars, stability, group))
+    for number in [*edits.numbers[edits.alive].tolist(), *(one.number for one in classes)]:
+        known = number, names.get(number), sizes[number], tuple(typical.get(number, ())[:EXEMPLARS])
+        is_class = number in {one.number for one in classes}
+        stability, group = stable.get((number, sizes[number])), groups.get(number)
+        found.append(Cluster(*known, stability, group, is_class))
     return tuple(found)
 
 
-def _typical(model: ClusterModel, places: np.ndarray) -> dict[int, list[str]]:
-    """Place → ids of typical images: those of the fitted clusters, in turns where several became one.
+def _typical(model: ClusterModel, shown: Ints) -> dict[int, list[str]]:
+    """Number → ids of typical images: those of the fitted clusters, in turns where several became one.
 
     Their order is that of the fit, so that the pictures that are stored are the ones that are shown.
     """
@@ -185,11 +322,23 @@ def _typical(model: ClusterModel, places: np.ndarray) -> dict[int, list[str]]:
     for cluster, typical in zip(model.fitted_clusters, rows, strict=True):
         ranks: dict[int, int] = {}
         for row, image in zip(typical.tolist(), cluster.exemplars, strict=False):
-            place = int(places[row])
-            found.setdefault(place, []).append((ranks.setdefault(place, 0), image))
-            ranks[place] += 1
+            number = int(shown[row])
+            found.setdefault(number, []).append((ranks.setdefault(number, 0), image))
+            ranks[number] += 1
     return {
-        place: [image for _, image in sorted(ids, key=lambda pair: pair[0])] for place, ids in found.items()
+        number: [image for _, image in sorted(ids, key=lambda pair: pair[0])] for number, ids in found.items()
+    }
+
+
+def _rows_of_typical(model: ClusterModel) -> dict[str, int]:
+    """Image id → training row, of the typical images of the fitted clusters."""
+    arrays = model.arrays
+    rows = exemplars(arrays["embeddings"], arrays["labels"], arrays["probabilities"])
+    pairs = zip(model.fitted_clusters, rows, strict=True)
+    return {
+        image: int(row)
+        for cluster, typical in pairs
+        for image, row in zip(cluster.exemplars, typical, strict=False)
     }
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgclust.editing.log import MAX_EDITS, Edit, clean_name
+from imgclust.editing.log import MAX_EDITS, Edit
 from imgclust.editing.mapping import EditMap
+from imgclust.editing.parsing import clean_name
+from imgclust.editing.rules import classes_of
 from imgclust.errors import ModelError
 from imgclust.model import folder as layout
 from imgclust.model.folder import Array
@@ -68,7 +70,9 @@ def read_edits(
     log = tuple(Edit.from_dict(edit) for edit in content["edits"])
     clusters = read_clusters(content["clusters"])
     made = EditMap.of([cluster.id for cluster in fitted], log, arrays["points"].shape[1])
-    if [cluster.id for cluster in clusters] != made.numbers[made.alive].tolist():
+    classes = [one.number for one in classes_of(log)]
+    listed = [cluster.id for cluster in clusters if not cluster.is_class]
+    if listed != made.numbers[made.alive].tolist() or classes != [c.id for c in clusters if c.is_class]:
         raise ModelError(
             f"{layout.EDITS} lists other clusters than its edits make: copy the model folder again"
         )

@@ -68,6 +68,20 @@ def relabelled(table: pa.Table, rows: Rows, numbers: Ints, edits: EditMap, point
     return table.set_column(table.column_names.index("cluster"), "cluster", pa.array(labels, pa.int32()))
 
 
+def of_training(table: pa.Table, rows: Rows, labels: Ints) -> pa.Table:
+    """The map with the labels of the training images where a row is one; others keep theirs.
+
+    Args:
+        rows: of `training_rows`.
+        labels: int32 (n,): of the training rows.
+    """
+    import pyarrow as pa
+
+    clusters = np.asarray(table.column("cluster"), np.int32)
+    shown = np.where(rows >= 0, labels[np.maximum(rows, 0)], clusters).astype(np.int32)
+    return table.set_column(table.column_names.index("cluster"), "cluster", pa.array(shown, pa.int32()))
+
+
 def _places(clusters: Ints, numbers: Ints) -> Ints:
     place = {number: i for i, number in enumerate(numbers.tolist())}
     return np.array([place.get(number, OTHER) for number in clusters.tolist()], np.int32)

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from imgclust.editing.golden_check import BrokenGolden, broken, golden_images
 from imgclust.editing.log import Edit, numbers_given
 from imgclust.editing.mapping import EditMap
+from imgclust.editing.parsing import from_half
+from imgclust.editing.rules import class_rules
 from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
 from imgclust.model import showing
@@ -24,11 +28,12 @@ from imgclust.model.edits import by_number, edits_file, read_clusters, read_edit
 from imgclust.model.folder import Array
 from imgclust.model.freeze import basic_figures, check_whole, freeze, library_versions
 from imgclust.model.gallery import show
-from imgclust.model.map_labels import relabelled, total_images, training_rows
+from imgclust.model.map_labels import of_training, relabelled, total_images, training_rows
 from imgclust.model.parts import UNIT, Cluster, Group, check_identity, now
 from imgclust.predictor import novelty as novelties
 from imgclust.predictor.assignment import TABLE, threshold_of
 from imgclust.predictor.batches import predict_batches
+from imgclust.predictor.class_rules import ClassRules
 from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:
@@ -91,9 +96,16 @@ class ClusterModel:
     def labels_(self) -> Ints:
         """int32 (n,): the clusters of the training images, in the order of `arrays["embeddings"]`."""
         labels: Ints = self.arrays["labels"]
-        if self.edit_map is not None:
-            return self.edit_map.labels(labels, self.arrays["points"])
-        return labels if self._numbers is None else self._numbers[labels]
+        if self.edit_map is None:
+            return labels if self._numbers is None else self._numbers[labels]
+        return self._with_classes(self.edit_map.labels(labels, self.arrays["points"]))
+
+    def _with_classes(self, labels: Ints) -> Ints:
+        """Labels of the training images by cluster → those of a class have its number."""
+        classes, rules = self.training_classes, self.class_rules
+        if classes is None or rules is None:
+            return labels
+        return np.where(classes >= 0, rules.numbers[classes], labels)
 
     @property
     def fitted_clusters(self) -> tuple[Cluster, ...]:
@@ -108,6 +120,16 @@ class ClusterModel:
         return EditMap.of([c.id for c in self.fitted_clusters], self.edits, self.arrays["points"].shape[1])
 
     @cached_property
+    def class_rules(self) -> ClassRules | None:
+        """What decides, before the clusters, which images belong to a class; None: there are no classes."""
+        return class_rules(self.edits, self.dim)
+
+    @cached_property
+    def training_classes(self) -> npt.NDArray[np.int64] | None:
+        """int64 (n,): the class of each training image, as `class_rules` counts them; −1: none."""
+        return None if self.class_rules is None else self.class_rules.decide(self.arrays["embeddings"])
+
+    @cached_property
     def version(self) -> str:
         """12 hex digits that name the model's content: equal content, equal version."""
         return self.known_version or str(self._freeze()[0]["version"])
@@ -118,7 +140,8 @@ class ClusterModel:
         table = read_map(self.map_data)
         if self.edit_map is None:
             return table
-        return relabelled(table, self.map_rows, self._fitted_numbers, self.edit_map, self.arrays["points"])
+        edited = relabelled(table, self.map_rows, self._fitted_numbers, self.edit_map, self.arrays["points"])
+        return edited if self.class_rules is None else of_training(edited, self.map_rows, self.labels_)
 
     @cached_property
     def map_rows(self) -> Array:
@@ -211,13 +234,25 @@ class ClusterModel:
             with np.errstate(invalid="ignore", divide="ignore"):
                 rows = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
         self._check_rows(rows)
-        return self.shown(predict_batches(self.predictor, rows, batch=batch, progress=progress))
+        return self.shown(predict_batches(self.predictor, rows, batch=batch, progress=progress), rows)
 
-    def shown(self, found: Prediction) -> Prediction:
-        """A prediction of `predictor`, in the clusters that people see."""
-        if self.edit_map is not None:
-            return self.edit_map.apply(found)
-        return found if self._numbers is None else found.numbered(self._numbers)
+    def shown(self, found: Prediction, rows: Array) -> Prediction:
+        """A prediction of `predictor`, in the clusters and classes that people see.
+
+        Args:
+            rows: float (n, dim), that were predicted.
+        """
+        if self.edit_map is None:
+            return found if self._numbers is None else found.numbered(self._numbers)
+        edited = self.edit_map.apply(found)
+        return edited if self.class_rules is None else self.class_rules.apply(edited, rows)
+
+    def check_golden(self) -> list[BrokenGolden]:
+        """The golden images that the model breaks: images that are not where people said they must be."""
+        golden = golden_images(self.edits)
+        if not golden:
+            return []
+        return broken(golden, self.predict(from_half([one.vector for one in golden])).labels.tolist())
 
     def check_encoder(self, encoder: EncoderIdentity | None) -> None:
         """Refuse embeddings of another encoder.

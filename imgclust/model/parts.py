@@ -27,6 +27,7 @@ class Cluster:
         stability: how well samples of the images show it again, 0..1; None: not known. See
             `imgclust.training.selection`.
         group: the number of the group that it is in; None: in none.
+        is_class: people defined it, and it is decided before the clusters; see `imgclust.editing.classes`.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Cluster:
     exemplars: tuple[str, ...] = ()
     stability: float | None = None
     group: int | None = None
+    is_class: bool = False
 
     @property
     def is_unsteady(self) -> bool:
@@ -43,7 +45,10 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types, without what is not known."""
-        return _known(self)
+        known = _known(self)
+        if not self.is_class:
+            del known["is_class"]
+        return known
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cluster:
@@ -59,6 +64,7 @@ class Cluster:
             tuple(map(str, data["exemplars"])),
             _share(data.get("stability")),
             None if data.get("group") is None else int(data["group"]),
+            bool(data.get("is_class", False)),
         )
 
 

@@ -8,8 +8,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from imgclust.editing.log import Rename, clean_name, effective
+from imgclust.editing.log import Rename, effective
+from imgclust.editing.parsing import clean_name
 from imgclust.errors import ImgclustError, ModelError
+from imgclust.model.editor import of_clusters_alone
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -120,6 +122,7 @@ def proposed(model: ClusterModel, namers: Sequence[Namer]) -> dict[int, str | No
     A name that is not one line of at most 200 characters is none.
     """
     by_people = names_by_people(model)
+    model = of_clusters_alone(model)  # people name classes
     names: dict[int, str | None] = {c.id: None for c in model.clusters if c.id not in by_people}
     for namer in namers:
         if None not in names.values():

@@ -41,6 +41,7 @@ class ReportCluster:
     Attributes:
         stability: 0..1, None where it is not known; `unsteady`: it is so low that people should know.
         group: the number of the group that it is in.
+        is_class: people defined it; see `imgclust.editing.classes`.
     """
 
     id: int
@@ -50,13 +51,14 @@ class ReportCluster:
     stability: float | None = None
     unsteady: bool = False
     group: int | None = None
+    is_class: bool = False
 
     @classmethod
     def of(cls, cluster: Cluster) -> ReportCluster:
         """A model's cluster."""
         return cls(
             cluster.id, cluster.name, cluster.size, cluster.exemplars, cluster.stability, cluster.is_unsteady,
-            cluster.group,
+            cluster.group, cluster.is_class,
         )  # fmt: skip
 
 
@@ -232,7 +234,8 @@ def _other_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int
     if not len(places):
         return {}
     raw = predicted_by_others(model, rows[places])
-    kinds, found = kinds_of(model, raw), model.shown(raw)
+    kinds = kinds_of(model, raw)
+    found = model.shown(raw, model.arrays["embeddings"][rows[places]])
     return {
         ids[place]: dataclasses.replace(_note(found, i), probability=0.0, reason=kinds[i])
         for i, place in enumerate(places.tolist())

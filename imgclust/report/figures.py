@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgclust.editing.log import Edit, Undo, describe, effective
+from imgclust.editing.rules import classes_of
 from imgclust.report import taxonomy
 from imgclust.report.counts import Counts, counts
 from imgclust.report.data import ReportData
@@ -31,6 +32,19 @@ def _edits(log: Sequence[Edit]) -> list[list[str]]:
         more = f" ({', '.join(remarks)})" if remarks else ""
         rows.append([f"{edit.when[:10]} {edit.who}", describe(edit.change) + more])
     return rows[::-1]
+
+
+def _classes(data: ReportData) -> list[list[str]]:
+    """Number and name, and how well the class is told from other images."""
+    names = {cluster.id: cluster.name for cluster in data.clusters}
+    rows = []
+    for one in classes_of(data.edits):
+        made, found = one.rule.phrase, one.rule.measured
+        of = f"phrase \u201c{made}\u201d" if made else f"{len(one.rule.vectors)} examples"
+        presumed = "" if found.labelled else ", if no other image shows it"
+        text = f"precision {found.precision:.2f}, recall {found.recall:.2f}{presumed}; made of {of}"
+        rows.append([f"#{one.number} {names.get(one.number) or one.name}", text])
+    return rows
 
 
 def label(key: str) -> str:
@@ -157,6 +171,7 @@ def words(data: ReportData, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     sections = [
         *(drift_sheets(data.drift, names) if data.drift else ()),
         *(taxonomy.sheets(data.continuation, data.taxonomy, names) if data.continuation else ()),
+        {"title": "Classes", "rows": _classes(data)},
         *([{"title": "Edits by hand", "rows": _edits(data.edits)}] if data.edits else ()),
         {"title": "Training", "rows": _rows(data.figures)},
         {"title": "Pictures", "rows": _pictures(data, pictures)},

@@ -59,6 +59,7 @@ def payload(data: ReportData) -> dict[str, Any]:
             "size": counted.of_cluster[c.id],
             "trained": c.size,
             "group": c.group,
+            "class": c.is_class,
             "pictures": [number[i] for i in typical[c.id]],
             "borderline": [number[i] for i in chosen.get(c.id, none).borderline],
             "random": [number[i] for i in chosen.get(c.id, none).random],

@@ -40,6 +40,7 @@ COLUMNS = (
     "attributes",
     "similarity",
     "assigned",
+    "from_class",
 )
 PARQUET_ROWS = 10_000  # held at once
 
@@ -59,6 +60,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "attributes": dict(row.attributes),
         "similarity": row.similarity,
         "assigned": row.assigned,
+        "from_class": row.from_class,
     }
 
 
@@ -128,7 +130,7 @@ def _csv(rows: Iterable[Row], file: BinaryIO) -> int:
         record = as_json(row)
         record["candidates"] = orjson.dumps(record["candidates"]).decode()
         record["attributes"] = orjson.dumps(record["attributes"]).decode()
-        for flag in ("novel", "assigned"):
+        for flag in ("novel", "assigned", "from_class"):
             record[flag] = "true" if record[flag] else "false"
         out.writerow([guard(v) if isinstance(v, str) else v for v in map(record.get, COLUMNS)])
         n += 1
@@ -147,6 +149,7 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
         "similarity": pa.float32(),
         "novel": pa.bool_(),
         "assigned": pa.bool_(),
+        "from_class": pa.bool_(),
         "candidates": pa.list_(candidate),
     }
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])

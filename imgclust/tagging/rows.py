@@ -51,6 +51,7 @@ class Row:
         model, taxonomy: which model predicted it, and what its cluster numbers mean.
         attributes: the picture's, from a list or an embeddings folder.
         assigned: put into its cluster from between clusters; the probability is the candidate's score.
+        from_class: the cluster is a class that people defined, decided before the clusters.
         width, height: of the original, in pixels; 0 where they are not known. Tables do not have them.
     """
 
@@ -68,6 +69,7 @@ class Row:
     assigned: bool = False
     width: int = 0
     height: int = 0
+    from_class: bool = False
 
 
 def predict_paths(
@@ -182,6 +184,7 @@ def predict_rows(
     """
     prediction = model.predict(embeddings)
     version, taxonomy = model.version, model.taxonomy
+    classes = {cluster.id for cluster in model.clusters if cluster.is_class}
     for i, (image, source, known) in enumerate(zip(ids, sources, attributes, strict=True)):
         cluster = int(prediction.labels[i])
         likely = zip(prediction.candidates[i].tolist(), prediction.scores[i].tolist(), strict=True)
@@ -200,6 +203,7 @@ def predict_rows(
             assigned=bool(prediction.assigned[i]),
             width=sizes[i][0] if sizes else 0,
             height=sizes[i][1] if sizes else 0,
+            from_class=cluster in classes,
         )
 
 

@@ -3,7 +3,8 @@
 The fit itself knows nothing of edits: it is compared with the clusters that the previous fit found, and gets
 their numbers. Then each new cluster goes where the edits sent its images: into the cluster that they were
 merged into, into the parts that they were split into, or to "other". A new cluster that is none of the
-previous fit's joins an edited one if more than half of its images were there.
+previous fit's joins an edited one if more than half of its images were there. Classes and golden images do
+not depend on the fit: they are kept as they are.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from itertools import count
 
 import numpy as np
 
+from imgclust.editing.classes import AddClass
+from imgclust.editing.golden import AddGolden
+from imgclust.editing.golden_check import golden_images
 from imgclust.editing.log import Change, Drop, Edit, Merge, Part, Rename, Split, effective
+from imgclust.editing.rules import classes_of
 from imgclust.editing.splitting import anchors_of
+from imgclust.model.editor import of_clusters_alone
 from imgclust.model.folder import Array
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import COMPARED
@@ -31,6 +37,37 @@ def carry_edits(previous: ClusterModel, numbering: Numbering, arrays: Mapping[st
         numbering: as the comparison of both fits found it, in fitted clusters.
         arrays: of the new fit.
     """
+    kept = _kept(previous)
+    previous = of_clusters_alone(previous)
+    if previous.edits:
+        numbering = _carried(previous, numbering, arrays)
+    used = max(numbering.used or 0, previous.next_number)
+    return dataclasses.replace(numbering, used=used, edits=(*numbering.edits, *kept))
+
+
+def _kept(previous: ClusterModel) -> list[Edit]:
+    """Classes, with the names that they have now, and golden images, with the numbers."""
+    wanted: list[Change] = [
+        dataclasses.replace(one, name=previous.name(one.number) or one.name)
+        for one in classes_of(previous.edits)
+    ]
+    wanted += golden_images(previous.edits)
+    records = {_key(edit.change): edit for edit in effective(previous.edits)}
+    return [dataclasses.replace(records[_key(one)], change=one, carried=True) for one in wanted]
+
+
+def _key(change: Change) -> object:
+    """The same for a class or a golden image, whatever became of it."""
+    match change:
+        case AddClass(number):
+            return number
+        case AddGolden(image, _, _, never):
+            return image, never
+        case _:
+            return None
+
+
+def _carried(previous: ClusterModel, numbering: Numbering, arrays: Mapping[str, Array]) -> Numbering:
     rows = np.sort(np.random.default_rng(0).permutation(len(arrays["labels"]))[:COMPARED])
     found = previous.predict(arrays["embeddings"][rows]).unassigned()
     shown = np.where(found.novel, np.int32(OTHER), found.labels)

@@ -245,7 +245,10 @@ def fit(
         model = with_edits(model, numbering.edits)
         assert model.edit_map is not None
         found_labels = model.edit_map.labels(found.labels, found.points)
-        test = model.edit_map.apply(found.test)
+        if model.class_rules is not None:
+            rows = given.rows[duplicates.representative()]
+            found_labels = model.class_rules.relabel(found_labels, rows)
+        test = model.shown(found.test, given.rows[split.test])
     labels_as_given = np.empty_like(found_labels)
     labels_as_given[as_given] = found_labels
     return FitResult(

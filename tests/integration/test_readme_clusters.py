@@ -63,6 +63,8 @@ def test_from_top_to_bottom(work: Path) -> None:
     assert following.taxonomy == model.taxonomy
     assert not {2, 3} & {cluster.id for cluster in following.clusters}
     assert "carried over" in printed["imgclust edit next/ log"]
+    assert [cluster.name for cluster in following.clusters if cluster.is_class] == ["cards"]
+    assert "1 of 1 golden images" in printed["imgclust golden next/ check"]
     assert (work / "birds.html").read_text().count("data:image/webp") == 20
     assert (work / "report.html").stat().st_size > 100_000
 

@@ -28,4 +28,5 @@ TAGS = st.builds(
     tagged_at=MOMENTS,
     attributes=ATTRIBUTES,
     group=st.none() | st.integers(0, 2**31 - 1),
+    from_class=st.booleans(),
 )

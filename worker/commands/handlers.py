@@ -204,7 +204,7 @@ def set_live(args: argparse.Namespace) -> int:
     settings = read_settings(args)
     from worker.commands.set_models import set_live
 
-    return set_live(settings, args.folder, wait=args.wait)
+    return set_live(settings, args.folder, wait=args.wait, force=args.force, dry_run=args.dry_run)
 
 
 @_printing

@@ -174,11 +174,21 @@ def _add_models(commands: Commands, config: argparse.ArgumentParser) -> None:
         "set",
         parents=[config, waiting],
         help="name the live model",
-        description="Name the live model. It is loaded and tried here first; each worker then loads and "
-        "warms it beside the one at work, and changes over between two batches.",
+        description="Name the live model. It is loaded and tried here first, refused if it breaks its golden "
+        "images, and compared with the live one on the kept embeddings of the last week. Each worker then "
+        "loads and warms it beside the one at work, and changes over between two batches.",
     )
     chosen.set_defaults(handler=handlers.set_live)
     chosen.add_argument("folder", metavar="FOLDER", help="in WORKER_MODELS_FOLDER")
+    chosen.add_argument(
+        "--force",
+        action="store_true",
+        help="set it even if it breaks golden images",
+    )
+    chosen.add_argument(
+        "--dry-run", action="store_true",
+        help="check it and say how many tags of the last week would change, and change nothing",
+    )  # fmt: skip
     shadow = actions.add_parser(
         "shadow",
         parents=[config],

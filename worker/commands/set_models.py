@@ -10,14 +10,17 @@ from pathlib import Path
 import redis
 from confluent_kafka import KafkaException, Producer
 
+from imgclust.comparing.words import golden_text, names_of
 from imgclust.errors import ModelError
 from imgclust.model.folder import MANIFEST, read_json
 from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker import wiring
 from worker.commands.models import alive, redis_client
+from worker.commands.tag_changes import tag_changes
 from worker.errors import SettingsError, WorkerError
 from worker.kafka.reading import client_log
+from worker.kafka.scanner import Scanner
 from worker.messages.models import FOLDER, Assignment, ModelRef, ModelRole, ModelsState, write_assignment
 from worker.messages.tag import TAXONOMY
 from worker.messages.text import printable, readable, wall_ms
@@ -35,26 +38,38 @@ from worker.view.keys import Keys
 
 POLL = 1.0
 SEND_TIMEOUT = 15.0
+SHOWN_GOLDEN = 10
 
 
-def set_live(settings: Settings, folder: str, *, wait: float) -> int:
-    """Name the live model, and watch the workers change over.
+def set_live(
+    settings: Settings, folder: str, *, wait: float, force: bool = False, dry_run: bool = False
+) -> int:
+    """Name the live model, and watch the workers change over. Before, say how many tags would change.
 
     Args:
         folder: a name in WORKER_MODELS_FOLDER, or the path of a folder there.
         wait: seconds; 0: do not watch.
+        force: also a model that breaks golden images of its own.
+        dry_run: change nothing.
 
     Returns:
         The exit code: 0, or 1 when not every worker runs it by then.
 
     Raises:
-        SettingsError, StartError, ModelError: there is no such model, or no worker could use it.
+        SettingsError, StartError, ModelError: there is no such model, no worker could use it, or it breaks
+            golden images.
         WorkerError: Kafka is away.
     """
     state = read_state(settings)
     live = state.assignments.get("live")
     before = _at_work(settings) if live is None else live.model
     model, named = _checked(settings, folder, state)
+    _check_golden(model, named, force=force)
+    if before != named:
+        print(_would_change(settings, model, before))
+    if dry_run:
+        print("nothing was changed")
+        return 0
     if before == named:
         print(f"{named} is live already")
     else:
@@ -63,6 +78,42 @@ def set_live(settings: Settings, folder: str, *, wait: float) -> int:
         _report_taxonomy(named, before)
         _warn_of_origin(model, before)
     return _watch(settings, named, wait)
+
+
+def _check_golden(model: ClusterModel, named: ModelRef, *, force: bool) -> None:
+    """
+    Raises:
+        SettingsError: the model breaks golden images, and that is not forced; each is named.
+    """
+    broken = model.check_golden()
+    if not broken:
+        return
+    names = names_of(model)
+    lines = [f"  {golden_text(one, names)}" for one in broken[:SHOWN_GOLDEN]]
+    if len(broken) > SHOWN_GOLDEN:
+        lines.append(f"  and {len(broken) - SHOWN_GOLDEN} more: imgclust golden MODEL check")
+    text = "\n".join([f"{named} breaks {len(broken)} of its golden images:", *lines])
+    if not force:
+        raise SettingsError(
+            f"{text}\nedit the model, remove those that are wrong (imgclust golden MODEL remove ID), or set "
+            "it all the same with --force"
+        )
+    print(text, file=sys.stderr)
+
+
+def _would_change(settings: Settings, model: ClusterModel, before: ModelRef | None) -> str:
+    """How many tags of the last week another model would change, in a sentence; or why nobody knows."""
+    unknown = "how many tags would change is not known"
+    if before is None:
+        return f"{unknown}: no live model is named"
+    if settings.embeddings_topic is None:
+        return f"{unknown}: embeddings are kept only where WORKER_EMBEDDINGS_TOPIC names a topic"
+    try:
+        live = load_named(models_folder(settings), before, None)
+        with Scanner(wiring.connection(settings)) as scanner:
+            return str(tag_changes(scanner, settings.embeddings_topic, live, model, wall_ms()))
+    except (ModelError, WorkerError) as error:  # of the live model, or of the topic
+        return f"{unknown}: {readable(str(error))}"
 
 
 def _at_work(settings: Settings) -> ModelRef | None:

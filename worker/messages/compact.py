@@ -17,7 +17,7 @@ VERSION = 1  # a tag's JSON begins with another byte
 _HEAD = struct.Struct(">BBHqq")  # version, flags, probability, uploaded_at, tagged_at (ms)
 _CANDIDATE = struct.Struct(">iH")  # cluster, score
 _GROUP = struct.Struct(">i")
-_NOVEL, _HEX_MODEL, _ASSIGNED, _GROUPED = 1, 2, 4, 8
+_NOVEL, _HEX_MODEL, _ASSIGNED, _GROUPED, _FROM_CLASS = 1, 2, 4, 8, 16
 _STEPS = 65_535
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
@@ -27,13 +27,13 @@ def is_compact(data: bytes) -> bool:
 
 
 def pack(tag: Tag) -> bytes:
-    """Version, flags (1: novel, 2: the model is hex, 4: assigned, 8: in a group), probability, times,
-    length of the model, model, group, candidates; big-endian."""
+    """Version, flags (1: novel, 2: the model is hex, 4: assigned, 8: in a group, 16: from a class),
+    probability, times, length of the model, model, group, candidates; big-endian."""
     hexadecimal = _HEX.fullmatch(tag.model) is not None
     text = tag.model.encode()[:MAX_MODEL].decode(errors="ignore").encode()  # cut between characters
     model = bytes.fromhex(tag.model)[:MAX_MODEL] if hexadecimal else text
     flags = _NOVEL * tag.novel + _HEX_MODEL * hexadecimal + _ASSIGNED * tag.assigned
-    flags += _GROUPED * (tag.group is not None)
+    flags += _GROUPED * (tag.group is not None) + _FROM_CLASS * tag.from_class
     head = _HEAD.pack(VERSION, flags, _steps(tag.probability), tag.uploaded_at, tag.tagged_at)
     candidates = (_CANDIDATE.pack(c.cluster, _steps(c.score)) for c in tag.candidates)
     group = b"" if tag.group is None else _GROUP.pack(tag.group)
@@ -82,6 +82,7 @@ def unpack(data: bytes, upload_id: str, taxonomy: str, cluster: int, names: Mapp
         attributes={},
         assigned=bool(flags & _ASSIGNED),
         group=group,
+        from_class=bool(flags & _FROM_CLASS),
     )
 
 

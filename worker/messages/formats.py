@@ -60,18 +60,10 @@ class Formats:
 
 MOMENTS = ("uploaded_at", "tagged_at")
 PLAIN_FIELDS = (
-    "id",
-    "cluster",
-    "name",
-    "group",
-    "probability",
-    "novel",
-    "assigned",
-    "model",
-    "taxonomy",
+    "id", "cluster", "name", "group", "probability", "novel", "assigned", "from_class", "model", "taxonomy",
     "url",
     *MOMENTS,
-)
+)  # fmt: skip
 
 
 def reader(decode: Decode) -> Callable[[bytes], Tag]:

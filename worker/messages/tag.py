@@ -39,6 +39,7 @@ class Tag:
     attributes: Mapping[str, Attribute]
     assigned: bool = False  # put into its cluster from between clusters
     group: int | None = None  # of the cluster, where the model has two levels
+    from_class: bool = False  # its cluster is a class that people defined, decided before the clusters
 
     def to_json(self) -> bytes:
         return orjson.dumps(
@@ -54,6 +55,7 @@ class Tag:
                 ],
                 "novel": self.novel,
                 **({"assigned": True} if self.assigned else {}),
+                **({"from_class": True} if self.from_class else {}),
                 "model": self.model,
                 "taxonomy": self.taxonomy,
                 "url": self.url,
@@ -89,6 +91,7 @@ class Tag:
                 attributes=raw.get("attributes", {}),
                 assigned=raw.get("assigned", False),
                 group=raw.get("group"),
+                from_class=raw.get("from_class", False),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, Rejected) as error:
             raise ValueError(f"not a tag: {printable(data)} ({type(error).__name__}: {error})") from None

@@ -40,17 +40,20 @@ class ModelInfo:
     Attributes:
         names: of the clusters.
         groups: of the clusters that are in one.
+        classes: the clusters that are classes, which people defined.
     """
 
     version: str
     taxonomy: str
     names: Mapping[int, str | None]
     groups: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    classes: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: Model) -> ModelInfo:
         groups = {c.id: c.group for c in model.clusters if c.group is not None}
-        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters}, groups)
+        classes = frozenset(c.id for c in model.clusters if c.is_class)
+        return cls(model.version, model.taxonomy, {c.id: c.name for c in model.clusters}, groups, classes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,4 +139,5 @@ def tag_of(
         tagged_at=tagged_at,
         attributes=attributes,
         group=maker.groups.get(predicted.cluster),
+        from_class=predicted.cluster in maker.classes,
     )

@@ -6,6 +6,7 @@ const LISTED = 60;
 const swatch = (report, id) => el("span", { class: "swatch", "aria-hidden": "true", colour: colourOf(report, id) });
 const nameless = (cluster) => cluster.name === null && cluster.id !== OTHER;
 const STABILITY = "How well it is found again without a fifth of the images: 1 as it is; below 0.6 do not rely on it";
+const CLASS = "People defined it; its images are found before the clusters are asked";
 const named = (cluster) => el("bdi", { class: nameless(cluster) && "unnamed" }, cluster.label);
 
 function fillHeadline(report) {
@@ -57,7 +58,7 @@ function fillLegend(report, { onToggle, onHot }) {
       onpointerleave: () => onHot(null),
     },
     swatch(report, cluster.id),
-    el("span", { class: "name" }, named(cluster), cluster.unsteady ? el("span", { class: "unsteady", title: STABILITY }, "unsteady") : null),
+    el("span", { class: "name" }, named(cluster), cluster.unsteady ? el("span", { class: "unsteady", title: STABILITY }, "unsteady") : null, cluster.class ? el("span", { class: "unsteady", title: CLASS }, "class") : null),
     el("span", { class: "n" }, integer.format(cluster.size)));
     buttons.set(cluster.id, button);
   }
@@ -85,6 +86,7 @@ function ingredients({ makeUp }) {
 }
 
 function steadiness(cluster) {
+  if (cluster.class) return [el("span", { class: "unsteady", title: CLASS }, "class")];
   if ((cluster.stability ?? null) === null) return [];
   const value = el("span", { title: STABILITY }, ` · stability ${cluster.stability.toFixed(2)}`);
   return cluster.unsteady ? [value, el("span", { class: "unsteady" }, "unsteady")] : [value];

@@ -18,6 +18,7 @@ const row = (name, value) => el("div", {}, el("dt", {}, el("bdi", {}, name)), el
 /** What the numbers mean, in a sentence. */
 function why(tag) {
   const best = tag.candidates[0];
+  if (tag.from_class) return ["It belongs to the class ", named(tag.cluster, tag.name), ", which was defined by examples or a phrase, and comes before the clusters."];
   if (tag.assigned) return ["It lies between clusters, and was put into the nearest, ", named(tag.cluster, tag.name), "."];
   if (tag.cluster >= 0) {
     const sure = tag.probability >= 0.9 ? "It lies well within" : tag.probability >= 0.5 ? "It lies within" : "It lies at the edge of";
@@ -36,7 +37,7 @@ function fill(box, tag) {
     el("figure", { class: "hero", cluster: tag.cluster }, picture(tag, `the picture of upload ${tag.id}`)),
     el("div", { class: "details" },
       el("h2", {}, el("bdi", {}, tag.id)),
-      el("p", { class: "chips" }, where, tag.novel && el("span", { class: "chip flag" }, "Novel"), tag.assigned && el("span", { class: "chip flag" }, "Assigned")),
+      el("p", { class: "chips" }, where, tag.novel && el("span", { class: "chip flag" }, "Novel"), tag.assigned && el("span", { class: "chip flag" }, "Assigned"), tag.from_class && el("span", { class: "chip flag" }, "Class")),
       el("p", { class: "why" }, why(tag), tag.novel && " It is unlike anything that the model was trained on."),
       meter("Probability", tag.probability, tag.cluster),
       tag.candidates.length > 0 && el("h3", {}, "Candidates"),

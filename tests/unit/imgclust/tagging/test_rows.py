@@ -63,6 +63,7 @@ class ByColour:
 
     identity = IDENTITY
     version, taxonomy = "0123456789ab", "ba9876543210"
+    clusters = ()
 
     def encode(self, pixels: Pixels) -> Floats:
         return pixels.mean(axis=(1, 2)).astype(np.float32) / 255
@@ -223,7 +224,7 @@ def test_json_lines_are_like_tags(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {
         "id": "in/a.jpg", "source": "in/a.jpg", "cluster": 3, "name": "birds", "probability": 0.875,
         "novel": False, "model": "0123456789ab", "taxonomy": "ba9876543210",
-        "attributes": {"category": "bird"}, "similarity": None, "assigned": False,
+        "attributes": {"category": "bird"}, "similarity": None, "assigned": False, "from_class": False,
         "candidates": [
             {"cluster": 3, "name": "birds", "score": 0.5},
             {"cluster": 7, "name": None, "score": 0.25},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from imgclust.editing.classes import AddClass
+from imgclust.editing.golden_check import golden_images
+from imgclust.editing.thresholds import from_examples
 from imgclust.model.model import ClusterModel
 from imgclust.training.fit import FitResult
 from tests.unit.imgclust.training.test_continuation import FIRST, continued, first, pictures
@@ -27,11 +31,24 @@ def numbers() -> dict[int, int]:
 
 @cache
 def edited() -> ClusterModel:
-    """Kinds 0 and 1 are one, 2 is dropped, 3 is in two parts, 4 has another name; 5 is as it was."""
+    """Kinds 0 and 1 are one, 2 is dropped, 3 is in two parts, 4 has another name; 5 is as it was. Kind 7 is a
+    class, and an image of each of 1 and 7 is golden."""
     n = numbers()
     model = first().edit(who="anna").merge(n[0], n[1]).edit(who="anna").drop(n[2])
     model = model.edit(who="bert").split(n[3], 2).edit(who="bert").rename({n[4]: "four"})
-    return model.edit().rename({max(c.id for c in model.clusters): "a part"})
+    model = model.edit().rename({max(c.id for c in model.clusters): "a part"})
+    model = model.edit(who="cora").add_golden("one", image_of(1), [n[0]])
+    rule = from_examples(pictures({7}, 1, each=12)[0], model.arrays["embeddings"].astype(np.float32), 0.95)
+    model = model.edit(who="cora").add_class("receipts", rule)
+    class_ = model.clusters[-1].id
+    model = model.edit(who="cora").add_golden("seven", image_of(7), [class_])
+    model = model.edit().rename({class_: "bills"})
+    assert not model.check_golden()
+    return model
+
+
+def image_of(kind: int) -> np.ndarray:
+    return pictures({kind}, 55, each=1)[0][0]
 
 
 @cache
@@ -44,7 +61,7 @@ def test_edits_hold_on_new_pictures() -> None:
     model, n = later().model, numbers()
     assert {kind_of(model, 0)[0], kind_of(model, 1)[0]} == {n[0]}
     assert kind_of(model, 2)[0] == -1
-    parts = {c.id for c in edited().clusters} - set(n.values())
+    parts = {c.id for c in edited().clusters if not c.is_class} - set(n.values())
     assert len(parts) == 2
     assert set(kind_of(model, 3)) <= parts | {-1}
     assert parts <= {c.id for c in model.clusters}
@@ -66,7 +83,7 @@ def test_the_log_says_that_they_were_carried_over() -> None:
     """With the names of those who made them; an undo can take them back one by one."""
     model = later().model
     assert all(edit.carried for edit in model.edits)
-    assert {edit.who for edit in model.edits} <= {"anna", "bert", edited().edits[-1].who}
+    assert {edit.who for edit in model.edits} <= {"anna", "bert", "cora", edited().edits[-1].who}
     undone = model
     for _ in model.edits:
         undone = undone.edit().undo()
@@ -83,6 +100,21 @@ def test_a_result_has_the_labels_that_people_see(tmp_path: Path) -> None:
     assert np.array_equal(found.labels[found.split.test], found.test.labels)
     rows, _ = pictures(FIRST, 33)
     assert np.array_equal(found.test.labels, loaded.predict(rows[found.split.test]).labels)
+
+
+def test_classes_and_golden_images_are_kept() -> None:
+    """The class has its number, its name and its images, beside clusters of the new fit; a golden image that
+    the new model breaks is found."""
+    model = later().model
+    (class_,) = (c for c in model.clusters if c.is_class)
+    assert class_ == dataclasses.replace(edited().clusters[-1], size=class_.size)
+    assert class_.name == "bills"
+    assert kind_of(model, 7)[0] == class_.id
+    assert [edit.who for edit in model.edits if isinstance(edit.change, AddClass)] == ["cora"]
+    assert [one.image for one in golden_images(model.edits)] == ["one", "seven"]
+    assert not model.check_golden()
+    without = model.edit().remove_class("bills").edit().add_golden("seven", image_of(7), [numbers()[5]])
+    assert [one.golden.image for one in without.check_golden()] == ["seven"]
 
 
 def test_what_lives_on_needs_not_be_there() -> None:

@@ -151,6 +151,35 @@ def test_set_waits_for_the_workers(
         set_models.set_shadow(settings, "second")
 
 
+def test_set_refuses_a_model_that_breaks_golden_images(
+    settings: Settings,
+    state: ModelsState,
+    written: list[dict[ModelRole, Assignment | None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each is named, with where it is and where it must be; --force sets it all the same, --dry-run changes
+    nothing. Without kept embeddings it says that nobody knows how many tags would change."""
+    model = fitted.fitted().model
+    image = fitted.grouped(seed=3)[0][0]
+    label = int(model.predict(image[None]).labels[0])
+    right = model.edit().add_golden("a.jpg", image, [label])
+    right.save(tmp_path / "right")
+    wrong = right.edit().add_golden("b.jpg", image, [label], never=True)
+    wrong.save(tmp_path / "wrong")
+    with pytest.raises(SettingsError, match=rf"(?s)breaks 1 of .*in #{label}, and must not be in #"):
+        set_models.set_live(settings, "wrong", wait=0)
+    assert set_models.set_live(settings, "right", wait=0, dry_run=True) == 0
+    printed = capsys.readouterr().out
+    assert "how many tags would change is not known: embeddings are kept only where" in printed
+    assert printed.endswith("nothing was changed\n")
+    assert not written
+    assert set_models.set_live(settings, "wrong", wait=0, force=True) == 0
+    assert "breaks 1 of its golden images" in capsys.readouterr().err
+    assert written[-1]["live"].model.folder == "wrong"  # type: ignore[union-attr]
+    assert set_models.set_live(settings, "right", wait=0) == 0
+
+
 def test_the_encoder_of_the_live_model_decides(
     settings: Settings, state: ModelsState, written: list[dict[ModelRole, Assignment | None]], tmp_path: Path
 ) -> None:
@@ -174,6 +203,8 @@ def test_what_the_commands_take() -> None:
     assert args.action is None
     args = parser().parse_args(["models", "set", "next"])
     assert (args.folder, args.wait) == ("next", 60)
+    assert (args.force, args.dry_run) == (False, False)
+    assert parser().parse_args(["models", "set", "next", "--force", "--dry-run"]).dry_run
     assert parser().parse_args(["models", "shadow", "--off"]).off
     assert parser().parse_args(["models", "rollback", "--wait", "0s"]).wait == 0
     with pytest.raises(SystemExit):
