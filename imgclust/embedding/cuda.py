@@ -28,13 +28,12 @@ class Cuda:
     def __init__(self, device: torch.device, *, graphs: bool = True) -> None:
         self._device, self._graphs = device, graphs
         self._registered: Pixels | None = None
-        torch.cuda.synchronize(device)  # weights are there before another stream reads them
 
     def stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def event(self) -> torch.cuda.Event:
-        return torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # who waits leaves the core
 
     def on(self, stream: torch.cuda.Stream) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(stream)
@@ -49,7 +48,11 @@ class Cuda:
         event.synchronize()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype, device=self._device)
+        """Memory that is there, and zero, for every stream; what was asked for before is done by then too:
+        weights that are on their way."""
+        memory = torch.zeros(shape, dtype=dtype, device=self._device)
+        torch.cuda.current_stream(self._device).synchronize()
+        return memory
 
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         with torch.cuda.device(self._device):  # else the first GPU gets a context, and loses memory to it

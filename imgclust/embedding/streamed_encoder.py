@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from imgclust.embedding.encode_stream import Device, EncodeStream
@@ -73,7 +74,7 @@ class StreamedEncoder(TorchEncoder):
         self._streams.unregister()
 
     def _encode(self, pixels: Pixels) -> Floats:
-        return self._running.encode(list(pixels))
+        return self._running.encode(list(np.require(pixels, requirements=["C", "W"])))
 
     def _shrink(self) -> bool:
         if not self._halve():

@@ -44,6 +44,16 @@ def test_the_same_rows_as_on_a_processor() -> None:
     assert encoder.identity.same_space(plain.identity)
 
 
+def test_pictures_may_lie_as_they_like() -> None:
+    """Mirrored, read-only, every other one: torch takes none of these as they are."""
+    encoder, pixels = streamed(FakeDevice()), noise(6)
+    frozen = pixels.copy()
+    frozen.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        for odd in (pixels[:, :, ::-1], pixels[::-1], pixels[::2], frozen):
+            assert np.array_equal(encoder.encode(odd), encoder.encode(odd.copy()))
+
+
 def test_batches_that_are_put_are_taken_in_order() -> None:
     """`put` and `take` give the bits of `encode`."""
     encoder = streamed(FakeDevice(4))
