@@ -36,8 +36,11 @@ class Cluster:
         config = reader_config(self.connection, "test", wait_ms=10) | properties
         return Reader(self._open(config), topic)
 
-    def member(self, *, paused: bool = False) -> Member:
-        client = self._open(consumer_config(self.connection, self.group, "consumer"))
+    def admin(self) -> Any:
+        return AdminClient(self.connection, logger=_quiet)
+
+    def member(self, *, paused: bool = False, **properties: Any) -> Member:
+        client = self._open(consumer_config(self.connection, self.group, "consumer") | properties)
         return Member(client, self.uploads, paused=paused)
 
     def cut(self, topic: str, partition: int, start: int) -> None:
@@ -71,6 +74,7 @@ class FakeCluster(Cluster):
     def __init__(self, broker: FakeBroker) -> None:
         super().__init__("nowhere:1", broker.consumer, broker.producer)
         self.cut = broker.cut  # type: ignore[method-assign]
+        self.admin = broker.admin  # type: ignore[method-assign]
 
 
 def fake() -> Cluster:

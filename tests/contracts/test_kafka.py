@@ -9,10 +9,12 @@ import pytest
 from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_INVALID,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicPartition,
 )
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from tests.contracts import clusters
 from tests.contracts.clusters import Cluster
@@ -227,6 +229,46 @@ def test_the_committed_offset_is_what_was_committed(cluster: Cluster) -> None:
         (found,) = member.client.committed(member.here(0), timeout=TIMEOUT)
         assert (found.offset, found.metadata or "") == (offset, metadata)
     assert member.client.committed(member.here(1), timeout=TIMEOUT)[0].offset == OFFSET_INVALID
+
+
+def test_a_commit_that_is_not_waited_for_is_answered_in_a_poll(cluster: Cluster) -> None:
+    """Once, with what was committed; also for a topic that the group does not read."""
+    answers: list[Any] = []
+    member = cluster.member(on_commit=lambda error, found: answers.append((error, found))).settled()
+    for topic in (cluster.uploads, cluster.tags):
+        here = TopicPartition(topic, 1, 3, "id")
+        member.client.commit(offsets=[here], asynchronous=True)
+        member.wait("it is answered", lambda: answers)
+        ((error, (found,)),) = answers
+        assert (error, found.topic, found.partition) == (None, topic, 1)
+        (stored,) = member.client.committed([TopicPartition(topic, 1)], timeout=TIMEOUT)
+        assert (stored.offset, stored.metadata) == (3, "id")
+        answers.clear()
+
+
+def test_all_ends_are_one_question(cluster: Cluster) -> None:
+    """Also behind what is not decided; a partition that is not there fails alone."""
+    fill(cluster, cluster.tags, b"0", b"1")
+    producer = cluster.transactional()
+    send_one(cluster, producer, b"open")
+    assert producer.flush(TIMEOUT) == 0
+    admin = cluster.admin()
+    asked = {TopicPartition(cluster.tags, p): OffsetSpec.latest() for p in (0, 1, 7)}  # type: ignore[no-untyped-call]
+
+    def ends() -> dict[int, Any]:
+        found = admin.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=TIMEOUT
+        )
+        return {
+            here.partition: answer.exception(TIMEOUT) or answer.result().offset
+            for here, answer in found.items()
+        }
+
+    wait_for("the broker leads them", lambda: ends()[1] == 0)  # a moment after the topic was made
+    found = ends()
+    assert (found[0], found[1]) == (3, 0)
+    assert found[7].args[0].code() in (KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    producer.abort_transaction(TIMEOUT)
 
 
 def test_a_paused_partition_brings_nothing_and_a_seek_moves_it(cluster: Cluster) -> None:
