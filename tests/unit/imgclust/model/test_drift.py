@@ -286,7 +286,7 @@ def test_a_stream_whose_mixture_changes() -> None:
 
     strange = np.random.default_rng(5).normal(size=(240, fitted.DIM))
     strange /= np.linalg.norm(strange, axis=1, keepdims=True)
-    stream(strange.astype(np.float16).astype(np.float32), 6)
+    stream(np.concatenate([strange.astype(np.float16).astype(np.float32)] * 2), 12)  # nothing else is left
     odd = window.drift()
     assert odd.verdict("similarities") == "drifted"
     assert odd.index["probabilities"] > 3 * calm.index["probabilities"]
