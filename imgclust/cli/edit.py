@@ -40,6 +40,9 @@ def add(commands: Commands) -> None:
     rename = _add_edit(edits, "rename", "give a cluster another name")
     rename.add_argument("cluster", type=int, metavar="CLUSTER")
     rename.add_argument("name", metavar="NAME", help='its name; "" takes the name away')
+    group = _add_edit(edits, "rename-group", "give a group of clusters another name")
+    group.add_argument("group", type=int, metavar="GROUP")
+    group.add_argument("name", metavar="NAME", help='its name; "" takes the name away')
     merge = _add_edit(edits, "merge", "merge clusters into the first one")
     merge.add_argument("cluster", type=int, metavar="CLUSTER", help="lives on, with its name")
     merge.add_argument("others", type=int, nargs="+", metavar="OTHER", help="retired")
@@ -96,6 +99,8 @@ def _edited(editor: Editor, arguments: argparse.Namespace) -> ClusterModel:
     match arguments.edit:
         case "rename":
             return editor.rename({arguments.cluster: arguments.name})
+        case "rename-group":
+            return editor.rename_group({arguments.group: arguments.name})
         case "merge":
             return editor.merge(arguments.cluster, *arguments.others)
         case "split":

@@ -28,6 +28,13 @@ class Rename:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RenameGroup:
+    """Groups of clusters with their new names; None takes a name away."""
+
+    names: Mapping[int, str | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Merge:
     """`clusters` are retired; their images belong to `into`."""
 
@@ -66,7 +73,9 @@ class Undo:
     """Takes back the last edit that still holds."""
 
 
-Change = Rename | Merge | Split | Drop | AddClass | RemoveClass | AddGolden | RemoveGolden | Undo
+Change = (
+    Rename | RenameGroup | Merge | Split | Drop | AddClass | RemoveClass | AddGolden | RemoveGolden | Undo
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,10 +140,9 @@ def describe(change: Change) -> str:
     """What a change does, in a line."""
     match change:
         case Rename(names):
-            return "; ".join(
-                f"{number} is called {name!r}" if name else f"{number} has no name"
-                for number, name in names.items()
-            )
+            return _called(names, "")
+        case RenameGroup(names):
+            return _called(names, "group ")
         case Merge(into, clusters):
             return f"{_listed(clusters)} merged into {into}"
         case Split(cluster, parts):
@@ -155,6 +163,13 @@ def describe(change: Change) -> str:
             return "the last edit undone"
 
 
+def _called(names: Mapping[int, str | None], what: str) -> str:
+    return "; ".join(
+        f"{what}{number} is called {name!r}" if name else f"{what}{number} has no name"
+        for number, name in names.items()
+    )
+
+
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:-1])) + (" and " if len(numbers) > 1 else "") + str(numbers[-1])
 
@@ -163,6 +178,8 @@ def _change_to_dict(change: Change) -> dict[str, Any]:
     match change:
         case Rename(names):
             return {"op": "rename", "names": [[number, name] for number, name in names.items()]}
+        case RenameGroup(names):
+            return {"op": "rename-group", "names": [[number, name] for number, name in names.items()]}
         case Merge(into, clusters):
             return {"op": "merge", "into": into, "clusters": list(clusters)}
         case Split(cluster, parts):
@@ -186,9 +203,9 @@ _WRITE_THEMSELVES: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
 
 def _change_from_dict(data: Mapping[str, Any]) -> Change:
     match data["op"]:
-        case "rename":
+        case "rename" | "rename-group" as what:
             named = {number(n): None if t is None else clean_name(text(t)) for n, t in data["names"]}
-            return Rename(_some(named))
+            return Rename(_some(named)) if what == "rename" else RenameGroup(_some(named))
         case "merge":
             return Merge(number(data["into"]), numbers(data["clusters"]))
         case "split":

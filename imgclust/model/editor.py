@@ -20,6 +20,7 @@ from imgclust.editing.log import (
     Merge,
     Part,
     Rename,
+    RenameGroup,
     Split,
     Undo,
     describe,
@@ -65,6 +66,21 @@ class Editor:
         """
         self._check(names)
         return self._made(Rename({int(number): clean_name(name) for number, name in names.items()}))
+
+    def rename_group(self, names: Mapping[int, str | None]) -> ClusterModel:
+        """Give groups of clusters other names: number → name; None takes a name away.
+
+        Raises:
+            ModelError: no such group, or a name that is not one line of at most 200 characters.
+        """
+        there = {group.id for group in self.model.groups}
+        for number in names:
+            if number not in there:
+                raise ModelError(
+                    f"the model has no group {number}: {_some(there)}" if there
+                    else "the model has no groups: fit it with groups"
+                )  # fmt: skip
+        return self._made(RenameGroup({int(number): clean_name(name) for number, name in names.items()}))
 
     def merge(self, into: int, *others: int) -> ClusterModel:
         """Merge clusters into one, which keeps its number and its name; the others are retired.

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from imgclust.editing.golden_check import BrokenGolden, broken, golden_images
-from imgclust.editing.log import Edit, numbers_given
+from imgclust.editing.log import Edit, RenameGroup, effective, numbers_given
 from imgclust.editing.mapping import EditMap
 from imgclust.editing.parsing import from_half
 from imgclust.editing.rules import class_rules
@@ -68,7 +68,8 @@ class ClusterModel:
         reference: what it said of held-out images, as `imgclust.model.drift.Reference.to_dict` gives it, for
             noticing drift; None: not kept. It counts fitted clusters.
         edits: the log of hand edits, the oldest first; see `edit`.
-        groups: above the clusters, where it has two levels; `Cluster.group` names them by number.
+        groups: above the clusters, as they were fitted, where it has two levels; `Cluster.group` names them
+            by number, and `group_name` knows what they are called.
         groups_used: as `used`, of the numbers of groups.
         fitted: the clusters as they were fitted, in the order of `arrays`, where edits made others of them;
             None: `clusters`.
@@ -181,7 +182,15 @@ class ClusterModel:
 
     def group_name(self, group: int | None) -> str | None:
         """A group's name; None for none, and for a group without a name."""
-        return next((one.name for one in self.groups if one.id == group), None)
+        return None if group is None else self._group_names.get(int(group))
+
+    @cached_property
+    def _group_names(self) -> dict[int, str | None]:
+        names = {group.id: group.name for group in self.groups}
+        for edit in effective(self.edits):
+            if isinstance(edit.change, RenameGroup):
+                names |= edit.change.names
+        return names
 
     @property
     def _fitted_numbers(self) -> Ints:

@@ -191,7 +191,7 @@ def from_model(
         drift=drift,
         edits=model.edits,
         budget=budget,
-        groups={group.id: group.name for group in model.groups},
+        groups={group.id: model.group_name(group.id) for group in model.groups},
         continuation=Continuation.from_dict(model.figures["taxonomy"])
         if "taxonomy" in model.figures
         else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from imgclust.editing.log import Edit, Rename
+from imgclust.editing.log import Edit, Rename, RenameGroup
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
 from imgclust.model.meaning import Births
@@ -131,7 +131,7 @@ def births(previous: ClusterModel, found: Continuation, arrays: Mapping[str, Arr
 
 def names_by_hand(model: ClusterModel) -> set[str]:
     """Names that people gave, as the log of edits has them."""
-    renames = [edit.change for edit in model.edits if isinstance(edit.change, Rename)]
+    renames = [edit.change for edit in model.edits if isinstance(edit.change, Rename | RenameGroup)]
     return {name for change in renames for name in change.names.values() if name}
 
 

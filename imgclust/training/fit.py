@@ -206,6 +206,7 @@ def fit(
         reference = reference.with_copies(*copies(split, duplicates, parts.arrays, parts.parameters))
     found_labels, test = numbering.of(found.labels), found.test.numbered(numbering.table)
     order = np.concatenate([split.train, split.test])
+    by_hand = names_by_hand(previous) if previous else set()
     with stages.stage("map", "map, names and typical pictures"):
         gallery = show(
             parts.arrays,
@@ -217,10 +218,10 @@ def fit(
             seed=parameters.random_state,
             stability=selection.known(),
             phrases=vocabulary,
-            by_hand=names_by_hand(previous) if previous else (),
+            by_hand=by_hand,
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )
-        numbered = numbered.named(parts.arrays, gallery.clusters, vocabulary)
+        numbered = numbered.named(parts.arrays, gallery.clusters, vocabulary, by_hand)
     figures = found.figures(split, duplicates)
     if selection.bounded:
         figures["bounded"] = selection.bounded.to_dict()

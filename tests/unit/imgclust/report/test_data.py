@@ -83,7 +83,8 @@ def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
         map=table,
         predicted=0,
         edits=(),
-        groups=(Group(4, "animals", 3),),
+        groups=(Group(4, None, 3),),
+        group_name={4: "animals"}.get,
     )
     return cast(ClusterModel, stand_in)
 

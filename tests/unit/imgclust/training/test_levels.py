@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgclust.editing.log import describe
 from imgclust.errors import FitError, ModelError
 from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Group
 from imgclust.training.antichains import antichain
-from imgclust.training.continuation import Asked
+from imgclust.training.continuation import Asked, names_by_hand
 from imgclust.training.fit import FitResult, fit
 from imgclust.training.group_numbers import NumberedGroups
 from imgclust.training.hierarchy import Hierarchy
@@ -117,6 +118,25 @@ def test_groups_are_stored_and_survive_edits(tmp_path: Path) -> None:
     assert set(stored) == {"clusters", "thumbnails"}
     assert not any("group" in cluster for cluster in stored["clusters"])
     assert ClusterModel.load(tmp_path / "plain").next_group == 0
+
+
+def test_groups_are_renamed_by_hand(tmp_path: Path) -> None:
+    """The name is stored and undone like other edits, and no vocabulary takes it away in the next model."""
+    model = two_levels(fitted.fitted().model)
+    renamed = model.edit().rename_group({2: " meals ", 7: None})
+    renamed.save(tmp_path / "model")
+    loaded = ClusterModel.load(tmp_path / "model")
+    assert (loaded.group_name(2), loaded.group_name(7)) == ("meals", None)
+    assert describe(loaded.edits[-1].change) == "group 2 is called 'meals'; group 7 has no name"
+    assert [(c.id, c.name, c.size) for c in loaded.clusters] == [
+        (c.id, c.name, c.size) for c in model.clusters
+    ]
+    assert loaded.edit().undo().group_name(7) == "animals"
+    assert "meals" in names_by_hand(loaded)
+    with pytest.raises(ModelError, match="no group 3: it has 2, 7"):
+        model.edit().rename_group({3: "x"})
+    with pytest.raises(ModelError, match="no groups: fit it with groups"):
+        fitted.fitted().model.edit().rename_group({3: "x"})
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,27 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
+from imgclust.model.parts import Cluster
 from imgclust.types import Floats, Pixels, Prediction
 from tests.support.fake_encoder import SIDE, FakeEncoder, FakeModel
 from tests.support.waiting import wait_for
 from worker.tagger.inference import Inference
-from worker.tagger.prediction import InferenceOutcome, ModelInfo, Predicted, Ready, Unencodable, rows, tag_of
+from worker.tagger.prediction import (
+    InferenceOutcome,
+    Model,
+    ModelInfo,
+    Predicted,
+    Ready,
+    Unencodable,
+    rows,
+    tag_of,
+)
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.watchdog import EXIT_STALLED, Watchdog, end_within
 
@@ -170,6 +182,19 @@ def test_arrays_become_rows() -> None:
     assert row == Predicted(maker, 9, 3, 0.5, ((3, 0.5), (7, 0.25)), True)
     assert type(row.cluster) is int  # type: ignore[union-attr]
     assert type(row.probability) is float  # type: ignore[union-attr]
+
+
+def test_a_tag_names_the_group_of_its_cluster() -> None:
+    """Of a model of two levels; where the cluster is in none, the field is not there."""
+    clusters = (Cluster(1, "dogs", 9, group=2), Cluster(3, None, 9))
+    model = cast(Model, SimpleNamespace(version="m", taxonomy="t", clusters=clusters))
+    tags = [
+        tag_of(Predicted(ModelInfo.of(model), 0, cluster, 0.5, (), False), id="a", url=None, uploaded_at=0,
+               tagged_at=0, attributes={})
+        for cluster in (1, 3, -1)
+    ]  # fmt: skip
+    assert [tag.group for tag in tags] == [2, None, None]
+    assert [json.loads(tag.to_json()).get("group", "absent") for tag in tags] == [2, "absent", "absent"]
 
 
 @pytest.mark.parametrize("assigned", [True, False])
