@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from benchmarks import delivery
 from benchmarks.limits import Idle, busy_encoding, encoder_seconds, limit, run_queue_seconds
 from tests.support.paths import ROOT
+from worker.telemetry.health import Health, HealthServer
 from worker.telemetry.metrics import Metrics
 
 
@@ -42,11 +45,26 @@ def test_busy_seconds_are_read_as_the_worker_writes_them() -> None:
     assert busy_encoding(generate_latest(metrics.registry).decode()) == 1.25
 
 
-def test_a_side_that_is_no_worker_has_no_encoder_seconds() -> None:
-    """Its environment names no address of metrics."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={}) as process:
-        assert encoder_seconds(process.pid) is None
+@contextlib.contextmanager
+def process_with(environment: dict[str, str]) -> Iterator[int]:
+    """One that waits for the end of its input."""
+    command = [sys.executable, "-S", "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        yield process.pid
         process.communicate(b"\n")
+
+
+def test_a_worker_is_asked_where_its_environment_says() -> None:
+    """Its metrics stand at WORKER_HTTP; a side that has no such address is no worker."""
+    metrics = Metrics()
+    metrics.busy_seconds["encode"].inc(2.5)
+    with (
+        HealthServer("127.0.0.1", 0, metrics.registry, Health(conditions=())) as server,
+        process_with({"WORKER_HTTP": "{}:{}".format(*server.address)}) as pid,
+    ):
+        assert encoder_seconds(pid) == 2.5
+    with process_with({}) as pid:
+        assert encoder_seconds(pid) is None
 
 
 def test_threads_may_be_left_out_by_name() -> None:
