@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from imgclust.types import Encoder, Floats, Pixels, StreamingEncoder
+from imgclust.types import Encoder, Floats, Pixels
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
 from worker.tagger.drift_gauges import DriftWatch
-from worker.tagger.encode_ahead import EncodeAhead
+from worker.tagger.encode_stage import EncodeStage
 from worker.tagger.out_of_memory import MemoryPatience
 from worker.tagger.prediction import InferenceOutcome, Model, ModelInfo, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
@@ -73,8 +73,6 @@ class Inference:
         self._encoder = encoder
         self._keep_embeddings = keep_embeddings
         self._model, self._maker = model, ModelInfo.of(model)
-        self._pixels = pixels
-        self._release = release
         self._on_outcomes = on_outcomes
         self._on_broken = on_broken
         self._clock = clock
@@ -94,6 +92,19 @@ class Inference:
         self._busy: dict[str, float] = {}
         self._memory = MemoryPatience(metrics, self._pause, self._at_work)
         self._grey: Floats | None = None  # a row of the encoder's
+        self._encoding = EncodeStage(
+            encoder,
+            pixels=pixels,
+            release=release,
+            next_batch=self._next_batch,
+            encoded=self._hand_on,
+            blame=lambda token, error: self._blame(token, "encode", error),
+            at_work=lambda busy: self._at_work("encode") if busy else self._rests("encode"),
+            memory=self._memory,
+            clock=clock,
+            metrics=metrics,
+            tracing=self._tracing,
+        )
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
             for name, run in (("encode", self._encode_loop), ("predict", self._predict_loop))
@@ -108,12 +119,7 @@ class Inference:
 
     def register(self, memory: Pixels) -> None:
         """Have a device that copies by itself read pictures where they lie; before `start`."""
-        if isinstance(self._encoder, StreamingEncoder):
-            refused = self._encoder.register(memory)
-            if refused is not None:
-                log.warning(
-                    "the pictures' memory is not pinned; the processor helps to copy them", error=refused
-                )
+        self._encoding.register(memory)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -155,8 +161,7 @@ class Inference:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
-        if isinstance(self._encoder, StreamingEncoder):
-            self._encoder.unregister()
+        self._encoding.unregister()
 
     def put(self, ready: Sequence[Ready]) -> None:
         """Decoded pictures, from any thread; never waits."""
@@ -195,7 +200,7 @@ class Inference:
 
     # ── encode ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _next_batch(self, wait: bool = True) -> list[Ready] | None:
+    def _next_batch(self, wait: bool) -> list[Ready] | None:
         """What is due, after waiting for it or not; None when stopped."""
         with self._wake:
             while not self._stopping:
@@ -212,67 +217,12 @@ class Inference:
         return None
 
     def _encode_loop(self) -> None:
-        if isinstance(self._encoder, StreamingEncoder):
-            EncodeAhead(
-                self._encoder,
-                pixels=self._pixels,
-                next_batch=self._next_batch,
-                encoded=self._encoded_ahead,
-                release=self._release,
-                alone=self._encode_copied,
-                failed=self._memory.count,
-                at_work=lambda busy: self._at_work("encode") if busy else self._rests("encode"),
-                clock=self._clock,
-            ).run()
-        else:
-            while (batch := self._next_batch()) is not None:
-                self._at_work("encode")
-                self._encode_copied(batch)
-                self._rests("encode")
+        self._encoding.run()
         self._encoded.put(None)
-
-    def _encode_copied(self, batch: list[Ready]) -> None:
-        pixels = np.stack([self._pixels(item.slot) for item in batch])
-        self._release([item.slot for item in batch])
-        for part, embeddings in self._encode([item.token for item in batch], pixels):
-            self._hand_on(part, embeddings)
-
-    def _encoded_ahead(self, batch: list[Ready], embeddings: Floats, started: float) -> None:
-        tokens = [item.token for item in batch]
-        self._count_encoded(tokens, started)
-        self._hand_on(tokens, embeddings)
 
     def _hand_on(self, tokens: list[int], embeddings: Floats) -> None:
         self._predict_stage.enter(len(tokens))
         self._encoded.put((tokens, embeddings, self._clock()))
-
-    def _encode(self, tokens: list[int], pixels: Pixels) -> list[tuple[list[int], Floats]]:
-        """Encode a batch; halve it when that fails, down to the image that is at fault."""
-        started = self._clock()
-        try:
-            embeddings = self._memory.run("encode", len(tokens), lambda: self._encoder.encode(pixels))
-            if embeddings is None:
-                return []
-            if not np.isfinite(embeddings).all():
-                raise ValueError("the encoder returned numbers that are not finite")
-        except Exception as error:
-            if len(tokens) > 1:
-                half = len(tokens) // 2
-                log.warning(
-                    "a batch could not be encoded; it is halved", images=len(tokens), error=str(error)
-                )
-                return self._encode(tokens[:half], pixels[:half]) + self._encode(tokens[half:], pixels[half:])
-            self._blame(tokens[0], "encode", error)
-            return []
-        self._count_encoded(tokens, started)
-        return [(tokens, embeddings)]
-
-    def _count_encoded(self, tokens: list[int], started: float) -> None:
-        now = self._clock()
-        self._encode_stage.leave(len(tokens), seconds=now - started)
-        self._metrics.busy_seconds["encode"].inc(now - started)
-        if self._tracing.active:
-            self._tracing.stage("encode", tokens, started, now)
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
