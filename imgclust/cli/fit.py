@@ -129,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
     embeddings = _chosen_images(read_embeddings(arguments.embeddings), arguments)
     labels = other_target.labels_of(arguments.labels, embeddings.ids)
+    if labels is not None and arguments.other_target is None:
+        note("--labels says how right --other-target is: without a target it changes nothing")
     result = fit(
         embeddings,
         vocabulary=loading.vocabulary(arguments, embeddings.identity),
