@@ -9,7 +9,7 @@ from tests.support.fake_clients import FakeProducer
 from tests.support.fake_kafka import FakeBroker
 from tests.support.fake_uploads import FakeUploadsConsumer
 from worker.errors import StartError
-from worker.kafka.at_least_once import ROUND_PATIENCE, AtLeastOnce
+from worker.kafka.at_least_once import ANSWER, ROUND_PATIENCE, STEP, AtLeastOnce
 from worker.kafka.client_config import producer_config
 from worker.kafka.delivery import Result
 from worker.messages.headers import VALUE_OMITTED, text_header
@@ -127,6 +127,29 @@ def test_a_revocation_commits_what_is_safe_by_then(bench: Bench) -> None:
     bench.publish(2)
     bench.publisher.leave({0}, lost=False)
     assert bench.consumer.stored[0] == (3, "")
+
+
+def test_no_call_waits_for_longer_than_a_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker is away: at the end neither acknowledgements nor the last commit are waited for in one call,
+    and for the commit a second at most."""
+    waited: list[float] = []
+
+    def away(timeout: float) -> int:
+        waited.append(timeout)
+        bench.now += timeout
+        return 1
+
+    def poll(limit: int, timeout: float) -> list[Record]:
+        assert away(timeout)
+        return []
+
+    monkeypatch.setattr(bench.producer, "flush", away)
+    monkeypatch.setattr(bench.consumer, "poll", poll)
+    monkeypatch.setattr(bench.consumer, "committing", True)
+    bench.publish(1)
+    assert not bench.publisher.finish(3.5)
+    assert max(waited) <= 1.0
+    assert bench.now == pytest.approx(3.5 + STEP, abs=2 * ANSWER)
 
 
 def test_a_dead_letter_that_is_too_large_goes_without_its_value(bench: Bench) -> None:
