@@ -18,6 +18,7 @@ from confluent_kafka import Producer
 
 from imgclust.model.model import ClusterModel
 from imgclust.training.fit import fit
+from imgclust.types import OTHER
 from tests.support.kafka_cluster import PARTITIONS, Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
@@ -49,11 +50,14 @@ def topics(apache_kafka: Kafka) -> Topics:
 
 @pytest.fixture(scope="module")
 def models(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three models: `first`; `renamed`, which continues its taxonomy; `again`, which starts another one."""
+    """Three models: `first`; `edited`, which is it with other names and two clusters merged by hand; `again`,
+    which starts another taxonomy."""
     root = tmp_path_factory.mktemp("models")
     first = ClusterModel.load(model_folder)
     first.save(root / "first")
-    first.renamed([f"cluster {c.id}" for c in first.clusters]).save(root / "renamed")
+    into, merged = (cluster.id for cluster in first.clusters[:2])
+    named = first.edit().rename({c.id: f"cluster {c.id}" for c in first.clusters})
+    named.edit().merge(into, merged).save(root / "edited")
     rows = first.arrays["embeddings"].astype(np.float32)
     fit(rows, encoder=first.encoder, parameters={"random_state": 3, "n_epochs": 100}).model.save(
         root / "again"
@@ -129,14 +133,12 @@ def test_ten_changes_under_load(
 ) -> None:  # fmt: skip
     """Uploads come in all the time while the model changes ten times: each is tagged exactly once, every tag
     names a version that existed with its own taxonomy, all three were at work, and /readyz stays good."""
-    by_version = {
-        m.version: m for m in (ClusterModel.load(models / f) for f in ("first", "renamed", "again"))
-    }
+    by_version = {m.version: m for m in (ClusterModel.load(models / f) for f in ("first", "edited", "again"))}
     ready: list[int] = []
     with WorkerProcess(tmp_path, env) as worker:
         worker.ready()
         wait_for("the first tags", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > 10)
-        for folder in itertools.islice(itertools.cycle(("renamed", "again", "first")), SWAPS):
+        for folder in itertools.islice(itertools.cycle(("edited", "again", "first")), SWAPS):
             assert set_models.set_live(settings, folder, wait=60) == 0
             with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=5) as answer:
                 ready.append(answer.status)
@@ -152,6 +154,7 @@ def test_ten_changes_under_load(
     for tag in found:
         assert tag.taxonomy == by_version[tag.model].taxonomy
         assert tag.name == by_version[tag.model].name(tag.cluster)
+        assert tag.cluster in {OTHER, *by_version[tag.model].numbers.tolist()}  # what was merged is gone
     assert {tag.model for tag in found} == set(by_version)
     times = np.sort([tag.tagged_at for tag in found])
     pauses = np.sort(np.diff(times))
@@ -194,7 +197,7 @@ def test_wrong_models_shadows_and_the_way_back(
         assert reported["version"] == first.version
         assert "no folder 'nowhere'" in reported["refused"]["live"]
 
-        with pytest.raises(SettingsError, match="models there: again, first, renamed"):
+        with pytest.raises(SettingsError, match="models there: again, edited, first"):
             set_models.set_live(settings, "nowhere", wait=0)
         with pytest.raises(SettingsError, match="copy it there"):
             set_models.set_live(settings, "/tmp", wait=0)
@@ -247,7 +250,7 @@ def test_where_a_start_looks_for_its_model(settings: Settings, models: Path, tmp
     reason."""
     first, again = ClusterModel.load(models / "first"), ClusterModel.load(models / "again")
     assert first_model(settings).version == first.version
-    assert set_models.set_live(settings, "renamed", wait=0) == 0
+    assert set_models.set_live(settings, "edited", wait=0) == 0
     assert set_models.roll_back(settings, wait=0) == 0  # to WORKER_MODEL, which nobody had named
     assert read_state(settings).assignments["live"].model.version == first.version
     name_live(settings, ModelRef(again.version, again.taxonomy, "again"))
