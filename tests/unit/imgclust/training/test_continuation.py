@@ -341,7 +341,7 @@ def test_the_report_shows_them() -> None:
     model = third().model
     data = from_model(model)
     shown = payload(data)
-    assert [(c["id"], c["size"]) for c in shown["clusters"]] == [(c.id, c.size) for c in model.clusters]
+    assert [(c["id"], c["trained"]) for c in shown["clusters"]] == [(c.id, c.size) for c in model.clusters]
     assert set(np.unique(data.labels)) <= {-1, *model.numbers.tolist()}
     assert len({c["light"] for c in shown["clusters"]}) == min(
         len(model.clusters), len(colours(np.eye(7, 2)))
