@@ -76,16 +76,18 @@ class HierarchyNamer:
 
     def names(self, model: ClusterModel) -> Mapping[int, str | None]:
         """Raises EncoderError for a model of another encoder."""
-        from imgclust.embedding.mini import ARCHITECTURE, classifier
+        from imgclust.embedding.mini import ARCHITECTURE, class_directions, class_probabilities
 
         if model.encoder is None or model.encoder.architecture != ARCHITECTURE:
             raise EncoderError(
                 "names from the hierarchy of ImageNet's classes need a model of the encoder 'mini', and this "
                 f"is one of {model.encoder.name if model.encoder else 'no known one'!a:.100}: name by phrases"
             )
-        layer, labels = classifier(self.weights), model.labels_
+        labels, rows = model.labels_, model.arrays["embeddings"]
+        mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        directions = class_directions(self.weights)
         shares = [
-            layer.probabilities(model.arrays["embeddings"][labels == cluster.id]).mean(axis=0)
+            class_probabilities(rows[labels == cluster.id], mean, directions).mean(axis=0)
             for cluster in model.clusters
         ]
         found = name_groups(np.array(shares), groups())

