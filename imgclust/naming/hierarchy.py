@@ -23,7 +23,7 @@ from imgclust.types import Floats
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
-HOLDS = 0.5  # share of a cluster's probabilities that a name needs
+HOLDS = 0.6  # share of a cluster's probabilities that a name needs
 APART = 0.3  # by which that share exceeds the name's share of all clusters: a name sets a cluster apart
 
 
