@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from imgclust.errors import ImgclustError
+from imgclust.naming.clusters import found_clusters
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -76,7 +77,7 @@ class EndpointNamer:
     def names(self, model: ClusterModel) -> Mapping[int, str | None]:
         """Raises ImgclustError: the endpoint does not answer, or not as the API has it."""
         found: dict[int, str | None] = {}
-        for cluster in sorted(model.clusters, key=lambda c: (-c.size, c.id)):
+        for cluster in sorted(found_clusters(model), key=lambda c: (-c.size, c.id)):
             pictures = [model.thumbnails[i] for i in cluster.exemplars if i in model.thumbnails]
             if pictures and self.requests < self.max_requests:
                 found[cluster.id] = as_name(self._ask(contact_sheet(pictures)))

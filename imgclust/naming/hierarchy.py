@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgclust.errors import EncoderError
+from imgclust.naming.clusters import found_clusters
 from imgclust.types import Floats
 
 if TYPE_CHECKING:
@@ -83,12 +84,12 @@ class HierarchyNamer:
                 "names from the hierarchy of ImageNet's classes need a model of the encoder 'mini', and this "
                 f"is one of {model.encoder.name if model.encoder else 'no known one'!a:.100}: name by phrases"
             )
-        labels, rows = model.labels_, model.arrays["embeddings"]
+        labels, rows, clusters = model.labels_, model.arrays["embeddings"], found_clusters(model)
         mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         directions = class_directions(self.weights)
         shares = [
             class_probabilities(rows[labels == cluster.id], mean, directions).mean(axis=0)
-            for cluster in model.clusters
+            for cluster in clusters
         ]
         found = name_groups(np.array(shares), groups())
-        return dict(zip((cluster.id for cluster in model.clusters), found, strict=True))
+        return dict(zip((cluster.id for cluster in clusters), found, strict=True))

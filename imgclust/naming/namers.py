@@ -12,6 +12,7 @@ from imgclust.editing.log import Rename, effective
 from imgclust.editing.parsing import clean_name
 from imgclust.errors import ImgclustError, ModelError
 from imgclust.model.editor import of_clusters_alone
+from imgclust.naming.clusters import found_clusters
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -117,13 +118,13 @@ def load_namer(name: str, options: NamingOptions) -> Namer:
 
 
 def proposed(model: ClusterModel, namers: Sequence[Namer]) -> dict[int, str | None]:
-    """What the namers make of all clusters without a name that a person gave: the first that has a name.
+    """What the namers make of all clusters that no person named or defined: the first that has a name.
 
     A name that is not one line of at most 200 characters is none.
     """
     by_people = names_by_people(model)
     model = of_clusters_alone(model)  # people name classes
-    names: dict[int, str | None] = {c.id: None for c in model.clusters if c.id not in by_people}
+    names: dict[int, str | None] = {c.id: None for c in found_clusters(model) if c.id not in by_people}
     for namer in namers:
         if None not in names.values():
             break

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgclust.errors import EncoderError
+from imgclust.naming.clusters import found_clusters
 from imgclust.types import OTHER, EncoderIdentity, Floats
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class PhraseNamer:
             raise EncoderError(
                 f"model {model.version} does not say which encoder it takes, so phrases cannot be placed"
             )
-        numbers = [cluster.id for cluster in model.clusters]
-        place = {number: i for i, number in enumerate(numbers)} | {OTHER: OTHER}
-        labels = np.array([place[number] for number in model.labels_.tolist()], np.int32)
+        numbers = [cluster.id for cluster in found_clusters(model)]
+        place = {number: i for i, number in enumerate(numbers)}
+        labels = np.array([place.get(number, OTHER) for number in model.labels_.tolist()], np.int32)
         found = name_clusters(centres(model.arrays["embeddings"], labels), *self.vocabulary(model.encoder))
         return dict(zip(numbers, found, strict=True))

@@ -14,6 +14,7 @@ from imgclust.cli.arguments import main
 from imgclust.errors import ImgclustError
 from imgclust.model.model import ClusterModel
 from imgclust.naming import namers
+from imgclust.naming.clusters import found_clusters
 from imgclust.naming.namers import OURS, Namer, NamingOptions, load_namer, proposed
 from tests.support.fitted import fitted
 
@@ -98,3 +99,12 @@ def test_by_phrases(tmp_path: Path) -> None:
     assert set(found) == set(rows)
     assert {name for name in found.values() if name} <= {f"phrase {n}" for n in rows}
     assert all(name is None or name == f"phrase {number}" for number, name in found.items())
+
+
+def test_classes_are_not_named() -> None:
+    """People define and name classes, and a cluster without images has nothing to be named by."""
+    model = fitted().model
+    first, second, *others = model.clusters
+    clusters = (dataclasses.replace(first, is_class=True), dataclasses.replace(second, id=99), *others)
+    seen = dataclasses.replace(model, clusters=clusters, fitted=model.clusters)
+    assert [c.id for c in found_clusters(seen)] == [c.id for c in others]

@@ -1,0 +1,17 @@
+"""The clusters that namers are asked about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
+    from imgclust.model.parts import Cluster
+
+
+def found_clusters(model: ClusterModel) -> list[Cluster]:
+    """Those that a fit found and that have images: no classes, which people define and name."""
+    there = set(np.unique(model.labels_).tolist())
+    return [cluster for cluster in model.clusters if cluster.id in there and not cluster.is_class]
