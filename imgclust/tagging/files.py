@@ -41,6 +41,7 @@ COLUMNS = (
     "similarity",
     "assigned",
     "from_class",
+    "group",
 )
 PARQUET_ROWS = 10_000  # held at once
 
@@ -61,6 +62,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "similarity": row.similarity,
         "assigned": row.assigned,
         "from_class": row.from_class,
+        "group": row.group,
     }
 
 
@@ -145,6 +147,7 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
     candidate = pa.struct([("cluster", pa.int32()), ("name", pa.string()), ("score", pa.float32())])
     kinds = {
         "cluster": pa.int32(),
+        "group": pa.int32(),
         "probability": pa.float32(),
         "similarity": pa.float32(),
         "novel": pa.bool_(),

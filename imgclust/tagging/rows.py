@@ -52,6 +52,7 @@ class Row:
         attributes: the picture's, from a list or an embeddings folder.
         assigned: put into its cluster from between clusters; the probability is the candidate's score.
         from_class: the cluster is a class that people defined, decided before the clusters.
+        group: the group that the cluster is in, where the model has two levels.
         width, height: of the original, in pixels; 0 where they are not known. Tables do not have them.
     """
 
@@ -70,6 +71,7 @@ class Row:
     width: int = 0
     height: int = 0
     from_class: bool = False
+    group: int | None = None
 
 
 def predict_paths(
@@ -184,6 +186,7 @@ def predict_rows(
     """
     prediction = model.predict(embeddings)
     version, taxonomy = model.version, model.taxonomy
+    groups = {cluster.id: cluster.group for cluster in model.clusters}
     classes = {cluster.id for cluster in model.clusters if cluster.is_class}
     for i, (image, source, known) in enumerate(zip(ids, sources, attributes, strict=True)):
         cluster = int(prediction.labels[i])
@@ -204,6 +207,7 @@ def predict_rows(
             width=sizes[i][0] if sizes else 0,
             height=sizes[i][1] if sizes else 0,
             from_class=cluster in classes,
+            group=groups.get(cluster),
         )
 
 

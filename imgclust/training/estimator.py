@@ -13,6 +13,7 @@ from imgclust.errors import EmbeddingsError
 from imgclust.predictor.novelty import NOVEL_RATE
 from imgclust.training.dedupe import NEAR
 from imgclust.training.fit import fit
+from imgclust.training.parameters import Count
 from imgclust.types import Floats, Ints
 
 
@@ -22,6 +23,7 @@ class ImageClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         parameters: those of `imgclust.training.parameters.Parameters` that differ from the defaults, like
             `{"min_cluster_size": 20}`.
+        clusters: how many there must be, 12 or (10, 30); by default as many as there are.
         normalize: divide rows by their length; without it, they have to be of length 1.
         near: cosine from which two rows count as one; above 1 only equal rows do.
         novel_rate: share of rows like the training ones that may be called novel.
@@ -39,12 +41,14 @@ class ImageClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self,
         *,
         parameters: Mapping[str, Any] | None = None,
+        clusters: Count | None = None,
         normalize: bool = True,
         near: float = NEAR,
         novel_rate: float = NOVEL_RATE,
         seed: int = 0,
     ) -> None:
         self.parameters = parameters
+        self.clusters = clusters
         self.normalize = normalize
         self.near = near
         self.novel_rate = novel_rate
@@ -61,6 +65,7 @@ class ImageClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.result_ = fit(
             rows,
             parameters=self.parameters,
+            clusters=self.clusters,
             test_fraction=0.0,
             seed=self.seed,
             near=self.near,

@@ -1,8 +1,9 @@
 """Groups above the clusters: nodes of the same tree that hold two or more of them, none above another.
 
-They are chosen as clusters are, by the same values: what samples show again, and not what is merely large. A
-cluster that no chosen node is above is in no group. Nothing of the prediction changes: the group of an image
-is that of its cluster.
+They are chosen as clusters are, by the same values: what samples show again, and not what is merely large; a
+node of nearly all images, as there are many near the root, would say nothing, however steady it is. A cluster
+that no chosen node is above is in no group. Nothing of the prediction changes: the group of an image is that
+of its cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from imgclust.training.dedupe import Rows
 from imgclust.training.hierarchy import Floats64, Hierarchy
 from imgclust.training.parameters import Parameters
 from imgclust.types import OTHER, Ints
+
+LARGEST = 0.6  # of all images, in a group: two groups of about a half may be
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ def level_above(
     """
     k = len(clusters)
     below = np.asarray(hierarchy.under[:, clusters].sum(axis=1)).ravel()
-    allowed = np.where(below >= 2, value, -np.inf)
+    small = hierarchy.size <= LARGEST * hierarchy.size[0]
+    allowed = np.where((below >= 2) & small, value, -np.inf)
     if p.max_groups:
         nodes = counted_antichain(hierarchy, allowed, p.min_groups, p.max_groups)
     else:

@@ -220,11 +220,12 @@ def test_csv_for_people(tmp_path: Path) -> None:
 
 def test_json_lines_are_like_tags(tmp_path: Path) -> None:
     """A line has a tag's fields with a tag's names and types."""
-    write_rows([row()], tmp_path / "t.jsonl")
+    write_rows([dataclasses.replace(row(), group=2)], tmp_path / "t.jsonl")
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {
         "id": "in/a.jpg", "source": "in/a.jpg", "cluster": 3, "name": "birds", "probability": 0.875,
         "novel": False, "model": "0123456789ab", "taxonomy": "ba9876543210",
         "attributes": {"category": "bird"}, "similarity": None, "assigned": False, "from_class": False,
+        "group": 2,
         "candidates": [
             {"cluster": 3, "name": "birds", "score": 0.5},
             {"cluster": 7, "name": None, "score": 0.25},
