@@ -116,6 +116,7 @@ def test_a_fit_meets_its_target(tmp_path: Path) -> None:
     result = fit(rows, parameters=small, seed=1, other_target=0.1, labels=labels, novel_rate=0)
     figures = result.figures["other_target"]
     assert figures["judged_by"] == "labels"
+    assert figures["right_in_clusters"] > 0.9  # labels are those of their images, in whatever order it fits
     assert result.test.assigned.any()
     assert result.figures["test"]["other"] <= 0.1 < result.figures["train"]["other"]
     assert result.figures["test"]["assigned"] == pytest.approx(result.test.assigned.mean(), abs=1e-4)
