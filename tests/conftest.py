@@ -26,6 +26,7 @@ FIRST = (
     "tests/faults/test_faults.py",
     "tests/integration/test_worker.py",
     "tests/integration/test_hostile_uploads.py",
+    "tests/integration/test_examples.py",  # short: xdist gives it to the process that the faults keep busy
     "tests/integration/test_demo_run.py",
     "tests/integration/test_view_consumer.py",
     "tests/integration/test_models_change.py",

@@ -18,6 +18,7 @@ WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from 
 
 COMPILED = (
     ("umap.utils", "fast_knn_indices"),
+    ("umap.utils", "submatrix"),
     ("umap.umap_", "smooth_knn_dist"),
     ("umap.umap_", "compute_membership_strengths"),
     ("umap.layouts", "_nb_optimize_layout_euclidean_single_epoch"),

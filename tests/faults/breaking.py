@@ -25,7 +25,7 @@ FAILPOINTS = (
     "retry-restore",
 )
 AT_START = ("after-committed-read", "retry-restore")
-PATIENCE = 30.0  # seconds until a failpoint is reached
+PATIENCE = 60.0  # seconds until a failpoint is reached
 TRIES = 2
 
 

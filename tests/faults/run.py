@@ -23,8 +23,8 @@ from tests.faults.uploads import plan as uploads_plan
 from worker.errors import WorkerError
 
 FLEET = 2  # workers that are always there; faults bring a third and a fourth
-STUCK = 60.0  # seconds without any progress after the last fault
-VIEW = 90.0  # seconds until the view shows it
+STUCK = 120.0  # seconds without any progress after the last fault
+VIEW = 240.0  # seconds until the view shows it
 # librdkafka itself may crash after a broker was frozen (its issue #5280); the rest must not notice
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT}
 EXIT_STALLED = 4

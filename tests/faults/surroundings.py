@@ -287,7 +287,7 @@ class Surroundings:
         worker.kill()
         self.gone(worker)
 
-    def leave(self, worker: Worker, patience: float = 60, *, armed: bool = False) -> bool:
+    def leave(self, worker: Worker, patience: float = 120, *, armed: bool = False) -> bool:
         """SIGTERM: it finishes what is in flight and leaves; an `armed` one may die or freeze on the way.
 
         Returns:
@@ -321,7 +321,7 @@ class Surroundings:
                 self.gone(worker)
                 self.join()
 
-    def wait_ready(self, worker: Worker, seconds: float = 60) -> bool:
+    def wait_ready(self, worker: Worker, seconds: float = 240) -> bool:
         """Whether it came to be ready (or ended) in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and worker.code is None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import preloaded
 from tests.support.paths import CLIPART
 from worker.demo.backends import Kafka, find_java
 
@@ -48,17 +49,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(run_folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "worker", "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
+    return ["worker", "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
 
 
 def demo(run_folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(run_folder, *arguments),
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    return preloaded.run(*command(run_folder, *arguments), env=environment(**more), timeout=PATIENCE)
 
 
 def check_summary(text: str) -> None:
@@ -122,7 +117,7 @@ def alive(process: int) -> bool:
 def test_a_stopped_demo_leaves_nothing_running(run_folder: Path, pictures: Path, number: int) -> None:
     """Ctrl-C and SIGTERM while the stream runs: exit code 130, no traceback, every child process is gone."""
     process = subprocess.Popen(
-        command(run_folder, "--uploads", "100000", str(pictures)),
+        [sys.executable, "-m", *command(run_folder, "--uploads", "100000", str(pictures))],
         env=environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -150,7 +145,7 @@ def test_a_stopped_demo_leaves_nothing_running(run_folder: Path, pictures: Path,
 def test_a_worker_that_dies_is_shown_with_its_log(run_folder: Path, pictures: Path) -> None:
     """The end of the worker's own log, and exit code 1, instead of a wait for nothing."""
     process = subprocess.Popen(
-        command(run_folder, "--uploads", "100000", str(pictures)),
+        [sys.executable, "-m", *command(run_folder, "--uploads", "100000", str(pictures))],
         env=environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tests.support.kafka_cluster import make_anew
 from tests.support.redis_server import RedisServer, running
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka, MockKafka
 from worker.feed import Feed
 from worker.kafka.client_config import view_config
@@ -40,7 +40,6 @@ from worker.view.store import TagsView
 
 pytestmark = pytest.mark.redis
 PARTITIONS = 4  # the mock cluster's default
-PATIENCE = 60.0  # seconds, for anything that will happen; nothing is said about how fast
 KEYS = Keys()
 
 
@@ -50,7 +49,7 @@ def eventually(happened: Callable[[], Any], what: str) -> None:
             return bool(happened())
         return False
 
-    wait_for(what, has_happened, PATIENCE)
+    wait_for(what, has_happened)
 
 
 class Topic:
@@ -583,7 +582,7 @@ def test_deletions_that_kafka_forgot(topic: Topic, server: RedisServer, start: S
     for upload_id in gone:
         topic.delete(upload_id)
     topic.flush()
-    deadline = time.monotonic() + 3 * PATIENCE  # the cleaner sleeps for 15 s, and needs a few rounds
+    deadline = time.monotonic() + 3 * PATIENCE  # the cleaner needs a few rounds
     while topic.deletions():
         assert time.monotonic() < deadline, "Kafka did not compact"
         fill(

@@ -28,6 +28,7 @@ PARTITIONS = 4  # the mock cluster gives each topic four
 PROMPT = {
     "group.consumer.heartbeat.interval.ms": "200",
     "group.consumer.min.heartbeat.interval.ms": "200",
+    "log.cleaner.backoff.ms": "500",  # 15 s by default
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support.fake_fetchers import FakeFetchers
 from tests.support.kafka_cluster import Topics
+from tests.support.waiting import PATIENCE
 from tests.support.world import MAKER, FakeInference
 from worker.fetching.protocol import Failed
 from worker.kafka.at_least_once import AtLeastOnce
@@ -101,7 +102,7 @@ class KafkaWorld:
             else:
                 self.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, ((1, 0.5),), False)])
 
-    def until(self, what: str, condition: Callable[[], object], seconds: float = 30.0) -> None:
+    def until(self, what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Rounds until `condition` holds."""
         deadline = time.monotonic() + seconds
         while not condition():

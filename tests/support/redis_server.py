@@ -64,7 +64,7 @@ class RedisServer:
         command += ["--save", "", "--appendonly", "no", "--logfile", "redis.log", *self.options]
         with (self.folder / "start.log").open("wb") as said:  # what it says before it has a log
             self._process = subprocess.Popen(command, stdout=said, stderr=said)
-        wait_for("the Redis server answers", self._answers, 20)
+        wait_for("the Redis server answers", self._answers)
 
     def _answers(self) -> bool:
         assert self._process is not None

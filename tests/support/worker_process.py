@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.kafka_cluster import Topics
 from tests.support.preloaded import Program
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import free_ports
 
 
@@ -83,7 +83,7 @@ class WorkerProcess:
 
     def metric(self, sample: str) -> float:
         """One sample of `/metrics` by its text, e.g. `imgclust_uploads_total{outcome="dead"}`."""
-        text = urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5).read().decode()
+        text = urllib.request.urlopen(f"http://{self.address}/metrics", timeout=PATIENCE).read().decode()
         for line in text.splitlines():
             if line.startswith(sample + " "):
                 return float(line.rsplit(" ", 1)[1])
@@ -93,7 +93,7 @@ class WorkerProcess:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = PATIENCE) -> int:
         """The exit code, once it has ended."""
         assert self.process is not None
         return self.process.wait(timeout=seconds)
