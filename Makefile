@@ -41,6 +41,7 @@ docs: install ## write what is made from the code: README tables, wings, alerts,
 	$(BIN)/python deploy/grafana/build.py
 	PYTHONPATH=. $(BIN)/python deploy/helm/build.py
 	$(BIN)/python -m benchmarks.capacity --page docs/capacity.md
+	$(BIN)/python -m benchmarks.library_scale --page docs/scale.md
 
 demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")

@@ -12,12 +12,14 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 DAY = 86_400
 TRANSACTION = 0.05  # seconds: WORKER_COMMIT_INTERVAL
 CONNECTIONS, IN_FLIGHT = 64, 8192  # WORKER_FETCH_CONNECTIONS, WORKER_MAX_IN_FLIGHT
+Reckon = Callable[[Any], Iterator[tuple[str, str, str]]]  # of a site: what, how much, how it is reckoned
 MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: put in yours"
 
 
@@ -120,52 +122,66 @@ def needs(site: Site) -> Iterator[tuple[str, str, str]]:
     yield "Redis, in all, compact", size(packed), "mean uploads × compact tag × days"
 
 
-def table(*sites: Site) -> str:
-    """In Markdown: the figures that go in, then what comes out for each site."""
+def table(
+    reckon: Callable[[Any], Iterator[tuple[str, str, str]]], varied: str, unit: str, *sites: Any
+) -> str:
+    """In Markdown: the figures that go in, then what comes out for each site.
+
+    Args:
+        varied: the figure in which the sites differ; `unit` is its unit.
+    """
     lines = ["| figure | value | | from |", "|---|---|---|---|"]
-    for field in dataclasses.fields(Site):
-        if field.name != "uploads":
+    for field in dataclasses.fields(sites[0]):
+        if field.name != varied:
             value = getattr(sites[0], field.name)
-            unit, meaning, source = (field.metadata[k] for k in ("unit", "meaning", "source"))
-            lines.append(f"| `{field.name}` | {value:,g} {unit} | {meaning} | {source} |".replace("  ", " "))
-    heads = " | ".join(f"{site.uploads:,g} uploads/s" for site in sites)
+            its, meaning, source = (field.metadata[k] for k in ("unit", "meaning", "source"))
+            lines.append(f"| `{field.name}` | {value:,g} {its} | {meaning} | {source} |".replace("  ", " "))
+    heads = " | ".join(f"{getattr(site, varied):,.15g} {unit}" for site in sites)
     lines += ["", f"| | {heads} | reckoned as |", "|---|" + "---|" * (len(sites) + 1)]
-    for rows in zip(*map(needs, sites), strict=True):
+    for rows in zip(*map(reckon, sites), strict=True):
         what, _, how = rows[-1]
         lines.append(f"| {what} | {' | '.join(row[1] for row in rows)} | {how} |")
     return "\n".join(lines) + "\n"
 
 
-PAGE = table(*(Site(uploads=uploads) for uploads in (100, 1_750, 10_000)))
+PAGE = table(needs, "uploads", "uploads/s", *(Site(uploads=uploads) for uploads in (100, 1_750, 10_000)))
 
 
-def page(text: str) -> str:
+def page(text: str, made: str = PAGE) -> str:
     """The page with its table made anew."""
     place = r"(<!-- table -->\n).*?(<!-- /table -->)"
-    text, count = re.subn(place, lambda m: m[1] + PAGE + m[2], text, flags=re.S)
+    text, count = re.subn(place, lambda m: m[1] + made + m[2], text, flags=re.S)
     if count != 1:
         raise SystemExit(f"the page must have one place for the table, has {count}")
     return text
 
 
-def main() -> None:
+def answer(
+    description: str | None,
+    site: type[Any],
+    reckon: Reckon,
+    varied: str,
+    unit: str,
+    made: str,
+) -> None:
+    """The table for the figures of the command line; or a page's table, `made`, in its place."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for field in dataclasses.fields(Site):
-        unit, meaning = field.metadata["unit"], field.metadata["meaning"]
+    for field in dataclasses.fields(site):
+        its, meaning = field.metadata["unit"], field.metadata["meaning"]
         name = f"--{field.name.replace('_', '-')}"
         parser.add_argument(
-            name, type=float, default=field.default, metavar=unit or "N", help=f"{meaning} (%(default)g)"
+            name, type=float, default=field.default, metavar=its or "N", help=f"{meaning} (%(default)g)"
         )
     parser.add_argument("--page", type=Path, help="write the table of this page anew")
     given = vars(parser.parse_args())
     target = given.pop("page")
     if target is not None:
-        target.write_text(page(target.read_text()))
+        target.write_text(page(target.read_text(), made))
     else:
-        print(table(Site(**given)))
+        print(table(reckon, varied, unit, site(**given)))
 
 
 if __name__ == "__main__":
-    main()
+    answer(__doc__, Site, needs, "uploads", "uploads/s", PAGE)

@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("__main__", "exit codes"),
         ("cli", "what people type"),
         ("tuning", "which parameters"),
+        ("engines", "on many machines"),
         ("explaining", "why images are in no cluster"),
         ("comparing", "one model or another"),
         ("report", "one offline page"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from imgclust.cli.options import (
     Commands,
     add_command,
     add_encoder_options,
+    add_engine_options,
     add_reading_options,
     positive,
 )
@@ -48,6 +50,7 @@ def add(commands: Commands) -> None:
         "--batch", type=positive, default=64, help="images per call of the encoder (%(default)s)"
     )
     add_reading_options(command)
+    add_engine_options(command, "reads and encodes")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -57,11 +60,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     encoder = load_encoder(
         arguments.encoder,
-        device=arguments.device,
+        device="cpu" if arguments.engine == "ray" else arguments.device,  # then it only says what it is
         precision=arguments.precision,
         weights=arguments.weights,
         max_batch=arguments.batch,
     )
+    outcomes = None
+    if arguments.engine == "ray":
+        from imgclust.engines.runs import outcomes_on_ray
+
+        options, workers = loading.on_ray(arguments, encoder.identity)
+        assert options is not None
+        outcomes = outcomes_on_ray(dataclasses.replace(options, batch=arguments.batch), workers)
     summary = embed(
         arguments.images,
         arguments.output,
@@ -71,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
         limits=loading.limits(arguments),
         reader=loading.reader(arguments),
+        outcomes=outcomes,
     )
     _print_embedded(summary)
     if summary.embedded or summary.present:

@@ -12,6 +12,9 @@ from imgclust.errors import EncoderError, ImgclustError
 
 if TYPE_CHECKING:
     from imgclust.embedding.torch_encoder import TorchEncoder
+    from imgclust.engines.ray_data import Workers
+    from imgclust.engines.steps import EmbedOptions
+    from imgclust.fetching.urls import FetchPolicy
     from imgclust.images.decode import Limits
     from imgclust.images.reader import Reader
     from imgclust.model.model import ClusterModel
@@ -96,27 +99,59 @@ def reader(arguments: argparse.Namespace) -> Reader:
     """What reads the images: files, and URLs of the addresses that the arguments allow."""
     from imgclust.images.reader import Reader
 
+    return Reader(policy(arguments))
+
+
+def policy(arguments: argparse.Namespace) -> FetchPolicy | None:
+    """What may be fetched; None: public addresses, and nothing of the network is loaded without URLs."""
     asked = (
         arguments.allow_network, arguments.allow_port, arguments.allow_bucket, arguments.proxy,
         arguments.max_bytes,
     )  # fmt: skip
     if not any(asked):
-        return Reader()  # loads nothing of the network unless there are URLs
+        return None
     from imgclust.fetching.urls import FetchPolicy
 
     try:
         networks = tuple(ipaddress.ip_network(n) for n in arguments.allow_network)
     except ValueError as error:
         raise ImgclustError(f"--allow-network: {error}; give it like 10.1.0.0/16") from None
-    policy = FetchPolicy(
+    allowed = FetchPolicy(
         allow_networks=networks,
         allow_ports=(80, 443, *arguments.allow_port),
         allow_buckets=tuple(arguments.allow_bucket),
         proxy=arguments.proxy,
         max_bytes=arguments.max_bytes or FetchPolicy().max_bytes,
     )
-    if policy.allow_buckets:
+    if allowed.allow_buckets:
         from imgclust.fetching.object_store import Buckets
 
-        Buckets(policy)  # says what is missing before hours of work
-    return Reader(policy)
+        Buckets(allowed)  # says what is missing before hours of work
+    return allowed
+
+
+def on_ray(
+    arguments: argparse.Namespace, identity: EncoderIdentity | None
+) -> tuple[EmbedOptions | None, Workers]:
+    """What Ray's actors are told of the arguments; no options where there is nothing to encode.
+
+    Raises:
+        ImgclustError: Ray is not installed, or cannot be reached.
+    """
+    from imgclust.engines.ray_data import Workers, connected
+    from imgclust.engines.steps import EmbedOptions
+
+    connected()
+    workers = Workers(arguments.engine_workers, gpus=arguments.engine_gpus)
+    if identity is None:
+        return None, workers
+    options = EmbedOptions(
+        identity,
+        device=arguments.device,
+        precision=identity.precision,
+        weights=None if arguments.weights is None else arguments.weights.resolve(),
+        workers=arguments.workers,
+        limits=limits(arguments),
+        policy=policy(arguments),
+    )
+    return options, workers

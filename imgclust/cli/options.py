@@ -101,6 +101,21 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_engine_options(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--engine", choices=("alone", "ray"), default="alone",
+        help=f"what {what}: this process, or the Ray cluster that RAY_ADDRESS names, without it Ray on this "
+        "machine (needs imgclust[ray]; %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--engine-workers", type=positive, default=2, metavar="N", help="Ray's actors (%(default)s)"
+    )
+    command.add_argument(
+        "--engine-gpus", type=float, default=0.0, metavar="SHARE",
+        help="GPUs of each actor that encodes, like 1 or 0.5 (%(default)s)",
+    )  # fmt: skip
+
+
 def add_result_options(command: argparse.ArgumentParser, page: str | None = None) -> None:
     """Where a result goes, and in which form; `page` says what a page shows, where there is one."""
     command.add_argument(

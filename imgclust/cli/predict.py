@@ -14,6 +14,7 @@ from imgclust.cli.options import (
     Commands,
     add_command,
     add_encoder_options,
+    add_engine_options,
     add_reading_options,
 )
 from imgclust.cli.output import note
@@ -41,19 +42,25 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help=".csv, .jsonl or .parquet; without it, a table on a terminal and JSON lines elsewhere",
+        help=".csv, .jsonl or .parquet, with --engine ray a folder; without it, a table on a terminal and "
+        "JSON lines elsewhere",
     )  # fmt: skip
     place = command.add_mutually_exclusive_group()
     place.add_argument("--copy-to", type=Path, metavar="DIR", help="copy each picture to DIR/<cluster>/")
     place.add_argument("--link-to", type=Path, metavar="DIR", help="link to each picture from DIR/<cluster>/")
     add_encoder_options(command, precision=None)
     add_reading_options(command)
+    add_engine_options(command, "reads, encodes and predicts")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from imgclust.model.model import ClusterModel
     from imgclust.tagging import files, folders
 
+    if arguments.engine == "ray":
+        from imgclust.cli import predict_on_ray
+
+        return predict_on_ray.run(arguments)
     if arguments.output is not None:
         files.writer_for(arguments.output)  # a wrong ending is refused before any work
     target = arguments.copy_to or arguments.link_to

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -37,6 +37,8 @@ FLUSH_SECONDS = 30.0  # a killed run loses at most so much work
 FAILED = "failed.csv"
 MET_BEFORE = "the same file again"
 DUPLICATE_ID = "duplicate-id"
+
+Outcomes = Callable[[Iterable[Item]], Generator[list[EmbedOutcome]]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,6 +80,7 @@ def embed(
     progress: bool = True,
     limits: Limits = DEFAULT_LIMITS,
     reader: Reader | None = None,
+    outcomes: Outcomes | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet shards; may be interrupted and run again at any time.
@@ -93,6 +96,7 @@ def embed(
         progress: show a bar (on a terminal) or a line now and then, on stderr.
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
+        outcomes: what reads, decodes and encodes instead of this process; see `imgclust.engines`.
         clock: monotonic seconds.
 
     Raises:
@@ -109,22 +113,26 @@ def embed(
         known = KnownImages(summary.folder)
         bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
         todo = _new(items(sources, summary.skipped), known, summary, failures, bar)
-        batches = stream(
-            todo,
-            encoder,
-            batch=batch,
-            workers=workers,
-            limits=limits,
-            reader=reader,
-            is_present=known.is_present,
-            hashed=True,
+        batches = (
+            outcomes(todo)
+            if outcomes
+            else stream(
+                todo,
+                encoder,
+                batch=batch,
+                workers=workers,
+                limits=limits,
+                reader=reader,
+                is_present=known.is_present,
+                hashed=True,
+            )
         )
         stack.enter_context(closing(batches))  # so that an error stops the readers at once
         flushed = clock()
-        for outcomes in batches:
-            for outcome in outcomes:
+        for some in batches:
+            for outcome in some:
                 _record(outcome, known, writer, failures, summary)
-            bar.advance(len(outcomes))
+            bar.advance(len(some))
             if clock() - flushed >= FLUSH_SECONDS:
                 writer.flush()
                 flushed = clock()

@@ -233,6 +233,11 @@ def iter_embeddings(folder: Path) -> Iterator[Embeddings]:
     Raises:
         EmbeddingsError: no shards, a damaged shard, or shards of different encoders.
     """
+    for shard, identity in _checked_shards(folder):
+        yield _from_table(pq.read_table(shard), identity)
+
+
+def _checked_shards(folder: Path) -> Iterator[tuple[Path, EncoderIdentity]]:
     found = shards(folder)
     if not found:
         raise EmbeddingsError(
@@ -242,7 +247,19 @@ def iter_embeddings(folder: Path) -> Iterator[Embeddings]:
     for shard in found:
         identity = _identity_of(shard)
         _check_same(wanted, identity, shard)
-        yield _from_table(pq.read_table(shard), identity)
+        yield shard, identity
+
+
+def shard_batches(folder: Path, rows: int = 10_000) -> Iterator[tuple[pa.RecordBatch, EncoderIdentity]]:
+    """An embeddings folder as it is stored, in batches of at most so many rows, each with its encoder.
+
+    Raises:
+        EmbeddingsError: as `iter_embeddings`.
+    """
+    for shard, identity in _checked_shards(folder):
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(rows):
+                yield batch.replace_schema_metadata(None), identity
 
 
 def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:

@@ -23,6 +23,7 @@ from imgclust.errors import EmbeddingsError, ModelError
 from imgclust.model import folder as layout
 from imgclust.model import showing
 from imgclust.model.arrays import read_arrays, read_map
+from imgclust.model.cuml_pair import plain_hdbscan, plain_umap
 from imgclust.model.drift import Reference
 from imgclust.model.edits import by_number, edits_file, read_clusters, read_edits, read_groups
 from imgclust.model.folder import Array
@@ -474,8 +475,10 @@ class ClusterModel:
         ```
 
         Args:
-            umap_model: a fitted `umap.UMAP`, of metric "cosine" or "euclidean", on unit-norm embeddings.
-            hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`.
+            umap_model: a fitted `umap.UMAP`, of metric "cosine" or "euclidean", on unit-norm embeddings; or
+                cuML's.
+            hdbscan_model: a `hdbscan.HDBSCAN` fitted on `umap_model.embedding_` with `prediction_data=True`;
+                or cuML's.
             encoder: who made the embeddings.
             ids: of the training images, in their order; by default their row numbers.
             names: of the clusters: number → name, or one for each. Numbers are hdbscan's labels. BERTopic
@@ -491,7 +494,7 @@ class ClusterModel:
         """
         check_identity(encoder)
         novelties.check_rate(novel_rate)
-        parts = freeze(umap_model, hdbscan_model)
+        parts = freeze(plain_umap(umap_model), plain_hdbscan(hdbscan_model))
         arrays, labels = parts.arrays, parts.arrays["labels"]
         n, k = len(labels), len(arrays["cluster_nodes"])
         ids = [str(i) for i in (ids if ids is not None else range(n))]

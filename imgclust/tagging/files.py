@@ -25,6 +25,8 @@ from imgclust.support.path_text import storable, to_text
 from imgclust.support.spreadsheets import guard
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from imgclust.tagging.rows import Row
 
 COLUMNS = (
@@ -140,9 +142,9 @@ def _csv(rows: Iterable[Row], file: BinaryIO) -> int:
     return n
 
 
-def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
+def schema() -> pa.Schema:
+    """The columns of Parquet files, and their types."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     candidate = pa.struct([("cluster", pa.int32()), ("name", pa.string()), ("score", pa.float32())])
     kinds = {
@@ -155,14 +157,23 @@ def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
         "from_class": pa.bool_(),
         "candidates": pa.list_(candidate),
     }
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
-    n = 0
-    stream = iter(rows)
-    with pq.ParquetWriter(file, schema) as out:
-        while chunk := [as_json(row) for row in itertools.islice(stream, PARQUET_ROWS)]:
-            for record in chunk:  # a map of any types has no column type: text, as embeddings folders have it
-                record["attributes"] = orjson.dumps(record["attributes"]).decode()
-            out.write_table(pa.Table.from_pylist(chunk, schema=schema))
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+
+
+def as_record(row: Row) -> dict[str, Any]:
+    """A row as `schema` has it: a map of any types has no column type, so attributes are text."""
+    record = as_json(row)
+    return {**record, "attributes": orjson.dumps(record["attributes"]).decode()}
+
+
+def _parquet(rows: Iterable[Row], file: BinaryIO) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n, stream, columns = 0, iter(rows), schema()
+    with pq.ParquetWriter(file, columns) as out:
+        while chunk := [as_record(row) for row in itertools.islice(stream, PARQUET_ROWS)]:
+            out.write_table(pa.Table.from_pylist(chunk, schema=columns))
             n += len(chunk)
     return n
 

@@ -1,0 +1,65 @@
+"""`imgclust predict --engine ray`: into a folder of Parquet parts; run again, it goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from imgclust.cli import loading
+from imgclust.cli.output import note
+from imgclust.errors import ImgclustError
+from imgclust.types import EncoderIdentity
+
+
+def run(arguments: argparse.Namespace) -> int:
+    stored = _are_stored(arguments)
+    from imgclust.engines.runs import predict_on_ray
+    from imgclust.model.model import ClusterModel
+    from imgclust.support.progress import bar_for
+
+    model = ClusterModel.load(arguments.model)
+    identity = None if stored else _encoder(model.encoder, arguments)
+    options, workers = loading.on_ray(arguments, identity)
+    skipped = Counter[str]()
+    with bar_for("predict", lambda: 0) as bar:
+        parts = predict_on_ray(
+            model, arguments.images, arguments.output, options, workers, skipped=skipped, advance=bar.advance
+        )
+    print(f"{parts.rows + parts.present} images predicted into {arguments.output}", file=sys.stderr)
+    if parts.present:
+        note(f"{parts.present} of them were there before")
+    for code, count in parts.failed.most_common():
+        note(f"{count} failed: {code}; see {arguments.output / 'failed.csv'}")
+    if parts.rows or parts.present:
+        return 0
+    raise ImgclustError("no picture was predicted")
+
+
+def _are_stored(arguments: argparse.Namespace) -> bool:
+    """Whether the images are embeddings folders; refuses what no engine takes before any work."""
+    from imgclust.embedding.store import shards
+
+    placed = arguments.copy_to is not None or arguments.link_to is not None
+    if arguments.output is None or arguments.output.suffix or placed:
+        raise ImgclustError(
+            "--engine ray writes a folder of Parquet files: name it with -o, without --copy-to and --link-to"
+        )
+    stored = {Path(name).is_dir() and bool(shards(Path(name))) for name in arguments.images}
+    if "-" in arguments.images or len(stored) > 1:
+        raise ImgclustError(
+            "--engine ray takes images, or embeddings folders, and not both; nothing of stdin"
+        )
+    return stored == {True}
+
+
+def _encoder(identity: EncoderIdentity | None, arguments: argparse.Namespace) -> EncoderIdentity:
+    """The model's; loaded here to see that it can be had, before the cluster is asked for anything."""
+    if identity is None:
+        raise ImgclustError(
+            "the model does not say which encoder it takes, so it predicts embeddings folders only"
+        )
+    return loading.encoder(
+        identity, device="cpu", precision=arguments.precision, weights=arguments.weights
+    ).identity

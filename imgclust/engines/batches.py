@@ -1,0 +1,117 @@
+"""Images and what came of them as Arrow batches: what travels between the machines of an engine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from imgclust.embedding.stream import Embedded, EmbedOutcome, Failed, Present, Skipped
+from imgclust.images.sources import Item
+from imgclust.support.path_text import from_text, storable, to_text
+
+ITEMS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("named", pa.bool_()),
+        ("fixed_id", pa.bool_()),
+        ("problem", pa.string()),
+        ("attributes", pa.string()),
+    ]
+)
+EMBEDDED, SKIPPED = "", "skipped"  # in the column "code", beside the codes of what failed
+
+
+def embedded_schema(dim: int) -> pa.Schema:
+    """Items with their embeddings: float16 of unit length; null where "code" says that there is none."""
+    return pa.schema(
+        [
+            *ITEMS,
+            ("embedding", pa.list_(pa.float16(), dim)),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sha256", pa.string()),
+            ("phash", pa.uint64()),
+            ("code", pa.string()),
+            ("message", pa.string()),
+        ]
+    )
+
+
+def of_items(items: Sequence[Item]) -> pa.RecordBatch:
+    """Of `ITEMS`' columns."""
+    rows = [_item_row(item) for item in items]
+    return pa.RecordBatch.from_pylist(rows, schema=ITEMS)
+
+
+def in_batches(items: Iterable[Item], rows: int) -> Iterator[pa.RecordBatch]:
+    """Of at most so many rows each; nothing more is held."""
+    rest = iter(items)
+    while some := list(itertools.islice(rest, rows)):
+        yield of_items(some)
+
+
+def items_of(batch: pa.RecordBatch) -> list[Item]:
+    """What `of_items` was given."""
+    return [
+        Item(
+            row["id"], from_text(row["source"]), row["named"], json.loads(row["attributes"]), row["fixed_id"],
+            row["problem"],
+        )
+        for row in batch.select(ITEMS.names).to_pylist()
+    ]  # fmt: skip
+
+
+def of_outcomes(outcomes: Sequence[EmbedOutcome], dim: int) -> pa.RecordBatch:
+    """Of `embedded_schema`."""
+    rows = []
+    for outcome in outcomes:
+        row = {**_item_row(outcome.item), "code": EMBEDDED, "message": ""}
+        match outcome:
+            case Embedded():
+                row |= {
+                    "embedding": outcome.vector.astype(np.float16), "width": outcome.width,
+                    "height": outcome.height, "sha256": outcome.sha256, "phash": outcome.phash,
+                }  # fmt: skip
+            case Failed():
+                row |= {"code": outcome.code, "message": storable(outcome.message)}
+            case Skipped() | Present():
+                row["code"] = SKIPPED
+        rows.append(row)
+    return pa.RecordBatch.from_pylist(rows, schema=embedded_schema(dim))
+
+
+def outcomes_of(batch: pa.RecordBatch) -> list[EmbedOutcome]:
+    """What `of_outcomes` was given."""
+    dim = batch.schema.field("embedding").type.list_size
+    flat = batch.column("embedding").values.to_numpy(zero_copy_only=False)
+    first = batch.column("embedding").offset
+    vectors = flat.reshape(-1, dim)[first : first + len(batch)].astype(np.float32)
+    known = batch.select(["width", "height", "sha256", "phash", "code", "message"]).to_pylist()
+    found: list[EmbedOutcome] = []
+    for item, vector, row in zip(items_of(batch), vectors, known, strict=True):
+        if row["code"] == EMBEDDED:
+            found.append(Embedded(item, vector, row["width"], row["height"], row["sha256"], row["phash"]))
+        elif row["code"] == SKIPPED:
+            found.append(Skipped(item))
+        else:
+            found.append(Failed(item, row["code"], row["message"]))
+    return found
+
+
+def whole(table: pa.Table) -> pa.RecordBatch:
+    """A table as one batch."""
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _item_row(item: Item) -> dict[str, object]:
+    attributes = json.dumps(dict(item.attributes), ensure_ascii=False, sort_keys=True)
+    return {
+        "id": storable(item.id), "source": to_text(item.source), "named": item.named,
+        "fixed_id": item.fixed_id, "problem": storable(item.problem), "attributes": attributes,
+    }  # fmt: skip
