@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
     from imgclust.training.fit import FitResult
     from imgclust.training.parameters import Parameters
+    from imgclust.training.sample import Sample
     from imgclust.training.split import Split
 
 PRINTED = ("taxonomy", "bounded", "other_target")  # figures that have a table of their own
@@ -116,7 +117,6 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.embedding.store import read_embeddings
     from imgclust.model.model import ClusterModel
     from imgclust.support.progress import stage_lines
     from imgclust.training.fit import fit
@@ -127,7 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     wanted = chosen(arguments)  # a wrong one is refused before anything is read
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
-    embeddings = _chosen_images(read_embeddings(arguments.embeddings), arguments)
+    sample = _read(arguments)
+    embeddings = sample.embeddings
     labels = other_target.labels_of(arguments.labels, embeddings.ids)
     if labels is not None and arguments.other_target is None:
         note("--labels says how right --other-target is: without a target it changes nothing")
@@ -156,9 +157,34 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.save_parameters is not None:
         save(result.parameters, arguments.save_parameters)
     _print_fitted(result, arguments.output)
+    _print_rest(sample, result.model, quiet=arguments.quiet)
     if not arguments.no_thumbnails:
         _note_missing_pictures(result.model, embeddings)
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> Sample:
+    """All images of `--where` and `--within`; without, no more than are trained on and held out."""
+    from imgclust.embedding.store import read_embeddings
+    from imgclust.training.sample import Sample, read_sample
+
+    if arguments.where is None and arguments.within is None:
+        return read_sample(arguments.embeddings, arguments.max_train, arguments.test_fraction)
+    chosen_images = _chosen_images(read_embeddings(arguments.embeddings), arguments)
+    return Sample.whole(chosen_images, arguments.embeddings)
+
+
+def _print_rest(sample: Sample, model: ClusterModel, *, quiet: bool) -> None:
+    """What the model says of images that were not read for the fit."""
+    from imgclust.support.progress import bar_for
+
+    left = sample.total - len(sample.embeddings)
+    if not left:
+        return
+    with bar_for("predict", None if quiet else lambda: sample.total) as bar:
+        images, other = sample.rest(model, bar.advance)
+    print(f"{images} other images: {other / images:.1%} of them in no cluster")
+    print(f"to have their clusters: imgclust predict MODEL {sample.folder} -o FILE.parquet")
 
 
 def _chosen_images(embeddings: Embeddings, arguments: argparse.Namespace) -> Embeddings:

@@ -124,41 +124,54 @@ class Stopped(Exception):
     pass
 
 
+def parts_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def rows_in(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in parts_in(folder)])
+
+
+@pytest.fixture(scope="module")
+def expected(alone: Path, model: ClusterModel, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    path = tmp_path_factory.mktemp("expected") / "tags.parquet"
+    write_rows(predict_embeddings(model, alone), path)
+    return pq.read_table(path)
+
+
 def test_predictions_go_on_part_by_part(
-    cluster: str, pictures: Path, alone: Path, model: ClusterModel, tmp_path: Path
+    cluster: str, pictures: Path, model: ClusterModel, expected: pa.Table, tmp_path: Path
 ) -> None:
-    """Of pictures and of embeddings: stopped in the third part, run again; the rows are a lone run's."""
-    write_rows(predict_embeddings(model, alone), tmp_path / "alone.parquet")
-    expected = pq.read_table(tmp_path / "alone.parquet")
+    """Stopped in the second part and run again: the first is not made anew, and the rows are a lone run's."""
     assert model.encoder is not None
-    for inputs, options in (([str(alone)], None), ([str(pictures)], EmbedOptions(model.encoder))):
-        folder = tmp_path / ("stored" if options is None else "pictures")
-        predict = partial(
-            runs.predict_on_ray, model, inputs, folder, options, Workers(2), skipped=Counter(),
-            part_rows=30, block_rows=10, batch_rows=15,
-        )  # fmt: skip
+    folder = tmp_path / "tags"
+    predict = partial(
+        runs.predict_on_ray, model, [str(pictures)], folder, EmbedOptions(model.encoder), Workers(2),
+        skipped=Counter(), part_rows=70, block_rows=20, batch_rows=35,
+    )  # fmt: skip
 
-        def stop(_: int, folder: Path = folder) -> None:
-            if len(list(folder.glob("part-*.json"))) == 2:
-                raise Stopped
+    def stop(_: int) -> None:
+        if list(folder.glob("part-*.json")):
+            raise Stopped
 
-        with pytest.raises(Stopped):
-            predict(advance=stop)
-        first = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
-        assert len(first) == 2
-        parts = predict()
-        assert parts.present == sum(pq.read_metadata(path).num_rows for path in first)
-        assert {path: path.stat().st_mtime_ns for path in first} == first
-        found = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))])
-        assert found.equals(expected)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["complete"]
-        assert manifest["made_by"]["model"] == model.version
-        assert manifest["rows"] == IMAGES
-        assert dict(parts.failed) == ({} if options is None else {"decode-failed": 1})
+    with pytest.raises(Stopped):
+        predict(advance=stop)
+    (first,) = parts_in(folder)
+    made = first.stat().st_mtime_ns
+    parts = predict()
+    assert parts.present == pq.read_metadata(first).num_rows
+    assert first.stat().st_mtime_ns == made
+    assert rows_in(folder).equals(expected)
+    assert dict(parts.failed) == {"decode-failed": 1}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["made_by"]["model"] == model.version
+    assert (manifest["parts"], manifest["rows"]) == (2, IMAGES)
 
 
-def test_the_command_predicts(cluster: str, alone: Path, model: ClusterModel, tmp_path: Path) -> None:
+def test_the_command_predicts_embeddings(
+    cluster: str, alone: Path, model: ClusterModel, expected: pa.Table, tmp_path: Path
+) -> None:
     """Into a folder; a second time there is nothing to do."""
     model.save(tmp_path / "model")
     command = [
@@ -171,7 +184,8 @@ def test_the_command_predicts(cluster: str, alone: Path, model: ClusterModel, tm
         "ray",
     ]
     assert main(command) == 0
-    (part,) = (tmp_path / "tags").glob("part-*.parquet")
+    assert rows_in(tmp_path / "tags").equals(expected)
+    (part,) = parts_in(tmp_path / "tags")
     made = part.stat().st_mtime_ns
     assert main(command) == 0
     assert part.stat().st_mtime_ns == made
