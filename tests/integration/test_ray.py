@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 from imgclust.engines import ray_data, runs  # noqa: E402
 from imgclust.engines.ray_data import Workers  # noqa: E402
 
-IMAGES = 120
+IMAGES = 96
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, clipart: Path) -> Path:
     files = sorted(f for f in clipart.rglob("*") if f.suffix in (".png", ".jpg", ".webp"))
     for number, file in enumerate(files[:: len(files) // IMAGES][:IMAGES]):
         (folder / f"{number:03d}{file.suffix}").write_bytes(file.read_bytes())
-    (folder / "060 cut.png").write_bytes((folder / next(os.walk(folder))[2][0]).read_bytes()[:100])
+    (folder / "048 cut.png").write_bytes((folder / next(os.walk(folder))[2][0]).read_bytes()[:100])
     return folder
 
 
@@ -147,7 +147,7 @@ def test_predictions_go_on_part_by_part(
     folder = tmp_path / "tags"
     predict = partial(
         runs.predict_on_ray, model, [str(pictures)], folder, EmbedOptions(model.encoder), Workers(2),
-        skipped=Counter(), part_rows=70, block_rows=20, batch_rows=35,
+        skipped=Counter(), part_rows=60, block_rows=15, batch_rows=30,
     )  # fmt: skip
 
     def stop(_: int) -> None:
@@ -174,15 +174,8 @@ def test_the_command_predicts_embeddings(
 ) -> None:
     """Into a folder; a second time there is nothing to do."""
     model.save(tmp_path / "model")
-    command = [
-        "predict",
-        str(tmp_path / "model"),
-        str(alone),
-        "-o",
-        str(tmp_path / "tags"),
-        "--engine",
-        "ray",
-    ]
+    options = ["-o", str(tmp_path / "tags"), "--engine", "ray"]
+    command = ["predict", str(tmp_path / "model"), str(alone), *options]
     assert main(command) == 0
     assert rows_in(tmp_path / "tags").equals(expected)
     (part,) = parts_in(tmp_path / "tags")
