@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imgclust.engines.batches import EMBEDDED, SKIPPED
 from imgclust.errors import ImgclustError
 from imgclust.support.spreadsheets import guard
 
@@ -101,7 +102,8 @@ class Parts:
         """Write the next part; yields the number of rows as they come.
 
         Args:
-            batches: `schema`'s columns, then `code` and `message`; rows whose code is not empty have failed.
+            batches: `schema`'s columns, then `code` and `message`; rows whose code is not empty have failed,
+                or are files of a folder that are no images, which are passed over.
         """
         (self._folder / self._name("json")).unlink(missing_ok=True)
         failed: Counter[str] = Counter()
@@ -113,12 +115,12 @@ class Parts:
                 writer = csv.writer(file)
                 for batch in batches:
                     codes = batch.column("code").to_pylist()
-                    good = batch.filter(pa.array([not code for code in codes]))
+                    good = batch.filter(pa.array([code == EMBEDDED for code in codes]))
                     if len(good):
                         out.write_batch(good.select(schema.names))
                         rows += len(good)
                     for row in batch.select(COLUMNS).to_pylist():
-                        if row["code"]:
+                        if row["code"] not in (EMBEDDED, SKIPPED):
                             failed[row["code"]] += 1
                             writer.writerow([guard(row[name]) for name in COLUMNS])
                     yield len(codes)
