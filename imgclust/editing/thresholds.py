@@ -22,6 +22,7 @@ COPY = 0.98  # cosine from which an image is an example once more, and says noth
 FOLDS = 10  # in which many examples are judged
 SHOWN = 5  # images that a refusal names
 _CHUNK = 4096
+_BLOCK = 512  # examples that are compared with all others at once
 
 Cosines = npt.NDArray[np.float64]
 
@@ -133,10 +134,12 @@ def _without_copies(
 
 def _different(rows: Floats) -> Floats:
     """Without those that are copies of an earlier one: judged by its copy, an example is always right."""
-    kept: list[int] = []
-    for row in range(len(rows)):
-        if not kept or likeness(rows[row : row + 1], rows[kept])[0] < COPY:
-            kept.append(row)
+    exact = rows.astype(np.float16).astype(np.float64)
+    kept = np.ones(len(rows), bool)
+    for start in range(0, len(rows), _BLOCK):
+        near = exact[start : start + _BLOCK] @ exact.T >= COPY
+        for row, alike in enumerate(near, start):
+            kept[row] = not (alike[:row] & kept[:row]).any()
     return rows[kept]
 
 
