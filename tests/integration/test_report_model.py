@@ -58,8 +58,8 @@ def test_the_report_tells_what_the_model_holds(folder: Path, embeddings: Path, t
     """Clusters, sizes, figures, the filter and every probability are the model's own."""
     model = ClusterModel.load(folder)
     found = payload(write_report(folder, tmp_path / "report.html", images=embeddings))
-    assert [(c["id"], c["size"]) for c in found["clusters"]] == [(c.id, c.size) for c in model.clusters]
-    assert found["total"] == len(model.labels_) == found["other"] + sum(c.size for c in model.clusters)
+    assert [(c["id"], c["trained"]) for c in found["clusters"]] == [(c.id, c.size) for c in model.clusters]
+    assert found["total"] == GROUPS * EACH == found["other"] + sum(c["size"] for c in found["clusters"])
     assert set(found["images"]["ids"]) == {f"{i}.png" for i in range(GROUPS * EACH)}
     assert [f["name"] for f in found["facets"]] == ["category"]
     assert {s["title"] for s in found["sections"]} >= {"Training", "UMAP", "HDBSCAN", "Encoder", "Libraries"}

@@ -166,7 +166,7 @@ function fillOther(report, { onChoose, onToggle }) {
   const grid = new PictureGrid(report, onChoose);
   const reasonOf = (i) => images.notes.get(i)?.reason ?? -1;
   const nearestOf = (i) => images.notes.get(i)?.candidates?.[0]?.[0] ?? OTHER;
-  rows.sort((a, b) => reasonOf(a) - reasonOf(b) || nearestOf(a) - nearestOf(b) || a - b);
+  rows.sort((a, b) => byKey(reasonOf(a), reasonOf(b)) || byKey(nearestOf(a), nearestOf(b)) || a - b);
   const state = { reason: null, nearest: null, shown: LISTED };
   const fits = (i) => (state.reason === null || reasonOf(i) === state.reason)
     && (state.nearest === null || nearestOf(i) === state.nearest);
@@ -192,13 +192,14 @@ function fillOther(report, { onChoose, onToggle }) {
   draw();
 }
 
+const byKey = (a, b) => (a < 0) - (b < 0) || a - b; // what is not known, below 0, comes last
 const labelled = (label, field) => el("label", { class: "field" }, el("span", { class: "visually-hidden" }, label), field);
 
 /** A select of the keys that rows have, the most frequent first, each with how many. */
 function choice(rows, keyOf, all, textOf) {
   const tally = new Map();
   for (const i of rows) tally.set(keyOf(i), (tally.get(keyOf(i)) ?? 0) + 1);
-  const options = [...tally].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  const options = [...tally].sort((a, b) => (a[0] < 0) - (b[0] < 0) || b[1] - a[1] || a[0] - b[0]);
   return el("select", {}, el("option", { value: "" }, `${all} (${integer.format(rows.length)})`),
     ...options.map(([key, n]) => el("option", { value: key }, `${textOf(key)} (${integer.format(n)})`)));
 }
