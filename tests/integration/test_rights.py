@@ -33,6 +33,13 @@ KINDS = {
 }
 
 
+def topics_of(kafka: GuardedKafka) -> Topics:
+    """All that a worker may use."""
+    topics = Topics(kafka)
+    kafka.create_topics([f"models-{topics.group}"], 1)
+    return topics
+
+
 def documented(topics: Topics, parts: tuple[str, ...] = ("tagger", "view")) -> set[Right]:
     """The rights of the table, for the topics of a test."""
     text = (ROOT / "docs" / "deploy.md").read_text()
@@ -40,7 +47,7 @@ def documented(topics: Topics, parts: tuple[str, ...] = ("tagger", "view")) -> s
     names = {
         "uploads": topics.uploads, "uploads.retry": topics.retry, "uploads.dlq": topics.dlq,
         "tags": topics.tags, "<group>": topics.group, "<group>.view": f"{topics.group}.view",
-        "<group>-": f"{topics.group}-",
+        "<group>-": f"{topics.group}-", "embeddings": topics.embeddings, "models": f"models-{topics.group}",
     }  # fmt: skip
     rights: set[Right] = set()
     for resources, operations, what_for in ROW.findall(text):
@@ -82,16 +89,22 @@ def test_the_rights_of_the_docs_are_enough(
     kafka: GuardedKafka, store: RedisServer, tmp_path: Path, model_folder: Path, origin: Origin,
     held_out: list[str], delivery: str,
 ) -> None:  # fmt: skip
-    """Uploads are tagged and viewed, one is tried again and becomes a dead letter, with these rights and no
-    others; when one is withdrawn the worker ends and says what to grant."""
-    topics = Topics(kafka)
+    """Uploads are tagged and viewed, one is tried again and becomes a dead letter, embeddings are kept, and a
+    report is in the models topic: with these rights and no others. When one is withdrawn the worker ends and
+    says what to grant."""
+    topics = topics_of(kafka)
     rights = documented(topics)
     if delivery == "at-least-once":
         rights = {right for right in rights if right[0] != ResourceType.TRANSACTIONAL_ID}
     kafka.grant(rights)
     settings = settings_for(topics, store.url, model_folder, origin.port)
     settings |= kafka.settings
-    settings["WORKER_DELIVERY"] = delivery
+    settings |= {
+        "WORKER_DELIVERY": delivery,
+        "WORKER_EMBEDDINGS_TOPIC": topics.embeddings,
+        "WORKER_MODELS_TOPIC": f"models-{topics.group}",
+        "WORKER_MODELS_FOLDER": str(model_folder.parent),
+    }
     settings["WORKER_REDIS_PREFIX"] = prefix = f"{topics.group}:"
     ids = [f"u{n}" for n in range(4)]
     for upload_id, file in zip(ids, held_out, strict=False):
@@ -102,6 +115,9 @@ def test_the_rights_of_the_docs_are_enough(
         keys = [f"{prefix}tag:{upload_id}" for upload_id in ids]
         wait_for("the view has every tag", lambda: client.exists(*keys) == len(keys) or worker.process.poll())
         assert client.exists(*keys) == len(keys), worker.text()
+        for topic in (topics.embeddings, f"models-{topics.group}"):
+            with contextlib.closing(topics.reader(topic)) as reader:
+                wait_for("it is written to", lambda: reader.read(0.2) or worker.process.poll())
         wait_for("the other one is a dead letter", lambda: dead.read(0.2) or worker.process.poll())
         assert worker.process.poll() is None, worker.text()
         write = (ResourceType.TOPIC, topics.tags, ResourcePatternType.LITERAL, AclOperation.WRITE)
@@ -118,7 +134,7 @@ def test_a_view_without_a_right_ends(
     kafka: GuardedKafka, store: RedisServer, tmp_path: Path, of: str
 ) -> None:
     """It needs no more than its rows of the table; without one of them it ends and says so."""
-    topics = Topics(kafka)
+    topics = topics_of(kafka)
     kafka.grant(documented(topics, ("view",)))
     settings = settings_for(topics, store.url, tmp_path, 1) | kafka.settings
     with WorkerProcess(tmp_path, settings, "view") as worker:
@@ -145,7 +161,7 @@ def test_a_right_that_is_withdrawn_ends_the_worker(
     kafka: GuardedKafka, kind: ResourceType, of: str, operation: AclOperation, remedy: str, protocol: str
 ) -> None:
     """In the middle of its work, and it says what to grant."""
-    topics = Topics(kafka)
+    topics = topics_of(kafka)
     kafka.grant(documented(topics, ("tagger",)))
     with contextlib.closing(KafkaWorld(topics, connection=kafka.connection, protocol=protocol)) as world:
         send(topics, "first", "http://x/")
