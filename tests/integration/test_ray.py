@@ -9,9 +9,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-import hdbscan
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,8 @@ from imgclust.cli.arguments import main
 from imgclust.embedding.embed import FAILED, embed
 from imgclust.embedding.encoder import TorchEncoder
 from imgclust.embedding.store import read_embeddings, shards
+from imgclust.engines import ray_data, runs
+from imgclust.engines.ray_data import Workers
 from imgclust.engines.steps import EmbedOptions
 from imgclust.model.model import ClusterModel
 from imgclust.tagging.files import write_rows
@@ -29,11 +31,10 @@ from tests.support.fitted_stand_ins import umap_like
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
-ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install 'imgclust[ray]'")
-pytestmark = pytest.mark.slow
-
-from imgclust.engines import ray_data, runs  # noqa: E402
-from imgclust.engines.ray_data import Workers  # noqa: E402
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`: pip install 'imgclust[ray]'"),
+]
 
 IMAGES = 96
 
@@ -41,6 +42,8 @@ IMAGES = 96
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A Ray of this machine, and its address."""
+    import ray
+
     context = ray.init(
         num_cpus=4, include_dashboard=False, object_store_memory=120_000_000, log_to_driver=False
     )
@@ -55,7 +58,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, clipart: Path) -> Path:
     files = sorted(f for f in clipart.rglob("*") if f.suffix in (".png", ".jpg", ".webp"))
     for number, file in enumerate(files[:: len(files) // IMAGES][:IMAGES]):
         (folder / f"{number:03d}{file.suffix}").write_bytes(file.read_bytes())
-    (folder / "048 cut.png").write_bytes((folder / next(os.walk(folder))[2][0]).read_bytes()[:100])
+    (folder / "048 cut.png").write_bytes(sorted(folder.glob("*.png"))[0].read_bytes()[:100])
     return folder
 
 
@@ -69,6 +72,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, pictures: Path, mini: TorchE
 @pytest.fixture(scope="module")
 def model(alone: Path) -> ClusterModel:
     """Of the pictures' embeddings, at made-up places."""
+    import hdbscan
+
     found = read_embeddings(alone)
     rng = np.random.default_rng(0)
     points = (rng.integers(4, size=(len(found), 1)) * 5 + rng.normal(size=(len(found), 3))).astype(np.float32)
