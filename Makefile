@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
-# files go to processes in the order of tests/conftest.py; threads of torch in each would only be in each other's way
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Files go to processes in the order of tests/conftest.py. More threads of torch in each would be in each other's
+# way, and a Kafka of some minutes is not worth what Java's second compiler costs.
+PYTEST := OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install test unit lint site docs demo soak bench fuzz clean
