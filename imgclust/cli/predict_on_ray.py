@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgclust.cli import loading
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     identity = None if stored else _encoder(model.encoder, arguments)
     options, workers = loading.on_ray(arguments, identity)
     skipped = Counter[str]()
-    with bar_for("predict", lambda: 0) as bar:
+    with bar_for("predict", lambda: _count(arguments.images, stored=stored)) as bar:
         parts = predict_on_ray(
             model, arguments.images, arguments.output, options, workers, skipped=skipped, advance=bar.advance
         )
@@ -52,6 +53,18 @@ def _are_stored(arguments: argparse.Namespace) -> bool:
             "--engine ray takes images, or embeddings folders, and not both; nothing of stdin"
         )
     return stored == {True}
+
+
+def _count(images: Sequence[str], *, stored: bool) -> int:
+    """How many there are."""
+    import pyarrow.parquet as pq
+
+    from imgclust.embedding.store import shards
+    from imgclust.images.sources import items
+
+    if not stored:
+        return sum(1 for _ in items(images))
+    return sum(pq.read_metadata(shard).num_rows for folder in images for shard in shards(Path(folder)))
 
 
 def _encoder(identity: EncoderIdentity | None, arguments: argparse.Namespace) -> EncoderIdentity:
