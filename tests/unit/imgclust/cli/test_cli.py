@@ -34,6 +34,7 @@ COMMANDS = (
     "fit",
     "predict",
     "report",
+    "explore",
     "clusters",
     "edit",
     "names",
