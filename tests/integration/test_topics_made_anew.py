@@ -92,6 +92,7 @@ def test_from_the_end_uploads_made_anew_are_all_tagged(topics: Topics, start: An
     world.until("it has begun at the end", lambda: committed(topics) == 1)
     send(topics, "first")
     world.until("it is tagged", lambda: world.count("tagged") == 1 and committed(topics) == 2)
+    world.until("the topic is noted", lambda: topics.committed(topics.retry))
     world.close()
     make_anew(topics.bootstrap, topics.uploads)
     assert committed(topics) == 0, "Kafka keeps offsets of topics that are gone: is the note needed?"

@@ -111,11 +111,11 @@ class Topics:
     def reader(self, topic: str) -> Reader:
         return Reader(self.bootstrap, topic)
 
-    def committed(self) -> dict[int, tuple[int, str]]:
-        """What the worker's group has committed: partition → (offset, metadata)."""
+    def committed(self, topic: str | None = None) -> dict[int, tuple[int, str]]:
+        """What the worker's group has committed, of the uploads: partition → (offset, metadata)."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group}, logger=_quiet)
         try:
-            asked = [TopicPartition(self.uploads, p) for p in range(PARTITIONS)]
+            asked = [TopicPartition(topic or self.uploads, p) for p in range(PARTITIONS)]
             found = consumer.committed(asked, timeout=10)
             return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
         finally:
