@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from imgclust.cli import loading
 from imgclust.cli.predicting import Failures
 from imgclust.errors import ImgclustError
@@ -31,6 +29,8 @@ def embedded(
         ImgclustError: there is no picture that can be read.
         EmbeddingsError: an embeddings folder of another encoder.
     """
+    import numpy as np
+
     from imgclust.embedding.store import iter_embeddings, shards
 
     ids: list[str] = []

@@ -47,9 +47,12 @@ def test_busy_seconds_are_read_as_the_worker_writes_them() -> None:
 
 @contextlib.contextmanager
 def process_with(environment: dict[str, str]) -> Iterator[int]:
-    """One that waits for the end of its input."""
-    command = [sys.executable, "-S", "-c", "input()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+    """One that waits for the end of its input; it has its environment once it says something."""
+    command = [sys.executable, "-S", "-c", "input(1)"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"1"
         yield process.pid
         process.communicate(b"\n")
 
