@@ -72,6 +72,7 @@ class FakeUploadsConsumer:
                 self._restore(pending, result, result.key)
         epoch = self.epochs[partition]
         end = min(position + DOUBT_SPAN, len(self.logs[partition]))
+        self.owned[partition].suspect_until(end)
         self.on_begun(BegunPartition(partition, epoch, position, lives_of(metadata), pending, end))
 
     def _restore(self, pending: PendingRetries[Pending], result: Result, key: bytes) -> None:

@@ -9,7 +9,8 @@ The metadata is `3:<mark>:<lives>:<uploads>:<retry>:<pending>:<base64>`, or `2:<
 the brokers do not tell the ids of topics. The mark names the transaction that wrote it, so that its writer
 can tell afterwards whether a transaction whose end it did not see was committed. Lives: how many owners in a
 row began to encode pictures at this very position and did not leave in order, the one that writes it
-included. Each of them may have been killed by one of the records from there on. Uploads and retry: the ids of
+included. Each of them may have been killed by one of the records from there on. Once there were SUSPECT_AFTER
+deaths, the number stays until the position has passed the suspects. Uploads and retry: the ids of
 the topics that this was true of, because an offset says nothing of a topic that was deleted and made anew.
 Pending: how many retries waited in the retry topic.
 """
@@ -31,6 +32,7 @@ MAX_LIVES = 99
 # After a death at its position a partition is read no further than this beyond it, until the position moves:
 # so many records are suspects when there is a second one.
 DOUBT_SPAN = 256
+SUSPECT_AFTER = 2  # one death at a position is a crash or a deployment; two are a pattern
 MAX_PENDING = 10**9 - 1
 ID_CHARS = 22  # of a topic's id, 16 bytes in base64
 SPAN = (MAX_METADATA_BYTES - 8 - MAX_MARK - 2 - 2 * ID_CHARS - 9) // 4 * 3 * 8
@@ -172,7 +174,13 @@ class PartitionOffsets:
         self._base = position
         self._committed: tuple[int, int, int] | None = None
         self._encoding = False
+        self._suspects_end = position
         self._changed = True
+
+    def suspect_until(self, end: int) -> None:
+        """Records below `end` are suspects, if there were SUSPECT_AFTER deaths. Each of them on its way to be
+        encoded alone moves the position; whoever dies meanwhile leaves the suspicion to the next owner."""
+        self._suspects_end = end
 
     def _is_done(self, offset: int) -> bool:
         return bool(self._done >> (offset - self._base) & 1)
@@ -219,8 +227,12 @@ class PartitionOffsets:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether an owner died while it encoded at this very position."""
-        return self._lives > 0 and self.position == self._began_at
+        """Whether an owner died while it encoded at this very position, or there are suspects."""
+        return self._lives > 0 and (self.position == self._began_at or self._has_suspects)
+
+    @property
+    def _has_suspects(self) -> bool:
+        return self._lives >= SUSPECT_AFTER and self.position < self._suspects_end
 
     def encoding(self) -> None:
         """From now on pictures of this partition are encoded: the next commit says so."""
@@ -237,7 +249,10 @@ class PartitionOffsets:
     def _now(self) -> tuple[int, int, int]:
         """Position, done offsets, lives."""
         position = self.position
-        lives = self._lives + self._encoding if position == self._began_at else 0
+        if position == self._began_at:
+            lives = self._lives + self._encoding
+        else:
+            lives = self._lives if self._has_suspects else 0
         return position, self._done >> (position - self._base), lives
 
     @property

@@ -198,6 +198,7 @@ class Positioning:
         self.heard(owned, self._clock())
         deaths = lives_of(begins.metadata)
         end = self._suspects_end(partition, begins.position) if deaths else 0
+        owned.offsets.suspect_until(end)
         self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored, end))
         self.set_paused(partition, self._paused)
 

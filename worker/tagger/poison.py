@@ -4,7 +4,8 @@ Decoders run in processes that may die. The encoder runs in the worker, and what
 flight with it, again and again. So before the first picture of a partition is encoded, a commit says that its
 owner has begun to encode at this position (`worker.kafka.offsets`: lives). The next owner, should this one
 die before the position has moved, takes in only a few records beyond it, and the one after that, when there
-were SUSPECT_AFTER deaths, suspects exactly those, and what was due for another try.
+were SUSPECT_AFTER deaths, suspects exactly those, and what was due for another try. So does every owner after
+it, until the position has passed them.
 
 A suspect is written down in the retry topic, and encoded with nothing beside it; until its note is taken back
 nothing else is encoded. A record that was written down DEATHS times, and was not taken back once, killed that
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from worker.kafka.assignment import BegunPartition
+from worker.kafka.offsets import SUSPECT_AFTER
 from worker.tagger.in_flight import InFlight, Work
 from worker.tagger.parts import Encoding
 from worker.tagger.prediction import Ready
@@ -29,7 +31,6 @@ from worker.telemetry import log as logs
 
 log = logs.get(__name__)
 
-SUSPECT_AFTER = 2  # one death at a position is a crash or a deployment; two are a pattern
 DEATHS = 3
 KILLER = "{} workers died while it was encoded with nothing beside it"
 

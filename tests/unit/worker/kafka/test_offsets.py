@@ -10,6 +10,7 @@ from worker.kafka.offsets import (
     MAX_MARK,
     MAX_METADATA_BYTES,
     SPAN,
+    SUSPECT_AFTER,
     CommitTopics,
     PartitionOffsets,
     decode_done,
@@ -187,6 +188,29 @@ def test_lives_count_owners_that_died_while_they_encoded_at_one_position() -> No
     assert lives_of(begun_to_encode(committed).state(leaving=True)[1]) == 0
     many = (7, encode_done(7, [], "a", 99))
     assert lives_of(begun_to_encode(many).state("z" * MAX_MARK)[1]) == 99
+
+
+def test_suspicion_lasts_until_the_position_has_passed_the_suspects() -> None:
+    """Suspects that are written down move the position: whoever dies meanwhile leaves the number of deaths to
+    the next owner, who suspects what is left; behind them it is forgotten, and in an orderly end as well."""
+    owner = PartitionOffsets(10, encode_done(10, [], lives=SUSPECT_AFTER))
+    owner.suspect_until(13)
+    for offset in range(10, 14):
+        owner.take(offset)
+    owner.encoding()
+    for offset, expected in ((10, SUSPECT_AFTER), (11, SUSPECT_AFTER), (12, 0), (13, 0)):
+        owner.done(offset)
+        assert (lives_of(owner.state()[1]), owner.in_doubt) == (expected, expected > 0)
+        assert lives_of(owner.state(leaving=True)[1]) == 0
+
+
+def test_one_death_is_forgotten_when_the_position_moves() -> None:
+    """It was a crash or a deployment, and nobody is a suspect."""
+    owner = PartitionOffsets(10, encode_done(10, [], lives=1))
+    owner.suspect_until(13)
+    owner.take(10)
+    owner.done(10)
+    assert lives_of(owner.state()[1]) == 0
 
 
 def test_an_owner_that_encodes_nothing_counts_no_life() -> None:

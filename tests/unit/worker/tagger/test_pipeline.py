@@ -21,12 +21,13 @@ from tests.support.world import MAKER, POLICY, RETRY, TOPICS, World, upload
 from worker.errors import StartError
 from worker.fetching.protocol import Decoded, Failed
 from worker.kafka.delivery import Result
-from worker.kafka.offsets import decode_done, lives_of
+from worker.kafka.offsets import SUSPECT_AFTER, decode_done, lives_of
 from worker.messages.embedding import EmbeddingWriter, read_embedding
 from worker.messages.record import Record
 from worker.messages.tag import Tag
 from worker.tagger.pacing import FULL_WAIT, MAX_BYTES, PATIENCE
 from worker.tagger.parts import PipelinePolicy
+from worker.tagger.poison import DEATHS
 from worker.tagger.prediction import Predicted
 
 events = st.one_of(
@@ -573,7 +574,8 @@ class Encoder:
 def test_whichever_records_kill_they_and_only_they_are_dead_letters(
     killers: set[int], late: set[int], comes_after: int
 ) -> None:
-    """In whatever order, and whatever holds the position meanwhile."""
+    """In whatever order, and whatever holds the position meanwhile. Each kills three workers alone and three
+    together with others at most, one of them before the position moves: what killed two is not forgotten."""
     names = [f"{p}-{n}" for n in range(20) for p in range(2)]
     world = World(
         {p: [upload(name) for name in names if name.startswith(f"{p}-")] for p in range(2)},
@@ -589,7 +591,7 @@ def test_whichever_records_kill_they_and_only_they_are_dead_letters(
     assert {name for name, topic in ends.items() if topic == "dlq"} == encoder.killers
     assert set(ends) == set(names)
     assert len(encoder.world.delivery.ends) == len(names)
-    assert encoder.lives <= 1 + 8 * max(1, len(killers)) + len(killers)
+    assert encoder.lives <= 1 + (1 + SUSPECT_AFTER + DEATHS) * len(killers)
 
 
 def test_kills_without_anything_encoded_make_nobody_a_suspect() -> None:
