@@ -22,7 +22,8 @@ def bad_events() -> list[bytes]:
         b'{"id":true,"url":"u"}',
         b'{"id":"' + b"x" * 257 + b'","url":"u"}', b'{"id":"a","url":null}', b'{"id":"a","url":7}',
         b'{"id":"a","url":["http://x"]}', b'{"id":"a","url":""}', b'{"id":"a","url":"' + b"u" * 8_193 + b'"}',
-        b'{"id":"a\0","url":"u"}', b'{"id":"\xff","url":"u"}', b'{"id":"\xc0\x80","url":"u"}',
+        b'{"id":"a\0","url":"u"}', b'{"id":"\\u0000","url":"http://example.com/"}',
+        b'{"id":"\xff","url":"u"}', b'{"id":"\xc0\x80","url":"u"}',
         b'{"id":"\xed\xa0\x80","url":"u"}', b'{"id":"\\ud800","url":"u"}', b'{"id":"a\n","url":"u"}',
         b'{"id":"a","id":"b","url":"u"}', b'{"id":"a","url":"u","url":"v"}',
         b'{"id":"a","\\u0075rl":"u","url":"v"}',
@@ -41,9 +42,9 @@ def bad_events() -> list[bytes]:
     ]  # fmt: skip
 
 
-# each is a sound id: 1 to 256 characters, whichever
+# each is a sound id: 1 to 256 characters, whichever but NUL
 STRANGE_IDS = [
-    "\0", "\n", "\r\n{\"level\":\"info\"}", "\x1b[2J\x07", "\u202e\u200b", "\ufeff", "\U0010ffff", "😀" * 256,
+    "\n", "\r\n{\"level\":\"info\"}", "\x1b[2J\x07", "\u202e\u200b", "\ufeff", "\U0010ffff", "😀" * 256,
     "é", "e\u0301",
     " ", "a b", "'", '"', "\\", "`id`", "$(id)", "${jndi:ldap://x}", "%s%n%x", "{0.__class__}", "{a}", "{}",
     "*", "?",

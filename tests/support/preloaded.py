@@ -33,9 +33,12 @@ class Preloaded:
     """The process that forks programs; it ends with this one."""
 
     def __init__(self) -> None:
+        # numpy's library begins threads when it is loaded, if it may have more than one
+        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+            [sys.executable, "-m", __name__], env=os.environ | alone,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
         self._lock = threading.Lock()
         atexit.register(self._process.kill)
 
