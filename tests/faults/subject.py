@@ -8,7 +8,6 @@ Nothing of the worker is replaced but the model that it loads: what is under tes
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -16,18 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from imgclust.types import EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
+from imgclust.model.parts import Cluster
+from imgclust.types import Encoder, EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
+from worker.tagger.prediction import Model
 
 CLASSES = 16
 SECONDS = 0.004  # of one batch
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cluster:
-    id: int
-    name: str
-    stability: float | None = None
-    group: int | None = None
 
 
 class ColourEncoder:
@@ -48,7 +41,7 @@ class ColourModel:
     version = "colours00000"
     taxonomy = "colours00000"
     encoder = ColourEncoder.identity
-    clusters = tuple(Cluster(i, f"colour {i}") for i in range(CLASSES))
+    clusters = tuple(Cluster(i, f"colour {i}", size=0) for i in range(CLASSES))
 
     def predict(self, embeddings: Floats) -> Prediction:
         labels = embeddings.argmax(axis=1).astype(np.int32)
@@ -64,7 +57,7 @@ def main() -> int:
     import worker.run
     from worker.__main__ import main as worker_main
 
-    def load(*_: Any, **__: Any) -> tuple[ColourModel, ColourEncoder]:
+    def load(*_: Any, **__: Any) -> tuple[Model, Encoder]:
         return ColourModel(), ColourEncoder()
 
     worker.run.load = load  # type: ignore[assignment]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from imgclust.types import MAX_CANDIDATES, Floats, Prediction
 from worker.messages.tag import Candidate, Tag
 from worker.messages.upload import Attribute
+
+if TYPE_CHECKING:
+    from imgclust.model.parts import Cluster
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Model(Protocol):
     @property
     def taxonomy(self) -> str: ...
     @property
-    def clusters(self) -> Sequence[Any]: ...
+    def clusters(self) -> Sequence[Cluster]: ...
     def predict(self, embeddings: Floats) -> Prediction: ...
 
 
