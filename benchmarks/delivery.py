@@ -3,6 +3,7 @@
     KAFKA_HOME=… python -m benchmarks.delivery                       all of it, one run
     KAFKA_HOME=… python -m benchmarks.delivery throughput --runs 5   exactly-once and at-least-once, in turns
     … others         a loop that does one after the other, and Quix Streams in both its modes
+    … throughput --predict synthetic-20k --cores 0,1     with a model of 20,000 training rows, on both cores
     … latency        open loop at 60 % of the capacity, with and without 1 % of images that take 5 s
     … memory         the worker's resident memory over a long run
 
@@ -32,6 +33,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,9 +44,11 @@ from pathlib import Path
 from benchmarks import limits
 from benchmarks.bypass import SLOW_SECONDS
 from benchmarks.common import CACHE, ROOT, Figure, machine, model_folder, process_seconds, summed_up, table
+from benchmarks.settings import SETTINGS, for_a_worker
 
 FOLDER = Path(__file__).resolve().parent
 QUIX = CACHE / "quix" / "bin" / "python"
+MODELS = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 PARTITIONS = 8
 SLOW_HOSTS = 20
 BROKER_CORE, WORKER_CORE = 0, 1
@@ -527,19 +531,26 @@ def memory(side: str, bench: Bench, rate: float, seconds: float) -> Iterator[Fig
 
 
 @contextlib.contextmanager
-def surroundings(call_ms: float) -> Iterator[Bench]:
-    """The broker, on its core, with all that this process does besides."""
+def surroundings(call_ms: float, setting: str = "", cores: str = str(WORKER_CORE)) -> Iterator[Bench]:
+    """The broker, on its core, with all that this process does besides.
+
+    Args:
+        setting: of the model that predicts; none when empty.
+    """
     from worker.demo.backends import JavaKafka
 
     home = os.environ.get("KAFKA_HOME")
     if not home:
         raise SystemExit("set KAFKA_HOME to a folder whose libs/ holds Apache Kafka 4 (with Java 17)")
-    model, logs = model_folder(), CACHE / "delivery-logs"
+    model = for_a_worker(setting, MODELS) if setting else model_folder()
+    logs = CACHE / "delivery-logs"
     logs.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {BROKER_CORE})
     with JavaKafka(Path(home).resolve()) as kafka:
         assert kafka.process is not None
-        yield Bench(kafka.bootstrap, kafka.process.pid, model, call_ms, logs)
+        yield Bench(
+            kafka.bootstrap, kafka.process.pid, model, call_ms, logs, predict=bool(setting), cores=cores
+        )
 
 
 def figures(arguments: argparse.Namespace, bench: Bench) -> Iterator[Figure]:
@@ -578,13 +589,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each open loop (%(default)s)")
     parser.add_argument("--long", type=float, default=300.0, help="seconds of the long run (%(default)s)")
     parser.add_argument("--call-ms", type=float, default=20.0, help="of the encoder (%(default)s)")
+    parser.add_argument(
+        "--predict", choices=sorted(SETTINGS), default="", metavar="SETTING",
+        help="with the model of this setting (fitted once, and kept): " + ", ".join(sorted(SETTINGS)),
+    )  # fmt: skip
+    parser.add_argument("--cores", default=str(WORKER_CORE), help="of a side (%(default)s)")
     parser.add_argument("--side", choices=OURS, help="of `latency`; else both")
     parser.add_argument("--capacity", type=float, help="uploads/s, for open loops; else it is measured")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # broker and sides are stopped on the way out
     print(json.dumps(machine()), flush=True)
     lines = []
-    with surroundings(arguments.call_ms) as bench:
+    with surroundings(arguments.call_ms, arguments.predict, arguments.cores) as bench:
         for figure in figures(arguments, bench):
             print(figure.line(), flush=True)
             lines.append(json.loads(figure.line()))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from imgclust import ClusterModel
+from imgclust.types import EncoderIdentity, Preprocessing
 
 HELD_OUT = 500
 
@@ -163,3 +164,13 @@ def frozen(name: str, cache: Path) -> ClusterModel:
         reducer, clusterer, _ = fitted(name, cache)
         ClusterModel.from_fitted(reducer, clusterer, novelty=0.5).save(path)  # not what is measured with it
     return ClusterModel.load(path)
+
+
+def for_a_worker(name: str, cache: Path) -> Path:
+    """The folder of a setting's frozen pair with an encoder that is made up, so that a worker takes it."""
+    path = cache / f"worker-model-{name}"
+    if not path.exists():
+        model = frozen(name, cache)
+        encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(224, 224), "float32", model.dim)
+        dataclasses.replace(model, encoder=encoder, known_version=None).save(path)
+    return path
