@@ -1,4 +1,4 @@
-"""The faults: each breaks one thing, for real, and mends it again before it returns."""
+"""The faults: each breaks one thing, for real, and repairs it before it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: feed, break, mend, wait until all is decided, check."""
+"""One run: feed, break, repair, wait until all is decided, check."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_stores_are_held_to_the_same_limits(
     ],
 )
 def test_what_statuses_mean(origin: Origin, status: str, kind: type[FetchError]) -> None:
-    """Only a complete 200 is an image; 404 and 410 are "not found"; all others may mend themselves."""
+    """Only a complete 200 is an image; 404 and 410 are "not found"; all others may pass."""
     origin.paths["/x"] = response(b"" if status[:3] in ("204", "304") else BODY, status)
     error = refusal(origin.url("/x"), policy(origin.port))
     assert type(error) is kind
