@@ -153,10 +153,10 @@ class Positioning:
                 owned.asked = True
                 self._ask_later(partition, owned, error)
             return
-        reach("after-committed-read")
         for note in found[len(here) :]:
             self._notes.take(note)
         for committed in found[: len(here)]:
+            reach("after-committed-read")
             owned = asked[committed.partition]
             owned.committed = committed
             self._retries.begin(committed.partition, owned.epoch)
