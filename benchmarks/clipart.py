@@ -14,7 +14,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,11 +23,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score
 
+from benchmarks.common import FITTED
 from imgclust.embedding.store import read_embeddings
 from imgclust.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Data:
     categories: np.ndarray
 
 
-def clipart(cache: Path = CACHE) -> Data:
+def clipart(cache: Path = FITTED) -> Data:
     """The example's pictures through the `mini` encoder; embedded once."""
     from imgclust.embedding.embed import embed
     from imgclust.embedding.encoder import load_encoder

@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bench"
+FITTED = Path(tempfile.gettempdir()) / "imgclust-benchmarks"  # what takes long to fit or to embed
 CLIPART = ROOT / "examples" / "clipart"
 
 

@@ -33,7 +33,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,12 +42,21 @@ from pathlib import Path
 
 from benchmarks import limits
 from benchmarks.bypass import SLOW_SECONDS
-from benchmarks.common import CACHE, ROOT, Figure, machine, model_folder, process_seconds, summed_up, table
+from benchmarks.common import (
+    CACHE,
+    FITTED,
+    ROOT,
+    Figure,
+    machine,
+    model_folder,
+    process_seconds,
+    summed_up,
+    table,
+)
 from benchmarks.settings import SETTINGS, for_a_worker
 
 FOLDER = Path(__file__).resolve().parent
 QUIX = CACHE / "quix" / "bin" / "python"
-MODELS = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 PARTITIONS = 8
 SLOW_HOSTS = 20
 BROKER_CORE, WORKER_CORE = 0, 1
@@ -542,7 +550,7 @@ def surroundings(call_ms: float, setting: str = "", cores: str = str(WORKER_CORE
     home = os.environ.get("KAFKA_HOME")
     if not home:
         raise SystemExit("set KAFKA_HOME to a folder whose libs/ holds Apache Kafka 4 (with Java 17)")
-    model = for_a_worker(setting, MODELS) if setting else model_folder()
+    model = for_a_worker(setting, FITTED) if setting else model_folder()
     logs = CACHE / "delivery-logs"
     logs.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {BROKER_CORE})

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 import umap.umap_
 from sklearn.metrics import normalized_mutual_info_score
 
+from benchmarks.common import FITTED
 from benchmarks.settings import SETTINGS, fitted, frozen
 from imgclust.predictor import umap_transform
 from imgclust.predictor.exact import ordered_sum
@@ -34,7 +34,6 @@ COMPARE = umap.umap_.pairwise_distances  # umap's own, before `remember_neighbou
 SEEDS = 50  # two halves: yardstick and ceiling
 SMALL = 4096  # rows; below it umap compares with all of them, so that its neighbours are exact
 STRONG = 0.8  # share of the seeds that agree on an image
-CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +215,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", default=list(SETTINGS))
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--cache", type=Path, default=FITTED)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     for name in options.settings or SETTINGS:

@@ -25,24 +25,20 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Figure, machine, table
+from benchmarks.common import FITTED, Figure, machine, table
 from benchmarks.delivery import Bench, new_run, open_loop, percentile, say, surroundings
-from benchmarks.settings import SETTINGS, frozen
-from imgclust.types import EncoderIdentity, Preprocessing
+from benchmarks.settings import SETTINGS, with_encoder
 from worker.commands import models
 from worker.messages.models import Assignment, ModelRef
 from worker.settings.load import load
 
-CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 FOLDERS = ("even", "odd")
 FIRST = 3.0  # seconds before the first change
 
 
 def save_models(root: Path, setting: str, cache: Path) -> dict[str, ModelRef]:
     """Two versions of one model, in folders of their own."""
-    model = frozen(setting, cache)
-    encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(8, 8), "float32", model.dim)
-    model = dataclasses.replace(model, encoder=encoder, known_version=None)
+    model = with_encoder(setting, cache, 8)
     named = {}
     for name, version in zip(
         FOLDERS, (model, model.renamed([str(c.id) for c in model.clusters])), strict=True
@@ -127,7 +123,7 @@ def main() -> None:
     parser.add_argument("--call-ms", type=float, default=20.0, help="of the encoder (%(default)s)")
     parser.add_argument("--cores", default="0,1", help="of the worker (%(default)s)")
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="synthetic-150k")
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--cache", type=Path, default=FITTED)
     arguments = parser.parse_args()
     print(json.dumps(machine()), flush=True)
     lines = []

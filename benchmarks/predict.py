@@ -15,7 +15,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common import FITTED
 from benchmarks.settings import SETTINGS, fitted, frozen, unit_half
 from imgclust import ClusterModel
 from imgclust.predictor import compiled, int8
@@ -37,7 +37,6 @@ from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.predictor.prepare import prepare
 from imgclust.predictor.soft_membership import SoftMembership
 
-CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 LARGE = "synthetic-150k"
 BATCH = 256
 RUNS = 5
@@ -500,7 +499,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--cache", type=Path, default=FITTED)
     parser.add_argument(
         "--embeddings", type=Path, metavar="FOLDER",
         help="for novelty, too: made by `imgclust embed --encoder mini`; folders are categories",

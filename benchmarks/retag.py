@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Producer
 
+from benchmarks.common import FITTED
 from benchmarks.settings import SETTINGS, frozen
 from imgclust.types import EncoderIdentity, Preprocessing
 from worker.commands.retag import BATCH, retag
@@ -29,14 +30,13 @@ from worker.messages.embedding import EmbeddingWriter, halves
 from worker.messages.upload import Upload
 from worker.settings.load import load
 
-CACHE = Path(tempfile.gettempdir()) / "imgclust-benchmarks"
 PARTITIONS = 4
 
 
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--cache", type=Path, default=FITTED)
     parser.add_argument("--setting", choices=sorted(SETTINGS), default="synthetic-150k")
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--runs", type=int, default=3)

@@ -166,11 +166,20 @@ def frozen(name: str, cache: Path) -> ClusterModel:
     return ClusterModel.load(path)
 
 
+def with_encoder(name: str, cache: Path, side: int) -> ClusterModel:
+    """The setting's frozen pair with an encoder that is made up, so that a worker takes it.
+
+    Args:
+        side: of the encoder's pictures, in pixels.
+    """
+    model = frozen(name, cache)
+    encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(side, side), "float32", model.dim)
+    return dataclasses.replace(model, encoder=encoder, known_version=None)
+
+
 def for_a_worker(name: str, cache: Path) -> Path:
-    """The folder of a setting's frozen pair with an encoder that is made up, so that a worker takes it."""
+    """The folder of a model like that, for pictures of 224 pixels; saved in `cache`."""
     path = cache / f"worker-model-{name}"
     if not path.exists():
-        model = frozen(name, cache)
-        encoder = EncoderIdentity("made-up", "none", "0" * 64, Preprocessing(224, 224), "float32", model.dim)
-        dataclasses.replace(model, encoder=encoder, known_version=None).save(path)
+        with_encoder(name, cache, 224).save(path)
     return path

@@ -28,7 +28,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score
 
-from benchmarks.clipart import CACHE, Data, clipart, digits
+from benchmarks.clipart import Data, clipart, digits
+from benchmarks.common import FITTED
 from imgclust.embedding.store import read_embeddings
 from imgclust.training.dedupe import find_duplicates
 from imgclust.training.fit import fit
@@ -42,7 +43,7 @@ def folder(path: Path) -> Data:
     from imgclust.embedding.embed import embed
     from imgclust.embedding.encoder import load_encoder
 
-    made = CACHE / f"{path.resolve().name}-mini"
+    made = FITTED / f"{path.resolve().name}-mini"
     embed([path], made, load_encoder("mini"), progress=False)
     found = read_embeddings(made)
     return Data(found.vectors, np.array([Path(source).parent.name for source in found.sources]))

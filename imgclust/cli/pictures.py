@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli import loading
-from imgclust.cli.predicting import Failures
+from imgclust.cli.predicting import Failures, by_kind
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -31,16 +30,17 @@ def embedded(
     """
     import numpy as np
 
-    from imgclust.embedding.store import iter_embeddings, shards
+    from imgclust.embedding.store import iter_embeddings
 
     ids: list[str] = []
     found: list[Floats] = []
-    for folder in (Path(i) for i in images if Path(i).is_dir() and shards(Path(i))):
+    stored, others = by_kind(images)
+    for folder in stored:
         for shard in iter_embeddings(folder):
             model.check_encoder(shard.identity)
             ids += shard.ids
             found.append(shard.vectors)
-    if others := [i for i in images if not (Path(i).is_dir() and shards(Path(i)))]:
+    if others:
         names, rows = _encoded(others, model, arguments)
         ids += names
         found += rows

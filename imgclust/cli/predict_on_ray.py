@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imgclust.cli import loading
 from imgclust.cli.output import note
+from imgclust.cli.predicting import by_kind
 from imgclust.errors import ImgclustError
 from imgclust.types import EncoderIdentity
 
@@ -40,19 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _are_stored(arguments: argparse.Namespace) -> bool:
     """Whether the images are embeddings folders; refuses what no engine takes before any work."""
-    from imgclust.embedding.store import shards
-
     placed = arguments.copy_to is not None or arguments.link_to is not None
     if arguments.output is None or arguments.output.suffix or placed:
         raise ImgclustError(
             "--engine ray writes a folder of Parquet files: name it with -o, without --copy-to and --link-to"
         )
-    stored = {Path(name).is_dir() and bool(shards(Path(name))) for name in arguments.images}
-    if "-" in arguments.images or len(stored) > 1:
+    stored, others = by_kind(arguments.images)
+    if "-" in arguments.images or (stored and others):
         raise ImgclustError(
             "--engine ray takes images, or embeddings folders, and not both; nothing of stdin"
         )
-    return stored == {True}
+    return bool(stored)
 
 
 def _count(images: Sequence[str], *, stored: bool) -> int:

@@ -6,7 +6,7 @@ import argparse
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,14 @@ class Failures:
             note(f"{count} failed: {code}{remedy}")
 
 
+def by_kind(images: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """What arguments name: embeddings folders, and all else."""
+    from imgclust.embedding.store import shards
+
+    stored = [name for name in images if Path(name).is_dir() and shards(Path(name))]
+    return [Path(name) for name in stored], [name for name in images if name not in stored]
+
+
 def predicted(
     arguments: argparse.Namespace,
     model: ClusterModel,
@@ -52,13 +60,11 @@ def predicted(
         arguments: with `images` and the options of encoders and reading.
         of_folder: an embeddings folder's rows, where they are not those that `predict` writes.
     """
-    from imgclust.embedding.store import shards
     from imgclust.tagging import rows as predictions
 
-    stored = [i for i in arguments.images if Path(i).is_dir() and shards(Path(i))]
-    others = [i for i in arguments.images if i not in stored]
+    stored, others = by_kind(arguments.images)
     for folder in stored:
-        yield from (of_folder or predictions.predict_embeddings)(model, Path(folder))
+        yield from (of_folder or predictions.predict_embeddings)(model, folder)
     if not others:
         return
     encoder = loading.encoder_of(model, arguments)

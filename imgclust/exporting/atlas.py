@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclust.errors import ImgclustError
+from imgclust.support.tables import appearing
 from imgclust.types import OTHER, Floats, Ints
 
 if TYPE_CHECKING:
@@ -61,20 +62,13 @@ def write_atlas(
     """
     import pyarrow.parquet as pq
 
-    unfinished = path.with_name(f".{path.name}.part")
     done = 0
-    try:
-        with pq.ParquetWriter(unfinished, _schema(), compression="zstd") as writer:
-            for table in _of_map(model) if folder is None else _of_folder(model, folder):
-                writer.write_table(table)
-                done += len(table)
-                if progress:
-                    progress(done)
-        unfinished.replace(path)
-    except OSError as error:
-        raise ImgclustError(f"{str(path)!a} cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with appearing(path) as file, pq.ParquetWriter(file, _schema(), compression="zstd") as writer:
+        for table in _of_map(model) if folder is None else _of_folder(model, folder):
+            writer.write_table(table)
+            done += len(table)
+            if progress:
+                progress(done)
     return done
 
 

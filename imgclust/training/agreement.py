@@ -71,10 +71,7 @@ class ByLabels:
         names = sorted({label for label in labels if label is not None})
         number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
         self._labels = np.array([number.get(label, -1) for label in labels])
-        counts = np.zeros((int(fitted.max(initial=-1)) + 1, max(len(names), 1)), np.int64)
-        known = (fitted != OTHER) & (self._labels[train] >= 0)
-        np.add.at(counts, (fitted[known], self._labels[train][known]), 1)
-        self._usual = np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
+        self._usual = _most_frequent(fitted, self._labels[train])
 
     def votes(self, rows: Rows, clusters: Ints) -> Votes:
         own, usual = self._labels[rows], self._usual[clusters]
@@ -164,10 +161,18 @@ def _clustered(rows: Floats, p: Parameters) -> Ints:
 
 def _named(labels: Ints, own: Ints) -> Ints:
     """A refit's labels in our clusters: of each the one that most of its images are in; -1 where none is."""
-    both = (labels != OTHER) & (own != OTHER)
-    counts = np.zeros((int(labels.max(initial=-1)) + 1, int(own.max(initial=-1)) + 1), np.int64)
-    np.add.at(counts, (labels[both], own[both]), 1)
-    if not counts.size:
-        return np.full(len(labels), OTHER, np.int32)
-    name = np.where(counts.any(axis=1), counts.argmax(axis=1), OTHER)
-    return np.append(name, OTHER)[labels].astype(np.int32)
+    return np.append(_most_frequent(labels, own), OTHER)[labels].astype(np.int32)
+
+
+def _most_frequent(clusters: Ints, labels: Ints) -> Ints:
+    """int (k,): of each cluster the label that most of its images have; -1 where none has one.
+
+    Args:
+        clusters: int (n,), 0 … k - 1; -1: in none.
+        labels: int (n,); -1: none.
+    """
+    both = (clusters >= 0) & (labels >= 0)
+    counts = np.zeros((int(clusters.max(initial=-1)) + 1, int(labels.max(initial=0)) + 1), np.int64)
+    np.add.at(counts, (clusters[both], labels[both]), 1)
+    found: Ints = np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
+    return found

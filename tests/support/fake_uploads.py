@@ -63,7 +63,8 @@ class FakeUploadsConsumer:
     def assign(self, partition: int, retries: list[Result]) -> None:
         """Begin where the last commit ended, with the pending retries that the topic `retries` has."""
         position, metadata = self.stored[partition]
-        self.owned[partition] = PartitionOffsets(position, metadata)
+        end = min(position + DOUBT_SPAN, len(self.logs[partition]))
+        self.owned[partition] = PartitionOffsets(position, metadata, end)
         self.epochs[partition] = self.epochs.get(partition, 0) + 1
         self.read[partition] = position
         pending: PendingRetries[Pending] = PendingRetries()
@@ -71,8 +72,6 @@ class FakeUploadsConsumer:
             if result.source.partition == partition and result.key is not None:
                 self._restore(pending, result, result.key)
         epoch = self.epochs[partition]
-        end = min(position + DOUBT_SPAN, len(self.logs[partition]))
-        self.owned[partition].suspect_until(end)
         self.on_begun(BegunPartition(partition, epoch, position, lives_of(metadata), pending, end))
 
     def _restore(self, pending: PendingRetries[Pending], result: Result, key: bytes) -> None:

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
     REVOKE_COMMIT,
+    STEP,
     OnRefused,
     Result,
     cut_or_raise,
@@ -27,7 +28,6 @@ from worker.telemetry.metrics import Metrics
 
 # A partition whose broker is slow holds up the results of others no longer than this.
 ROUND_PATIENCE = 0.25  # seconds
-STEP = 1.0  # seconds that one call waits for the broker at most
 ANSWER = 0.05  # seconds between two looks for the answer to the last commit
 
 

@@ -166,6 +166,10 @@ class Delivery(Protocol):
         """Make everything safe and commit, within `timeout` seconds; whether that was done."""
 
 
+# A call to the broker waits at most so long in one round; polls go on between two rounds. Not all of them
+# keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times
+# out.
+STEP = 1.0  # seconds
 # A revocation waits at most so long for what is published to be safe. With what pipeline.REVOKE_FINISH allows
 # this stays below the shortest session (6 s), and holds up no other member for long.
 REVOKE_COMMIT = 2.0  # seconds

@@ -31,6 +31,7 @@ from worker.kafka.consumer import UploadsConsumer
 from worker.kafka.delivery import (
     REMEDIES,
     REVOKE_COMMIT,
+    STEP,
     OnRefused,
     Result,
     cut_or_raise,
@@ -46,10 +47,6 @@ from worker.telemetry.metrics import Metrics
 
 log = logs.get(__name__)
 
-# A call to the broker waits at most so long in one round; polls go on between two rounds. Not all of them
-# keep to it: measured with a frozen broker, `send_offsets_to_transaction` returns when the transaction times
-# out.
-STEP = 1.0  # seconds
 # Seconds before a failed step is tried again: the first time, and at most. Only a commit begins anew.
 AGAIN, AGAIN_MAX = 0.05, 1.0
 MAX_BATCH = 5000  # results in one transaction: a tenth of a second

@@ -158,8 +158,11 @@ class PartitionOffsets:
     Offsets are taken in growing order; gaps (compaction, transaction markers) are nobody's and count as done.
     """
 
-    def __init__(self, position: int, metadata: str | None = None) -> None:
+    def __init__(self, position: int, metadata: str | None = None, suspects_end: int = 0) -> None:
         """Begin at the committed `position`, with the offsets done beyond it from the commit's metadata.
+
+        Records below `suspects_end` are suspects, if there were SUSPECT_AFTER deaths. Each of them on its way
+        to be encoded alone moves the position; whoever dies meanwhile leaves the suspicion to the next owner.
 
         The first commit is due at once: it says which position it is, where there was no commit before (a new
         group).
@@ -174,13 +177,8 @@ class PartitionOffsets:
         self._base = position
         self._committed: tuple[int, int, int] | None = None
         self._encoding = False
-        self._suspects_end = position
+        self._suspects_end = suspects_end
         self._changed = True
-
-    def suspect_until(self, end: int) -> None:
-        """Records below `end` are suspects, if there were SUSPECT_AFTER deaths. Each of them on its way to be
-        encoded alone moves the position; whoever dies meanwhile leaves the suspicion to the next owner."""
-        self._suspects_end = end
 
     def _is_done(self, offset: int) -> bool:
         return bool(self._done >> (offset - self._base) & 1)

@@ -191,14 +191,13 @@ class Positioning:
             return
         if differ(before.retry, now.retry) and before.pending:
             self._count_lost(partition, before.pending, _RETRIES_GONE)
-        owned.offsets = PartitionOffsets(begins.position, begins.metadata)
+        deaths = lives_of(begins.metadata)
+        end = self._suspects_end(partition, begins.position) if deaths else 0
+        owned.offsets = PartitionOffsets(begins.position, begins.metadata, end)
         owned.topics, owned.pending = now, restored
         owned.reset, owned.restored, owned.trouble = False, None, ""
         self._last_known.pop(partition, None)
         self.heard(owned, self._clock())
-        deaths = lives_of(begins.metadata)
-        end = self._suspects_end(partition, begins.position) if deaths else 0
-        owned.offsets.suspect_until(end)
         self._on_begun(BegunPartition(partition, owned.epoch, begins.position, deaths, restored, end))
         self.set_paused(partition, self._paused)
 

@@ -9,9 +9,9 @@ from tests.support.fake_clients import FakeProducer
 from tests.support.fake_kafka import FakeBroker
 from tests.support.fake_uploads import FakeUploadsConsumer
 from worker.errors import StartError
-from worker.kafka.at_least_once import ANSWER, ROUND_PATIENCE, STEP, AtLeastOnce
+from worker.kafka.at_least_once import ANSWER, ROUND_PATIENCE, AtLeastOnce
 from worker.kafka.client_config import producer_config
-from worker.kafka.delivery import Result
+from worker.kafka.delivery import STEP, Result
 from worker.messages.headers import VALUE_OMITTED, text_header
 from worker.messages.record import Record
 from worker.telemetry.metrics import Metrics

@@ -193,8 +193,7 @@ def test_lives_count_owners_that_died_while_they_encoded_at_one_position() -> No
 def test_suspicion_lasts_until_the_position_has_passed_the_suspects() -> None:
     """Suspects that are written down move the position: whoever dies meanwhile leaves the number of deaths to
     the next owner, who suspects what is left; behind them it is forgotten, and in an orderly end as well."""
-    owner = PartitionOffsets(10, encode_done(10, [], lives=SUSPECT_AFTER))
-    owner.suspect_until(13)
+    owner = PartitionOffsets(10, encode_done(10, [], lives=SUSPECT_AFTER), 13)
     for offset in range(10, 14):
         owner.take(offset)
     owner.encoding()
@@ -206,8 +205,7 @@ def test_suspicion_lasts_until_the_position_has_passed_the_suspects() -> None:
 
 def test_one_death_is_forgotten_when_the_position_moves() -> None:
     """It was a crash or a deployment, and nobody is a suspect."""
-    owner = PartitionOffsets(10, encode_done(10, [], lives=1))
-    owner.suspect_until(13)
+    owner = PartitionOffsets(10, encode_done(10, [], lives=1), 13)
     owner.take(10)
     owner.done(10)
     assert lives_of(owner.state()[1]) == 0
