@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
+# A package index of torch builds, for one without CUDA (docs/install.md): make install TORCH_INDEX=…
+TORCH_INDEX ?=
 # Files go to processes in the order of tests/conftest.py. More threads of torch in each would be in each other's
 # way, and a Kafka of some minutes is not worth what Java's second compiler costs.
 PYTEST := OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
@@ -18,7 +21,8 @@ install: $(STAMP) ## make the virtual environment .venv and install everything, 
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,notebook,s3,sql,tune,dev]'
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch torchvision)
+	$(PIP) -e '.[demo,notebook,s3,sql,tune,dev]'
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
@@ -51,7 +55,7 @@ soak: install ## break everything for half an hour, and check every upload; ARGS
 	$(BIN)/python -m tests.faults --soak $(ARGS)
 
 fuzz: install ## fuzz all that reads bytes from outside, SECONDS each (600), TARGETS (all of them)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[fuzz]'
+	$(PIP) -e '.[fuzz]'
 	for target in $(or $(TARGETS),event url fetcher answer image); do \
 	  $(BIN)/python -m tests.hostile.fuzz $$target -max_total_time=$(or $(SECONDS),600) || exit 1; done
 

@@ -1,5 +1,5 @@
-"""Writes what is made from the code: tables of README.md and docs/redis.md, the index of the decisions, the
-schemas. `make docs` calls it.
+"""Writes what is made from the code: tables of README.md, docs/install.md and docs/redis.md, the index of the
+decisions, the schemas. `make docs` calls it.
 
 A test fails when one of them is stale.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,8 +33,39 @@ README = ROOT / "README.md"
 DECISIONS = ROOT / "docs" / "decisions"
 INDEX = DECISIONS / "README.md"
 REDIS = ROOT / "docs" / "redis.md"
+INSTALL = ROOT / "docs" / "install.md"
+EXTRAS = {
+    "demo": "the encoder `mini`, and a Redis server for the demo",
+    "explore": "maps of more than 20,000 pictures: `imgclust explore`",
+    "heif": "HEIC and HEIF pictures",
+    "notebook": "`to_pandas()` and `plot_map()`",
+    "otlp": "metrics and traces over OTLP",
+    "ray": "`--engine ray`: `embed` and `predict` on many machines",
+    "s3": "pictures at `s3://bucket/key`",
+    "schema-registry": "events and tags in Avro, Protobuf or JSON Schema with a registry",
+    "sql": "`--where` with SQL over attributes",
+    "tune": "`imgclust tune`",
+}
+FOR_DEVELOPERS = {"dev", "fuzz"}
+
+
+def extras_table() -> str:
+    """The optional parts, as pyproject.toml has them.
+
+    Raises:
+        SystemExit: EXTRAS does not describe exactly those.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = set(project["optional-dependencies"]) - FOR_DEVELOPERS
+    if optional != set(EXTRAS):
+        raise SystemExit(f"EXTRAS in docs/generate.py and pyproject.toml differ: {optional ^ set(EXTRAS)}")
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in sorted(EXTRAS.items())]
+    return "\n".join(["| extra | for |", "|---|---|", *rows])
+
+
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"settings": settings_table, "metrics": metrics_table},
+    INSTALL: {"extras": extras_table},
     REDIS: {"access": access_table},
 }
 TOPICS = {
