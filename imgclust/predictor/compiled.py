@@ -68,6 +68,27 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+class Search:
+    """`Neighbours.search` in C, where it was built."""
+
+    def __init__(self, library: ctypes.CDLL, neighbours: Neighbours) -> None:
+        self._library = library
+        self._ivf, self._held = _filled(_Ivf, neighbours.tables())
+
+    @classmethod
+    def of(cls, neighbours: Neighbours) -> Search | None:
+        """None: nothing was built."""
+        built = library()
+        return None if built is None else cls(built, neighbours)
+
+    def __call__(self, queries: Floats) -> Neighbourhood:
+        m, k = len(queries), int(self._ivf.neighbours)
+        near = Neighbourhood(np.empty((m, k), np.int64), np.empty((m, k)), np.empty(m))
+        rows = np.ascontiguousarray(queries)
+        _call(self._library, "search", self._ivf, m, rows, near.rows, near.distances, near.similarities)
+        return near
+
+
 class Kernels:
     """A model's steps in C. `of` says whether there is one.
 
@@ -85,11 +106,11 @@ class Kernels:
         soft: SoftMembership,
     ) -> None:
         self._library = library
-        self._held: list[npt.NDArray[Any]] = []  # what the structures point to
-        self._ivf = self._fill(_Ivf, neighbours.tables())
-        self._umap = self._fill(_Umap, umap.tables())
-        self._tree = self._fill(_Tree, tree.tables())
-        self._soft, self._joins = self._fill(_Soft, soft.tables()), soft.joins
+        self.search = Search(library, neighbours)  # see `Neighbours.search`
+        filled = [_filled(_Umap, umap.tables()), _filled(_Tree, tree.tables()), _filled(_Soft, soft.tables())]
+        self._umap, self._tree, self._soft = (structure for structure, _ in filled)
+        self._held = [arrays for _, arrays in filled]
+        self._joins = soft.joins
 
     @classmethod
     def of(
@@ -102,17 +123,6 @@ class Kernels:
             return None
         return cls(built, neighbours, umap, tree, soft)
 
-    def _fill(self, kind: type[ctypes.Structure], table: Table) -> ctypes.Structure:
-        filled = kind()
-        for name, ctype in kind._fields_:  # type: ignore[misc]
-            value = table[name]
-            if ctype is _POINTER:
-                value = np.ascontiguousarray(value)
-                self._held.append(value)
-                value = value.ctypes.data
-            setattr(filled, name, value)
-        return filled
-
     def are_embeddings(self, rows: Floats, largest: float) -> bool:
         """Whether all rows, float32 (m, D), are what `FrozenPredictor.predict` takes."""
         m, dim = rows.shape
@@ -120,33 +130,18 @@ class Kernels:
         call = self._library.imgclust_are_embeddings
         return bool(call(_at(rows), _INTEGER(m), _INTEGER(dim), ctypes.c_float(largest)))
 
-    def search(self, queries: Floats) -> Neighbourhood:
-        """See `Neighbours.search`."""
-        m, k = len(queries), int(self._ivf.neighbours)
-        near = Neighbourhood(np.empty((m, k), np.int64), np.empty((m, k)), np.empty(m))
-        self._call(
-            "search",
-            self._ivf,
-            m,
-            np.ascontiguousarray(queries),
-            near.rows,
-            near.distances,
-            near.similarities,
-        )
-        return near
-
     def transform(self, near: Neighbourhood) -> Transformed:
         """See `UmapTransform.transform`."""
         m = len(near.rows)
         placed = Transformed(np.empty((m, int(self._umap.dim)), np.float32), np.empty(m, np.bool_))
         rows, distances = np.ascontiguousarray(near.rows), np.ascontiguousarray(near.distances)
-        self._call("transform", self._umap, m, rows, distances, placed.points, placed.settled)
+        _call(self._library, "transform", self._umap, m, rows, distances, placed.points, placed.settled)
         return placed
 
     def nearest(self, points: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """See `ClusterTree.nearest`."""
         rows, reach = np.empty(len(points), np.int64), np.empty(len(points))
-        self._call("nearest", self._tree, len(points), points, rows, reach)
+        _call(self._library, "nearest", self._tree, len(points), points, rows, reach)
         return rows, reach
 
     def best(self, points: Floats, membership: Membership) -> tuple[Ints, Floats]:
@@ -154,15 +149,31 @@ class Kernels:
         nodes, lambdas = self._joins(membership)
         clusters = np.empty((len(points), MAX_CANDIDATES), np.int32)
         scores = np.empty(clusters.shape, np.float32)
-        self._call("best", self._soft, len(points), points, nodes, lambdas, clusters, scores)
+        _call(self._library, "best", self._soft, len(points), points, nodes, lambdas, clusters, scores)
         return clusters, scores
 
-    def _call(self, name: str, table: ctypes.Structure, m: int, *arrays: npt.NDArray[Any]) -> None:
-        done = getattr(self._library, f"imgclust_{name}")(
-            ctypes.byref(table), _INTEGER(m), *(_at(array) for array in arrays)
-        )
-        if not done:
-            raise MemoryError(f"no memory to predict {m} images")
+
+def _filled(kind: type[ctypes.Structure], table: Table) -> tuple[ctypes.Structure, list[npt.NDArray[Any]]]:
+    """A structure, and the arrays that it points to, which must live as long."""
+    filled, held = kind(), []
+    for name, ctype in kind._fields_:  # type: ignore[misc]
+        value = table[name]
+        if ctype is _POINTER:
+            value = np.ascontiguousarray(value)
+            held.append(value)
+            value = value.ctypes.data
+        setattr(filled, name, value)
+    return filled, held
+
+
+def _call(
+    library: ctypes.CDLL, name: str, table: ctypes.Structure, m: int, *arrays: npt.NDArray[Any]
+) -> None:
+    done = getattr(library, f"imgclust_{name}")(
+        ctypes.byref(table), _INTEGER(m), *(_at(array) for array in arrays)
+    )
+    if not done:
+        raise MemoryError(f"no memory to predict {m} images")
 
 
 def _at(array: npt.NDArray[Any]) -> ctypes.c_void_p:

@@ -10,9 +10,11 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from imgclust.support.progress import umap_progress
+from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
 
+UMAPS_OWN = 4096  # rows below which umap compares all pairs; from here on it searches, with one thread
 WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from places that are nearly right
 
 
@@ -50,7 +52,9 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None
     # its many small products gain nothing from BLAS's threads, which wait for each other spinning
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
+        warnings.filterwarnings("ignore", message="precomputed_knn")  # our predictor searches by itself
         warm = {} if start is None else {"init": start.copy()}
+        near = nearest_rows(rows, p.n_neighbors, p.metric) if len(rows) >= UMAPS_OWN else None
         reducer = umap.UMAP(
             n_neighbors=p.n_neighbors,
             n_components=p.n_components,
@@ -60,6 +64,7 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None
             metric=p.metric,
             random_state=p.random_state,
             n_jobs=1,
+            **({} if near is None else {"precomputed_knn": near}),
             **warm,
             **(umap_progress(tell) if tell else {}),
         ).fit(rows)

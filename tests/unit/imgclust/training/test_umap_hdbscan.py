@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 import numba
+import numpy as np
 import pytest
+from sklearn.metrics import adjusted_mutual_info_score
 
-from imgclust.training.umap_hdbscan import COMPILED, keep_compiled
+from imgclust.model.model import ClusterModel
+from imgclust.training import umap_hdbscan
+from imgclust.training.neighbours import nearest_rows
+from imgclust.training.parameters import Parameters
+from imgclust.training.umap_hdbscan import COMPILED, fit_hdbscan, fit_umap, keep_compiled
+from tests.support.fitted import SMALL, grouped
 
 
 @pytest.mark.parametrize(("module", "name"), COMPILED)
@@ -26,3 +34,19 @@ def test_nothing_is_kept_where_nothing_can_be_written(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(numba.core.registry.CPUDispatcher, "enable_caching", refuse)
     keep_compiled()
+
+
+def test_umap_takes_the_neighbours_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would search itself, with one thread; the fitted pair freezes and predicts as any other."""
+    rows, group = grouped()
+    p = Parameters.for_size(len(rows)).replaced(SMALL)
+    monkeypatch.setattr(umap_hdbscan, "UMAPS_OWN", len(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reducer = fit_umap(rows, p)
+    found, distances = nearest_rows(rows, p.n_neighbors, p.metric)
+    np.testing.assert_array_equal(reducer._knn_indices, found)
+    np.testing.assert_array_equal(reducer._knn_dists, distances)
+    model = ClusterModel.from_fitted(reducer, fit_hdbscan(reducer.embedding_, p))
+    assert adjusted_mutual_info_score(group, model.predict(rows).labels) > 0.9
+    np.testing.assert_array_equal(fit_umap(rows, p).embedding_, reducer.embedding_)
