@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CON
 # A package index of torch builds, for one without CUDA (docs/install.md): make install TORCH_INDEX=…
 TORCH_INDEX ?=
 # Files go to processes in the order of tests/conftest.py. More threads of torch in each would be in each other's
-# way, and a Kafka of some minutes is not worth what Java's second compiler costs.
-PYTEST := OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# way, and a Kafka of some minutes is not worth what Java's second compiler costs. Tests start many processes:
+# compiled modules are kept, also where the environment (a container's, for one) says not to.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install test unit lint site docs demo soak bench fuzz clean
