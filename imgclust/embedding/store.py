@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from imgclust.errors import EmbeddingsError
 from imgclust.images.perceptual import Hashes
 from imgclust.support.path_text import from_text, storable, to_text
+from imgclust.support.tables import remove_unfinished, whole
 from imgclust.types import EncoderIdentity, Floats
 
 MAX_SHARD_ROWS = 100_000
@@ -120,8 +121,7 @@ class EmbeddingsWriter:
             raise EmbeddingsError(
                 f"another process is writing to {str(self.folder)!a}; wait for it, or use another folder"
             ) from None
-        for left_over in self.folder.glob(f".{_PATTERN}.tmp"):
-            left_over.unlink()
+        remove_unfinished(self.folder, f"{_PATTERN}*")
         found = shards(self.folder)
         for shard in found:
             _check_same(self.identity, _identity_of(shard), shard)
@@ -165,12 +165,8 @@ class EmbeddingsWriter:
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, self.identity.dim)
         table = pa.table({n: columns[n] for n in self._schema.names}, schema=self._schema)
         path = self.folder / f"embeddings-{self._next:06d}.parquet"
-        temporary = self.folder / f".{path.name}.tmp"
-        with _writing(self.folder):
-            pq.write_table(table, temporary, compression="zstd")
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.rename(path)
+        with _writing(self.folder), whole(path) as file:
+            pq.write_table(table, file, compression="zstd")
         self._next += 1
         for values in self._columns.values():
             values.clear()

@@ -11,10 +11,11 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
-import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from imgclust.engines.batches import EMBEDDED, SKIPPED
 from imgclust.errors import ImgclustError
 from imgclust.support.spreadsheets import guard
+from imgclust.support.tables import remove_unfinished, whole
 
 PART_ROWS = 200_000  # 200 MB of embeddings of 512 numbers; at most a million
 MANIFEST, FAILED = "manifest.json", "failed.csv"
@@ -74,6 +76,7 @@ class Parts:
             raise ImgclustError(
                 f"another process is writing to {str(self._folder)!a}; wait for it, or use another folder"
             ) from None
+        remove_unfinished(self._folder)
         before = _read(self._folder / MANIFEST)
         if before is not None and before.get("made_by") != self._made_by:
             raise ImgclustError(
@@ -108,26 +111,23 @@ class Parts:
         (self._folder / self._name("json")).unlink(missing_ok=True)
         failed: Counter[str] = Counter()
         rows = 0
-        with self._writing():
-            target, failures = self._folder / self._name("parquet"), self._folder / self._name("failed.csv")
-            part, list_ = target.with_name(f".{target.name}.tmp"), failures.with_name(f".{failures.name}.tmp")
-            with pq.ParquetWriter(part, schema) as out, list_.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                for batch in batches:
-                    codes = batch.column("code").to_pylist()
-                    good = batch.filter(pa.array([code == EMBEDDED for code in codes]))
-                    if len(good):
-                        out.write_batch(good.select(schema.names))
-                        rows += len(good)
-                    for row in batch.select(COLUMNS).to_pylist():
-                        if row["code"] not in (EMBEDDED, SKIPPED):
-                            failed[row["code"]] += 1
-                            writer.writerow([guard(row[name]) for name in COLUMNS])
-                    yield len(codes)
-            for made, name in ((part, target), (list_, failures)):
-                with made.open("rb") as file_:
-                    os.fsync(file_.fileno())
-                made.rename(name)
+        with (
+            self._writing(),
+            whole(self._folder / self._name("failed.csv")) as failures,
+            whole(self._folder / self._name("parquet")) as part,
+            pq.ParquetWriter(part, schema) as out,
+        ):
+            for batch in batches:
+                codes = batch.column("code").to_pylist()
+                good = batch.filter(pa.array([code == EMBEDDED for code in codes]))
+                if len(good):
+                    out.write_batch(good.select(schema.names))
+                    rows += len(good)
+                for row in batch.select(COLUMNS).to_pylist():
+                    if row["code"] not in (EMBEDDED, SKIPPED):
+                        failed[row["code"]] += 1
+                        failures.write(_csv_line([guard(row[name]) for name in COLUMNS]))
+                yield len(codes)
         self._write_json(self._name("json"), {"made_of": digest, "rows": rows, "failed": dict(failed)})
         self.rows += rows
         self.failed += failed
@@ -137,12 +137,11 @@ class Parts:
         """Join the lists of failures, drop what is beyond the last part, and say that all is there."""
         with self._writing():
             lists = [self._folder / f"part-{i:05d}.failed.csv" for i in range(self._count)]
-            unfinished = self._folder / f".{FAILED}.tmp"
-            with unfinished.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+            with whole(self._folder / FAILED) as file:
+                file.write(_csv_line(COLUMNS))
                 for one in lists:
-                    file.write(one.read_text("utf-8"))
-            unfinished.rename(self._folder / FAILED)
+                    with one.open("rb") as part:
+                        shutil.copyfileobj(part, file)
             for beyond in self._folder.glob("part-*"):
                 if int(beyond.name[5:10]) >= self._count:
                     beyond.unlink()
@@ -158,10 +157,8 @@ class Parts:
         return f"part-{self._count:05d}.{ending}"
 
     def _write_json(self, name: str, content: object) -> None:
-        with self._writing():
-            unfinished = self._folder / f".{name}.tmp"
-            unfinished.write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
-            unfinished.rename(self._folder / name)
+        with self._writing(), whole(self._folder / name) as file:
+            file.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -177,6 +174,12 @@ class Parts:
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()
+
+
+def _csv_line(cells: Sequence[object]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

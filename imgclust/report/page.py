@@ -12,7 +12,6 @@ import hashlib
 import html
 import importlib.resources
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from imgclust.errors import ImgclustError
 from imgclust.report.data import BUDGET, ReportData, from_model
 from imgclust.report.payload import payload
+from imgclust.support.tables import write_whole
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -76,17 +76,7 @@ def write_report(
 
 def write_page(data: ReportData, path: Path, *, title: str | None = None) -> Path:
     """Write a page from what it shows. Raises ImgclustError if the file cannot be written."""
-    content = page(data, title=title).encode()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise ImgclustError(
-            f"the report cannot be written to {str(path)!a}: {error.strerror}; "
-            "give a file in a folder that exists and may be written"
-        ) from None
+    write_whole(path, page(data, title=title).encode())
     return path
 
 

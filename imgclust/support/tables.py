@@ -14,6 +14,7 @@ from imgclust.errors import ImgclustError
 from imgclust.support.spreadsheets import guard
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
+UNFINISHED = ".part"  # how the name of a file ends that is being written
 Record = Mapping[str, Any]
 
 
@@ -58,17 +59,37 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ImgclustError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with whole(path) as file:
+            yield file
+    except OSError as error:
+        raise ImgclustError(
+            f"{str(path)!a} cannot be written: {error.strerror or error}; give a file in a folder that "
+            "exists and may be written"
+        ) from None
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """As `appearing`, for a folder that has its own words: an OSError stays what it is.
+
+    The file is on the disk before it gets its name: a machine that stops leaves the old one or the new one.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with unfinished.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError as error:
-        raise ImgclustError(
-            f"{str(path)!a} cannot be written: {error.strerror or error}; give a file in a folder that exists"
-        ) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, pattern: str = "*") -> None:
+    """What killed writers left in a folder that is this process's alone."""
+    for left_over in folder.glob(f".{pattern}{UNFINISHED}"):
+        left_over.unlink()
 
 
 def utf8(text: str) -> str:

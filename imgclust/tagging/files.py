@@ -12,9 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +21,7 @@ import orjson
 from imgclust.errors import ImgclustError
 from imgclust.support.path_text import storable, to_text
 from imgclust.support.spreadsheets import guard
+from imgclust.support.tables import appearing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +82,7 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> int:
     """
     path = Path(path)
     write = writer_for(path)
-    with _appearing(path) as file:
+    with appearing(path) as file:
         return write(rows, file)
 
 
@@ -99,22 +98,6 @@ def writer_for(path: Path) -> Callable[[Iterable[Row], BinaryIO], int]:
         raise ImgclustError(
             f"predictions are written as {', '.join(_WRITERS)}, by the file's ending; got {path.name!a}"
         ) from None
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("xb") as file:
-            yield file
-        unfinished.replace(path)
-    except OSError as error:
-        raise ImgclustError(
-            f"predictions cannot be written to {str(path)!a}: {error.strerror or error}; "
-            "give a file in a folder that exists and may be written"
-        ) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _json_lines(rows: Iterable[Row], file: BinaryIO) -> int:

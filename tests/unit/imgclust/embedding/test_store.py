@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -94,21 +95,23 @@ def test_more_is_added_to_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that is cut off leaves nothing that a reader sees, and the next writer clears it away."""
+    """A write that fails leaves nothing; what a killed one leaves no reader sees, and the next writer clears
+    it away."""
 
-    def half(table: object, path: Path, **_: object) -> None:
-        path.write_bytes(b"PAR1 half a shard")
+    def half(table: object, file: BinaryIO, **_: object) -> None:
+        file.write(b"PAR1 half a shard")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", half)
         with pytest.raises(EmbeddingsError, match="No space left"), EmbeddingsWriter(tmp_path, IDENTITY) as w:
             fill(w, rows(2))
+    assert list(tmp_path.glob("*embeddings*")) == []
+    (tmp_path / ".embeddings-000000.parquet.123.part").write_bytes(b"PAR1 half a shard")
     assert shards(tmp_path) == []
-    assert len(list(tmp_path.glob(".*.tmp"))) == 1
     with EmbeddingsWriter(tmp_path, IDENTITY) as writer:
         fill(writer, rows(1))
-    assert list(tmp_path.glob(".*.tmp")) == []
+    assert list(tmp_path.glob(".*.part")) == []
     assert len(read_embeddings(tmp_path)) == 1
 
 
