@@ -23,7 +23,7 @@ print(f"{len(embeddings)} pictures, {embeddings.vectors.shape[1]} numbers each")
 # %% Fit: duplicates out, UMAP, HDBSCAN, a check on pictures held out, names; then freeze
 from imgclust import fit
 
-result = fit(embeddings, vocabulary=encoder.vocabulary())
+result = fit(embeddings)  # clusters of CLIP get names with vocabulary=encoder.vocabulary()
 result.model.save(out / "model")
 other = result.figures["test"]["other"]
 print(f"{len(result.model.clusters)} clusters; {other:.0%} of the held-out pictures are in none of them")

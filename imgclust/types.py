@@ -21,6 +21,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_CANDIDATES = 3
 OTHER = -1  # the label of images that are in no cluster
+MINI = "tf_efficientnet_lite0"  # the architecture of the encoder `mini`
 IMPORTED = "imported"  # the architecture of an identity that was named by hand: no encoder is known
 
 

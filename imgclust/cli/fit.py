@@ -132,9 +132,11 @@ def run(arguments: argparse.Namespace) -> int:
     labels = other_target.labels_of(arguments.labels, embeddings.ids)
     if labels is not None and arguments.other_target is None:
         note("--labels says how right --other-target is: without a target it changes nothing")
+    vocabulary = loading.vocabulary(arguments, embeddings.identity)
     result = fit(
         embeddings,
-        vocabulary=loading.vocabulary(arguments, embeddings.identity),
+        vocabulary=vocabulary,
+        names=vocabulary is not None,
         thumbnails=not arguments.no_thumbnails,
         parameters=wanted,
         recipe=arguments.recipe,

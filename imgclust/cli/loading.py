@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 
 def vocabulary(arguments: argparse.Namespace, identity: EncoderIdentity) -> Any:
-    """Names and vectors for `fit`; an encoder that cannot be had costs the names, not the fit."""
+    """What `fit` takes names from; an encoder that cannot be had costs the names, not the fit."""
+    from imgclust.naming.hierarchy import ClassHierarchy, by_hierarchy
+
     if arguments.no_names:
         return None
     phrases = words(arguments.vocabulary)
     try:
+        if phrases is None and by_hierarchy(identity):
+            return ClassHierarchy.of(arguments.weights)
         return encoder(identity, weights=arguments.weights).vocabulary(phrases)
     except EncoderError as error:
         if phrases is not None:

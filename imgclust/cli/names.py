@@ -26,8 +26,8 @@ def add(commands: Commands) -> None:
         run,
         "name the clusters of a model again, for example with your own words",
         "  imgclust names model/ --set 3=food --set 7=cars\n"
-        "  imgclust names model/ --by hierarchy\n"
-        "  imgclust names model/ --by phrases,folders -o renamed/\n"
+        "  imgclust names model/ --by folders\n"
+        "  imgclust names model/ --by hierarchy,folders -o renamed/\n"
         "  imgclust names model/ --vocabulary words.txt\n"
         "  imgclust names model/ --by attribute --attribute category --images embeddings/\n"
         "  imgclust names model/ --by endpoint --endpoint http://localhost:8000/v1 --endpoint-model llava",
@@ -41,8 +41,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     command.add_argument(
         "--by", metavar="NAMERS",
-        help="phrases (default), hierarchy (mini), folders, attribute, endpoint, or what another package "
-        "brings; of several, with commas, the first that has a name",
+        help="hierarchy (the default for mini), phrases (the default for other encoders, and with "
+        "--vocabulary), folders, attribute, endpoint, or what another package brings; of several, with "
+        "commas, the first that has a name",
     )  # fmt: skip
     add_naming_options(command)
     command.add_argument(
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     model = ClusterModel.load(arguments.model)
     edited = model.edit().rename(dict(arguments.given)) if arguments.given else model
-    by = arguments.by or ("" if arguments.given else "phrases")
+    by = arguments.by or ("" if arguments.given else _default(model, arguments))
     if by:
         edited = _named(edited, by, arguments)
     if edited is not model or arguments.output:
@@ -81,6 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
     for cluster in edited.clusters:
         print(cluster_line(cluster))
     return 0
+
+
+def _default(model: ClusterModel, arguments: argparse.Namespace) -> str:
+    """As `fit` names clusters of the model's encoder; by phrases where there are some."""
+    from imgclust.naming.hierarchy import by_hierarchy
+
+    return "hierarchy" if arguments.vocabulary is None and by_hierarchy(model.encoder) else "phrases"
 
 
 def _named(model: ClusterModel, by: str, arguments: argparse.Namespace) -> ClusterModel:

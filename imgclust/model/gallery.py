@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from imgclust.errors import ImageError
 from imgclust.model.folder import EXEMPLARS, MAP_ROWS, Array
-from imgclust.model.naming import name_clusters
 from imgclust.model.parts import Cluster
 from imgclust.types import Floats
 
@@ -43,11 +42,9 @@ def show(
     labels: npt.NDArray[np.int32],
     seed: int | None,
     stability: Sequence[float | None] | None = None,
-    phrases: tuple[Sequence[str], Floats] | None = None,
-    by_hand: Collection[str] = (),
     thumbnail: Callable[[int], bytes | None] | None = None,
 ) -> Gallery:
-    """Choose typical images, name what has no name yet, and draw the map.
+    """Choose typical images, and draw the map.
 
     Args:
         arrays: of the training rows; see `imgclust.model.folder.SPECS`.
@@ -56,14 +53,10 @@ def show(
         points, labels: of all images that the map may show; labels are in `numbers`.
         seed: of the map.
         stability: of the clusters, where it is known.
-        phrases: a vocabulary and its vectors, for clusters without a name.
-        by_hand: names that people gave, which are not tested again.
         thumbnail: row → WebP, or None.
     """
     embeddings, own = arrays["embeddings"], arrays["labels"]
     typical = exemplars(embeddings, own, arrays["probabilities"])
-    if phrases is not None:
-        names = name_clusters(centres(embeddings, own), *phrases, known=names, by_hand=by_hand)
     sizes = np.bincount(own[own >= 0], minlength=len(numbers)).tolist()
     clusters = tuple(
         Cluster(number, name, size, tuple(ids[row] for row in rows), stable)
@@ -82,9 +75,14 @@ def show(
 def centres(embeddings: Array, labels: npt.NDArray[np.int32]) -> Floats:
     """float32 (k, d): the mean direction of each cluster, unit-norm."""
     k = int(labels.max(initial=-1)) + 1
-    sums = np.zeros((k, embeddings.shape[1]), np.float64)
-    for cluster in range(k):
-        sums[cluster] = embeddings[labels == cluster].astype(np.float32).sum(axis=0, dtype=np.float64)
+    return directions(embeddings, [np.flatnonzero(labels == cluster) for cluster in range(k)])
+
+
+def directions(embeddings: Array, members: Sequence[Rows]) -> Floats:
+    """float32 (k, d): the mean direction of each of some sets of rows, unit-norm."""
+    sums = np.zeros((len(members), embeddings.shape[1]), np.float64)
+    for place, rows in enumerate(members):
+        sums[place] = embeddings[rows].astype(np.float32).sum(axis=0, dtype=np.float64)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.asarray(sums / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
 

@@ -122,7 +122,7 @@ def proposed(model: ClusterModel, namers: Sequence[Namer]) -> dict[int, str | No
 
     A name that is not one line of at most 200 characters is none.
     """
-    by_people = names_by_people(model)
+    by_people = {number for number, name in names_by_people(model).items() if name is not None}
     model = of_clusters_alone(model)  # people name classes
     names: dict[int, str | None] = {c.id: None for c in found_clusters(model) if c.id not in by_people}
     for namer in namers:
@@ -140,11 +140,14 @@ def _line(name: str | None) -> str | None:
         return None
 
 
-def names_by_people(model: ClusterModel) -> set[int]:
-    """Clusters whose name a person gave, as the log of edits has it."""
-    given: dict[int, bool] = {}
+def names_by_people(model: ClusterModel) -> dict[int, str | None]:
+    """Number → name, of clusters that a person named last, as the log of edits has it; None: took it away."""
+    given: dict[int, str | None] = {}
     for edit in effective(model.edits):
         if isinstance(edit.change, Rename):
             by_namer = edit.who.startswith(WHO)
-            given |= {number: not by_namer and name is not None for number, name in edit.change.names.items()}
-    return {number for number, by_person in given.items() if by_person}
+            for number, name in edit.change.names.items():
+                given.pop(number, None)
+                if not by_namer:
+                    given[number] = name
+    return given

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from imgclust.errors import EncoderError
-from imgclust.naming.clusters import found_clusters
-from imgclust.types import OTHER, EncoderIdentity, Floats
+from imgclust.model.gallery import Rows, directions
+from imgclust.naming.clusters import found_clusters, members_of
+from imgclust.naming.nearest import name_clusters
+from imgclust.types import EncoderIdentity, Floats
 
 if TYPE_CHECKING:
+    from imgclust.model.folder import Array
     from imgclust.model.model import ClusterModel
 
 
@@ -20,8 +21,32 @@ Vocabulary = Callable[[EncoderIdentity], tuple[Sequence[str], Floats]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Phrases:
+    """Names clusters in a fit; see `imgclust.naming.fitting.FitNamer` and `imgclust.naming.nearest`.
+
+    Attributes:
+        phrases: m names.
+        vectors: float32 (m, d), unit-norm; their embeddings.
+    """
+
+    phrases: Sequence[str]
+    vectors: Floats
+
+    def names(
+        self,
+        rows: Array,
+        members: Sequence[Rows],
+        *,
+        known: Sequence[str | None],
+        taken: Collection[str] = (),
+    ) -> list[str | None]:
+        """See `imgclust.naming.fitting.FitNamer`."""
+        return name_clusters(directions(rows, members), self.phrases, self.vectors, known=known, taken=taken)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PhraseNamer:
-    """See `imgclust.model.naming`.
+    """Names the clusters of a model.
 
     Attributes:
         vocabulary: an encoder's identity → phrases, and their vectors in its space.
@@ -31,15 +56,11 @@ class PhraseNamer:
 
     def names(self, model: ClusterModel) -> Mapping[int, str | None]:
         """Raises EncoderError: the model does not know its encoder, or that cannot place the phrases."""
-        from imgclust.model.gallery import centres
-        from imgclust.model.naming import name_clusters
-
         if model.encoder is None:
             raise EncoderError(
                 f"model {model.version} does not say which encoder it takes, so phrases cannot be placed"
             )
         numbers = [cluster.id for cluster in found_clusters(model)]
-        place = {number: i for i, number in enumerate(numbers)}
-        labels = np.array([place.get(number, OTHER) for number in model.labels_.tolist()], np.int32)
-        found = name_clusters(centres(model.arrays["embeddings"], labels), *self.vocabulary(model.encoder))
+        namer, members = Phrases(*self.vocabulary(model.encoder)), members_of(model.labels_, numbers)
+        found = namer.names(model.arrays["embeddings"], members, known=[None] * len(numbers))
         return dict(zip(numbers, found, strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 
 import numpy as np
@@ -19,14 +19,27 @@ import numpy as np
 from imgclust.editing.classes import AddClass
 from imgclust.editing.golden import AddGolden
 from imgclust.editing.golden_check import golden_images
-from imgclust.editing.log import Change, Drop, Edit, Merge, Part, Rename, Split, effective
+from imgclust.editing.log import (
+    Change,
+    Drop,
+    Edit,
+    Merge,
+    Part,
+    Rename,
+    RenameGroup,
+    Split,
+    effective,
+)
+from imgclust.editing.mapping import EditMap
 from imgclust.editing.rules import classes_of
 from imgclust.editing.splitting import anchors_of
 from imgclust.model.editor import of_clusters_alone
 from imgclust.model.folder import Array
 from imgclust.model.model import ClusterModel
+from imgclust.model.parts import Group
 from imgclust.model.taxonomy import COMPARED
-from imgclust.training.continuation import Numbering
+from imgclust.naming.namers import names_by_people
+from imgclust.training.continuation import Numbering, kept_names
 from imgclust.types import OTHER, Floats, Ints
 
 
@@ -77,14 +90,36 @@ def _carried(previous: ClusterModel, numbering: Numbering, arrays: Mapping[str, 
     ]
     carrying = _Carrying(previous, numbering, targets)
     splits, moves = carrying.splits(own, shown, points), carrying.moves()
-    changes = [*splits, *moves, *carrying.names()]
+    edits = [_on_record(change, previous) for change in [*splits, *moves]]
+    edited = EditMap.of(carrying.numbers, edits, points.shape[1])
+    parts = set(edited.numbers.tolist()) - set(carrying.numbers)
+    named = set(edited.numbers[edited.alive].tolist()) & (parts | set(names_by_people(previous)))
     return dataclasses.replace(
         numbering,
         numbers=carrying.numbers,
         names=carrying.fitted_names(),
         used=max(numbering.used or 0, next(carrying.fresh)),
-        edits=tuple(_on_record(change, previous) for change in changes),
+        edits=(*edits, *_renames(previous, Rename, named)),
     )
+
+
+def carry_group_names(previous: ClusterModel, groups: Iterable[Group]) -> list[Edit]:
+    """What people called groups that are still there."""
+    return _renames(previous, RenameGroup, {group.id for group in groups})
+
+
+def _renames(
+    previous: ClusterModel, kind: type[Rename] | type[RenameGroup], wanted: Collection[int]
+) -> list[Edit]:
+    """The edits that named these numbers last, each with the names that still hold."""
+    log = [(edit, edit.change.names) for edit in effective(previous.edits) if isinstance(edit.change, kind)]
+    last = {number: edit for edit, names in log for number in names}
+    found = []
+    for edit, names in log:
+        holding = {number: names[number] for number in names if number in wanted and last[number] is edit}
+        if holding:
+            found.append(dataclasses.replace(edit, change=kind(holding), carried=True))
+    return found
 
 
 def _targets(previous: ClusterModel, number: int, shown: Ints) -> tuple[int, ...]:
@@ -157,16 +192,10 @@ class _Carrying:
         changes: list[Change] = [Merge(into, tuple(others)) for into, others in self._merged.items()]
         return [*changes, Drop(tuple(self._dropped))] if self._dropped else changes
 
-    def names(self) -> list[Change]:
-        """Names of parts, which no fitted cluster has."""
-        parts = {number: self._previous.name(number) for number in self._taken - set(self.numbers)}
-        named = {number: name for number, name in sorted(parts.items()) if name}
-        return [Rename(named)] if named else []
-
     def fitted_names(self) -> list[str | None]:
-        """What people called a cluster stays its name, also where it got another number."""
-        given = zip(self.numbers, self._given.names, strict=True)
-        return [self._previous.name(number) or name for number, name in given]
+        """Those that clusters of their numbers had, also where a cluster got another number."""
+        kept = kept_names(self._previous, self.numbers)
+        return [name or given for name, given in zip(kept, self._given.names, strict=True)]
 
 
 def _on_record(change: Change, previous: ClusterModel) -> Edit:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from imgclust.editing.log import Edit, Rename, RenameGroup
+from imgclust.editing.log import Edit, RenameGroup, effective
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.model.folder import Array
 from imgclust.model.meaning import Births
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import COMPARED, Continuation, Shared, contingency, continued
+from imgclust.naming.clusters import members_of
+from imgclust.naming.fitting import FitNamer
+from imgclust.naming.namers import names_by_people
 from imgclust.predictor.batches import predict_batches
 from imgclust.training.dedupe import Rows
 from imgclust.training.selection import Before
@@ -129,10 +132,20 @@ def births(previous: ClusterModel, found: Continuation, arrays: Mapping[str, Arr
     return own.kept(Births.of(previous.arrays), np.array(kept, np.int32))
 
 
+def kept_names(model: ClusterModel, numbers: Iterable[int]) -> list[str | None]:
+    """The names that clusters of these numbers keep, but for what people called them: edits carry that."""
+    fitted, by_people = {c.id: c.name for c in model.fitted_clusters}, names_by_people(model)
+    return [
+        fitted.get(number) if number in by_people else model.name(number) or fitted.get(number)
+        for number in numbers
+    ]
+
+
 def names_by_hand(model: ClusterModel) -> set[str]:
-    """Names that people gave, as the log of edits has them."""
-    renames = [edit.change for edit in model.edits if isinstance(edit.change, Rename | RenameGroup)]
-    return {name for change in renames for name in change.names.values() if name}
+    """What people call clusters and groups: no other gets such a name."""
+    groups = [edit.change for edit in effective(model.edits) if isinstance(edit.change, RenameGroup)]
+    given = [*names_by_people(model).values(), *(name for one in groups for name in one.names.values())]
+    return {name for name in given if name}
 
 
 def _sample(arrays: Mapping[str, Array]) -> Rows:
@@ -171,11 +184,24 @@ class Numbering:
 
     @classmethod
     def continuing(cls, previous: ClusterModel, found: Continuation) -> Numbering:
-        """Of a fit that continues one: clusters that are kept have their names, too."""
-        fitted = {cluster.id: cluster.name for cluster in previous.fitted_clusters}
-        names = [previous.name(number) or fitted.get(number) for number in found.numbers]
+        """Of a fit that continues one: clusters that are kept have their names, too; see `kept_names`."""
+        names = kept_names(previous, found.numbers)
         used = max(previous.next_number, 1 + max(found.numbers))
         return cls(found.numbers, names, previous.taxonomy, used)
+
+    def named(
+        self, namer: FitNamer | None, arrays: Mapping[str, Array], by_hand: Collection[str] = ()
+    ) -> Sequence[str | None]:
+        """The clusters' names: those that they have, as far as they hold, and new ones.
+
+        Args:
+            arrays: of the fit.
+            by_hand: names that people gave.
+        """
+        if namer is None:
+            return self.names
+        members = members_of(arrays["labels"], range(len(self.numbers)))
+        return namer.names(arrays["embeddings"], members, known=self.names, taken=by_hand)
 
     @property
     def table(self) -> Ints:

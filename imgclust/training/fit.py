@@ -17,11 +17,12 @@ from imgclust.model.freeze import freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import Continuation
+from imgclust.naming.fitting import FitNamer, fit_namer
 from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
 from imgclust.training.agreement import REFITS, judge_of
-from imgclust.training.carrying import carry_edits
+from imgclust.training.carrying import carry_edits, carry_group_names
 from imgclust.training.continuation import (
     Numbering,
     ask_both,
@@ -89,7 +90,8 @@ def fit(
     ids: Sequence[str] | None = None,
     encoder: EncoderIdentity | None = None,
     normalize: bool = False,
-    vocabulary: tuple[Sequence[str], Floats] | None = None,
+    vocabulary: tuple[Sequence[str], Floats] | FitNamer | None = None,
+    names: bool = True,
     thumbnails: bool = True,
     parameters: Parameters | Mapping[str, Any] | None = None,
     recipe: str = "steady",
@@ -117,7 +119,10 @@ def fit(
         ids: names of the rows of an array, all different; by default their numbers.
         encoder: who made an array; recorded, and checked at prediction.
         normalize: divide rows by their length, instead of refusing those that are not of length 1.
-        vocabulary: phrases and their unit-norm vectors in the same space, for the clusters' names.
+        vocabulary: where names come from: phrases and their unit-norm vectors in the same space, or what
+            names clusters by itself. By default the hierarchy of ImageNet's classes for embeddings of `mini`;
+            no cluster of another encoder gets a name then.
+        names: False: no cluster gets a name; with `previous`, those that have one keep it.
         thumbnails: store small pictures of each cluster's typical images, where their files can be read.
         parameters: all of them, or those that differ from the recipe's.
         recipe: "steady", whose parameters grow with the number of training images (`Parameters.for_size`), or
@@ -208,20 +213,19 @@ def fit(
     order = np.concatenate([split.train, split.test])
     by_hand = names_by_hand(previous) if previous else set()
     with stages.stage("map", "map, names and typical pictures"):
+        namer = fit_namer(vocabulary, given.encoder) if names else None
         gallery = show(
             parts.arrays,
             numbering.numbers,
-            numbering.names,
+            numbering.named(namer, parts.arrays, by_hand),
             ids=[given.ids[row] for row in order],
             points=np.concatenate([parts.arrays["points"], test.points]),
             labels=found_labels[order],
             seed=parameters.random_state,
             stability=selection.known(),
-            phrases=vocabulary,
-            by_hand=by_hand,
             thumbnail=(lambda row: given.thumbnail(order[row])) if thumbnails else None,
         )
-        numbered = numbered.named(parts.arrays, gallery.clusters, vocabulary, by_hand)
+        numbered = numbered.named(parts.arrays, gallery.clusters, namer, by_hand)
     figures = found.figures(split, duplicates)
     if selection.bounded:
         figures["bounded"] = selection.bounded.to_dict()
@@ -242,8 +246,9 @@ def fit(
         groups_used=numbered.used,
         reference=reference.to_dict() if reference else None,
     )
-    if numbering.edits:
-        model = with_edits(model, numbering.edits)
+    edits = [*numbering.edits, *(carry_group_names(previous, numbered.groups) if previous else ())]
+    if edits:
+        model = with_edits(model, edits)
         assert model.edit_map is not None
         found_labels = model.edit_map.labels(found.labels, found.points)
         if model.class_rules is not None:

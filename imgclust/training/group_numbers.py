@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from imgclust.model.folder import Array
-from imgclust.model.gallery import centres
 from imgclust.model.model import ClusterModel
-from imgclust.model.naming import name_clusters
 from imgclust.model.parts import Cluster, Group
 from imgclust.model.taxonomy import Continuation, continued
+from imgclust.naming.clusters import members_of
+from imgclust.naming.fitting import FitNamer
 from imgclust.training.continuation import Asked
 from imgclust.training.levels import Level
-from imgclust.types import OTHER, Floats, Ints
+from imgclust.types import OTHER, Ints
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class NumberedGroups:
                 shared, sizes, previous.groups, following=previous.next_group, version=previous.version
             )
             numbers, used = found.numbers, max(used or 0, 1 + max(found.numbers, default=-1))
-        names = [previous.group_name(number) if previous is not None else None for number in numbers]
+        known = {group.id: group.name for group in previous.groups} if previous is not None else {}
+        names = [known.get(number) for number in numbers]
         stable = [round(float(value), 4) for value in level.stability]
         groups = map(Group, numbers, names, sizes, stable)
         return cls(tuple(groups), table, used, found)
@@ -71,21 +72,23 @@ class NumberedGroups:
         self,
         arrays: Mapping[str, Array],
         clusters: Sequence[Cluster],
-        vocabulary: tuple[Sequence[str], Floats] | None,
+        namer: FitNamer | None,
         by_hand: Collection[str] = (),
     ) -> NumberedGroups:
-        """With names from a vocabulary; no group is called as one of the clusters.
+        """With names; no group is called as one of the clusters.
 
         Args:
             arrays, clusters: of the fit, in its order.
             by_hand: names that people gave.
         """
-        if vocabulary is None or not self.groups:
+        if namer is None or not self.groups:
             return self
-        rows, labels = arrays["embeddings"], arrays["labels"]
-        directions = np.concatenate([centres(rows, labels), centres(rows, self.level[labels])])
-        known = [*(cluster.name for cluster in clusters), *(group.name for group in self.groups)]
-        found = name_clusters(directions, *vocabulary, known=known, by_hand=by_hand)[len(clusters) :]
+        labels, names = arrays["labels"], [cluster.name for cluster in clusters]
+        members = members_of(labels, range(len(clusters)))
+        members += members_of(self.level[labels], range(len(self.groups)))
+        known = [*names, *(group.name for group in self.groups)]
+        taken = {*by_hand, *(name for name in names if name)}
+        found = namer.names(arrays["embeddings"], members, known=known, taken=taken)[len(clusters) :]
         groups = (dataclasses.replace(g, name=name) for g, name in zip(self.groups, found, strict=True))
         return dataclasses.replace(self, groups=tuple(groups))
 

@@ -121,6 +121,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Trained:
     from imgclust.embedding.encoder import load_encoder
+    from imgclust.naming.hierarchy import by_hierarchy
 
     screen.step("Pictures")
     chosen = choose(folders)
@@ -129,6 +130,7 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
     if len(chosen.items) < chosen.found:
         screen.say(f"{len(chosen.items):,} of them, chosen at random, are enough for a demo")
     encoder = load_encoder(name)
+    vocabulary = None if by_hierarchy(encoder.identity) else encoder.vocabulary()
     embeddings, done = embed_images(chosen, out, encoder)
     screen.say(
         f"{len(embeddings):,} embeddings of {encoder.identity.dim} numbers by the encoder {name!r}"
@@ -140,7 +142,7 @@ def _train(screen: Screen, folders: Sequence[Path], out: Path, name: str) -> Tra
         screen.say(f"{done.needs_heif:,} of them are HEIC photos; to read them: {HEIF_HINT}")
     screen.step("Model")
     with screen.stages(STAGES) as progress:
-        result, trained = train(embeddings, out, encoder.vocabulary(), progress)
+        result, trained = train(embeddings, out, vocabulary, progress)
     screen.say(
         f"{len(result.model.clusters)} clusters from {len(result.split.train):,} pictures; "
         f"{len(result.split.test):,} are held out, {len(result.duplicates):,} duplicates left out"

@@ -176,6 +176,8 @@ def train(
 ) -> tuple[FitResult, Trained]:
     """Fit on 80 % of the pictures, without duplicates, and write the model folder.
 
+    Without a vocabulary, clusters are named as `fit` does it for the encoder.
+
     Raises:
         ImgclustError: too few pictures, no cluster, or `out/model` is something else.
     """

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgclust.embedding import mini
 from imgclust.errors import EncoderError
-from imgclust.naming.hierarchy import HOLDS, ClassGroup, HierarchyNamer, groups, name_groups
+from imgclust.naming.hierarchy import HOLDS, ClassGroup, ClassHierarchy, HierarchyNamer, groups, name_groups
 from tests.support.fitted import fitted
 
 SMALL = (
@@ -40,6 +41,33 @@ def test_a_name_sets_a_cluster_apart() -> None:
     found = shares(*({0: 0.3, 2: 0.3, 4: 0.3, 6: 0.1} for _ in range(4)))
     assert name_groups(found, SMALL) == [None] * 4
     assert name_groups(found[:0], SMALL) == []
+
+
+def test_names_that_clusters_have() -> None:
+    """A name stays while it holds half of what a new one needs, and is replaced when it has become wrong;
+    what is no name of the hierarchy stays. A name that is taken goes to nobody: a more general one does."""
+    found = shares({0: 0.25, 2: 0.25, 6: 0.5}, {4: 0.9, 6: 0.1}, {6: 1}, {0: 0.7, 2: 0.2, 6: 0.1}, {7: 1})
+    assert name_groups(found, SMALL) == [None, "bird", None, "dog", None]
+    kept = ["mammal", "dog", "pets", None, "mammal"]
+    assert name_groups(found, SMALL, kept=kept, taken=["dog"]) == ["mammal", "bird", "pets", "mammal", None]
+
+
+def test_clusters_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members name their cluster. The name of a single class, which phrases gave, is tested as a phrase."""
+    rng = np.random.default_rng(5)
+    directions = rng.normal(size=(1000, 64)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    names = [f"class {number}" for number in range(1000)]
+    monkeypatch.setattr(mini, "class_names", lambda: names)
+    dogs, birds, guitars = (next(g for g in groups() if g.name == n) for n in ("dog", "bird", "guitar"))
+    chosen = [rng.choice(sorted(group.classes), 30) for group in (dogs, birds, guitars)]
+    rows, members = directions[np.concatenate(chosen)], np.split(np.arange(90), 3)
+    namer = ClassHierarchy(directions)
+    assert namer.names(rows, members, known=[None] * 3) == ["dog", "bird", "guitar"]
+    one = names[np.bincount(chosen[2]).argmax()]
+    kept = namer.names(rows, members, known=["class 999", "by somebody", one], taken=["dog"])
+    assert kept[0] not in (None, "dog", "class 999")
+    assert kept[1:] == ["by somebody", one]
 
 
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1))

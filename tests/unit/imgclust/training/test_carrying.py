@@ -11,8 +11,10 @@ import numpy as np
 
 from imgclust.editing.classes import AddClass
 from imgclust.editing.golden_check import golden_images
+from imgclust.editing.log import Rename
 from imgclust.editing.thresholds import from_examples
 from imgclust.model.model import ClusterModel
+from imgclust.naming.namers import WHO, names_by_people
 from imgclust.training.fit import FitResult
 from tests.unit.imgclust.training.test_continuation import FIRST, continued, first, pictures
 
@@ -37,6 +39,7 @@ def edited() -> ClusterModel:
     model = first().edit(who="anna").merge(n[0], n[1]).edit(who="anna").drop(n[2])
     model = model.edit(who="bert").split(n[3], 2).edit(who="bert").rename({n[4]: "four"})
     model = model.edit().rename({max(c.id for c in model.clusters): "a part"})
+    model = model.edit(who=f"{WHO} folders (dora)").rename({n[5]: "mostly five"})
     model = model.edit(who="cora").add_golden("one", image_of(1), [n[0]])
     rule = from_examples(pictures({7}, 1, each=12)[0], model.arrays["embeddings"].astype(np.float32), 0.95)
     model = model.edit(who="cora").add_class("receipts", rule)
@@ -56,6 +59,11 @@ def later() -> FitResult:
     return continued(FIRST, 33, edited())
 
 
+@cache
+def latest() -> ClusterModel:
+    return continued(FIRST, 35, later().model).model
+
+
 def test_edits_hold_on_new_pictures() -> None:
     """Merged, dropped, split and renamed as before, in the same numbers."""
     model, n = later().model, numbers()
@@ -69,6 +77,20 @@ def test_edits_hold_on_new_pictures() -> None:
     assert model.name(max(parts)) == "a part"
     assert kind_of(model, 5)[0] == n[5]
     assert {c.id for c in model.clusters} == {c.id for c in edited().clusters}
+
+
+def test_names_by_people_stay_names_by_people() -> None:
+    """Through two fits, so that no namer replaces them; an undo brings back what the fit called the cluster.
+    What a namer gave stays a name, which the next naming may replace."""
+    n, part = numbers(), max(c.id for c in edited().clusters if not c.is_class)
+    twice = latest()
+    for model in (edited(), later().model, twice):
+        given = {number: name for number, name in names_by_people(model).items() if name != "bills"}
+        assert given == {n[4]: "four", part: "a part"}
+        assert model.name(n[5]) == "mostly five"
+    (rename,) = (e for e in twice.edits if isinstance(e.change, Rename) and n[4] in e.change.names)
+    assert (rename.who, rename.carried) == ("bert", True)
+    assert {c.id: c.name for c in twice.fitted_clusters}[n[4]] == f"by hand {n[4]}"
 
 
 def test_retired_numbers_stay_retired() -> None:
@@ -126,7 +148,7 @@ def test_what_lives_on_needs_not_be_there() -> None:
 
 def test_carried_twice() -> None:
     """A fit after the next keeps them too."""
-    model, n = continued(FIRST, 35, later().model).model, numbers()
+    model, n = latest(), numbers()
     assert {kind_of(model, 0)[0], kind_of(model, 1)[0]} == {n[0]}
     assert kind_of(model, 2)[0] == -1
     assert {c.id for c in model.clusters} == {c.id for c in edited().clusters}

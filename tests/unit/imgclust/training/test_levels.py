@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgclust.editing.log import describe
+from imgclust.editing.log import RenameGroup, describe
 from imgclust.errors import FitError, ModelError
 from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Group
+from imgclust.naming.phrases import Phrases
 from imgclust.training.antichains import antichain
+from imgclust.training.carrying import carry_group_names
 from imgclust.training.continuation import Asked, names_by_hand
 from imgclust.training.fit import FitResult, fit
 from imgclust.training.group_numbers import NumberedGroups
@@ -134,7 +136,13 @@ def test_groups_are_renamed_by_hand(tmp_path: Path) -> None:
         (c.id, c.name, c.size) for c in model.clusters
     ]
     assert loaded.edit().undo().group_name(7) == "animals"
-    assert "meals" in names_by_hand(loaded)
+    assert names_by_hand(loaded) == {"meals"}
+    carried = carry_group_names(loaded, model.groups[:1])
+    (group,) = model.groups[:1]
+    assert [(edit.change, edit.carried) for edit in carried] == [
+        (RenameGroup({group.id: loaded.group_name(group.id)}), True)
+    ]
+    assert carry_group_names(loaded, ()) == []
     with pytest.raises(ModelError, match="no group 3: it has 2, 7"):
         model.edit().rename_group({3: "x"})
     with pytest.raises(ModelError, match="no groups: fit it with groups"):
@@ -187,15 +195,15 @@ def test_no_group_is_called_as_a_cluster() -> None:
     vectors = np.concatenate([centre, far]).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     phrases = ["pets", "meals", *(f"word {i}" for i in range(60))]
-    groups = NumberedGroups.of(level, labels)
-    assert [g.name for g in groups.named(model.arrays, model.clusters, (phrases, vectors)).groups] == [
+    groups, namer = NumberedGroups.of(level, labels), Phrases(phrases, vectors)
+    assert [g.name for g in groups.named(model.arrays, model.clusters, namer).groups] == [
         "pets",
         "meals",
     ]
     taken = tuple(
         dataclasses.replace(c, name="pets" if i == 5 else None) for i, c in enumerate(model.clusters)
     )
-    by_hand = groups.named(model.arrays, taken, (phrases, vectors), {"pets"})
+    by_hand = groups.named(model.arrays, taken, namer, {"pets"})
     assert [group.name for group in by_hand.groups] != ["pets", "meals"]
     assert "pets" not in [group.name for group in by_hand.groups]
 

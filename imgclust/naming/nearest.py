@@ -25,7 +25,7 @@ def name_clusters(
     vectors: Floats,
     *,
     known: Sequence[str | None] | None = None,
-    by_hand: Collection[str] = (),
+    taken: Collection[str] = (),
 ) -> list[str | None]:
     """Name each cluster, or leave it without a name rather than give it a wrong one.
 
@@ -39,31 +39,47 @@ def name_clusters(
         vectors: float32 (m, d); their embeddings.
         known: k names, of clusters that have one already; it stays, and no other cluster gets it. One that is
             among the phrases is tested again, and dropped where it has become a wrong one.
-        by_hand: names that people gave, which are not tested.
+        taken: names that none of these clusters gets.
 
     Returns:
         k names. Fewer than two clusters or phrases get none: nothing sets one apart.
     """
-    names: list[str | None] = [None] * len(centres) if known is None else list(known)
+    names = still_right(centres, phrases, vectors, [None] * len(centres) if known is None else known)
     if len(centres) < 2 or len(phrases) < 2:
         return names
     scores = _apart(centres) @ _apart(vectors).T
     by_chance = scores.mean(axis=1) + math.sqrt(2 * math.log(len(phrases))) * scores.std(axis=1)
     bars = np.maximum(MARGIN, by_chance)
-    place = {phrase: i for i, phrase in enumerate(phrases)}
-    for cluster, name in enumerate(names):
-        if name in place and name not in by_hand and scores[cluster, place[name]] < KEPT * MARGIN:
-            names[cluster] = None
     best = np.argsort(-scores, axis=1, kind="stable")[:, :CHOICES]
     # the best fit of all chooses first
     fits = sorted(
         (-scores[c, p], c, p) for c in range(len(centres)) for p in best[c] if scores[c, p] >= bars[c]
     )
-    taken = set(names)
+    given = {*names, *taken}
     for _, cluster, phrase in fits:
-        if names[cluster] is None and phrases[phrase] not in taken:
+        if names[cluster] is None and phrases[phrase] not in given:
             names[cluster] = phrases[phrase]
-            taken.add(phrases[phrase])
+            given.add(phrases[phrase])
+    return names
+
+
+def still_right(
+    centres: Floats, phrases: Sequence[str], vectors: Floats, known: Sequence[str | None]
+) -> list[str | None]:
+    """Names that clusters have, without those among the phrases that have become wrong ones.
+
+    Arguments as `name_clusters` takes them.
+    """
+    names = list(known)
+    if len(centres) < 2 or len(phrases) < 2:
+        return names
+    place = {phrase: i for i, phrase in enumerate(phrases)}
+    rows = [cluster for cluster, name in enumerate(names) if name in place]
+    directions = _apart(centres)[rows]
+    fits = np.einsum("ij,ij->i", directions, _apart(vectors)[[place[str(names[row])] for row in rows]])
+    for row, fit in zip(rows, fits.tolist(), strict=True):
+        if fit < KEPT * MARGIN:
+            names[row] = None
     return names
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imgclust.model.naming import name_clusters
+from imgclust.naming.nearest import name_clusters
 
 DIM = 64
 rng = np.random.default_rng(3)

@@ -1,0 +1,35 @@
+"""What names clusters in a fit, by what was given and by the encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgclust.errors import EncoderError
+from imgclust.naming.fitting import fit_namer
+from imgclust.naming.hierarchy import ClassHierarchy
+from imgclust.naming.phrases import Phrases
+from imgclust.types import MINI
+from tests.support.fitted import ENCODER
+
+OF_MINI = dataclasses.replace(ENCODER, name="mini", architecture=MINI)
+
+
+def test_the_hierarchy_names_clusters_of_mini(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, where its packages are; another encoder brings nothing; what is given comes first."""
+    hierarchy, phrases = ClassHierarchy(np.eye(3, dtype=np.float32)), (["a"], np.eye(1, dtype=np.float32))
+    monkeypatch.setattr(ClassHierarchy, "of", lambda weights: hierarchy)
+    assert fit_namer(None, OF_MINI) is hierarchy
+    assert fit_namer(None, ENCODER) is None
+    assert fit_namer(None, None) is None
+    assert fit_namer(phrases, OF_MINI) == Phrases(*phrases)
+    assert fit_namer(hierarchy, ENCODER) is hierarchy
+
+    def missing(weights: Path | None) -> ClassHierarchy:
+        raise EncoderError("the encoder 'mini' needs the package timm")
+
+    monkeypatch.setattr(ClassHierarchy, "of", missing)
+    assert fit_namer(None, OF_MINI) is None
