@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from imgclust.cli import loading
 from imgclust.cli.options import Commands, add_command, add_device_options, add_saving_options
-from imgclust.cli.pictures import embedded
+from imgclust.cli.pictures import Pictures, embedded, thumbnails
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "remove":
         changed = editor.remove_class(arguments.name)
     else:
-        changed = editor.add_class(arguments.name, _rule(model, arguments))
+        examples = None if arguments.phrase is not None else embedded(arguments.examples, model, arguments)
+        pictures = thumbnails(examples) if examples else {}
+        changed = editor.add_class(arguments.name, _rule(model, examples, arguments), pictures)
     target = arguments.output or arguments.model
     changed.save(target)
     print(f"{describe(changed.edits[-1].change)}: model {model.version} → {changed.version} in {target}")
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rule(model: ClusterModel, arguments: argparse.Namespace) -> ClassRule:
+def _rule(model: ClusterModel, examples: Pictures | None, arguments: argparse.Namespace) -> ClassRule:
     from imgclust.comparing.evaluate import read_labels
     from imgclust.comparing.labelled_images import labelled_images, other_images
     from imgclust.editing.thresholds import from_examples, from_labels
@@ -95,8 +97,8 @@ def _rule(model: ClusterModel, arguments: argparse.Namespace) -> ClassRule:
             "FILE.csv, and --on EMBEDDINGS for others than the model's), or make the class of --examples"
         )
     labels = None if arguments.labels is None else read_labels(arguments.labels)
-    if arguments.phrase is None:
-        _, vectors = embedded(arguments.examples, model, arguments)
+    if examples is not None:
+        vectors = examples.vectors
     else:
         vectors = loading.encoder_of(model, arguments).embed_texts([arguments.phrase])
     if labels is None:

@@ -213,7 +213,7 @@ def _chosen_images(embeddings: Embeddings, arguments: argparse.Namespace) -> Emb
 
 def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
     """A report without pictures should surprise nobody: `embed` keeps paths as it was given them."""
-    typical = {id_ for cluster in model.clusters for id_ in cluster.exemplars}
+    typical = {id_ for cluster in model.clusters if not cluster.is_class for id_ in cluster.exemplars}
     missing = typical - set(model.thumbnails)
     if not missing:
         return

@@ -95,7 +95,8 @@ def _image(model: ClusterModel, arguments: argparse.Namespace) -> tuple[str, Flo
     from imgclust.comparing.labelled_images import other_images
 
     if arguments.id is None:
-        ids, rows = embedded([arguments.image], model, arguments)
+        found = embedded([arguments.image], model, arguments)
+        ids, rows = found.ids, found.vectors
         if len(ids) != 1:
             raise ImgclustError(f"{arguments.image!a:.200} is {len(ids)} pictures: add them one by one")
         return ids[0], rows[0]

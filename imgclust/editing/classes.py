@@ -10,6 +10,7 @@ from imgclust.editing.parsing import clean_name, count, line, number, text, vect
 
 MAX_VECTORS = 64  # of a class: more examples are summed up
 MAX_PHRASE = 1_000  # characters
+MAX_PICTURES = 24  # of a class, as many as a cluster has typical ones
 LEAST_PRECISION = 0.5
 
 
@@ -67,18 +68,25 @@ class ClassRule:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AddClass:
-    """A class with a number of its own."""
+    """A class with a number of its own.
+
+    Attributes:
+        pictures: ids under which the model keeps pictures of examples, the most typical first.
+    """
 
     number: int
     name: str
     rule: ClassRule
+    pictures: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         rule = self.rule
-        record = {
+        record: dict[str, Any] = {
             "op": "class", "cluster": self.number, "name": self.name, "threshold": rule.threshold,
             "measured": rule.measured.to_dict(), "vectors": list(map(vector_text, rule.vectors)),
         }  # fmt: skip
+        if self.pictures:
+            record["pictures"] = list(self.pictures)
         return record if rule.phrase is None else {**record, "phrase": rule.phrase}
 
     @classmethod
@@ -96,7 +104,10 @@ class AddClass:
             Measured.from_dict(data["measured"]),
             line(data["phrase"], MAX_PHRASE) if "phrase" in data else None,
         )
-        return cls(number(data["cluster"]), name, rule)
+        pictures = tuple(line(one) for one in data.get("pictures", ()))
+        if len(pictures) > MAX_PICTURES:
+            raise ValueError(f"a class has at most {MAX_PICTURES} pictures")
+        return cls(number(data["cluster"]), name, rule, pictures)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

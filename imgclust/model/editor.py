@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgclust.editing.classes import AddClass, ClassRule, RemoveClass
+from imgclust.editing.classes import MAX_PICTURES, AddClass, ClassRule, RemoveClass
 from imgclust.editing.golden import AddGolden, RemoveGolden
 from imgclust.editing.golden_check import golden_images
 from imgclust.editing.log import (
@@ -28,7 +28,7 @@ from imgclust.editing.log import (
     numbers_given,
 )
 from imgclust.editing.mapping import EditMap
-from imgclust.editing.parsing import MAX_WHO, as_half, clean_name
+from imgclust.editing.parsing import MAX_NAME, MAX_WHO, as_half, clean_name
 from imgclust.editing.rules import class_rules, classes_of
 from imgclust.editing.splitting import split_points
 from imgclust.errors import ModelError
@@ -123,12 +123,16 @@ class Editor:
             raise ModelError("drop one cluster or more, and leave one: a model without clusters tags nothing")
         return self._made(Drop(tuple(map(int, dict.fromkeys(clusters)))))
 
-    def add_class(self, name: str, rule: ClassRule) -> ClusterModel:
+    def add_class(
+        self, name: str, rule: ClassRule, pictures: Mapping[str, bytes] | None = None
+    ) -> ClusterModel:
         """Add a class: images that its rule lets in belong to it, whatever their cluster. It gets a number
         that was never used. An image of several classes belongs to the one that was added first.
 
         Args:
             rule: of `imgclust.editing.thresholds`.
+            pictures: of examples, the most typical first: name → WebP, at most 128 px, as
+                `imgclust.model.gallery.thumbnail_of` makes it. The first 24 are kept, to be shown.
 
         Raises:
             ModelError: no name, one that a class has, or vectors of another space.
@@ -138,7 +142,13 @@ class Editor:
         if given is None or given in taken:
             known = f"class {taken[given]} has it" if given else "it is empty"
             raise ModelError(f"a class needs a name of its own, got {name[:60]!a}: {known}")
-        return self._made(AddClass(self.model.next_number, given, rule))
+        number = self.model.next_number
+        kept = {
+            picture_id(number, place, image): webp
+            for place, (image, webp) in enumerate([*(pictures or {}).items()][:MAX_PICTURES])
+        }
+        made = self._made(AddClass(number, given, rule, tuple(kept)))
+        return dataclasses.replace(made, thumbnails={**made.thumbnails, **kept}) if kept else made
 
     def remove_class(self, class_: int | str) -> ClusterModel:
         """Retire a class, by its number or its name: its images belong to the clusters again.
@@ -261,6 +271,12 @@ class Editor:
         return with_edits(self.model, (*self.model.edits, edit))
 
 
+def picture_id(number: int, place: int, image: str) -> str:
+    """What the picture of an example is called: unlike the ids of images, which may have the same names."""
+    name = clean_name(image) if len(image) < MAX_NAME and image.isprintable() else None
+    return f"class {number}: {name or f'example {place}'}"
+
+
 def with_edits(model: ClusterModel, log: Sequence[Edit]) -> ClusterModel:
     """The model with another log: what was fitted, as the edits make it. The same taxonomy."""
     fitted = model.fitted_clusters
@@ -313,7 +329,7 @@ def _clusters(model: ClusterModel, edits: EditMap, log: Sequence[Edit]) -> tuple
     if rules is not None:
         labels = rules.relabel(labels, arrays["embeddings"])
     sizes = Counter(labels.tolist())
-    typical = _typical(model, labels)
+    typical = _typical(model, labels) | {one.number: list(one.pictures) for one in classes if one.pictures}
     names = {cluster.id: cluster.name for cluster in fitted} | {one.number: one.name for one in classes}
     names |= edits.names
     stable = {(cluster.id, cluster.size): cluster.stability for cluster in fitted}  # of what was left alone

@@ -103,6 +103,12 @@ def _carried(previous: ClusterModel, numbering: Numbering, arrays: Mapping[str, 
     )
 
 
+def class_pictures(previous: ClusterModel) -> dict[str, bytes]:
+    """Pictures of the classes' examples, which no embedding says anything of."""
+    wanted = (image for one in classes_of(previous.edits) for image in one.pictures)
+    return {image: previous.thumbnails[image] for image in wanted if image in previous.thumbnails}
+
+
 def carry_group_names(previous: ClusterModel, groups: Iterable[Group]) -> list[Edit]:
     """What people called groups that are still there."""
     return _renames(previous, RenameGroup, {group.id for group in groups})

@@ -22,7 +22,7 @@ from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
 from imgclust.training.agreement import REFITS, judge_of
-from imgclust.training.carrying import carry_edits, carry_group_names
+from imgclust.training.carrying import carry_edits, carry_group_names, class_pictures
 from imgclust.training.continuation import (
     Numbering,
     ask_both,
@@ -249,6 +249,8 @@ def fit(
     edits = [*numbering.edits, *(carry_group_names(previous, numbered.groups) if previous else ())]
     if edits:
         model = with_edits(model, edits)
+        if previous is not None and thumbnails:
+            model = dataclasses.replace(model, thumbnails={**model.thumbnails, **class_pictures(previous)})
         assert model.edit_map is not None
         found_labels = model.edit_map.labels(found.labels, found.points)
         if model.class_rules is not None:

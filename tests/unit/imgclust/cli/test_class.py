@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgclust.cli import arguments, loading
 from imgclust.embedding.store import EmbeddingsWriter
@@ -15,10 +16,11 @@ from imgclust.model.model import ClusterModel
 from tests.support.fitted import ENCODER, fitted, grouped
 
 
-def write(folder: Path, rows: np.ndarray, prefix: str) -> None:
+def write(folder: Path, rows: np.ndarray, prefix: str, picture: Path | None = None) -> None:
     with EmbeddingsWriter(folder, ENCODER) as writer:
         for i, row in enumerate(rows):
-            writer.append(id=f"{prefix}{i}", source="", embedding=row, width=1, height=1, sha256=None)
+            source = str(picture) if picture else ""
+            writer.append(id=f"{prefix}{i}", source=source, embedding=row, width=1, height=1, sha256=None)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("class")
     fitted().model.save(root / "model")
     rows, group = grouped(seed=1, groups=8, each=15)
-    write(root / "examples", rows[group == 6], "example ")
+    Image.new("RGB", (300, 200), "red").save(root / "red.png")
+    write(root / "examples", rows[group == 6], "example ", root / "red.png")
     rows, group = grouped(seed=5, groups=8, each=15)
     write(root / "embeddings", rows, "")
     names = np.where(group == 6, "receipts", group.astype(str))
@@ -59,7 +62,9 @@ def test_add_list_and_remove(folder: Path, model: Path, capsys: pytest.CaptureFi
     assert (
         f"assuming that none of {training} images shows it, and that it is as frequent as the 15" in printed
     )
-    assert ClusterModel.load(model).name(6) == "receipts"
+    loaded = ClusterModel.load(model)
+    assert loaded.name(6) == "receipts"
+    assert {loaded.thumbnails[image][8:12] for image in loaded.clusters[-1].exemplars} == {b"WEBP"}
     assert imgclust("class", model, "list") == 0
     assert "6  receipts: cosine 0." in capsys.readouterr().out
     assert imgclust("clusters", model) == 0

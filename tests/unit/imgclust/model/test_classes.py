@@ -14,6 +14,7 @@ from imgclust.editing.parsing import as_half
 from imgclust.editing.thresholds import from_examples
 from imgclust.errors import ModelError
 from imgclust.model.drift import Reference
+from imgclust.model.folder import EXEMPLARS
 from imgclust.model.model import ClusterModel
 from imgclust.types import Prediction
 from tests.support.fitted import fitted, grouped
@@ -64,6 +65,19 @@ def test_a_class_comes_before_the_clusters(tmp_path: Path) -> None:
     assert np.array_equal(before.scores, after.scores)
     assert model.taxonomy == plain().taxonomy
     assert model.version == with_class().version != plain().version
+
+
+def test_pictures_of_examples_are_kept(tmp_path: Path) -> None:
+    """As many as a cluster has, under ids that are no image's, whatever the files are called; a class that is
+    removed is not shown."""
+    pictures = {"0": b"RIFF zero", "two\nlines": b"RIFF two", **{f"{i}.png": b"RIFF" for i in range(40)}}
+    rule = from_examples(kind(6, 1), plain().arrays["embeddings"].astype(np.float32), 0.95)
+    model = saved(plain().edit().add_class("receipts", rule, pictures), tmp_path)
+    shown = model.clusters[-1].exemplars
+    assert (len(shown), shown[:3]) == (EXEMPLARS, ("class 6: 0", "class 6: example 1", "class 6: 0.png"))
+    assert [model.thumbnails[image] for image in shown[:2]] == [b"RIFF zero", b"RIFF two"]
+    assert model.edit().remove_class("receipts").clusters == plain().clusters
+    assert {one.id: one for one in model.clusters[:-1]} == {one.id: one for one in plain().clusters}
 
 
 def test_batches_do_not_matter() -> None:

@@ -42,7 +42,7 @@ def edited() -> ClusterModel:
     model = model.edit(who=f"{WHO} folders (dora)").rename({n[5]: "mostly five"})
     model = model.edit(who="cora").add_golden("one", image_of(1), [n[0]])
     rule = from_examples(pictures({7}, 1, each=12)[0], model.arrays["embeddings"].astype(np.float32), 0.95)
-    model = model.edit(who="cora").add_class("receipts", rule)
+    model = model.edit(who="cora").add_class("receipts", rule, {"a.png": b"RIFF"})
     class_ = model.clusters[-1].id
     model = model.edit(who="cora").add_golden("seven", image_of(7), [class_])
     model = model.edit().rename({class_: "bills"})
@@ -131,6 +131,7 @@ def test_classes_and_golden_images_are_kept() -> None:
     (class_,) = (c for c in model.clusters if c.is_class)
     assert class_ == dataclasses.replace(edited().clusters[-1], size=class_.size)
     assert class_.name == "bills"
+    assert [model.thumbnails[image] for image in class_.exemplars] == [b"RIFF"]
     assert kind_of(model, 7)[0] == class_.id
     assert [edit.who for edit in model.edits if isinstance(edit.change, AddClass)] == ["cora"]
     assert [one.image for one in golden_images(model.edits)] == ["one", "seven"]
