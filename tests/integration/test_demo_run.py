@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgclust.model.model import ClusterModel
 from tests.support import preloaded
 from tests.support.paths import CLIPART
 from worker.demo.backends import Kafka, find_java
@@ -74,6 +76,18 @@ def check_summary(text: str) -> None:
     assert "Warning" not in text
 
 
+def check_fewer(run_folder: Path, text: str) -> None:
+    """The advice for fewer, larger clusters, followed: so many there are, and none swallows the others."""
+    (line,) = (line for line in text.splitlines() if " fit " in line and " --clusters " in line)
+    advised = shlex.split(line)
+    done = preloaded.run("imgclust", *advised[1:], "--quiet", timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    before, after = (ClusterModel.load(run_folder / name).clusters for name in ("model", "other-model"))
+    assert len(after) == max(2, len(before) // 2) == int(advised[-1])
+    sizes = [cluster.size for cluster in after]
+    assert max(sizes) < 0.75 * sum(sizes)
+
+
 def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) -> None:
     """On a folder of anybody's pictures, with the embedded Kafka: exit code 0, a report, a clean output."""
     done = demo(run_folder, str(pictures))
@@ -81,6 +95,7 @@ def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) ->
     check_summary(done.stdout)
     assert (run_folder / "report.html").stat().st_size > 10_000
     assert "adjusted mutual information" not in done.stdout  # there are no labels
+    check_fewer(run_folder, done.stdout)
 
 
 def test_the_demo_runs_on_apache_kafka(apache_kafka: Kafka, run_folder: Path, pictures: Path) -> None:

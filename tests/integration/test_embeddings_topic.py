@@ -11,12 +11,14 @@ from confluent_kafka import Producer
 
 from imgclust.embedding.store import read_embeddings
 from imgclust.errors import ImgclustError
-from imgclust.types import EncoderIdentity
+from imgclust.types import OTHER, EncoderIdentity
 from tests.support import fitted
 from tests.support.kafka_cluster import PARTITIONS, Topics
 from worker.commands import retag as retagging
+from worker.commands import tag_changes
 from worker.commands.export import export
 from worker.commands.retag import retag
+from worker.commands.set_models import set_live
 from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
 from worker.messages.embedding import EmbeddingWriter, halves
@@ -154,3 +156,40 @@ def test_what_retag_refuses(kept: Topics, model: Path) -> None:
     kept.kafka.create_topics([f"narrow-{kept.tags}"], 1)
     with pytest.raises(StartError, match="has 1 partitions, the embeddings topic 4"):
         retag(settings_of(kept), f"narrow-{kept.tags}", model=model)
+
+
+def test_what_another_model_would_change(
+    kept: Topics, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`models set` says it before it sets, of the uploads of the last week alone; of many, of a sample."""
+    before = fitted.fitted().model
+    labels = Counter(before.predict(np.stack([*fill(kept).values()])).labels.tolist())
+    first, second = [number for number, _ in labels.most_common() if number != OTHER][:2]
+    after = before.edit().merge(first, second)
+    before.save(tmp_path / "before")
+    after.save(tmp_path / "after")
+    topic = f"models-{kept.tags}"
+    kept.kafka.create_topics([topic], 1)
+    settings = load(
+        {
+            "WORKER_BOOTSTRAP_SERVERS": kept.bootstrap,
+            "WORKER_GROUP_ID": kept.group,
+            "WORKER_EMBEDDINGS_TOPIC": kept.embeddings,
+            "WORKER_MODELS_TOPIC": topic,
+            "WORKER_MODELS_FOLDER": str(tmp_path),
+            "WORKER_MODEL": str(tmp_path / "before"),
+        }
+    )
+    assert set_live(settings, "after", wait=0, dry_run=True) == 0
+    uploads = labels.total()
+    moved = f"{labels[second] / uploads:.1%} of {uploads} uploads of the last 7 days"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{moved} would be in another cluster, 0.0% have another name",
+        "nothing was changed",
+    ]
+    monkeypatch.setattr(tag_changes, "SAMPLE", 100)
+    monkeypatch.setattr(tag_changes, "STRETCHES", 4)
+    assert set_live(settings, "after", wait=0) == 0
+    assert "of a sample of " in capsys.readouterr().out
+    assert set_live(settings, "before", wait=0) == 0
+    assert "would be in another cluster" in capsys.readouterr().out

@@ -138,9 +138,9 @@ def next_commands(trained: Trained, out: Path) -> dict[str, str]:
     tool, worker = (shlex.quote(str(short_path(programs / n))) for n in ("imgclust", "imgclust-worker"))
     model, picture = (shlex.quote(str(short_path(p))) for p in (trained.model, trained.files[0]))
     embeddings, other = (shlex.quote(str(short_path(out / n))) for n in ("embeddings", "other-model"))
-    larger = 2 * trained.min_cluster_size
+    fewer = max(2, trained.clusters // 2)
     return {
         f"{tool} predict {model} {picture}": "the cluster of a picture",
-        f"{tool} fit {embeddings} -o {other} --min-cluster-size {larger}": "fewer, larger clusters",
+        f"{tool} fit {embeddings} -o {other} --clusters {fewer}": "fewer, larger clusters",
         f"{worker} demo ~/Pictures": "all of this with your own pictures",
     }

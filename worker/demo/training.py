@@ -96,14 +96,14 @@ class Trained:
         files: the held-out pictures that will be streamed.
         categories: of each of them; empty without labels.
         labels: the cluster that the fit itself predicted for each of them.
-        min_cluster_size: that the fit used.
+        clusters: how many there are.
     """
 
     model: Path
     files: Sequence[Path]
     categories: Sequence[str]
     labels: Sequence[int]
-    min_cluster_size: int
+    clusters: int
 
 
 def embed_images(chosen: Chosen, out: Path, encoder: Encoder) -> tuple[Embeddings, EmbedSummary]:
@@ -193,5 +193,5 @@ def train(
         files=[Path(embeddings.sources[row]) for row in rows],
         categories=categories if any(categories) else (),
         labels=[int(label) for label in result.test.labels],
-        min_cluster_size=result.parameters.min_cluster_size,
+        clusters=len(result.model.clusters),
     )
