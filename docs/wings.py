@@ -25,6 +25,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("serving", "ask and be answered"),
         ("feed", "the reader for feeds"),
         ("reader", "the reads and their cursors"),
+        ("retagging", "embeddings in, tags out"),
         ("tagger", "uploads in, tags out"),
         ("view", "tags → Redis"),
         ("wiring", "settings → plain values"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -14,16 +16,20 @@ from imgclust.errors import ImgclustError
 from imgclust.types import OTHER, EncoderIdentity
 from tests.support import fitted
 from tests.support.kafka_cluster import PARTITIONS, Topics
-from worker.commands import retag as retagging
+from tests.support.waiting import wait_for
+from tests.support.worker_process import WorkerProcess
 from worker.commands import tag_changes
 from worker.commands.export import export
-from worker.commands.retag import retag
+from worker.commands.retag import retag, status
 from worker.commands.set_models import set_live
 from worker.demo.backends import Kafka
 from worker.errors import SettingsError, StartError
+from worker.kafka.claim import Claim
+from worker.kafka.failpoints import VARIABLE
 from worker.messages.embedding import EmbeddingWriter, halves
 from worker.messages.tag import Tag
 from worker.messages.upload import Upload
+from worker.retagging import member
 from worker.settings.load import load
 from worker.settings.settings import Settings
 from worker.tagger.prediction import ModelInfo, rows
@@ -55,9 +61,9 @@ def settings_of(topics: Topics, model: Path | None = None) -> Settings:
     )
 
 
-def fill(topics: Topics) -> dict[str, np.ndarray]:
+def fill(topics: Topics, times: int = 1) -> dict[str, np.ndarray]:
     """300 embeddings, some of them twice (the later one counts), ten deleted, one of another encoder, one
-    that is none; → id → embedding, of those that are left."""
+    that is none; the embeddings and deletions so many times; → id → embedding, of those that are left."""
     vectors, _ = fitted.grouped(seed=31)
     producer = Producer({"bootstrap.servers": topics.bootstrap})
     writer, other = EmbeddingWriter(fitted.ENCODER, keep_url=True), EmbeddingWriter(STRANGER, keep_url=True)
@@ -65,12 +71,14 @@ def fill(topics: Topics) -> dict[str, np.ndarray]:
     def send(n: int, value: bytes | None) -> None:
         producer.produce(topics.embeddings, value, f"id-{n}".encode(), n % PARTITIONS)
 
-    for n, vector in enumerate(halves(vectors)):
-        if n % 10 == 0:
-            send(n, writer.value(Upload(f"id-{n}", "http://x/old", 0), halves(vectors[:1])[0]))
-        send(n, writer.value(Upload(f"id-{n}", f"http://x/{n}", 1000 * n, {"n": n}), vector))
-    for n in range(5, 300, 30):
-        send(n, None)
+    for _ in range(times):
+        for n, vector in enumerate(halves(vectors)):
+            if n % 10 == 0:
+                send(n, writer.value(Upload(f"id-{n}", "http://x/old", 0), halves(vectors[:1])[0]))
+            send(n, writer.value(Upload(f"id-{n}", f"http://x/{n}", 1000 * n, {"n": n}), vector))
+        for n in range(5, 300, 30):
+            send(n, None)
+        producer.poll(0)
     send(1000, other.value(Upload("id-1000", "http://x/", 0), halves(vectors[:1])[0]))
     send(1001, b"somebody else's")
     assert producer.flush(20) == 0
@@ -95,37 +103,14 @@ def test_an_export_is_what_fit_reads(kept: Topics, model: Path, tmp_path: Path) 
         export(settings_of(kept, model), tmp_path / "out")
 
 
-def test_retag_goes_on_where_it_was_stopped(
-    kept: Topics, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Stopped in the middle of a transaction and begun again: every embedding is tagged once, every deletion
-    is there, and the last tag of each id is what the model says, bit for bit. Again: nothing is left."""
-    wanted = fill(kept)
-    monkeypatch.setattr(retagging, "BATCH", 16)
-    monkeypatch.setattr(retagging, "COMMIT_IMAGES", 48)
-    commits = 0
-
-    def stopped(self: object, ends: dict[int, int]) -> None:
-        nonlocal commits
-        commits += 1
-        if commits == 4:
-            raise KeyboardInterrupt
-        original(self, ends)
-
-    original = retagging._Job._commit
-    monkeypatch.setattr(retagging._Job, "_commit", stopped)
-    to = f"again-{kept.tags}"
-    with pytest.raises(KeyboardInterrupt):
-        retag(settings_of(kept), to, model=model, quiet=True)
-    assert retag(settings_of(kept), to, model=model) == 0
-    told = capsys.readouterr()
-    assert "going on where it was" in told.err
-
-    reader = kept.reader(to)
-    reader.read(3.0)
+def check_tags(topics: Topics, to: str, wanted: dict[str, np.ndarray], records: int) -> None:
+    """Each record is answered once, and the last tag of each id is what the model says, bit for bit."""
+    with contextlib.closing(topics.reader(to)) as reader:
+        wait_for("all is there", lambda: len(reader.read(0.5)) >= records)
+        reader.read(1.0)
     places = Counter((m.partition(), dict(m.headers() or [])["source-offset"]) for m in reader.messages)
     assert set(places.values()) == {1}
-    assert len(places) == 300 + 30 + 10
+    assert len(places) == records
     last = {upload_id: m.value() for upload_id, m in reader.last().items()}
     assert {upload_id for upload_id, value in last.items() if value is not None} == set(wanted)
     loaded = fitted.fitted().model
@@ -140,9 +125,69 @@ def test_retag_goes_on_where_it_was_stopped(
         )  # fmt: skip
         assert tuple((c.cluster, c.score) for c in tag.candidates) == predicted.candidates
         assert (tag.model, tag.attributes) == (loaded.version, {"n": int(upload_id[3:])})
-    reader.close()
+
+
+def test_retag_goes_on_where_it_was_stopped(
+    kept: Topics, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the middle of a transaction and begun again: every embedding is tagged once, every deletion
+    is there, and the last tag of each id is what the model says. Again: nothing is left."""
+    wanted = fill(kept)
+    monkeypatch.setattr(member, "BATCH", 16)
+    monkeypatch.setattr(member, "COMMIT_BATCHES", 3)
+    commits = 0
+
+    def stopped(self: Claim, offsets: dict[int, tuple[int, str]]) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 4:
+            raise KeyboardInterrupt
+        original(self, offsets)
+
+    original = Claim.commit
+    monkeypatch.setattr(Claim, "commit", stopped)
+    to = f"again-{kept.tags}"
+    with pytest.raises(KeyboardInterrupt):
+        retag(settings_of(kept), to, model=model, quiet=True)
+    other = model.parent / "other"
+    fitted.fitted().model.renamed({0: "another name"}).save(other)
+    with pytest.raises(StartError, match=f"tags of model {fitted.fitted().model.version}: "):
+        retag(settings_of(kept), to, model=other, quiet=True)
+    assert status(settings_of(kept), to, quiet=True) == 0
+    assert retag(settings_of(kept), to, model=model) == 0
+    told = capsys.readouterr()
+    assert "going on where it was" in told.err
+    check_tags(kept, to, wanted, 300 + 30 + 10)
     assert retag(settings_of(kept), to, model=model, quiet=True) == 0
     assert capsys.readouterr().out.startswith("0 tags of model")
+
+
+@pytest.mark.parametrize("moment", ["after-send-offsets", "during-commit"])
+def test_three_processes_one_of_them_killed(kept: Topics, model: Path, tmp_path: Path, moment: str) -> None:
+    """The one that is alone at first dies in its second transaction. The two that come take over all of it:
+    each embedding is tagged once, as one process would tag it."""
+    wanted = fill(kept, times=100)
+    to = f"again-{kept.tags}"
+    env = {
+        "WORKER_BOOTSTRAP_SERVERS": kept.bootstrap,
+        "WORKER_GROUP_ID": kept.group,
+        "WORKER_EMBEDDINGS_TOPIC": kept.embeddings,
+        "WORKER_KAFKA_SESSION_TIMEOUT_MS": "6000",
+    }
+    arguments = ("retag", "--to", to, "--model", str(model))
+    dying = WorkerProcess(tmp_path, {**env, VARIABLE: f"{moment}=kill@3"}, *arguments)
+    others = [WorkerProcess(tmp_path, env, *arguments) for _ in range(2)]
+    with dying:
+        wait_for("it is killed", lambda: dying.process is not None and dying.process.poll() is not None)
+        assert dying.process is not None
+        assert dying.process.poll() == -signal.SIGKILL, dying.text()
+        with others[0], others[1]:
+            assert [other.end() for other in others] == [0, 0], others[0].text() + others[1].text()
+    check_tags(kept, to, wanted, 100 * 340)
+    for other in others:
+        assert (
+            f"33,000 tags of model {fitted.fitted().model.version} in {to!r}, 1,000 deletions" in other.text()
+        )
 
 
 def test_what_retag_refuses(kept: Topics, model: Path) -> None:

@@ -193,6 +193,13 @@ class FakeConsumer:
             if here not in self._paused and here in self.broker.logs:  # it is read at once
                 self._check_position(here)
 
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.unassign()
+        self.incremental_assign(partitions)
+
+    def unassign(self) -> None:
+        self._next.clear()
+
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         for p in partitions:
             self._next.pop((p.topic, p.partition), None)

@@ -17,9 +17,8 @@ from worker.commands.output import watching
 from worker.errors import SettingsError
 from worker.kafka.scanner import Scanner
 from worker.messages.embedding import EmbeddingRecord, read_embedding
+from worker.retagging.tagging import NOT_EMBEDDINGS, OTHER_ENCODER
 from worker.settings.settings import Settings
-
-OTHER_ENCODER, NOT_EMBEDDINGS = "of another encoder", "not embeddings"
 
 
 def embeddings_topic(settings: Settings) -> str:

@@ -186,9 +186,15 @@ def export(args: argparse.Namespace) -> int:
 @_printing
 def retag(args: argparse.Namespace) -> int:
     settings = read_settings(args)
-    from worker.commands.retag import retag
+    from worker.commands.retag import retag, status
 
-    return retag(settings, args.to, model=args.model, quiet=args.quiet)
+    if args.status:
+        return status(settings, args.to, quiet=args.quiet)
+    again = ["--to", args.to]
+    for name, value in (("--model", args.model), ("--config", args.config)):
+        if value is not None:
+            again += [name, str(value)]
+    return retag(settings, args.to, model=args.model, processes=args.processes, again=again, quiet=args.quiet)
 
 
 @_printing

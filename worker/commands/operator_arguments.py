@@ -26,6 +26,19 @@ event on its way) is left out and listed: the last event of an id wins, and sent
 the last. So a second replay of the same dead letters sends nothing. Events without a readable id are sent
 only with --code bad-event."""
 
+RETAG = """\
+Predict every kept embedding with a model and publish the tags to a topic of its own: nothing is fetched or
+encoded, and no GPU is needed. It ends at the records that were there when the run began. The topic names the
+run: whoever gives the same command, on this machine or on another, joins it, and the partitions are shared
+out. Begun again after a stop, it goes on where it was: each tag is published exactly once. A topic takes the
+tags of one model at a time."""
+
+RETAG_EXAMPLES = """\
+examples:
+  imgclust-worker retag --to tags.next                     the live model
+  imgclust-worker retag --to tags.next --processes 8       eight processes; as many partitions or more
+  imgclust-worker retag --to tags.next --status            how far all of them are"""
+
 MODELS_EXAMPLES = """\
 examples:
   imgclust-worker models                    what is live, what each worker runs
@@ -137,14 +150,21 @@ def _add_retag(commands: Commands, config: argparse.ArgumentParser) -> None:
         "retag",
         parents=[config],
         help="tag everything again from the embeddings topic, into a topic of its own",
-        description="Predict every kept embedding with a model and publish the tags to a topic of its own: "
-        "nothing is fetched or encoded, and no GPU is needed. Begun again after a stop, it goes on where it "
-        "was: each tag is published exactly once. It ends at the records that were there when it began.",
+        description=RETAG,
+        epilog=RETAG_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     retag.set_defaults(handler=handlers.retag)
     retag.add_argument("--to", required=True, metavar="TOPIC", help="where the tags go; made when missing")
     retag.add_argument(
         "--model", type=Path, metavar="MODEL", help="the model to tag with (default: the live one)"
+    )
+    retag.add_argument(
+        "--processes", type=_positive, default=1, metavar="N",
+        help="processes of this machine that share the work, with its cores divided among them (default: 1)",
+    )  # fmt: skip
+    retag.add_argument(
+        "--status", action="store_true", help="tag nothing; show how far the run is, wherever it goes on"
     )
     retag.add_argument("--quiet", action="store_true", help="show no progress, only what was done at the end")
 

@@ -58,6 +58,20 @@ def view_config(connection: Connection, group: str, protocol: str) -> dict[str, 
     }
 
 
+def share_config(connection: Connection, client_id: str, group: str, protocol: str) -> dict[str, Any]:
+    """For a member that is told its partitions and reads none."""
+    return {
+        "client.id": client_id,
+        **connection,
+        **group_protocol(protocol),
+        **_COMMITS_NOTHING,
+        "group.id": group,
+        "auto.offset.reset": "earliest",
+        # committed offsets are asked for to show progress: what is not decided is not waited for
+        "isolation.level": "read_uncommitted",
+    }
+
+
 def group_protocol(protocol: str) -> dict[str, str]:
     """`classic` rebalances cooperatively, so that partitions that stay go on; `consumer` is KIP-848."""
     if protocol == "consumer":
@@ -155,17 +169,24 @@ def transactional_id(group: str) -> str:
     return f"{group}-{uuid.uuid4()}"
 
 
-def retag_config(connection: Connection, transactional_id: str, timeout: float) -> dict[str, Any]:
-    """For a command's own long transactions; `timeout`: seconds that one may take."""
+# A claim's transactions hold some thousand records. Whoever takes the same name ends an open one at once; the
+# time counts only for readers when nobody does.
+CLAIM_TIMEOUT_MS = 60_000
+
+
+def claim_config(connection: Connection, client_id: str, name: str) -> dict[str, Any]:
+    """For transactions under a name that one process at a time may have; see `worker.kafka.claim`."""
     return {
         "linger.ms": 5,
         "compression.type": "lz4",
-        "client.id": "imgclust-retag",
+        "client.id": client_id,
         "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+        "retry.backoff.ms": RETRY_BACKOFF_MS,
+        "connections.max.idle.ms": MAX_IDLE_MS,
         **connection,
-        "transactional.id": transactional_id,
-        "transaction.timeout.ms": int(timeout * 1000),
-        "delivery.report.only.error": True,
+        "transactional.id": name,
+        "transaction.timeout.ms": CLAIM_TIMEOUT_MS,
+        "delivery.report.only.error": True,  # the commit vouches for the rest
     }
 
 

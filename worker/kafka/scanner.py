@@ -144,18 +144,22 @@ class Scanner:
         topic: str,
         starts: Mapping[int, int],
         *,
+        until: Mapping[int, int] | None = None,
         wanted: Callable[[bytes | None, bytes | None], bool] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Entry]:
         """Everything from `starts` (partition → offset; at least the log's start) to the ends of now.
 
         Args:
+            until: partition → where it ends before that.
             wanted: asked with key and value; what it does not want is passed over cheaply.
 
         Raises:
             WorkerError: a partition cannot be read.
         """
         ends = {p: self.bounds(topic, p) for p in starts}
+        for p, end in (until or {}).items():
+            ends[p] = ends[p][0], min(ends[p][1], end)
         begin = {p: max(offset, ends[p][0]) for p, offset in starts.items()}
         reached = dict(begin)
         left = {p for p in starts if begin[p] < ends[p][1]}

@@ -83,7 +83,7 @@ class TopicIds:
 
     def _take(self, name: str, future: Future[Any]) -> None:
         try:
-            self._ids[name] = _text(future.result(0).topic_id)
+            self._ids[name] = id_text(future.result(0).topic_id)
         except KafkaException as error:
             if error.args[0].code() in _NOT_THERE:
                 self._ids[name] = None
@@ -101,7 +101,7 @@ class TopicIds:
         return self._ids.get(name)
 
 
-def _text(uuid: Any) -> str:
+def id_text(uuid: Any) -> str:
     """16 bytes in base64; none at all are no id."""
     text = str(uuid).rstrip("=")
     return text if text.strip("A") else ""
