@@ -32,6 +32,7 @@ SLOW = (
     "hostile",
     "models",
     "predict",
+    "reports",
     "restore",
     "retag",
     "scale",

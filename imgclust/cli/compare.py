@@ -59,5 +59,5 @@ def _pictures(found: Comparison, folder: Path | None) -> dict[str, bytes]:
     if folder is None:
         return {}
     moved = {image.id for image in found.examples}
-    made = ((image, thumbnail_of(source)) for image, source in embedded_from(folder) if image in moved)
+    made = ((image, thumbnail_of(source)) for image, source in embedded_from(folder, moved))
     return {image: picture for image, picture in made if picture}

@@ -56,14 +56,12 @@ def _are_stored(arguments: argparse.Namespace) -> bool:
 
 def _count(images: Sequence[str], *, stored: bool) -> int:
     """How many there are."""
-    import pyarrow.parquet as pq
-
-    from imgclust.embedding.store import shards
+    from imgclust.embedding.store_columns import count_rows
     from imgclust.images.sources import items
 
     if not stored:
         return sum(1 for _ in items(images))
-    return sum(pq.read_metadata(shard).num_rows for folder in images for shard in shards(Path(folder)))
+    return sum(count_rows(Path(folder)) for folder in images)
 
 
 def _encoder(identity: EncoderIdentity | None, arguments: argparse.Namespace) -> EncoderIdentity:

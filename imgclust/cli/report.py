@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--tags", type=Path, metavar="FILE",
-        help="predictions or tags (CSV, JSON lines, Parquet): attributes to filter by, and drift against "
-        "held-out images; an embeddings folder is taken as --images",
+        help="predictions or tags (CSV, JSON lines, Parquet, folder of parts): attributes to filter by, and "
+        "drift against held-out images; an embeddings folder is taken as --images",
     )  # fmt: skip
     command.add_argument(
         "--images", type=Path, metavar="EMBEDDINGS",

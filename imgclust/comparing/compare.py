@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -199,11 +198,10 @@ def _fate_new(cluster: Cluster, counts: Counts, numbers: Sequence[int]) -> Clust
 
 def _examples(predicted: PredictedImages, rows: np.ndarray) -> tuple[MovedImage, ...]:
     """One image of each move in turn, the most frequent move first."""
-    moves: defaultdict[tuple[int, int], list[MovedImage]] = defaultdict(list)
     old, new = predicted.labels
-    for row in rows.tolist():
-        image = MovedImage(predicted.ids[row], int(old[row]), int(new[row]))
-        moves[image.before, image.after].append(image)
-    queues = sorted(moves.values(), key=lambda images: -len(images))
-    turns = chain.from_iterable(zip_longest(*(images[:SHOWN] for images in queues)))
-    return tuple(islice((image for image in turns if image is not None), SHOWN))
+    moves = (old[rows].astype(np.int64) << 32) + new[rows]
+    _, first, which, counts = np.unique(moves, return_index=True, return_inverse=True, return_counts=True)
+    frequent = np.lexsort((first, -counts))[:SHOWN].tolist()  # of equal ones the earlier
+    turns = chain.from_iterable(zip_longest(*(rows[which == move][:SHOWN].tolist() for move in frequent)))
+    chosen = islice((row for row in turns if row is not None), SHOWN)
+    return tuple(MovedImage(str(predicted.ids[row]), int(old[row]), int(new[row])) for row in chosen)

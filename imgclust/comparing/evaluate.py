@@ -83,8 +83,12 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
         EmbeddingsError: the folder is unreadable, or of another encoder.
         ImgclustError: no image has a label, or the model does not know the names of its training images.
     """
-    predicted = predict_images([model], folder)
-    found = evaluate_labels(predicted.ids, predicted.labels[0].tolist(), model.clusters, labels)
+    predicted = predict_images([model], folder, labels)
+    ids = [str(image) for image in predicted.ids]
+    found = evaluate_labels(
+        ids, predicted.labels[0].tolist(), model.clusters, labels, others=predicted.left_out,
+        other=predicted.example,
+    )  # fmt: skip
     return dataclasses.replace(
         found,
         held_out=model.figures.get("test") or {},
@@ -94,7 +98,13 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
 
 
 def evaluate_labels(
-    ids: Sequence[str], clusters: Sequence[int], known: Sequence[Cluster], labels: Mapping[str, str]
+    ids: Sequence[str],
+    clusters: Sequence[int],
+    known: Sequence[Cluster],
+    labels: Mapping[str, str],
+    *,
+    others: int = 0,
+    other: str | None = None,
 ) -> Evaluation:
     """Compare clusters with labels.
 
@@ -102,6 +112,7 @@ def evaluate_labels(
         ids, clusters: n each; -1 is "other".
         known: all clusters of the model.
         labels: image id → label.
+        others: how many further images there are, without a label; `other` is one of them.
 
     Raises:
         ImgclustError: none of the labelled ids is an image's.
@@ -112,10 +123,11 @@ def evaluate_labels(
     unknown = sorted(labels.keys() - set(ids))
     if not pairs:
         example = f", like {unknown[0]!a:.80}" if unknown else ""
-        has = f"; an image's is {ids[0]!a:.80}" if ids else ""
+        known_id = next(iter(ids), other)
+        has = "" if known_id is None else f"; an image's is {known_id!a:.80}"
         raise ImgclustError(
-            f"none of the {len(labels)} labelled ids{example}, is that of one of the {len(ids)} images{has}: "
-            "give ids as `imgclust embed` stored them, or the images' folder as --on EMBEDDINGS"
+            f"none of the {len(labels)} labelled ids{example}, is that of one of the {len(ids) + others} "
+            f"images{has}: give ids as `imgclust embed` stored them, or the images' folder as --on EMBEDDINGS"
         )
     members = {number: Counter[str]() for number in (*(cluster.id for cluster in known), OTHER)}
     for cluster, label in pairs:
@@ -129,7 +141,7 @@ def evaluate_labels(
     most = sum(max(cluster.labels.values(), default=0) for cluster in found[:-1])
     return Evaluation(
         images=len(pairs),
-        unlabelled=len(ids) - len(pairs),
+        unlabelled=len(ids) - len(pairs) + others,
         unknown=len(unknown),
         ami=float(adjusted_mutual_info_score(*zip(*pairs, strict=True))),
         purity=most / inside if inside else None,

@@ -229,11 +229,18 @@ def iter_embeddings(folder: Path) -> Iterator[Embeddings]:
     Raises:
         EmbeddingsError: no shards, a damaged shard, or shards of different encoders.
     """
-    for shard, identity in _checked_shards(folder):
+    for shard, identity in checked_shards(folder):
         yield _from_table(pq.read_table(shard), identity)
 
 
-def _checked_shards(folder: Path) -> Iterator[tuple[Path, EncoderIdentity]]:
+def vectors_of(column: pa.Array | pa.ChunkedArray, dim: int) -> Floats:
+    """float32 (n, dim) of a column of embeddings."""
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    vectors: Floats = flat.reshape(-1, dim).astype(np.float32)
+    return vectors
+
+
+def checked_shards(folder: Path) -> Iterator[tuple[Path, EncoderIdentity]]:
     found = shards(folder)
     if not found:
         raise EmbeddingsError(
@@ -252,7 +259,7 @@ def shard_batches(folder: Path, rows: int = 10_000) -> Iterator[tuple[pa.RecordB
     Raises:
         EmbeddingsError: as `iter_embeddings`.
     """
-    for shard, identity in _checked_shards(folder):
+    for shard, identity in checked_shards(folder):
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(rows):
                 yield batch.replace_schema_metadata(None), identity
@@ -262,11 +269,10 @@ def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:
     def numbers(name: str) -> Any:
         return table[name].combine_chunks().to_numpy(zero_copy_only=False)
 
-    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Embeddings(
         ids=table["id"].to_pylist(),
         sources=[from_text(source) for source in table["source"].to_pylist()],
-        vectors=flat.reshape(-1, identity.dim).astype(np.float32),
+        vectors=vectors_of(table["embedding"].combine_chunks(), identity.dim),
         widths=numbers("width"),
         heights=numbers("height"),
         sha256=table["sha256"].to_pylist(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -68,16 +69,19 @@ class AttributeNamer:
 
     def names(self, model: ClusterModel) -> Mapping[int, str | None]:
         """Raises ImgclustError: no image has the attribute, or the folder cannot be read."""
-        from imgclust.embedding.store import iter_embeddings
+        from imgclust.embedding.store_columns import some_columns
 
+        members = list(_members(model))
         values: dict[str, str] = {}
-        for shard in iter_embeddings(self.images):
-            for image, attributes in zip(shard.ids, shard.attributes, strict=True):
-                if (value := attributes.get(self.attribute)) is not None:
-                    values[image] = str(value)
+        for batch, _ in some_columns(self.images, ["id", "attributes"], [image for image, _ in members]):
+            for row in batch.to_pylist():
+                if (value := json.loads(row["attributes"]).get(self.attribute)) is not None:
+                    values[row["id"]] = str(value)
         if not values:
-            raise ImgclustError(f"no image in {str(self.images)!a} has the attribute {self.attribute!a:.100}")
-        return dict(mostly((cluster, values.get(image)) for image, cluster in _members(model)))
+            raise ImgclustError(
+                f"no training image in {str(self.images)!a} has the attribute {self.attribute!a:.100}"
+            )
+        return dict(mostly((cluster, values.get(image)) for image, cluster in members))
 
 
 def _members(model: ClusterModel) -> Iterable[tuple[str, int]]:

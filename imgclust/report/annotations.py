@@ -6,9 +6,13 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgclust.errors import ImgclustError
+from imgclust.support.columns import pieces, wanted_ids
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,21 +27,54 @@ class Note:
     reason: str | None = None  # of an image in "other": one of `imgclust.model.reasons.KINDS`
 
 
-def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
-    """Rows of a file that `imgclust predict` wrote, of tags as JSON lines, or of an embeddings folder.
+COLUMNS = ("id", "probability", "novel", "candidates", "attributes", "assigned")
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The files of an embeddings folder, of a folder of predictions, or the one that is named; else none."""
+    from imgclust.embedding.store import shards
+
+    if path.is_dir():
+        return shards(path) or sorted(path.glob("part-*.parquet"))
+    return [path] if path.suffix.lower() == ".parquet" else []
+
+
+def batches(path: Path, columns: Sequence[str], wanted: Set[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Rows of `parquet_files`, some at a time.
 
     Args:
-        columns: that are wanted, of those that there are: others of a Parquet file are not read.
-    """
-    ending = path.suffix.lower()
-    if path.is_dir():
-        from imgclust.embedding.store import shards
+        columns: that are read, of those that there are.
+        wanted: ids of the rows that are wanted; None: all.
 
-        for shard in shards(path):
-            yield from _parquet_records(shard, ["id", "attributes"])
-    elif ending == ".parquet":
-        yield from _parquet_records(path, columns)
-    elif ending == ".csv":
+    Raises:
+        ValueError: not Parquet.
+    """
+    import pyarrow as pa
+
+    ids = None if wanted is None else wanted_ids(wanted)
+    try:
+        for file in parquet_files(path):
+            yield from pieces(file, columns, ids)
+    except pa.ArrowException as error:
+        raise ValueError(f"not Parquet: {error}") from None
+
+
+def records(path: Path, wanted: Set[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """Rows of what `imgclust predict` wrote, of tags as JSON lines, or of an embeddings folder.
+
+    Args:
+        wanted: ids of the rows that are wanted; None: all.
+    """
+    if parquet_files(path):
+        for batch in batches(path, COLUMNS, wanted):
+            yield from batch.to_pylist()
+    else:
+        yield from (row for row in _lines(path) if wanted is None or str(row["id"]) in wanted)
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    ending = path.suffix.lower()
+    if ending == ".csv":
         import csv
 
         from imgclust.support.spreadsheets import unguard
@@ -47,7 +84,7 @@ def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mappin
                 yield {k: unguard(v or "") for k, v in row.items() if k}
     elif ending in (".jsonl", ".ndjson", ".json"):
         with path.open("rb") as file:
-            yield from (json.loads(line) for line in file if line.strip())
+            yield from (_parsed(line) for line in file if line.strip())
     else:
         raise ImgclustError(
             f"tags are read from .csv, .jsonl or .parquet, as `imgclust predict -o` writes them; "
@@ -55,17 +92,13 @@ def records(path: Path, columns: Sequence[str] | None = None) -> Iterator[Mappin
         )
 
 
-def _parquet_records(path: Path, columns: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _parsed(line: bytes) -> Any:
+    import orjson
 
     try:
-        file = pq.ParquetFile(path)
-        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(columns=there):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise ValueError(f"not Parquet: {error}") from None
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # NaN, which only the slower one takes
+        return json.loads(line)
 
 
 def _note(record: Mapping[str, Any]) -> Note:
@@ -94,19 +127,15 @@ def read_notes(path: Path, wanted: Set[str] | None = None) -> dict[str, Note]:
     """Read probabilities, candidates and attributes by image id.
 
     Args:
-        wanted: ids that matter; of a long stream of tags the others are not kept.
-        path: CSV, JSON lines or Parquet by its ending, as `imgclust predict -o` writes it; tags from the
-            topic as JSON lines; or an embeddings folder, for the attributes alone.
+        path: CSV, JSON lines or Parquet by its ending, or a folder of parts, as `imgclust predict -o` writes
+            it; tags from the topic as JSON lines; or an embeddings folder, for the attributes alone.
+        wanted: ids that matter; of millions of tags the others are not kept.
 
     Raises:
         ImgclustError: the file is missing, of another ending, or not of predictions.
     """
     try:
-        return {
-            image: _note(record)
-            for record in records(path)
-            if (image := str(record["id"])) and (wanted is None or image in wanted)
-        }
+        return {str(record["id"]): _note(record) for record in records(path, wanted)}
     except OSError as error:
         raise ImgclustError(f"tags cannot be read from {str(path)!a}: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -160,12 +160,13 @@ def from_model(
     small: dict[str, bytes] = {}
     if images:
         notes = _merged(notes, _predicted(model, images, set(ids) - notes.keys()))
-        notes = _merged(notes, read_notes(images))
+        notes = _merged(notes, read_notes(images, set(ids)))
         order = wanted_order(ids, labels, selections(ids, labels, notes))
         missing = list(dict.fromkeys(i for i in order if i not in model.thumbnails))
         room = budget * 3 // 4 - sum(map(len, model.thumbnails.values()))
         side, count = fitting(room, len(missing))
-        small = dict(tiles(embedded_from(images), set(missing[:count]), side))
+        shown = set(missing[:count])
+        small = dict(tiles(embedded_from(images, shown), shown, side))
     drift = None
     if tags:
         typical = {image for cluster in model.clusters for image in cluster.exemplars}
@@ -215,14 +216,13 @@ def _merged(known: Mapping[str, Note], given: Mapping[str, Note]) -> dict[str, N
 
 
 def _training_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
-    """The probabilities of the fit, where the map shows all training images: they are its first rows.
-
-    A sampled map does not say which rows it shows; then only predictions know.
-    """
-    n = len(model.labels_)
-    if len(ids) < n or not np.array_equal(labels[:n], model.labels_):
+    """The probabilities of the fit, where it is known which training images the map shows."""
+    rows = model.map_rows
+    places = np.flatnonzero(rows >= 0)
+    if len(rows) != len(ids) or not np.array_equal(labels[places], model.labels_[rows[places]]):
         return {}
-    return {i: Note(float(p)) for i, p in zip(ids, model.arrays["probabilities"], strict=False)}
+    known = model.arrays["probabilities"][rows[places]]
+    return {ids[place]: Note(p) for place, p in zip(places.tolist(), known.tolist(), strict=True)}
 
 
 def _other_notes(model: ClusterModel, ids: list[str], labels: npt.NDArray[np.int32]) -> dict[str, Note]:
@@ -263,16 +263,16 @@ def _reasons(model: ClusterModel, vectors: Floats, found: Prediction) -> dict[in
 
 def _predicted(model: ClusterModel, folder: Path, wanted: Set[str]) -> dict[str, Note]:
     """What the model says of images that the fit has no prediction of, from their embeddings."""
-    from imgclust.embedding.store import iter_embeddings
+    from imgclust.embedding.store import vectors_of
+    from imgclust.embedding.store_columns import some_columns
 
     notes: dict[str, Note] = {}
-    for shard in iter_embeddings(folder):
-        rows = [row for row, image in enumerate(shard.ids) if image in wanted]
-        vectors = shard.vectors[rows]
-        found = model.predict(vectors, encoder=shard.identity)
+    for batch, identity in some_columns(folder, ["id", "embedding"], wanted):
+        vectors = vectors_of(batch.column("embedding"), identity.dim)
+        found = model.predict(vectors, encoder=identity)
         reasons = _reasons(model, vectors, found)
         notes |= {
-            shard.ids[row]: dataclasses.replace(_note(found, i), reason=reasons.get(i))
-            for i, row in enumerate(rows)
+            image: dataclasses.replace(_note(found, i), reason=reasons.get(i))
+            for i, image in enumerate(batch.column("id").to_pylist())
         }
     return notes

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgclust.errors import ImgclustError
-from imgclust.model.drift import PARTS, Drift, Reference, compare
-from imgclust.report.annotations import records
+from imgclust.model.drift import PARTS, Drift, DriftCounts, Reference, compare
+from imgclust.report.annotations import batches, parquet_files, records
 from imgclust.types import OTHER
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def read_drift(model: ClusterModel, path: Path) -> TagsDrift | None:
     reference = Reference.of_model(model)
     if reference is None:
         return None
-    tally, foreign, rows = reference.nothing, 0, records(path, COLUMNS)
+    tally, foreign = reference.nothing, 0
     try:
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            own = [row for row in chunk if row.get("taxonomy") in (None, "", model.taxonomy)]
+        for chunk in _chunks(path):
+            own = chunk.filter(_own(chunk, model.taxonomy))
             foreign += len(chunk) - len(own)
             tally += _count(reference, own)
     except OSError as error:
@@ -71,15 +72,48 @@ def read_drift(model: ClusterModel, path: Path) -> TagsDrift | None:
     return TagsDrift(path.name, compare(reference, tally), foreign)
 
 
-def _count(reference: Reference, rows: list[Mapping[str, Any]]) -> Any:
-    near = [row.get("similarity") for row in rows]
-    known = None if any(value in (None, "") for value in near) else np.asarray(near, np.float32)
-    return reference.count_tags(
-        np.asarray([int(row["cluster"]) for row in rows], np.int32),
-        np.asarray([float(row["probability"]) for row in rows], np.float32),
-        sum(str(row.get("novel")).lower() == "true" for row in rows),
-        known,
+def _chunks(path: Path) -> Iterator[pa.RecordBatch]:
+    """Some of the rows, with those of `COLUMNS` that there are."""
+    if parquet_files(path):
+        yield from batches(path, COLUMNS)
+        return
+    rows = records(path)
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        there = [name for name in COLUMNS if any(name in row for row in chunk)]
+        yield pa.RecordBatch.from_pydict({n: pa.array([_plain(row.get(n)) for row in chunk]) for n in there})
+
+
+def _plain(value: Any) -> str | None:
+    """As text, from which any column type can be read."""
+    return None if value in (None, "") else str(value)
+
+
+def _own(chunk: pa.RecordBatch, taxonomy: str) -> pa.Array:
+    """Which tags are of a taxonomy, or of none that they name."""
+    if "taxonomy" not in chunk.schema.names:
+        return pa.array([True] * len(chunk))
+    named = chunk.column("taxonomy").cast(pa.string())
+    return pc.or_(pc.fill_null(pc.equal(named, ""), True), pc.fill_null(pc.equal(named, taxonomy), True))
+
+
+def _count(reference: Reference, tags: pa.RecordBatch) -> DriftCounts:
+    near = tags.column("similarity") if "similarity" in tags.schema.names else None
+    novel = (
+        tags.column("novel").cast(pa.string()) if "novel" in tags.schema.names else pa.array([], pa.string())
     )
+    return reference.count_tags(
+        _numbers(tags, "cluster", pa.int32()),
+        _numbers(tags, "probability", pa.float32()),
+        pc.sum(pc.equal(pc.utf8_lower(novel), "true")).as_py() or 0,
+        None if near is None or near.null_count else _numbers(tags, "similarity", pa.float32()),
+    )
+
+
+def _numbers(tags: pa.RecordBatch, name: str, kind: pa.DataType) -> Any:
+    column = tags.column(name)
+    if column.null_count:
+        raise ValueError(f"a row without a {name}")
+    return column.cast(kind, safe=False).to_numpy(zero_copy_only=False)
 
 
 def sheets(found: TagsDrift, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgclust.embedding.store import shards
 from imgclust.errors import ImgclustError
 from imgclust.report.data import BUDGET, ReportData, from_model
 from imgclust.report.payload import payload
@@ -42,8 +43,8 @@ def write_report(
         model: a loaded model, or its folder.
         path: where the page goes; an existing file is replaced once the new page is complete.
         tags: predictions (`imgclust predict -o`) or tags of the images on the map, as CSV, JSON lines or
-            Parquet: they add probabilities, candidates and attributes to filter by. An embeddings folder is
-            taken as `images`.
+            Parquet, or a folder of Parquet parts: they add probabilities, candidates and attributes to filter
+            by. An embeddings folder is taken as `images`.
         images: the embeddings folder that the model was fitted on. It adds the attributes, what the model
             says of held-out images, and a small picture of each image on the map whose file is still there;
             without it only typical pictures are shown.
@@ -66,7 +67,7 @@ def write_report(
         from imgclust.model.model import ClusterModel
 
         model = ClusterModel.load(model)
-    if tags and Path(tags).is_dir():  # an embeddings folder, which tells of images what tags do, and more
+    if tags and shards(Path(tags)):  # an embeddings folder, which tells of images what tags do, and more
         tags, images = None, images or tags
     data = from_model(
         model, images=Path(images) if images else None, tags=Path(tags) if tags else None, budget=budget

@@ -64,15 +64,19 @@ def _tile(item: Item, reader: Reader, side: int) -> bytes | None:
         return None
 
 
-def embedded_from(folder: Path) -> Iterator[tuple[str, str]]:
-    """(image id, source) of every row of an embeddings folder; the vectors are not read."""
-    import pyarrow.parquet as pq
+def embedded_from(folder: Path, wanted: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
+    """(image id, source) of the rows of an embeddings folder; the vectors are not read.
 
+    Args:
+        wanted: ids; None: every row.
+    """
     from imgclust.embedding.store import shards, working_folder
     from imgclust.exporting.rows import placed
+    from imgclust.support.columns import pieces, wanted_ids
 
+    ids = None if wanted is None else wanted_ids(wanted)
     for shard in shards(folder):
         start = working_folder(shard) or ""
-        for batch in pq.ParquetFile(shard).iter_batches(columns=["id", "source"]):
+        for batch in pieces(shard, ["id", "source"], ids):
             sources = [placed(from_text(source), start) for source in batch.column("source").to_pylist()]
             yield from zip(batch.column("id").to_pylist(), sources, strict=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclust.comparing import evaluation_output
 from imgclust.comparing.evaluate import evaluate, evaluate_labels, read_labels
+from imgclust.comparing.images import predict_images
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import ImgclustError
 from imgclust.model.parts import Cluster
 from imgclust.types import OTHER
-from tests.support.fitted import fitted
+from tests.support.fitted import ENCODER, fitted
 
 KNOWN = [Cluster(3, "cats", 0), Cluster(7, None, 0)]
 LABELS = st.lists(st.tuples(st.sampled_from([3, 7, OTHER]), st.sampled_from("abc")), min_size=1, max_size=60)
@@ -56,6 +59,23 @@ def test_a_models_own_labels_agree_with_it() -> None:
     assert found.held_out
     text = "\n".join(evaluation_output.lines(found))
     assert "held out when the model was fitted" in text
+
+
+def test_only_labelled_images_of_a_folder_are_predicted(tmp_path: Path) -> None:
+    """The others are counted, shard by shard; one of them shows how ids look where no label fits."""
+    found = fitted()
+    rows = found.model.arrays["embeddings"][:30]
+    with EmbeddingsWriter(tmp_path, ENCODER, shard_rows=10) as writer:
+        for i, row in enumerate(rows):
+            writer.append(id=f"{i}", source="x", embedding=row, width=1, height=1, sha256=None)
+    predicted = predict_images([found.model], tmp_path, {"3", "25", "nobody", "\udcff"})
+    assert [str(image) for image in predicted.ids] == ["3", "25"]
+    expected = found.model.predict(rows[[3, 25]].astype(np.float32)).labels
+    assert predicted.labels[0].tolist() == expected.tolist()
+    assert (predicted.left_out, predicted.example) == (28, "0")
+    assert evaluate(found.model, {"3": "x", "4": "y"}, tmp_path).unlabelled == 28
+    with pytest.raises(ImgclustError, match=r"one of the 30 images; an image's is '0'"):
+        evaluate(found.model, {"nobody": "x"}, tmp_path)
 
 
 def test_ids_that_do_not_occur() -> None:

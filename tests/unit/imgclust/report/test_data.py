@@ -11,15 +11,17 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imgclust.embedding.store import EmbeddingsWriter
+from imgclust.embedding.store import EmbeddingsWriter, shards
 from imgclust.errors import EmbeddingsError
 from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Cluster, Group
+from imgclust.naming import given as given_names
 from imgclust.report.annotations import Note
 from imgclust.report.data import from_model
 from imgclust.report.figures import words
@@ -81,6 +83,7 @@ def model(*, trained: int = 6, held_out: int = 2) -> ClusterModel:
         ),
         thumbnails={},
         map=table,
+        map_rows=np.append(np.arange(trained), np.full(held_out, -1)),
         predicted=0,
         edits=(),
         groups=(Group(4, None, 3),),
@@ -134,11 +137,46 @@ def test_training_images_have_the_probabilities_of_the_fit() -> None:
     assert data.images == 6
 
 
-def test_a_sampled_map_claims_no_probabilities() -> None:
-    """Where the map shows some of the training images only, nothing is said of them: it could be wrong."""
+def test_a_sampled_map_has_the_probabilities_of_what_it_shows() -> None:
+    """Of some of the training images; where it is not known which it shows, nothing is said of them."""
     sampled = model()
-    cast(Any, sampled).map = sampled.map.slice(1)
+    vars(sampled).update(map=sampled.map.slice(1), map_rows=sampled.map_rows[1:])
+    known = [note.probability for note in from_model(sampled).notes.values()]
+    assert known == pytest.approx(np.linspace(0, 1, 6)[1:])
+    vars(sampled).update(map_rows=np.full(7, -1))
     assert from_model(sampled).notes == {}
+
+
+def test_a_folder_of_parts_is_tags(tmp_path: Path) -> None:
+    """What `predict --engine ray` writes: the rows of all parts, of which those on the map are kept."""
+    columns = pa.schema([("id", pa.string()), ("probability", pa.float32()), ("attributes", pa.string())])
+    for part, ids in enumerate((["f0/0.png", "elsewhere"], ["f1/5.png"])):
+        rows = [{"id": i, "probability": 0.25, "attributes": '{"a": 1}'} for i in ids]
+        pq.write_table(pa.Table.from_pylist(rows, columns), tmp_path / f"part-0000{part}.parquet")
+    notes = from_model(model(), tags=tmp_path).notes
+    assert {i for i, note in notes.items() if note.attributes == {"a": "1"}} == {"f0/0.png", "f1/5.png"}
+    assert "elsewhere" not in notes
+
+
+def test_vectors_of_known_images_are_not_read(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes, sources and names come of their own columns: of an embeddings folder whose vectors cannot
+    be read a report is made where no image has to be predicted, and clusters are named."""
+    (shard,) = shards(embeddings)
+    vectors = pq.read_metadata(shard).row_group(0).column(2)
+    assert vectors.path_in_schema.startswith("embedding")
+    damaged = bytearray(shard.read_bytes())
+    start = vectors.dictionary_page_offset or vectors.data_page_offset
+    damaged[start : start + vectors.total_compressed_size] = bytes(vectors.total_compressed_size)
+    shard.write_bytes(damaged)
+    with pytest.raises((OSError, pa.ArrowException)):
+        pq.read_table(shard)
+    known = model(trained=8, held_out=0)
+    data = from_model(known, images=embeddings)
+    assert data.notes["f1/5.png"].attributes == {"category": "odd", "number": "5"}
+    assert len(data.tiles) == 5
+    monkeypatch.setattr(given_names, "_members", lambda _: [(f"f{i % 2}/{i}.png", i % 2) for i in range(8)])
+    names = given_names.AttributeNamer(embeddings, "category").names(known)
+    assert names == {0: "mostly even", 1: "mostly odd"}
 
 
 def test_an_embeddings_folder_tells_the_rest(embeddings: Path) -> None:
