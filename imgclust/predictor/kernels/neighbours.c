@@ -6,7 +6,8 @@
 #endif
 
 #define LANES 32
-#define ROWS 32 /* of codes at once: they stay in the first cache for all queries */
+#define ROWS 16    /* of codes at once: they stay in the first cache for all queries */
+#define TOGETHER 4 /* queries for which a row is loaded once */
 
 DEFINE_SELECT(select_key, int64_t)
 
@@ -15,55 +16,70 @@ typedef struct {
     int64_t row;
 } Neighbour;
 
-/* Products of rows of codes with a query, minus 128 times the rows' sums where `query` is shifted by 128. */
-typedef void Dots(const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width, const int8_t *query,
-                  int32_t *out);
+/* Products of rows of codes with up to TOGETHER queries, into rows of ROWS. Queries are shifted by 128, as the
+ * instruction wants one factor without a sign: 128 times the rows' sums are taken off again. */
+typedef void Dots(const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width,
+                  const uint8_t *const *queries, int64_t count, int32_t *out);
 
 EVERY_PROCESSOR static void dots(const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width,
-                                 const int8_t *query, int32_t *out) {
-    (void)sums;
-    for (int64_t r = 0; r < rows; r++) {
-        int32_t total = 0;
-        for (int64_t e = 0; e < width; e++) total += (int32_t)codes[r * width + e] * (int32_t)query[e];
-        out[r] = total;
-    }
+                                 const uint8_t *const *queries, int64_t count, int32_t *out) {
+    for (int64_t q = 0; q < count; q++)
+        for (int64_t r = 0; r < rows; r++) {
+            int32_t total = 0;
+            for (int64_t e = 0; e < width; e++) total += (int32_t)codes[r * width + e] * (int32_t)queries[q][e];
+            out[q * ROWS + r] = total - 128 * sums[r];
+        }
 }
 
 #if defined(__x86_64__)
-/* The instruction takes one factor without a sign: 128 is added to the query, and taken off the sums again. */
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) static void dots_vnni(
-    const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width, const int8_t *query, int32_t *out) {
-    const __m512i flip = _mm512_set1_epi8((char)0x80);
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+
+/* Four sums of sixteen: pairs of rows side by side, then lanes upon lanes. */
+VNNI static inline __m128i four_sums(const __m512i *total) {
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(total[0], total[1]),
+                                  _mm512_unpackhi_epi32(total[0], total[1]));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(total[2], total[3]),
+                                  _mm512_unpackhi_epi32(total[2], total[3]));
+    __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+}
+
+/* `count` is a constant wherever this is inlined, so that all sums are in registers. */
+VNNI __attribute__((always_inline)) static inline void dots_of(
+    const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width, const uint8_t *const *queries,
+    int64_t count, int32_t *out) {
     int64_t whole = width & ~(int64_t)63;
     __mmask64 tail = ((__mmask64)1 << (width & 63)) - 1;
     for (int64_t r = 0; r < rows; r += 4) {
         const int8_t *row[4];
-        __m512i total[4];
-        for (int i = 0; i < 4; i++) {
-            row[i] = codes + (r + i < rows ? r + i : rows - 1) * width;
-            total[i] = _mm512_setzero_si512();
+        __m512i total[TOGETHER][4];
+        for (int i = 0; i < 4; i++) row[i] = codes + (r + i < rows ? r + i : rows - 1) * width;
+        for (int64_t q = 0; q < count; q++)
+            for (int i = 0; i < 4; i++) total[q][i] = _mm512_setzero_si512();
+        for (int64_t e = 0; e < width; e += 64) {
+            __mmask64 there = e < whole ? ~(__mmask64)0 : tail;
+            __m512i code[4];
+            for (int i = 0; i < 4; i++) code[i] = _mm512_maskz_loadu_epi8(there, row[i] + e);
+            for (int64_t q = 0; q < count; q++) {
+                __m512i query = _mm512_maskz_loadu_epi8(there, queries[q] + e);
+                for (int i = 0; i < 4; i++) total[q][i] = _mm512_dpbusd_epi32(total[q][i], query, code[i]);
+            }
         }
-        for (int64_t e = 0; e < whole; e += 64) {
-            __m512i q = _mm512_xor_si512(_mm512_loadu_si512(query + e), flip);
-            for (int i = 0; i < 4; i++)
-                total[i] = _mm512_dpbusd_epi32(total[i], q, _mm512_loadu_si512(row[i] + e));
-        }
-        if (tail) {
-            __m512i q = _mm512_xor_si512(_mm512_maskz_loadu_epi8(tail, query + whole), flip);
-            for (int i = 0; i < 4; i++)
-                total[i] = _mm512_dpbusd_epi32(total[i], q, _mm512_maskz_loadu_epi8(tail, row[i] + whole));
-        }
-        /* four sums of sixteen: pairs of rows side by side, then lanes upon lanes */
-        __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(total[0], total[1]),
-                                      _mm512_unpackhi_epi32(total[0], total[1]));
-        __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(total[2], total[3]),
-                                      _mm512_unpackhi_epi32(total[2], total[3]));
-        __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-        __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
-        __m128i one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
         __mmask8 there = (__mmask8)((1u << (rows - r < 4 ? rows - r : 4)) - 1);
         __m128i shift = _mm_slli_epi32(_mm_maskz_loadu_epi32(there, sums + r), 7);
-        _mm_mask_storeu_epi32(out + r, there, _mm_sub_epi32(one, shift));
+        for (int64_t q = 0; q < count; q++)
+            _mm_mask_storeu_epi32(out + q * ROWS + r, there, _mm_sub_epi32(four_sums(total[q]), shift));
+    }
+}
+
+VNNI static void dots_vnni(const int8_t *codes, const int32_t *sums, int64_t rows, int64_t width,
+                           const uint8_t *const *queries, int64_t count, int32_t *out) {
+    switch (count) {
+        case 4: dots_of(codes, sums, rows, width, queries, 4, out); break;
+        case 3: dots_of(codes, sums, rows, width, queries, 3, out); break;
+        case 2: dots_of(codes, sums, rows, width, queries, 2, out); break;
+        default: dots_of(codes, sums, rows, width, queries, 1, out);
     }
 }
 #endif
@@ -142,7 +158,7 @@ EVERY_PROCESSOR static int32_t highest_of(const int32_t *scores, int64_t n) {
 }
 
 typedef struct {
-    int8_t *codes;       /* (m, width) of the queries */
+    uint8_t *codes;      /* (m, width) of the queries, shifted by 128 */
     uint8_t *read;       /* (m, cells): 1: read, 2: the nearest, which is read first */
     int64_t *kept;       /* (m, most) candidates */
     int64_t *count;      /* (m,) of them */
@@ -154,13 +170,18 @@ typedef struct {
 } Search;
 
 static void begin(const Ivf *n, const float *queries, int64_t m, Dots *product, Search *s) {
+    memset(s->codes, 128, (size_t)(m * n->width));
     for (int64_t i = 0; i < m; i++) {
-        int8_t *code = s->codes + i * n->width;
+        uint8_t *code = s->codes + i * n->width;
         for (int64_t e = 0; e < n->dim; e++) {
             double x = rint((double)queries[i * n->dim + e] * n->scale);
-            code[e] = (int8_t)(x < -127.0 ? -127.0 : x > 127.0 ? 127.0 : x);
+            code[e] = (uint8_t)(128 + (int)(x < -127.0 ? -127.0 : x > 127.0 ? 127.0 : x));
         }
-        product(n->centres, n->centre_sums, n->cells, n->width, code, s->scores);
+        const uint8_t *one = code;
+        for (int64_t c = 0; c < n->cells; c += ROWS) {
+            int64_t size = n->cells - c < ROWS ? n->cells - c : ROWS;
+            product(n->centres + c * n->width, n->centre_sums + c, size, n->width, &one, 1, s->scores + c);
+        }
         int32_t highest = highest_of(s->scores, n->cells);
         for (int64_t c = 0; c < n->cells; c++)
             s->read[i * n->cells + c] = s->scores[c] == highest ? 2 : s->scores[c] >= highest - n->margin;
@@ -169,11 +190,11 @@ static void begin(const Ivf *n, const float *queries, int64_t m, Dots *product, 
 }
 
 /* Keep what may be among the best of query i, of the rows from `start` on. */
-static void keep(const Ivf *n, int64_t i, int64_t start, int64_t size, Search *s) {
+static void keep(const Ivf *n, int64_t i, int64_t start, int64_t size, const int32_t *scores, Search *s) {
     int64_t *mine = s->kept + i * s->most, count = s->count[i], least = s->least[i];
     for (int64_t r = 0; r < size; r++) {
-        mine[count] = key(s->scores[r], start + r);
-        count += s->scores[r] >= least && n->code_rows[start + r] >= 0;
+        mine[count] = key(scores[r], start + r);
+        count += scores[r] >= least && n->code_rows[start + r] >= 0;
     }
     if (count > s->most - ROWS - 1) {
         int64_t last = select_key(mine, count, n->shortlist - 1);
@@ -183,6 +204,11 @@ static void keep(const Ivf *n, int64_t i, int64_t start, int64_t size, Search *s
     s->count[i] = count;
 }
 
+/* Have a part of memory on its way to the second cache. */
+INLINE void fetch(const int8_t *from, int64_t bytes) {
+    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
+}
+
 static void scan(const Ivf *n, int64_t m, uint8_t which, Dots *product, Search *s) {
     for (int64_t c = 0; c < n->cells; c++) {
         int64_t asking = 0;
@@ -190,11 +216,20 @@ static void scan(const Ivf *n, int64_t m, uint8_t which, Dots *product, Search *
             if (s->read[i * n->cells + c] == which) s->asking[asking++] = i;
         for (int64_t start = n->starts[c]; asking && start < n->starts[c + 1]; start += ROWS) {
             int64_t size = n->starts[c + 1] - start < ROWS ? n->starts[c + 1] - start : ROWS;
-            for (int64_t a = 0; a < asking; a++) {
-                int64_t i = s->asking[a];
-                product(n->codes + start * n->width, n->sums + start, size, n->width, s->codes + i * n->width,
-                        s->scores);
-                if (highest_of(s->scores, size) >= s->least[i]) keep(n, i, start, size, s);
+            const int8_t *codes = n->codes + start * n->width, *next = codes + size * n->width;
+            int64_t bytes = start + size < n->starts[n->cells] ? ROWS * n->width : 0;
+            for (int64_t a = 0; a < asking; a += TOGETHER) {
+                int64_t count = asking - a < TOGETHER ? asking - a : TOGETHER;
+                const uint8_t *queries[TOGETHER];
+                for (int64_t q = 0; q < count; q++) queries[q] = s->codes + s->asking[a + q] * n->width;
+                int64_t from = bytes * a / asking / 64 * 64, to = bytes * (a + count) / asking / 64 * 64;
+                fetch(next + from, to - from);
+                product(codes, n->sums + start, size, n->width, queries, count, s->scores);
+                for (int64_t q = 0; q < count; q++) {
+                    const int32_t *scores = s->scores + q * ROWS;
+                    int64_t i = s->asking[a + q];
+                    if (highest_of(scores, size) >= s->least[i]) keep(n, i, start, size, scores, s);
+                }
             }
         }
     }
@@ -205,17 +240,17 @@ int imgclust_search(const Ivf *n, int64_t m, const float *queries, int64_t *rows
                     double *similarities) {
     Dots *product = fastest();
     Search s = {.most = 4 * n->shortlist + ROWS + 1};
-    s.codes = calloc((size_t)(m * n->width), 1);
+    s.codes = malloc((size_t)(m * n->width));
     s.read = malloc((size_t)(m * n->cells));
     s.kept = malloc((size_t)(m * s.most) * sizeof(int64_t));
     s.count = calloc((size_t)(3 * m), sizeof(int64_t));
-    s.scores = malloc((size_t)(n->cells + ROWS + n->shortlist) * sizeof(int32_t));
+    s.scores = malloc((size_t)(n->cells + TOGETHER * ROWS + n->shortlist) * sizeof(int32_t));
     s.near = malloc((size_t)n->shortlist * sizeof(Neighbour));
     int done = s.codes && s.read && s.kept && s.count && s.scores && s.near;
     if (done) {
         s.least = s.count + m;
         s.asking = s.least + m;
-        s.chosen = s.scores + n->cells + ROWS;
+        s.chosen = s.scores + n->cells + TOGETHER * ROWS;
         begin(n, queries, m, product, &s);
         scan(n, m, 2, product, &s); /* first where the best are, so that little of the rest is kept */
         scan(n, m, 1, product, &s);

@@ -97,6 +97,20 @@ def test_same_bits_as_numpy(name: str, n: int, rows: list[int]) -> None:
     assert in_c.unsettled - in_numpy.unsettled == before
 
 
+def test_wide_rows_and_many_cells() -> None:
+    """Rows of whole registers and a rest, and cells that from none to all of a batch read: codes are loaded
+    once for several queries."""
+    arrays, params = frozen_pair(n=2500, dim=136, clusters=40, seed=3)
+    in_c = FrozenPredictor(arrays, params, threads=1)
+    assert in_c._kernels is not None
+    assert len(arrays["cell_centres"]) > 16
+    queries = embeddings(60, 136, 40, seed=3)[0]
+    for m in (*range(1, 10), 60):
+        expected, found = in_c._neighbours.search(queries[:m]), in_c._kernels.search(queries[:m])
+        for field in dataclasses.fields(expected):
+            assert getattr(found, field.name).tobytes() == getattr(expected, field.name).tobytes(), field.name
+
+
 def test_training_rows() -> None:
     """Distances of 0, where a place is a training image's own."""
     in_c, in_numpy = pair("plain", 500)
