@@ -1,28 +1,30 @@
 """Images → outcomes, as a stream: read and decode in threads, encode in batches.
 
-Pillow and the encoder release the interpreter's lock, so threads keep all cores busy. At no time is more
-held than a window of decoded images.
+Pillow and the encoder release the interpreter's lock, so threads keep all cores busy. A device that goes on
+by itself gets a batch while it encodes the last one. At no time is more held than a window of decoded images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
 
+from imgclust.embedding.encode_ahead import EncodeAhead
 from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
 from imgclust.images import containers
 from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item
 from imgclust.support.machine import available_cores
-from imgclust.types import Encoder, Floats, Pixels, Preprocessing
+from imgclust.types import Encoder, Floats, Pixels, Preprocessing, StreamingEncoder
 
 BATCH = 64
 READERS = 32  # threads that read or fetch; only as many as there are cores decode at once
@@ -110,20 +112,88 @@ def stream(
         hashed: compute perceptual hashes, too.
         is_present: (item, SHA-256 of its bytes) → whether it need not be decoded; called in threads.
     """
-    waiting: list[_Decoded | Unread] = []
-    ready = 0
     preprocessing = encoder.identity.preprocessing
     own_reader = reader or Reader()
     read = _Read(own_reader, preprocessing, limits, workers or available_cores(), is_present, hashed)
     with own_reader, closing(_ahead(found, read, WINDOW * batch)) as results:
-        for result in results:
-            waiting.append(result)
-            ready += isinstance(result, _Decoded)
-            if ready == batch or len(waiting) == SKIPPABLE * batch:
-                yield _encoded(waiting, encoder)
-                waiting, ready = [], 0
-        if waiting:
-            yield _encoded(waiting, encoder)
+        batches = _batches(results, batch)
+        if isinstance(encoder, StreamingEncoder):
+            yield from _overlapping(batches, encoder)
+        else:
+            yield from (_encoded(waiting, encoder) for waiting in batches)
+
+
+def _batches(results: Iterable[_Decoded | Unread], batch: int) -> Iterator[list[_Decoded | Unread]]:
+    waiting: list[_Decoded | Unread] = []
+    ready = 0
+    for result in results:
+        waiting.append(result)
+        ready += isinstance(result, _Decoded)
+        if ready == batch or len(waiting) == SKIPPABLE * batch:
+            yield waiting
+            waiting, ready = [], 0
+    if waiting:
+        yield waiting
+
+
+class _Batch:
+    """Pictures on their way through the encoder, and what came with them."""
+
+    def __init__(self, waiting: list[_Decoded | Unread]) -> None:
+        self._waiting = waiting
+        self.pictures: list[_Picture] = [
+            (
+                self,
+                i,
+                np.require(w.picture.pixels, requirements=["C", "W"]),
+            )  # as torch takes it, and held here
+            for i, w in enumerate(waiting)
+            if isinstance(w, _Decoded)
+        ]
+        self.vectors: dict[int, Floats | EncoderError] = {}  # by place
+
+    @property
+    def done(self) -> bool:
+        return len(self.vectors) == len(self.pictures)
+
+    def outcomes(self) -> list[EmbedOutcome]:
+        return [
+            _outcome(w, self.vectors[i]) if isinstance(w, _Decoded) else w
+            for i, w in enumerate(self._waiting)
+        ]
+
+
+_Picture = tuple[_Batch, int, Pixels]
+
+
+def _overlapping(
+    batches: Iterable[list[_Decoded | Unread]], encoder: StreamingEncoder
+) -> Generator[list[EmbedOutcome]]:
+    """A batch is given to the device before the rows of the last one are waited for."""
+
+    def keep(pictures: list[_Picture], vectors: Iterable[Floats | EncoderError]) -> None:
+        for (batch, place, _), vector in zip(pictures, vectors, strict=True):
+            batch.vectors[place] = vector
+
+    ahead = EncodeAhead[_Picture](
+        encoder,
+        picture=lambda picture: picture[2],
+        encoded=lambda pictures, rows, _: keep(pictures, rows),
+        alone=lambda pictures: keep(pictures, _vectors([pixels for _, _, pixels in pictures], encoder)),
+    )
+    pending: deque[_Batch] = deque()
+    try:
+        for waiting in batches:
+            pending.append(_Batch(waiting))
+            ahead.add(pending[-1].pictures)
+            while pending and pending[0].done:
+                yield pending.popleft().outcomes()
+        ahead.finish()
+        yield from (batch.outcomes() for batch in pending)
+    finally:
+        while encoder.under_way:  # nobody waits for it any more
+            with contextlib.suppress(Exception):
+                encoder.take()
 
 
 def _encoded(waiting: list[_Decoded | Unread], encoder: Encoder) -> list[EmbedOutcome]:

@@ -6,24 +6,28 @@ from collections.abc import Callable
 
 import numpy as np
 
+from imgclust.embedding.encode_ahead import EncodeAhead
 from imgclust.types import Encoder, Floats, Pixels, StreamingEncoder
-from worker.tagger.encode_ahead import Batch, EncodeAhead
 from worker.tagger.out_of_memory import MemoryPatience
+from worker.tagger.prediction import Ready
 from worker.telemetry import log as logs
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing
 
 log = logs.get(__name__)
 
+Batch = list[Ready]
+
 
 class EncodeStage:
-    """Pictures are copied out of their slots, so that the next ones can be decoded while these are encoded;
-    a device that goes on by itself copies them itself, see `EncodeAhead`.
+    """Pictures are copied out of their slots, so that the next ones can be decoded while these are encoded.
+    A device that goes on by itself reads them where they lie, see `EncodeAhead`: slots are given back when
+    their rows are there.
 
     Args:
         pixels: slot → uint8 (size, size, 3) view into shared memory.
         release: gives slots back.
-        next_batch: as for `EncodeAhead`.
+        next_batch: see `EncodeAhead.run`; None: stopped.
         encoded: takes tokens and their embeddings on.
         blame: a picture that cannot be encoded alone, and the error; raises it where the device is at fault.
         at_work: the stage has something to do, or not.
@@ -69,20 +73,26 @@ class EncodeStage:
         if isinstance(self._encoder, StreamingEncoder):
             EncodeAhead(
                 self._encoder,
-                pixels=self._pixels,
-                next_batch=self._next_batch,
-                encoded=self._hand_on,
-                release=self._release,
+                picture=lambda item: self._pixels(item.slot),
+                encoded=self._encoded_in_place,
                 alone=self._encode_copied,
-                failed=self._memory.count,
+                failed=self._failed,
                 at_work=self._at_work,
                 clock=self._clock,
-            ).run()
+            ).run(self._next_batch)
             return
         while (batch := self._next_batch(True)) is not None:
             self._at_work(True)
             self._encode_copied(batch)
             self._at_work(False)
+
+    def _encoded_in_place(self, batch: Batch, rows: Floats, started: float) -> None:
+        self._release([item.slot for item in batch])
+        self._hand_on(batch, rows, started)
+
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        self._memory.count(error)
+        log.warning("a batch failed on the device; it is encoded alone", images=len(batch), error=str(error))
 
     def _encode_copied(self, batch: Batch) -> None:
         pixels = np.stack([self._pixels(item.slot) for item in batch])

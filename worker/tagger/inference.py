@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from imgclust.predictor.batches import BATCH
 from imgclust.types import Encoder, Floats, Pixels
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
@@ -36,6 +38,15 @@ class _Change:
     role: str
     model: Model | None
     done: threading.Event
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Pictures that wait for the predictor, and since when."""
+
+    tokens: list[int]
+    embeddings: Floats
+    since: float
 
 
 class Inference:
@@ -87,8 +98,9 @@ class Inference:
         self._wake = threading.Condition()
         self._stopping = False
         self._outstanding = 0
-        # two batches: one is predicted, one waits; more would only add latency
-        self._encoded: queue.Queue[tuple[list[int], Floats, float] | _Change | None] = queue.Queue(maxsize=2)
+        # what the predictor takes at once, see `_together`, and at least two; more would only add latency
+        self._encoded: queue.Queue[_Encoded | _Change | None] = queue.Queue(max(2, BATCH // max_batch))
+        self._taken: deque[_Encoded | _Change | None] = deque()  # from the queue, and not its turn yet
         self._busy: dict[str, float] = {}
         self._memory = MemoryPatience(metrics, self._pause, self._at_work)
         self._grey: Floats | None = None  # a row of the encoder's
@@ -217,12 +229,14 @@ class Inference:
         return None
 
     def _encode_loop(self) -> None:
-        self._encoding.run()
-        self._encoded.put(None)
+        try:
+            self._encoding.run()
+        finally:  # broken or not, nothing more comes
+            self._encoded.put(None)
 
     def _hand_on(self, tokens: list[int], embeddings: Floats) -> None:
         self._predict_stage.enter(len(tokens))
-        self._encoded.put((tokens, embeddings, self._clock()))
+        self._encoded.put(_Encoded(tokens, embeddings, self._clock()))
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
@@ -242,14 +256,32 @@ class Inference:
     # ── predict ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _predict_loop(self) -> None:
-        while (item := self._encoded.get()) is not None:
+        while (item := self._next_encoded()) is not None:
             if isinstance(item, _Change):
                 self._apply(item)
                 continue
-            tokens, embeddings, since = item
+            batch = self._together(item)
             self._at_work("predict")
-            self._predict(tokens, embeddings, since)
+            self._predict(batch.tokens, batch.embeddings, batch.since)
             self._rests("predict")
+
+    def _next_encoded(self) -> _Encoded | _Change | None:
+        return self._taken.popleft() if self._taken else self._encoded.get()
+
+    def _together(self, first: _Encoded) -> _Encoded:
+        """With what waits behind it: the predictor reads its codes once for a call, however many rows ask."""
+        parts, rows = [first], len(first.tokens)
+        while rows < BATCH and not self._encoded.empty():  # nobody else takes from it
+            item = self._encoded.get()
+            if not isinstance(item, _Encoded) or rows + len(item.tokens) > BATCH:
+                self._taken.append(item)
+                break
+            parts.append(item)
+            rows += len(item.tokens)
+        if len(parts) == 1:
+            return first
+        tokens = [token for part in parts for token in part.tokens]
+        return _Encoded(tokens, np.concatenate([part.embeddings for part in parts]), first.since)
 
     def _apply(self, change: _Change) -> None:
         if change.role == "shadow":

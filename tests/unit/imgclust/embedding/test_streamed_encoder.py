@@ -10,23 +10,9 @@ import pytest
 import torch
 
 from benchmarks.fake_device import FakeDevice
-from imgclust.embedding.network import Network
-from imgclust.embedding.streamed_encoder import StreamedEncoder
 from imgclust.embedding.torch_encoder import TorchEncoder
-from imgclust.types import Preprocessing, StreamingEncoder
-
-SIDE = 8
-
-
-def network() -> Network:
-    torch.manual_seed(0)
-    tower = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(), torch.nn.Linear(16, 6))
-    nothing: Any = None
-    return Network("tower", "tower", tower, Preprocessing(SIDE, SIDE), vocabulary=nothing)
-
-
-def streamed(device: FakeDevice, max_batch: int = 8) -> StreamedEncoder:
-    return StreamedEncoder(network(), torch.device("cpu"), "float32", max_batch, streams=device)
+from imgclust.types import StreamingEncoder
+from tests.support.towers import SIDE, streamed_tower, tower_network
 
 
 def noise(n: int) -> Any:
@@ -35,7 +21,10 @@ def noise(n: int) -> Any:
 
 def test_the_same_rows_as_on_a_processor() -> None:
     """Whatever is asked for comes in batches of the one shape, and gives what the plain encoder gives."""
-    encoder, plain = streamed(FakeDevice(3)), TorchEncoder(network(), torch.device("cpu"), "float32", 8)
+    encoder, plain = (
+        streamed_tower(FakeDevice(3)),
+        TorchEncoder(tower_network(), torch.device("cpu"), "float32", 8),
+    )
     assert isinstance(encoder, StreamingEncoder)
     assert not isinstance(plain, StreamingEncoder)
     assert encoder.shapes == (8,)
@@ -46,7 +35,7 @@ def test_the_same_rows_as_on_a_processor() -> None:
 
 def test_pictures_may_lie_as_they_like() -> None:
     """Mirrored, read-only, every other one: torch takes none of these as they are."""
-    encoder, pixels = streamed(FakeDevice()), noise(6)
+    encoder, pixels = streamed_tower(FakeDevice()), noise(6)
     frozen = pixels.copy()
     frozen.flags.writeable = False
     with warnings.catch_warnings(action="error"):
@@ -56,7 +45,7 @@ def test_pictures_may_lie_as_they_like() -> None:
 
 def test_batches_that_are_put_are_taken_in_order() -> None:
     """`put` and `take` give the bits of `encode`."""
-    encoder = streamed(FakeDevice(4))
+    encoder = streamed_tower(FakeDevice(4))
     first, second = noise(13)[:8], noise(13)[8:]
     expected = encoder.encode(noise(13))
     encoder.put(list(first))
@@ -69,7 +58,7 @@ def test_batches_that_are_put_are_taken_in_order() -> None:
 def test_the_one_shape_becomes_smaller_when_memory_is_short() -> None:
     """A batch of the one shape finds no memory, however few pictures are in it: the shape is halved until it
     does, and each step is told."""
-    encoder = streamed(FakeDevice(most=2))
+    encoder = streamed_tower(FakeDevice(most=2))
     with pytest.raises(torch.OutOfMemoryError):
         encoder.put(list(noise(1)))
     with pytest.warns(RuntimeWarning, match="from now on batches have") as told:
@@ -84,7 +73,7 @@ def test_the_one_shape_becomes_smaller_when_memory_is_short() -> None:
 def test_a_device_without_memory_for_one_picture_says_so() -> None:
     """Nothing is left to be made smaller: the error is the caller's, and memory that comes back is used."""
     device = FakeDevice(most=0)
-    encoder = streamed(device, 2)
+    encoder = streamed_tower(device, 2)
     with pytest.warns(RuntimeWarning, match="from now on"), pytest.raises(torch.OutOfMemoryError):
         encoder.encode(noise(3))
     device.most = 1
@@ -95,9 +84,9 @@ def test_memory_is_registered_where_it_can_be() -> None:
     """The device is given the memory, or says why not."""
     memory = noise(4)
     device = FakeDevice()
-    encoder = streamed(device)
+    encoder = streamed_tower(device)
     assert encoder.register(memory) is None
     assert device.registered is memory
     encoder.unregister()
     assert device.registered is None
-    assert streamed(FakeDevice(refuses="no more")).register(memory) == "no more"
+    assert streamed_tower(FakeDevice(refuses="no more")).register(memory) == "no more"

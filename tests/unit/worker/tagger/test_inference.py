@@ -70,6 +70,61 @@ def test_every_picture_comes_back_under_its_token() -> None:
     assert bench.metrics.value("imgclust_stage_in_progress", stage="predict") == 0
 
 
+class Held(FakeModel):
+    """Says when it begins with its first batch, and waits there; `calls` are the rows of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def predict(self, embeddings: Floats) -> Prediction:
+        self.calls.append(len(embeddings))
+        self.begun.set()
+        assert self.go_on.wait(10)
+        return super().predict(embeddings)
+
+
+def test_what_waits_for_the_predictor_is_predicted_together() -> None:
+    """Up to 256 pictures a call, and batches are never split; each token has its own picture's prediction."""
+    bench = Bench(encoder := FakeEncoder(), held := Held(), max_batch=64)
+    bench.inference.start()
+    bench.inference.put([Ready(1000, 0)])
+    assert held.begun.wait(10)
+    bench.inference.put([Ready(token, token % 200) for token in range(384)])
+    wait_for("five batches to be encoded", lambda: sum(encoder.batches) >= 1 + 5 * 64)
+    held.go_on.set()
+    wait_for("all to be predicted", lambda: len(bench.outcomes) == 385)
+    bench.inference.stop()
+    assert held.calls[:2] == [1, 256]
+    assert all(rows % 64 == 0 for rows in held.calls[1:])
+    assert {o.token: o.cluster for o in bench.outcomes if isinstance(o, Predicted)} == {
+        1000: 0, **{token: token % 200 for token in range(384)},
+    }  # fmt: skip
+
+
+def test_a_change_of_model_comes_between_what_waits() -> None:
+    """What waited before it is the old model's, what comes after it the new one's."""
+    bench, other = Bench(FakeEncoder(), held := Held(), max_batch=64), Held()
+    other.go_on.set()
+    bench.inference.start()
+    bench.inference.put([Ready(1000, 0)])
+    assert held.begun.wait(10)
+    waiting = bench.inference._encoded
+    bench.inference.put([Ready(token, 1) for token in range(128)])
+    wait_for("two batches to wait", lambda: waiting.qsize() == 2)
+    change = threading.Thread(target=bench.inference.use, args=(other,))
+    change.start()
+    wait_for("the change to wait", lambda: waiting.qsize() == 3)
+    bench.inference.put([Ready(token, 2) for token in range(128, 192)])
+    wait_for("another batch to wait", lambda: waiting.qsize() == 4)
+    held.go_on.set()
+    change.join(10)
+    wait_for("all to be predicted", lambda: len(bench.outcomes) == 193)
+    bench.inference.stop()
+    assert (held.calls, other.calls) == ([1, 128], [64])
+
+
 def test_one_bad_picture_costs_only_itself() -> None:
     """A batch that fails is halved down to the picture at fault; the others are predicted."""
     bench = Bench(FakeEncoder(bad=frozenset({5})))
