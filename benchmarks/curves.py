@@ -103,7 +103,7 @@ def _memory(pid: int) -> tuple[list[int], threading.Event]:
 
 
 def write_embeddings(folder: Path, n: int) -> None:
-    """A folder of `n` synthetic embeddings, as `imgclust embed` would have written it."""
+    """A folder of `n` synthetic embeddings, as `imgclust embed` would have written it, shard by shard."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,11 +112,10 @@ def write_embeddings(folder: Path, n: int) -> None:
     from imgclust.embedding.store import schema
     from imgclust.types import EncoderIdentity, Preprocessing
 
-    rows = synthetic(n, DIM)[0]
     identity = EncoderIdentity("synthetic", "none", "0" * 64, Preprocessing(224, 224), "float32", DIM)
     folder.mkdir(parents=True)
     for number, start in enumerate(range(0, n, SHARD)):
-        part = rows[start : start + SHARD].astype(np.float16)
+        part = synthetic(min(SHARD, n - start), DIM, part=number)[0].astype(np.float16)
         names = [f"image-{i:07d}" for i in range(start, start + len(part))]
         flat = pa.array(part.reshape(-1), pa.float16())
         columns = {
@@ -127,6 +126,7 @@ def write_embeddings(folder: Path, n: int) -> None:
             "height": np.full(len(part), 427, np.int32),
             "sha256": [f"{i:064x}" for i in range(start, start + len(part))],
             "attributes": ["{}"] * len(part),
+            "phash": pa.nulls(len(part), pa.uint64()),
         }
         pq.write_table(pa.table(columns, schema(identity)), folder / f"embeddings-{number:05d}.parquet")
 

@@ -68,11 +68,16 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return unit_half(bunch.data), bunch.target
 
 
-def synthetic(n: int, dim: int = 512, clusters: int = 60, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def synthetic(
+    n: int, dim: int = 512, clusters: int = 60, seed: int = 1, part: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Curved low-dimensional clouds of very unequal size around grouped centres, with bridges and haze.
 
     One tenth of the rows lies between two clouds and three in a hundred lie far from all of them, so that
     "other" is a real class with unclear borders, as it is in pictures.
+
+    Args:
+        part: other rows of the same clouds, for sets that are made part by part.
     """
     rng = np.random.default_rng(seed)
     parents = rng.normal(size=(12, dim))
@@ -81,6 +86,9 @@ def synthetic(n: int, dim: int = 512, clusters: int = 60, seed: int = 1) -> tupl
     label = rng.choice(clusters, n, p=share / share.sum())
     spread = rng.uniform(0.35, 0.8, clusters)
     bases = rng.normal(size=(clusters, 10, dim)).astype(np.float32)
+    if part:
+        rng = np.random.default_rng([seed, part])
+        label = rng.choice(clusters, n, p=share / share.sum())
     out = np.empty((n, dim), np.float32)
     for c in range(clusters):
         rows = np.flatnonzero(label == c)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
     from imgclust.training.fit import FitResult
     from imgclust.training.parameters import Parameters
-    from imgclust.training.sample import Sample
+    from imgclust.training.sample import Rows, Sample
     from imgclust.training.split import Split
 
 PRINTED = ("taxonomy", "bounded", "other_target")  # figures that have a table of their own
@@ -166,37 +166,34 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> Sample:
-    """All images of `--where` and `--within`; without, no more than are trained on and held out."""
-    from imgclust.embedding.store import read_embeddings
-    from imgclust.training.sample import Sample, read_sample
+    """As many images as are trained on and held out, of those of `--where` and `--within`."""
+    from imgclust.training.sample import read_sample
 
-    if arguments.where is None and arguments.within is None:
-        return read_sample(arguments.embeddings, arguments.max_train, arguments.test_fraction)
-    chosen_images = _chosen_images(read_embeddings(arguments.embeddings), arguments)
-    return Sample.whole(chosen_images, arguments.embeddings)
+    return read_sample(
+        arguments.embeddings, arguments.max_train, arguments.test_fraction, _chosen_rows(arguments)
+    )
 
 
 def _print_rest(sample: Sample, model: ClusterModel, *, quiet: bool) -> None:
     """What the model says of images that were not read for the fit."""
     from imgclust.support.progress import bar_for
 
-    left = sample.total - len(sample.embeddings)
-    if not left:
+    if not len(sample.left):
         return
-    with bar_for("predict", None if quiet else lambda: sample.total) as bar:
+    with bar_for("predict", None if quiet else lambda: len(sample.left)) as bar:
         images, other = sample.rest(model, bar.advance)
     print(f"{images} other images: {other / images:.1%} of them in no cluster")
     print(f"to have their clusters: imgclust predict MODEL {sample.folder} -o FILE.parquet")
 
 
-def _chosen_images(embeddings: Embeddings, arguments: argparse.Namespace) -> Embeddings:
-    """Those of `--where` and `--within`; all of them without."""
+def _chosen_rows(arguments: argparse.Namespace) -> Rows | None:
+    """Numbers of the images of `--where` and `--within`; None without."""
     from imgclust.model.model import ClusterModel
     from imgclust.searching import subset
 
-    total = len(embeddings)
+    chosen = None
     if arguments.where is not None:
-        embeddings = subset.where(embeddings, arguments.where)
+        chosen = subset.rows_where(arguments.embeddings, arguments.where)
     if arguments.within is not None:
         folder, cluster = arguments.within
         try:
@@ -205,10 +202,10 @@ def _chosen_images(embeddings: Embeddings, arguments: argparse.Namespace) -> Emb
             raise ImgclustError(
                 f"--within takes a model and a cluster's number, got {cluster!a:.60}"
             ) from None
-        embeddings = subset.within(embeddings, ClusterModel.load(folder), number)
-    if len(embeddings) < total:
-        print(f"{len(embeddings)} of {total} images chosen")
-    return embeddings
+        chosen = subset.rows_within(arguments.embeddings, ClusterModel.load(folder), number, chosen)
+    if chosen is not None:
+        print(f"{len(chosen)} images chosen")
+    return chosen
 
 
 def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:

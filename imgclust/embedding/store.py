@@ -253,16 +253,62 @@ def checked_shards(folder: Path) -> Iterator[tuple[Path, EncoderIdentity]]:
         yield shard, identity
 
 
-def shard_batches(folder: Path, rows: int = 10_000) -> Iterator[tuple[pa.RecordBatch, EncoderIdentity]]:
+def shard_batches(
+    folder: Path, rows: int = 10_000, columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.RecordBatch, EncoderIdentity]]:
     """An embeddings folder as it is stored, in batches of at most so many rows, each with its encoder.
+
+    Args:
+        columns: those that are read; None: all.
 
     Raises:
         EmbeddingsError: as `iter_embeddings`.
     """
     for shard, identity in checked_shards(folder):
         with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(rows):
+            for batch in file.iter_batches(rows, columns=columns):
                 yield batch.replace_schema_metadata(None), identity
+
+
+def read_rows(folder: Path, rows: npt.NDArray[np.int64]) -> Embeddings:
+    """Read some images of a folder.
+
+    Args:
+        rows: their numbers in its order, ascending; at least one.
+
+    Raises:
+        EmbeddingsError: as `iter_embeddings`.
+    """
+    return concat([_from_table(pa.table(part), identity) for _, part, identity in _parts(folder, rows)])
+
+
+def iter_vectors(
+    folder: Path, rows: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[npt.NDArray[np.int64], Floats, EncoderIdentity]]:
+    """Read a folder's vectors and nothing else, in batches: numbers of images, float32 (n, dim), the encoder.
+
+    Args:
+        rows: numbers of the images that are wanted, ascending; None: all.
+
+    Raises:
+        EmbeddingsError: as `iter_embeddings`.
+    """
+    for numbers, part, identity in _parts(folder, rows, ["embedding"]):
+        yield numbers, vectors_of(part["embedding"], identity.dim), identity
+
+
+def _parts(
+    folder: Path, rows: npt.NDArray[np.int64] | None, columns: Sequence[str] | None = None
+) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch, EncoderIdentity]]:
+    """Batches that hold some rows, without the others; None: with all."""
+    before = 0
+    for batch, identity in shard_batches(folder, columns=columns):
+        after = before + len(batch)
+        if rows is None:
+            yield np.arange(before, after), batch, identity
+        elif len(some := rows[slice(*np.searchsorted(rows, [before, after]))]):
+            yield some, batch.take(pa.array(some - before)), identity
+        before = after
 
 
 def _from_table(table: pa.Table, identity: EncoderIdentity) -> Embeddings:

@@ -33,7 +33,7 @@ from imgclust.training.continuation import (
     predicted_before,
 )
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
-from imgclust.training.given import Given
+from imgclust.training.given import MAX_TRAIN, Given
 from imgclust.training.group_numbers import NumberedGroups
 from imgclust.training.grouping import group
 from imgclust.training.ordering import content_order
@@ -46,8 +46,6 @@ from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 if TYPE_CHECKING:
     from imgclust.embedding.store import Embeddings
 
-MAX_TRAIN = 200_000
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FitResult:
@@ -55,6 +53,7 @@ class FitResult:
 
     Attributes:
         model: to save, and to predict with.
+        ids: n names of the rows that were given, or read: those of `labels`.
         parameters: that were used.
         figures: of both parts; the model has them too.
         labels: int32 (n,); the cluster of every row that was given: fitted for training rows, predicted for
@@ -68,6 +67,7 @@ class FitResult:
     """
 
     model: ClusterModel
+    ids: Sequence[str]
     parameters: Parameters
     figures: Mapping[str, Any]
     labels: Ints
@@ -114,8 +114,9 @@ def fit(
     come: inside, they are in an order of their content. Results are in the order in which they were given.
 
     Args:
-        embeddings: as `read_embeddings` gives them, the folder itself, or an array (n, d) of unit-norm rows
-            of any float type, which are rounded to float16 values.
+        embeddings: as `read_embeddings` gives them, or an array (n, d) of unit-norm rows of any float type,
+            which are rounded to float16 values. Or the folder itself: of a large one as many images are read
+            as are trained on and held out, see `imgclust.training.sample`; `FitResult.ids` names them.
         ids: names of the rows of an array, all different; by default their numbers.
         encoder: who made an array; recorded, and checked at prediction.
         normalize: divide rows by their length, instead of refusing those that are not of length 1.
@@ -155,7 +156,10 @@ def fit(
         raise FitError(f"near must be a cosine above 0, is {near}")
     novelty.check_rate(novel_rate)
     check_target(other_target, test_fraction)
-    given = Given.of(embeddings, ids, encoder, normalize=normalize)
+    given = Given.of(
+        embeddings, ids, encoder, normalize=normalize, max_train=max_train, test_fraction=test_fraction
+    )
+    names = given.ids
     check_labels(labels, len(given.ids))
     as_given = content_order(given.rows, given.ids, given.digests, given.hashes)
     given = given.taken(as_given)
@@ -261,6 +265,7 @@ def fit(
     labels_as_given[as_given] = found_labels
     return FitResult(
         model,
+        names,
         parameters,
         model.figures,
         labels_as_given,

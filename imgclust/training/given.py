@@ -20,6 +20,8 @@ from imgclust.types import EncoderIdentity, Floats
 if TYPE_CHECKING:
     from imgclust.embedding.store import Embeddings
 
+MAX_TRAIN = 200_000  # images that a fit is trained on, unless it is told otherwise
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Given:
@@ -49,6 +51,8 @@ class Given:
         encoder: EncoderIdentity | None,
         *,
         normalize: bool = False,
+        max_train: int = MAX_TRAIN,
+        test_fraction: float = 0.0,
     ) -> Given:
         """See `imgclust.training.fit.fit`.
 
@@ -57,9 +61,9 @@ class Given:
         """
         check_identity(encoder)
         if isinstance(embeddings, Path | str):
-            from imgclust.embedding.store import read_embeddings
+            from imgclust.training.sample import read_sample
 
-            embeddings = read_embeddings(Path(embeddings))
+            embeddings = read_sample(Path(embeddings), max_train, test_fraction).embeddings
         vectors = getattr(embeddings, "vectors", None)
         if vectors is None:
             rows = _checked(_array(embeddings, normalize), normalize)

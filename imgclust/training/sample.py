@@ -16,15 +16,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from imgclust.embedding.store import Embeddings, concat, iter_embeddings, shards
+from imgclust.embedding.store import (
+    Embeddings,
+    iter_vectors,
+    read_embeddings,
+    read_rows,
+    shard_batches,
+    shards,
+)
 from imgclust.errors import FitError
 from imgclust.model.model import ClusterModel
-from imgclust.searching.subset import take
 from imgclust.support.machine import available_memory
 from imgclust.types import OTHER
 
 LISTS = 1_087  # bytes of an image's id, source, digest and attributes, once they are Python's
 COPIES = 12  # bytes of each number of an embedding: as it is read, rounded and sorted, float32
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,44 +41,36 @@ class Sample:
 
     Attributes:
         embeddings: those that are fitted, or held out.
-        total: images of the folder.
+        left: int64; numbers of the other images in the folder, ascending.
     """
 
     embeddings: Embeddings
-    total: int
     folder: Path
-    _least_left: int | None
-
-    @classmethod
-    def whole(cls, embeddings: Embeddings, folder: Path) -> Sample:
-        """All that there is."""
-        return cls(embeddings, len(embeddings), folder, None)
+    left: Rows
 
     def rest(
         self, model: ClusterModel, advance: Callable[[int], None] = lambda rows: None
     ) -> tuple[int, int]:
-        """Predict the images that are not in the sample, shard by shard.
+        """Predict the images that are not in the sample, batch by batch; nothing of them is kept.
 
         Args:
-            advance: called with the number of images of each shard.
+            advance: called with the number of images of each batch.
 
         Returns:
             How many they are, and how many of them are in "other".
         """
-        if self._least_left is None:
-            return 0, 0
-        images = other = 0
-        for shard in iter_embeddings(self.folder):
-            left = np.flatnonzero(_hashes(shard.ids) >= np.uint64(self._least_left))
-            if len(left):
-                labels = model.predict(shard.vectors[left], encoder=shard.identity).labels
-                images, other = images + len(left), other + int((labels == OTHER).sum())
-            advance(len(shard))
-        return images, other
+        other = 0
+        for numbers, vectors, identity in iter_vectors(self.folder, self.left):
+            other += int((model.predict(vectors, encoder=identity).labels == OTHER).sum())
+            advance(len(numbers))
+        return len(self.left), other
 
 
-def read_sample(folder: Path, max_train: int, test_fraction: float) -> Sample:
-    """Read as many images as may be trained on and held out; all, where the folder has no more.
+def read_sample(folder: Path, max_train: int, test_fraction: float, among: Rows | None = None) -> Sample:
+    """Read as many images as may be trained on and held out; all, where there are no more.
+
+    Args:
+        among: numbers of the folder's images that may be taken, ascending; None: all.
 
     Raises:
         FitError: they would not fit into memory; nothing was read yet.
@@ -79,18 +79,18 @@ def read_sample(folder: Path, max_train: int, test_fraction: float) -> Sample:
     folder = Path(folder)
     wanted = math.ceil(max_train / (1 - min(test_fraction, 0.9)))
     found = shards(folder)
-    total = sum(pq.read_metadata(shard).num_rows for shard in found) if found else 0
-    _check_memory(found, min(total, wanted), max_train)
-    if total <= wanted:
-        return Sample.whole(concat(list(iter_embeddings(folder))), folder)
+    if not found:
+        return Sample(read_embeddings(folder), folder, np.empty(0, np.int64))  # which says what to do
+    total = sum(pq.read_metadata(shard).num_rows for shard in found)
+    rows = np.arange(total) if among is None else among
+    _check_memory(found, min(len(rows), wanted), max_train)
+    if len(rows) <= wanted:
+        return Sample(read_rows(folder, rows), folder, np.empty(0, np.int64))
     hashes = np.concatenate(
-        [_hashes(pq.read_table(shard, columns=["id"])["id"].to_pylist()) for shard in found]
-    )
-    least_left = np.partition(hashes, wanted)[wanted]
-    parts = [
-        take(shard, np.flatnonzero(_hashes(shard.ids) < least_left)) for shard in iter_embeddings(folder)
-    ]
-    return Sample(concat(parts), total, folder, int(least_left))
+        [_hashes(batch["id"].to_pylist()) for batch, _ in shard_batches(folder, columns=["id"])]
+    )[rows]
+    inside = hashes < np.partition(hashes, wanted)[wanted]
+    return Sample(read_rows(folder, rows[inside]), folder, rows[~inside])
 
 
 def _hashes(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
@@ -99,7 +99,7 @@ def _hashes(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 def _check_memory(found: list[Path], rows: int, max_train: int) -> None:
     there = available_memory()
-    if not found or there is None:
+    if there is None:
         return
     dim = pq.read_schema(found[0]).field("embedding").type.list_size
     needed = rows * (COPIES * dim + LISTS)
