@@ -105,6 +105,10 @@ def add(commands: Commands) -> None:
         "--duplicates", type=Path, metavar="FILE.csv",
         help="list there which images were left out as copies, and of which image",
     )  # fmt: skip
+    command.add_argument(
+        "--engine", choices=("cpu", "cuml"), default="cpu",
+        help="cuml: UMAP and HDBSCAN on an NVIDIA GPU, by cuML (needs imgclust[gpu]) (%(default)s)",
+    )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
     command.add_argument(
         "--no-names", action="store_true", help="leave clusters without names (those of --previous are kept)"
@@ -119,6 +123,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from imgclust.model.model import ClusterModel
     from imgclust.support.progress import stage_lines
+    from imgclust.training.cuml_fit import check_engine
     from imgclust.training.fit import fit
 
     if arguments.save_parameters is not None and not arguments.save_parameters.parent.is_dir():
@@ -126,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the folder of --save-parameters {str(arguments.save_parameters)!a} does not exist"
         )
     wanted = chosen(arguments)  # a wrong one is refused before anything is read
+    check_engine(arguments.engine)
     previous = None if arguments.previous is None else ClusterModel.load(arguments.previous)
     sample = _read(arguments)
     embeddings = sample.embeddings
@@ -152,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
         labels=labels,
         progress=None if arguments.quiet else stage_lines(sys.stderr),
         announce=_announce,
+        engine=arguments.engine,
     )
     if arguments.duplicates is not None:
         _list_duplicates(result, embeddings.ids, arguments.duplicates)

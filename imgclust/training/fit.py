@@ -32,6 +32,7 @@ from imgclust.training.continuation import (
     names_by_hand,
     predicted_before,
 )
+from imgclust.training.cuml_fit import check_engine, cuml_version
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import MAX_TRAIN, Given
 from imgclust.training.group_numbers import NumberedGroups
@@ -107,6 +108,7 @@ def fit(
     labels: Sequence[str | None] | None = None,
     progress: Listener | None = None,
     announce: Callable[[Parameters, Split], None] | None = None,
+    engine: str = "cpu",
 ) -> FitResult:
     """Find the clusters of a set of images, judge them on images held out, and freeze them.
 
@@ -147,11 +149,14 @@ def fit(
             two more fits on other samples.
         progress: told what is going on.
         announce: told the parameters and the split before the long part begins.
+        engine: "cpu", or "cuml": UMAP and HDBSCAN on a GPU; see `imgclust.training.cuml_fit`.
 
     Raises:
         FitError: too few images, not enough memory, no cluster, a target that cannot be measured, or
             embeddings that the previous model does not take; the text says what to do.
+        ImgclustError: the engine is not installed.
     """
+    check_engine(engine)
     if not near > 0:
         raise FitError(f"near must be a cosine above 0, is {near}")
     novelty.check_rate(novel_rate)
@@ -184,7 +189,7 @@ def fit(
     if previous is not None:
         with stages.stage("previous", f"what model {previous.version} says of the training images") as tell:
             before = predicted_before(previous, given.rows[split.train], tell)
-    reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages, before)
+    reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages, before, engine)
     parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)
     with stages.stage("predict", "held-out and training images, one by one") as tell:
@@ -243,7 +248,7 @@ def fit(
         arrays=parts.arrays,
         map_data=gallery.map_data,
         thumbnails=gallery.thumbnails,
-        libraries=library_versions(),
+        libraries=library_versions() | ({"cuml": cuml_version()} if engine == "cuml" else {}),
         continues=numbering.continues,
         used=numbering.used,
         groups=numbered.groups,

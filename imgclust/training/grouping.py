@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imgclust.support.progress import Stages
+from imgclust.training import cuml_fit
 from imgclust.training.parameters import Cost, Parameters
 from imgclust.training.selection import Before, Selection, select
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
@@ -12,7 +13,12 @@ from imgclust.types import Floats
 
 
 def group(
-    rows: Floats, p: Parameters, cost: Cost, stages: Stages, before: Before | None = None
+    rows: Floats,
+    p: Parameters,
+    cost: Cost,
+    stages: Stages,
+    before: Before | None = None,
+    engine: str = "cpu",
 ) -> tuple[Any, Any, Selection]:
     """Fit UMAP and, on its points, HDBSCAN; choose clusters from its tree.
 
@@ -22,15 +28,21 @@ def group(
         stages: are told what is going on.
         before: what the previous model says of the rows, in a fit that continues its taxonomy: UMAP starts
             from its places, and its clusters are preferred.
+        engine: of `cuml_fit.ENGINES`.
 
     Raises:
         FitError: no cluster was found.
     """
     expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
+    if engine == "cuml":
+        expected = f"by cuML {cuml_fit.cuml_version()}"
     with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
-        reducer = fit_umap(rows, p, tell, None if before is None else before.places(p.n_components))
+        if engine == "cuml":
+            reducer = cuml_fit.fit_umap(rows, p)
+        else:
+            reducer = fit_umap(rows, p, tell, None if before is None else before.places(p.n_components))
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
-        clusterer = fit_hdbscan(reducer.embedding_, p)
+        clusterer = (cuml_fit.fit_hdbscan if engine == "cuml" else fit_hdbscan)(reducer.embedding_, p)
     with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:
         selection = select(clusterer, reducer.embedding_, p, tell, before)
     return reducer, clusterer, selection

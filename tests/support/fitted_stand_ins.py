@@ -1,4 +1,4 @@
-"""Objects with the attributes of a fitted UMAP, without the seconds that one takes."""
+"""Objects with the attributes of fitted ones, without the seconds, or the GPU, that those take."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def umap_like(rows: np.ndarray, points: np.ndarray, **others: Any) -> Any:
         }
         | others
     )  # fmt: skip
+
+
+class OnDevice:
+    """An array of CuPy, which does not become one of numpy by itself."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def get(self) -> np.ndarray:
+        return self._array

@@ -11,26 +11,13 @@ import pytest
 
 from imgclust.errors import ModelError
 from imgclust.model.model import ClusterModel
-from tests.support.fitted_stand_ins import umap_like
+from tests.support.fitted_stand_ins import OnDevice, umap_like
 from tests.support.frozen_pair import embeddings
 
 ROWS, CLOUD = embeddings(240, 24, 4, seed=5)
 POINTS = (np.stack([CLOUD * 5, CLOUD, -CLOUD], 1) + np.random.default_rng(1).normal(size=(240, 3))).astype(
     "f4"
 )
-
-
-class OnDevice:
-    """An array of CuPy, which does not become one of numpy by itself."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    def __array__(self, *_: object, **__: object) -> np.ndarray:
-        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
-
-    def get(self) -> np.ndarray:
-        return self._array
 
 
 class CumlArray(OnDevice):
