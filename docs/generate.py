@@ -37,6 +37,7 @@ INSTALL = ROOT / "docs" / "install.md"
 EXTRAS = {
     "demo": "the encoder `mini`, and a Redis server for the demo",
     "explore": "maps of more than 20,000 pictures: `imgclust explore`",
+    "gpu": "`fit --engine cuml` on an NVIDIA GPU with CUDA 12",
     "heif": "HEIC and HEIF pictures",
     "notebook": "`to_pandas()` and `plot_map()`",
     "otlp": "metrics and traces over OTLP",
