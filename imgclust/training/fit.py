@@ -164,7 +164,7 @@ def fit(
     given = Given.of(
         embeddings, ids, encoder, normalize=normalize, max_train=max_train, test_fraction=test_fraction
     )
-    names = given.ids
+    ids_as_given = given.ids
     check_labels(labels, len(given.ids))
     as_given = content_order(given.rows, given.ids, given.digests, given.hashes)
     given = given.taken(as_given)
@@ -270,7 +270,7 @@ def fit(
     labels_as_given[as_given] = found_labels
     return FitResult(
         model,
-        names,
+        ids_as_given,
         parameters,
         model.figures,
         labels_as_given,
