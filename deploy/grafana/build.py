@@ -226,7 +226,7 @@ def overview() -> dict[str, Any]:
     ended = rate(u.UPLOADS, "outcome")
     tagged = rate(u.UPLOADS, outcome="tagged", name="tagged")
     return page(
-        "overview", "overview", "Is it keeping up, how late are tags, and what goes wrong?",
+        "overview", "overview", "Does the worker keep up, how late are tags, and what goes wrong?",
         ("Now", [
             number("Workers", gauge("count", s.START_TIME)),
             number("Uploads read", read, unit=PER_SECOND, decimals=1),
@@ -237,7 +237,7 @@ def overview() -> dict[str, Any]:
         ]),
         ("Flow", [
             lines("Uploads read and tags published", read, tagged, unit=PER_SECOND),
-            lines("How uploads end", ended, unit=PER_SECOND, stacked=True),
+            lines("Uploads by outcome", ended, unit=PER_SECOND, stacked=True),
             lines("End to end", *quantiles(u.END_TO_END), unit=SECONDS,
                 note="From `uploaded_at` to the published tag: includes the time before the event was sent."),
         ]),
@@ -252,15 +252,15 @@ def overview() -> dict[str, Any]:
             lines("Retries by code", rate(u.RETRIES, "error_code"), unit=PER_SECOND, stacked=True),
             lines("Redis errors by code", rate(s.VIEW_ERRORS, "error_code"), unit=PER_SECOND, stacked=True),
         ]),
-        ("Asked over HTTP", [
-            lines("Questions by how they end", rate(s.SERVE_REQUESTS, "outcome"), unit=PER_SECOND,
-                stacked=True, note="full: answered with 429, as WORKER_SERVE_QUEUE others waited."),
-            lines("Until the tag", *quantiles(s.SERVE_SECONDS), unit=SECONDS),
-            lines("Waiting", gauge("sum", s.SERVE_WAITING, "instance"), stacked=True),
+        ("Tags over HTTP", [
+            lines("Requests by outcome", rate(s.SERVE_REQUESTS, "outcome"), unit=PER_SECOND,
+                stacked=True, note="full: answered with 429, because too many were waiting."),
+            lines("Time to the tag", *quantiles(s.SERVE_SECONDS), unit=SECONDS),
+            lines("Waiting requests", gauge("sum", s.SERVE_WAITING, "instance"), stacked=True),
         ]),
         ("The wall", [
             lines("Requests", rate(s.WALL_REQUESTS, "outcome"), unit=PER_SECOND, stacked=True),
-            lines("Who looks", gauge("sum", s.WALL_STREAMS, "instance"), stacked=True),
+            lines("Viewers", gauge("sum", s.WALL_STREAMS, "instance"), stacked=True),
         ]),
         ("Stages", [
             lines("In progress", gauge("sum", u.STAGE_IN_PROGRESS, "stage"), stacked=True,
@@ -276,45 +276,46 @@ def gpu() -> dict[str, Any]:
     predicting = rate(u.BUSY_SECONDS, "instance", stage="predict")
     decoding = rate(u.STAGE_SECONDS, "instance", ending="_sum", stage="decode")
     return page(
-        "gpu", "GPU and batches", "Is the accelerator fed, and with batches of what size?",
+        "gpu", "GPU and batches", "Is the accelerator busy, and how large are its batches?",
         ("Encoder", [
             lines("Images encoded", rate(u.STAGE_FINISHED, "instance", stage="encode", outcome="ok"),
                 unit=PER_SECOND),
             lines("Encoder busy", busy, share=True,
-                note="Near 1 the accelerator is the bottleneck; low while there is lag, what feeds it is."),
-            lines("Images per second of encoder",
+                note="Near 1, the accelerator is the bottleneck. Low with lag: the stages before it are."),
+            lines("Images per second of encoder time",
                 rate(u.STAGE_FINISHED, "instance", stage="encode", outcome="ok") / busy, unit=PER_SECOND,
-                note="What the accelerator would do if it never waited."),
+                note="The speed of the accelerator if it never had to wait."),
         ]),
         ("Batches", [
             buckets("Images in a batch", u.BATCH_IMAGES, unit=COUNT),
             lines("Images in a batch, mean", mean(u.BATCH_IMAGES, "instance")),
             lines("Wait for a batch to leave", *quantiles(u.BATCH_WAIT), unit=SECONDS),
         ]),
-        ("What feeds it", [
+        ("Before the encoder", [
             lines("Fetchers busy decoding",
                 decoding / gauge("sum", s.FETCHERS, "instance").named("{{instance}}"), share=True,
-                note="Share of the fetcher processes' time: near 1 they need more cores."),
+                note="Share of the fetcher processes' time. Near 1, they need more cores."),
             lines("Fetch and decode, p95", quantile(0.95, u.STAGE_SECONDS, "stage", stage="fetch|decode"),
                 unit=SECONDS, log=True),
-            lines("Decoded images that wait in shared memory", gauge("sum", s.SLOTS_USED, "instance")),
+            lines("Decoded images waiting in shared memory", gauge("sum", s.SLOTS_USED, "instance")),
         ]),
-        ("What comes after", [
+        ("After the encoder", [
             lines("Predictor busy", predicting, share=True),
             lines("Encode and predict, p95",
                 quantile(0.95, u.STAGE_SECONDS, "stage", stage="encode|predict"), unit=SECONDS, log=True,
-                note="An image's share of its batch's time in the queue and at work."),
+                note="An image's share of the time that its batch waited and was processed."),
             lines("Images waiting for encoder and predictor",
                 gauge("sum", u.STAGE_IN_PROGRESS, "stage", stage="encode|predict")),
         ]),
         ("Processes", [
             lines("Fetcher processes", gauge("sum", s.FETCHERS, "instance"),
                 rate(s.FETCHER_RESTARTS, "instance").named("{{instance}}, replaced per second"), width=6),
-            lines("Batches without memory", rate(u.OUT_OF_MEMORY, "instance"), unit=PER_SECOND, width=6),
-            lines("Processor of the parent", of_process("rate", "process_cpu_seconds_total"), width=6,
-                note="Cores in use; the fetchers are processes of their own and not in it."),
-            lines("Memory of the parent", of_process("last_over_time", "process_resident_memory_bytes"),
-                unit=BYTES, width=6, note="Resident memory, without that of the fetchers."),
+            lines("Batches out of memory", rate(u.OUT_OF_MEMORY, "instance"), unit=PER_SECOND, width=6),
+            lines("CPU of the parent process", of_process("rate", "process_cpu_seconds_total"), width=6,
+                note="Cores in use, without the fetcher processes."),
+            lines("Memory of the parent process",
+                of_process("last_over_time", "process_resident_memory_bytes"), unit=BYTES, width=6,
+                note="Resident memory, without the fetcher processes."),
         ]),
     )  # fmt: skip
 
@@ -330,7 +331,7 @@ def quality() -> dict[str, Any]:
     models = gauge("count", m.MODEL_INFO, "version", "taxonomy")
     steady = gauge("min", m.STABILITY, "cluster")
     return page(
-        "quality", "quality", "What the tags say, and whether the model still fits what is uploaded.",
+        "quality", "quality", "What the tags look like, and whether the model still fits the uploads.",
         ("Clusters", [
             lines("The twelve largest clusters",
                 Query(f"{top.expr} and {largest}", "{{cluster}}", top.rows),
@@ -338,7 +339,7 @@ def quality() -> dict[str, Any]:
             lines("Share of \"other\"",
                 (rate(m.TAGS, cluster="-1") / tags).named("now"),
                 gauge("avg", m.OTHER_RATIO, name="last 5 minutes"), share=True, width=12),
-            lines("The twelve clusters that are least steady",
+            lines("The twelve least stable clusters",
                 Query(f"bottomk(12, {steady.expr})", steady.legend, steady.rows), share=True, width=24),
         ]),
         ("Probability", [
@@ -346,13 +347,13 @@ def quality() -> dict[str, Any]:
             lines("Probability, quantiles",
                 *(quantile(q, m.PROBABILITY) for q in (0.1, 0.25, 0.5)), share=True),
             lines("Share of novel images", (rate(m.NOVEL) / tags).named("novel"), share=True,
-                note="Unlike all that the model was trained on; rises when a new kind of picture comes in."),
+                note="Unlike anything in the training set. Rises when a new kind of picture arrives."),
         ]),
         ("Drift, against the model's held-out images", [
             lines("Population stability index", gauge("max", m.DRIFT_PSI, "part"), by_chance,
                 width=16, log=True,
-                note="Below 0.1 steady, above 0.25 drift, where it is also above what chance makes."),
-            lines("Images that it is of", gauge("min", m.DRIFT_IMAGES, name="the worker with fewest")),
+                note="Below 0.1: steady. Above 0.25: drift, if it is also above chance."),
+            lines("Images compared", gauge("min", m.DRIFT_IMAGES, name="worker with the fewest")),
             lines("Share of \"other\", now and held out", gauge("avg", m.DRIFT_OTHER, "of"), share=True),
             lines("Share of novel images, now and held out", gauge("avg", m.DRIFT_NOVEL, "of"), share=True),
             buckets("Similarity to the nearest training image", m.SIMILARITY, unit=SHARE),
@@ -363,24 +364,24 @@ def quality() -> dict[str, Any]:
             lines("Share of \"other\" by model version", other_by_model / by_model, share=True, width=6),
             lines("Share of novel images by model version",
                 by_version(m.NOVEL) / by_model, share=True, width=6),
-            lines("Models changed while running", rate(m.MODEL_CHANGES, "outcome"), unit=PER_SECOND, width=6),
-            lines("Workers that refuse the model that is named", gauge("sum", m.MODEL_REFUSED, "role"),
+            lines("Model changes", rate(m.MODEL_CHANGES, "outcome"), unit=PER_SECOND, width=6),
+            lines("Workers that refuse the named model", gauge("sum", m.MODEL_REFUSED, "role"),
                 width=6),
         ]),
-        ("The shadow model, beside the live one", [
+        ("The shadow model, next to the live one", [
             lines("Agreement with the live model", gauge("avg", m.SHADOW_AGREEMENT, name="agree"), share=True,
-                note="Of two taxonomies clusters are matched one to one first."),
+                note="Between two taxonomies, clusters are matched one to one first."),
             lines("Share of \"other\", now and held out", gauge("avg", m.SHADOW_OTHER, "of"), share=True),
             lines("Share of novel images, now and held out", gauge("avg", m.SHADOW_NOVEL, "of"), share=True),
             lines("Population stability index", gauge("max", m.SHADOW_PSI, "part"),
                 gauge("max", m.SHADOW_CHANCE, "part", name="{{part}}, by chance"), log=True,
-                note="Against the shadow model's own held-out images: lower than the live model's, it fits "
+                note="Against the shadow model's own held-out images. Lower than for the live model: it fits "
                 "better."),
             lines("Workers by shadow model", gauge("sum", m.SHADOW_INFO, "version", "taxonomy"),
                 stacked=True),
             lines("Images", gauge("sum", m.SHADOW_IMAGES, name="compared"),
                 rate(m.SHADOW_SKIPPED, name="skipped per second"),
-                note="Skipped: it was behind, and live tags never wait for it."),
+                note="Skipped: the shadow model was behind. Live tags never wait for it."),
         ]),
     )  # fmt: skip
 
@@ -388,7 +389,7 @@ def quality() -> dict[str, Any]:
 def kafka() -> dict[str, Any]:
     refused = rate(u.COMMITS, outcome="aborted|failed|fenced") / rate(u.COMMITS)
     return page(
-        "kafka", "Kafka", "The group, its partitions, and the transactions that publish results.",
+        "kafka", "Kafka", "The group, its partitions, the transactions for results, and the Redis view.",
         ("Group", [
             lines("Partitions by worker", gauge("sum", u.ASSIGNED, "instance"), stacked=True),
             lines("Rebalances", rate(u.REBALANCES, "instance"), unit=PER_SECOND),
@@ -396,23 +397,23 @@ def kafka() -> dict[str, Any]:
         ]),
         ("Transactions", [
             lines("Commits by outcome", rate(u.COMMITS, "outcome"), unit=PER_SECOND, stacked=True),
-            lines("Share that is not committed", refused.named("aborted, failed, fenced"), share=True),
-            lines("Time of a commit", *quantiles(u.COMMIT_SECONDS), unit=SECONDS),
+            lines("Share not committed", refused.named("aborted, failed, fenced"), share=True),
+            lines("Duration of a commit", *quantiles(u.COMMIT_SECONDS), unit=SECONDS),
         ]),
         ("Intake", [
             lines("Partitions that cannot begin", gauge("sum", u.WAITING, "instance"), stacked=True),
             lines("Paused partitions", gauge("sum", u.PAUSED, "instance"), stacked=True,
-                note="Paused often: enough is in flight, the worker is at its limit."),
+                note="Often paused: enough is in flight, and the worker is at its limit."),
             lines("Lag by partition, records", gauge("sum", u.LAG_RECORDS, "partition")),
             lines("Lag by partition, seconds", gauge("max", u.LAG_SECONDS, "partition"), unit=SECONDS),
             lines("Read but not committed, by partition", gauge("sum", u.HELD_RECORDS, "partition")),
             lines("Records lost to retention", rate(u.RECORDS_LOST, "instance"), unit=PER_SECOND),
-            lines("Results that Kafka did not take", rate(u.PRODUCE_ERRORS, "instance"), unit=PER_SECOND),
+            lines("Results not acknowledged by Kafka", rate(u.PRODUCE_ERRORS, "instance"), unit=PER_SECOND),
         ]),
         ("Redis view", [
             lines("View by partition, records behind", gauge("sum", s.VIEW_LAG_RECORDS, "partition")),
             lines("Redis answers", gauge("min", s.VIEW_REDIS_UP, "instance"),
-                note="0 for a worker that keeps no view."),
+                note="0 for a worker without a view."),
             lines("Rebuilds, and entries swept", rate(s.VIEW_REBUILDS, name="rebuilds"),
                 rate(s.VIEW_SWEPT, name="swept"), unit=PER_SECOND),
         ]),

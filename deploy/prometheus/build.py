@@ -85,7 +85,7 @@ ALERTS = (
         f"  and sum {WORKER} (rate(imgclust_uploads_total[5m])) == 0"),
     Alert("ImgclustEncoderIdle", "warning", "10m",
         "a worker is more than 30 seconds behind, but its encoder is busy less than half of the time",
-        "{{ $labels.instance }} is behind, and its encoder is busy {{ $value | humanizePercentage }} of the time",
+        "{{ $labels.instance }} is behind, but its encoder is {{ $value | humanizePercentage }} busy",
         f'sum {WORKER} (rate(imgclust_stage_busy_seconds_total{{stage="encode"}}[5m])) < 0.5\n'
         f"  and max {WORKER} (imgclust_consumer_lag_seconds) > 30"),
     Alert("ImgclustPollGap", "warning", "1m",
@@ -119,7 +119,8 @@ ALERTS = (
         f') / sum {FLEET} (rate(imgclust_stage_finished_total{{stage="fetch"}}[5m])) > 0.2'),
     Alert("ImgclustDeadLetters", "warning", "5m",
         "more than 5 % of uploads, and more than ten in 15 minutes, become dead letters with one code",
-        "{{ $value | humanizePercentage }} of uploads of {{ $labels.job }} become dead letters: {{ $labels.error_code }}",
+        "{{ $value | humanizePercentage }} of uploads of {{ $labels.job }} become dead letters: "
+        "{{ $labels.error_code }}",
         "sum by (namespace, job, error_code) (rate(imgclust_dead_letters_total[15m]))\n"
         f"  / ignoring (error_code) group_left sum {FLEET} (rate(imgclust_uploads_total[15m])) > 0.05\n"
         "  and sum by (namespace, job, error_code) (increase(imgclust_dead_letters_total[15m])) > 10"),
@@ -143,7 +144,7 @@ ALERTS = (
         f"  / sum {FLEET} (rate(imgclust_end_to_end_seconds_count[15m])) > 0.05"),
     Alert("ImgclustServeFull", "warning", "5m",
         "more than 1 % of requests to `imgclust-worker serve` are refused because too many are waiting",
-        "{{ $value | humanizePercentage }} of the requests to {{ $labels.job }} are refused: too many are waiting",
+        "{{ $value | humanizePercentage }} of requests to {{ $labels.job }} are refused: too many wait",
         f'sum {FLEET} (rate(imgclust_serve_requests_total{{outcome="full"}}[5m]))\n'
         f"  / sum {FLEET} (rate(imgclust_serve_requests_total[5m])) > 0.01"),
     Alert("ImgclustMixedModels", "warning", "30m",

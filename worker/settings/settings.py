@@ -46,21 +46,21 @@ class Settings:
         "localhost:9092", parsers.text.described("host:port, several separated by commas"), "Kafka's brokers"
     )
     group_id: str = setting(
-        "imgclust", parsers.text, "consumer group of the tagger; the view's is `<group>.view`"
+        "imgclust", parsers.text, "the tagger's consumer group; the view's is `<group>.view`"
     )
-    uploads_topic: str = setting("uploads", parsers.topic, "where upload events are read")
-    tags_topic: str = setting("tags", parsers.topic, "where tags are published")
-    retry_topic: str = setting("uploads.retry", parsers.topic, "pending retries")
-    dlq_topic: str = setting("uploads.dlq", parsers.topic, "where dead letters go")
+    uploads_topic: str = setting("uploads", parsers.topic, "the topic with upload events")
+    tags_topic: str = setting("tags", parsers.topic, "the topic for tags")
+    retry_topic: str = setting("uploads.retry", parsers.topic, "the topic for pending retries")
+    dlq_topic: str = setting("uploads.dlq", parsers.topic, "the topic for dead letters")
     uploads_map: Mapping[str, FieldSource] | None = setting(
         None,
         parsers.field_map,
-        "where an event has the fields of an upload (docs/events.md); those that are not named are as usual",
+        "maps fields of your events to those of an upload (docs/events.md); fields not named are as usual",
     )
     uploads_format: str = setting(
         "json",
         parsers.one_of("json", "avro", "protobuf"),
-        "of upload events; the latter two as a schema registry's serialisers write them",
+        "format of upload events; `avro` and `protobuf` as a schema registry's serialisers write them",
     )
     uploads_protobuf: tuple[Path, str] | None = setting(
         None, parsers.protobuf_message, "the Protobuf message of upload events; default: imgclust.Upload"
@@ -68,37 +68,36 @@ class Settings:
     tags_format: str = setting(
         "json",
         parsers.one_of("json", "json-schema", "avro", "protobuf"),
-        "of tags in the topic (Redis has JSON); all but `json` as a schema registry's serialisers write them",
+        "format of tags in the topic (Redis has JSON); all but `json` use a schema registry",
     )
     cloud_events: str | None = setting(
         None,
         parsers.uri_reference,
-        "tags and deletions have the attributes of CloudEvents as headers (`ce_id`, …), with this source; "
-        "none when unset",
+        "if set, tags and deletions have CloudEvents attributes as headers (`ce_id`, …), with this source",
     )
     schema_registry_url: str | None = setting(
-        None, parsers.registry_url, "the schema registry, where a format needs one", secret=True
+        None, parsers.registry_url, "the schema registry, if a format needs one", secret=True
     )
     schema_registry_auth: str | None = setting(
         None,
         parsers.user_password,
-        "for the schema registry; `WORKER_SCHEMA_REGISTRY_AUTH_FILE` reads it from a file",
+        "login for the schema registry; `WORKER_SCHEMA_REGISTRY_AUTH_FILE` reads it from a file",
         secret=True,
     )
     embeddings_topic: str | None = setting(
-        None, parsers.topic, "where embeddings are kept, to train and to tag again; none when unset"
+        None, parsers.topic, "if set, keeps embeddings, to train and tag again (docs/retraining.md)"
     )
     models_topic: str | None = setting(
         None,
         parsers.topic,
-        "names the live and the shadow model for all workers, which change over while they run "
-        "(docs/retraining.md); none when unset",
+        "if set, the topic that names the live and the shadow model; workers switch while they run "
+        "(docs/retraining.md)",
     )
-    create_topics: bool = setting("false", parsers.boolean, "make the topics that are missing")
+    create_topics: bool = setting("false", parsers.boolean, "create missing topics at the start")
     partitions: int = setting(
         "8",
         parsers.count(1, 10_000),
-        "partitions of topics made by WORKER_CREATE_TOPICS, where uploads does not exist yet",
+        "partitions of new topics; if the uploads topic exists, they get as many as it has",
     )
     start: str = setting(
         "earliest", parsers.one_of("earliest", "latest"), "where a group without committed offsets begins"
@@ -106,67 +105,64 @@ class Settings:
     delivery: str = setting(
         "exactly-once",
         parsers.one_of("exactly-once", "at-least-once"),
-        "`at-least-once`: for brokers without transactions; an equal tag may be published again",
+        "`at-least-once` is for brokers without transactions: an equal tag may be published twice",
     )
     commit_interval: float = setting(
-        "0.05", parsers.seconds(0.001, 60), "results wait so long for their transaction"
+        "0.05", parsers.seconds(0.001, 60), "how long results wait for a transaction"
     )
     group_protocol: str = setting(
         "classic",
         parsers.one_of("classic", "consumer"),
-        "`classic`: cooperative-sticky; `consumer`: KIP-848, brokers from 4.0, recommended there",
+        "`classic`: cooperative-sticky; `consumer`: KIP-848, recommended with brokers from 4.0",
     )
-    redis_url: str = setting("redis://localhost:6379/0", parsers.redis_url, "Redis of the view", secret=True)
+    redis_url: str = setting("redis://localhost:6379/0", parsers.redis_url, "the view's Redis", secret=True)
     redis_password: str | None = setting(
         None,
         parsers.text.described("a password"),
-        "instead of one in the URL; `WORKER_REDIS_PASSWORD_FILE` reads it from a file",
+        "password, if it is not in the URL; `WORKER_REDIS_PASSWORD_FILE` reads it from a file",
         secret=True,
     )
-    redis_prefix: str = setting("imgclust:", parsers.any_text, "begins every Redis key")
+    redis_prefix: str = setting("imgclust:", parsers.any_text, "prefix of every Redis key")
     redis_keep: float = setting(
         "2592000",
         parsers.seconds(60, 3_153_600_000),
-        "a tag stays in Redis so long after its `uploaded_at` (default: 30 days); one that is written later "
-        "follows a change, one that is there keeps its time",
+        "how long a tag stays in Redis after its `uploaded_at` (default: 30 days); a change applies to tags "
+        "that are written afterwards",
     )
     redis_cluster_size: int = setting(
-        "10000", parsers.count(1, 100_000_000), "the newest uploads that are listed of each cluster"
+        "10000", parsers.count(1, 100_000_000), "how many of its newest uploads a cluster lists"
     )
     redis_tag: str = setting(
         "full",
         parsers.one_of("full", "compact"),
-        "`compact`: tags take a third of the memory in Redis, without URL and attributes (docs/redis.md)",
+        "`compact`: tags take a third of the memory, but have no URL and attributes (docs/redis.md)",
     )
     model: Path | None = setting(
         None,
         parsers.folder.described("an existing model folder (made by `imgclust fit`)"),
-        "the frozen model, or the first one where WORKER_MODELS_TOPIC is set; the encoder is the one that "
-        "its manifest names",
+        "the frozen model; with WORKER_MODELS_TOPIC, the first one. Its manifest names the encoder",
     )
     models_folder: Path | None = setting(
-        None, parsers.folder, "the folder with the model folders that the models topic names"
+        None, parsers.folder, "the folder that contains the models that the models topic names"
     )
-    device: str = setting("auto", parsers.device("auto", "cpu", "mps"), "where the encoder runs")
+    device: str = setting("auto", parsers.device("auto", "cpu", "mps"), "the device of the encoder")
     predict_device: str = setting(
         "cpu",
         parsers.device("cpu"),
-        "where clusters are predicted; a GPU is compared with the processor at the start, and refused where "
-        "a bit differs",
+        "the device of the prediction; at the start a GPU is compared with the CPU, and refused if one bit "
+        "differs",
     )
     encoder_weights: Path | None = setting(
-        None,
-        parsers.file,
-        "the encoder's weights, where no model hub is reached; checked against the model's encoder",
+        None, parsers.file, "the encoder's weights, if it cannot download them; checked against the model"
     )
     precision: str | None = setting(
         None,
         parsers.one_of("float32", "bf16", "fp16"),
-        "of the encoder; default: the model's, another one is refused",
+        "precision of the encoder; default: the model's. Any other is refused",
     )
     max_batch: int = setting("64", parsers.count(1, 4096), "images in a batch at most")
     max_wait: float = setting(
-        "0.02", parsers.seconds(0, 10), "a batch leaves when its first image has waited so long"
+        "0.02", parsers.seconds(0, 10), "how long the first image of a batch waits for others"
     )
     fetchers: int = setting(
         str(os.cpu_count() or 1),
@@ -174,118 +170,111 @@ class Settings:
         "processes that fetch and decode (default: the number of cores)",
     )
     slots: int = setting(
-        "0", parsers.count(0, 65_536), "decoded images held at once; 0: 4 × WORKER_MAX_BATCH"
+        "0", parsers.count(0, 65_536), "decoded images in memory at most; 0: 4 × WORKER_MAX_BATCH"
     )
     max_in_flight: int = setting(
         "8192",
         parsers.count(1, 24_000),
-        "uploads between Kafka and their tag at once, at most: half a second's work, and 1,024 or more",
+        "uploads in flight at most; usually half a second's work, and 1,024 or more",
     )
     skip: frozenset[tuple[int, int]] = setting(
-        "",
-        parsers.records,
-        "records of the uploads topic that become dead letters untried, whatever is in them",
+        "", parsers.records, "records of the uploads topic that become dead letters without being tried"
     )
     fetch_allow_networks: tuple[Network, ...] = setting(
-        "", parsers.networks, "networks that may be fetched from although they are not public"
+        "", parsers.networks, "networks that may be fetched from even if they are not public"
     )
     fetch_allow_hosts: tuple[str, ...] = setting(
-        "", parsers.host_globs("*.cdn.example"), "when set, only these hosts are fetched from"
+        "", parsers.host_globs("*.cdn.example"), "if set, only these hosts are fetched from"
     )
     fetch_deny_hosts: tuple[str, ...] = setting(
-        "", parsers.host_globs("*.internal.example"), "never fetched from, whatever else allows it"
+        "", parsers.host_globs("*.internal.example"), "never fetched from, even if otherwise allowed"
     )
     fetch_allow_ports: tuple[int, ...] = setting("80 443", parsers.ports, "ports that may be fetched from")
     fetch_allow_files: Path | None = setting(
-        None, parsers.folder, "`file:` URLs below this folder are read; none when unset"
+        None, parsers.folder, "if set, `file:` URLs below this folder are read"
     )
     fetch_allow_buckets: tuple[str, ...] = setting(
         "",
         parsers.buckets,
-        "`s3://bucket/key` URLs of these are read, with the usual `AWS_…` variables; needs the extra `s3`",
+        "buckets whose `s3://bucket/key` URLs are read, by the usual `AWS_…` variables; needs the extra `s3`",
     )
     fetch_nat64_prefixes: tuple[ipaddress.IPv6Network, ...] = setting(
         "",
         parsers.nat64_prefixes,
-        "NAT64 prefixes of the worker's own network, beside 64:ff9b::/96: addresses in them are judged by "
-        "the IPv4 address that they stand for",
+        "NAT64 prefixes of your network, in addition to 64:ff9b::/96: addresses in them are checked as the "
+        "IPv4 addresses that they contain",
     )
     fetch_proxy: str | None = setting(
         None,
         parsers.proxy,
-        "fetches go through this HTTP proxy, which then decides about addresses; `HTTP_PROXY` and its like "
-        "are ignored",
+        "HTTP proxy for all fetches; the proxy must then block private addresses. `HTTP_PROXY` and similar "
+        "variables are ignored",
         secret=True,
     )
     fetch_timeout: float = setting(
-        "10", parsers.seconds(0.1, 600), "for one image in all, with name look-up and redirects"
+        "10", parsers.seconds(0.1, 600), "for one image in all, with DNS and redirects"
     )
-    fetch_connect_timeout: float = setting("3", parsers.seconds(0.1, 600), "for one connection, TLS included")
+    fetch_connect_timeout: float = setting("3", parsers.seconds(0.1, 600), "for connecting, including TLS")
     fetch_silence_timeout: float = setting(
-        "5", parsers.seconds(0.1, 600), "until the first byte of an answer, and of any silence within it"
+        "5", parsers.seconds(0.1, 600), "for the first byte of a response, and for any silence in it"
     )
     fetch_min_rate: float = setting(
         "4096",
         parsers.number(0, 1e9, "bytes/s"),
-        "of a body on average, after its first 2 seconds; slower servers are given up",
+        "minimum average speed of a response, after its first 2 seconds; slower downloads are aborted",
     )
     fetch_max_bytes: int = setting(
         str(20 * 1024 * 1024), parsers.count(1024, 1 << 30), "bytes of one image at most"
     )
     fetch_connections: int = setting(
-        "64", parsers.count(1, 1024), "downloads at once in each fetcher process"
+        "64", parsers.count(1, 1024), "concurrent downloads of each fetcher process"
     )
     fetch_per_host: int = setting(
         "0",
         parsers.count(0, 1024),
-        "of these from one host at most: a brake for servers that cannot take more; 0: three quarters, "
-        "so that a slow host leaves a quarter to the others",
+        "of these from one host at most, for servers that cannot take more; 0: three quarters, so "
+        "that a slow host leaves a quarter to the others",
     )
     max_pixels: int = setting(
-        "50000000", parsers.count(1, 1_000_000_000), "pixels of one image at most, before decoding"
+        "50000000", parsers.count(1, 1_000_000_000), "pixels of one image at most, checked before decoding"
     )
     decode_timeout: float = setting(
-        "30", parsers.seconds(0.5, 600), "for decoding one image, after which its process is replaced"
+        "30", parsers.seconds(0.5, 600), "for decoding one image; then its process is replaced"
     )
     retry_limit: RetryLimits = setting(
-        "5", parsers.retry_limits, "tries of a transient failure, the first included"
+        "5", parsers.retry_limits, "attempts at most if failures are transient, including the first"
     )
     retry_first: float = setting(
-        "2", parsers.seconds(0.01, 3600), "delay before the second try; it grows fourfold each time"
+        "2", parsers.seconds(0.01, 3600), "delay before the second attempt; it quadruples each time"
     )
-    retry_max: float = setting("600", parsers.seconds(0.01, 86_400), "longest delay between two tries")
-    tag_url: bool = setting("true", parsers.boolean, "`false` leaves `url` out of tags (signed URLs)")
-    http: tuple[str, int] = setting("127.0.0.1:9464", parsers.address, "metrics and health")
-    wall: tuple[str, int] = setting("127.0.0.1:9465", parsers.address, "the page of `imgclust-worker wall`")
+    retry_max: float = setting("600", parsers.seconds(0.01, 86_400), "longest delay between two attempts")
+    tag_url: bool = setting("true", parsers.boolean, "`false` leaves `url` out of tags (for signed URLs)")
+    http: tuple[str, int] = setting("127.0.0.1:9464", parsers.address, "address of metrics and health")
+    wall: tuple[str, int] = setting("127.0.0.1:9465", parsers.address, "address of `imgclust-worker wall`")
     wall_images: tuple[ImageSource, ...] = setting(
         "https:",
         parsers.image_sources,
-        "where the browsers of those who look may load pictures from, "
-        "of those that the settings above allow to fetch",
+        "where viewers' browsers may load pictures from, among the hosts that may be fetched from",
     )
-    serve: tuple[str, int] = setting(
-        "127.0.0.1:9466", parsers.address, "where `imgclust-worker serve` answers"
-    )
+    serve: tuple[str, int] = setting("127.0.0.1:9466", parsers.address, "address of `imgclust-worker serve`")
     serve_queue: int = setting(
-        "128",
-        parsers.count(1, 65_536),
-        "questions that wait for `imgclust-worker serve` at once; one more gets 429",
+        "128", parsers.count(1, 65_536), "requests that may wait for `imgclust-worker serve`; others get 429"
     )
     drain_timeout: float = setting(
-        "25", parsers.seconds(0, 3600), "after SIGTERM: to finish and commit what is in flight"
+        "25", parsers.seconds(0, 3600), "time limit after SIGTERM, to finish and commit what is in flight"
     )
     stall_timeout: float = setting(
         "120",
         parsers.seconds(1, 86_400),
-        "a stage with work that makes no progress for so long ends the process (exit code 4)",
+        "if a stage has work but makes no progress for so long, the process exits with code 4",
     )
     trace_share: float = setting(
         "0",
         parsers.number(0, 1, "a share"),
-        "of the uploads without a `traceparent` for which a trace begins here (docs/watching.md)",
+        "share of the uploads without a `traceparent` that the worker traces (docs/watching.md)",
     )
     log: Literal["auto", "text", "json"] = setting(
         "auto",
         parsers.one_of("auto", "text", "json"),
-        "`auto`: text on a terminal, else one JSON object a line",
+        "`auto`: text on a terminal, otherwise one JSON object per line",
     )
