@@ -54,6 +54,7 @@ class World:
         tracing: Callable[[Callable[[], float]], Tracing] | None = None,
         topics: ResultTopics = TOPICS,
         retry: RetryPolicy = RETRY,
+        metrics: Metrics | None = None,
         **results: Any,
     ) -> None:
         """`results`: what `Results` takes beside its defaults."""
@@ -61,7 +62,7 @@ class World:
         self.policy = policy
         self.fetchers = FakeFetchers()
         self.inference = FakeInference()
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.retrying = Retrying(retry, clock=self.clock, wall_ms=self.wall_ms, spread=lambda: 0.5)
         self.results = Results(
             topics, Formats(), model=lambda: MAKER.version, wall_ms=self.wall_ms, metrics=self.metrics,
@@ -105,8 +106,9 @@ class World:
         return len(self.retrying)
 
     def next_life(self) -> World:
-        """Another process, after this one was killed: it has what the broker has."""
-        after = World({}, self.policy)
+        """Another process, after this one was killed: it has what the broker has. (And the metrics go on:
+        making them takes longer than all the rest.)"""
+        after = World({}, self.policy, metrics=self.metrics)
         after.now = self.now
         after.delivery.results = list(self.delivery.results)
         after.consumer.logs, after.consumer.stored = self.consumer.logs, dict(self.consumer.stored)

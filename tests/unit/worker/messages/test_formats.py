@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,18 @@ def test_uploads_in_anybodys_avro() -> None:
     assert read.intake(write({**event, "state": "GONE"}), None, WHEN).deleted
 
 
+@cache
+def foreign() -> tuple[Formats, bytes]:
+    """What reads the foreign schema, and how its records begin."""
+    read, write = avro(FOREIGN, UPLOADS_MAP="id=nr,url=image.path")
+    return read, write({"nr": 7, "image": {"path": "x"}, "state": "NEW"})[:5]
+
+
 @given(st.binary(max_size=64))
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_bytes_that_fit_no_schema_are_bad_events(data: bytes) -> None:
     """Whatever comes behind a schema's number, known or not, or without: an upload or `bad-event`."""
-    read, write = avro(FOREIGN, UPLOADS_MAP="id=nr,url=image.path")
-    number = write({"nr": 7, "image": {"path": "x"}, "state": "NEW"})[:5]
+    read, number = foreign()
     for value in (data, number + data, b"\0\0\0\1\1" + data, number + b"\xff" * 70_000):
         try:
             read.intake(value, None, WHEN)

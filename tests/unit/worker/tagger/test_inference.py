@@ -222,9 +222,11 @@ def test_time_at_work_is_counted() -> None:
 
 
 def test_a_broken_device_blames_no_picture() -> None:
-    """When a grey picture fails too it is the device: no dead letters, and the worker is told."""
+    """When a grey picture fails too it is the device: no dead letters, and the worker is told. Both stages
+    have ended then."""
     bench = Bench(FakeEncoder(broken=True))
     bench.run([1, 2], lambda: bool(bench.broken))
+    assert not any(thread.is_alive() for thread in bench.inference._threads)
     assert bench.outcomes == []
     assert "device lost" in str(bench.broken[0])
 
