@@ -12,6 +12,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,30 +65,40 @@ def retag(
         WorkerError: Kafka is away or refuses.
         ModelError: the model cannot be loaded, or does not predict on WORKER_PREDICT_DEVICE.
     """
-    source = embeddings_topic(settings)
-    if to in wiring.topics_config(settings).names.values():
-        raise SettingsError(f"--to {to!r} is one of the worker's own topics; name another one")
+    source = _source(settings, to)
     loaded = _model(settings, model, processes)
     with contextlib.ExitStack() as stack:
         kafka = stack.enter_context(_Kafka(settings, source, to))
         run = kafka.join(loaded)
-        if run.done:
+        if run.done and not quiet:
             print(f"going on where it was: {run.left:,} records are left", file=sys.stderr)
         signals = stack.enter_context(Signals().installed())
-        stack.enter_context(_others(min(processes, len(run.parts)) - 1, again))
+        stack.enter_context(_others(min(processes, len(run.parts)) - 1, again, signals.stop))
         progress = _Progress(run)
         with bar_for("retag", None if quiet else lambda: run.left) as bar:
             member = kafka.member(run, loaded, lambda now: bar.advance(progress.since(now)))
             while not member.finished and not signals.stop.is_set():
                 member.run_once()
             member.stop()
-    print("\n".join(_summary(member.run, to, progress.rate(member.run))))
+        rate = progress.rate(member.run)
+    print("\n".join(_summary(member.run, to, rate)))
     if member.replaced:
         print(f"another run to {to!r} has begun since", file=sys.stderr)
     if member.finished:
         return 0
     print(f"stopped; {member.run.left:,} records are left, the same command goes on", file=sys.stderr)
     return EXIT_STOPPED
+
+
+def _source(settings: Settings, to: str) -> str:
+    """
+    Raises:
+        SettingsError: there is none, or `to` is in use.
+    """
+    source = embeddings_topic(settings)
+    if to in wiring.topics_config(settings).names.values():
+        raise SettingsError(f"--to {to!r} is one of the worker's own topics; name another one")
+    return source
 
 
 def status(settings: Settings, to: str, *, quiet: bool = False) -> int:
@@ -209,8 +220,12 @@ class _Kafka:
 
 
 @contextlib.contextmanager
-def _others(count: int, again: Sequence[str]) -> Iterator[None]:
-    """More members on this machine, which end with the run; if this one ends before, so do they."""
+def _others(count: int, again: Sequence[str], stop: threading.Event) -> Iterator[None]:
+    """More members on this machine, which end with the run; if this one ends before, so do they.
+
+    Args:
+        stop: set when a signal ends this one.
+    """
     if count <= 0:
         yield
         return
@@ -221,23 +236,19 @@ def _others(count: int, again: Sequence[str]) -> Iterator[None]:
         subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)  # noqa: S603 (this program again)
         for _ in range(count)
     ]
+    patience = 0.0
     try:
         yield
-    except BaseException:
-        _end(others)
-        raise
-    deadline = time.monotonic() + LEAVE
-    with contextlib.suppress(subprocess.TimeoutExpired):
+        patience = 0.0 if stop.is_set() else LEAVE
+    finally:
+        deadline = time.monotonic() + patience
         for other in others:
-            other.wait(max(0.0, deadline - time.monotonic()))
-    _end(others)
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                other.wait(max(0.0, deadline - time.monotonic()))
+        for other in others:
+            other.terminate()
+        for other in others:
+            other.wait()
 
 
 class _Progress:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -147,7 +147,7 @@ class Scanner:
         until: Mapping[int, int] | None = None,
         wanted: Callable[[bytes | None, bytes | None], bool] | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Generator[Entry]:
         """Everything from `starts` (partition → offset; at least the log's start) to the ends of now.
 
         Args:

@@ -6,18 +6,18 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TypeVar
 
 T = TypeVar("T")
-AHEAD = 4  # chunks
+AHEAD = 2  # items that wait
 
 
-def chunks(items: Iterable[T], size: int) -> Generator[list[T]]:
-    """Lists of `size` items, the last one of what is left."""
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+def chunks(items: Generator[T], size: int) -> Generator[list[T]]:
+    """Lists of `size` items, the last one of what is left; closes them."""
+    with contextlib.closing(items):
+        while chunk := list(itertools.islice(items, size)):
+            yield chunk
 
 
 def ahead(items: Generator[T]) -> Generator[T]:
@@ -51,7 +51,7 @@ def ahead(items: Generator[T]) -> Generator[T]:
             raise item.error
     finally:
         stop.set()
-        thread.join(timeout=5)
+        thread.join()  # nobody else reads what it reads before it has left
 
 
 class _Ended:

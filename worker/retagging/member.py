@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol
 
 from worker.errors import KafkaAway, WorkerError
 from worker.kafka.claim import Claim, ClaimLost
@@ -19,7 +19,7 @@ from worker.kafka.scanner import Entry
 from worker.messages.headers import result_headers
 from worker.retagging.ahead import ahead, chunks
 from worker.retagging.runs import Note, Part, Run
-from worker.retagging.tagging import Counts, Retagger
+from worker.retagging.tagging import Answered, Counts, Retagger
 from worker.telemetry import log as logs
 
 log = logs.get(__name__)
@@ -31,6 +31,7 @@ LOOK = 2.0  # seconds between two looks at how far all are
 AGAIN = 2.0  # seconds until a partition whose claim was lost is claimed again, if it is still ours
 TRIES = 10  # claims in a row that may be lost before anything was committed
 
+InThread = Callable[[Generator[Any]], Generator[Any]]
 Offsets = Mapping[int, tuple[int, str]]
 
 
@@ -39,7 +40,9 @@ class Source(Protocol):
 
     def committed(self, topic: str, partitions: list[int]) -> dict[int, tuple[int, str]]: ...
 
-    def read(self, topic: str, starts: Mapping[int, int], *, until: Mapping[int, int]) -> Iterator[Entry]: ...
+    def read(
+        self, topic: str, starts: Mapping[int, int], *, until: Mapping[int, int]
+    ) -> Generator[Entry]: ...
 
 
 class Member:
@@ -52,7 +55,7 @@ class Member:
         reader: of `source`.
         retagger: makes tags.
         watching: told now and then how far the run is.
-        in_thread: how the source is read.
+        in_thread: has an iterator worked through beside this thread.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Member:
         retagger: Retagger,
         watching: Callable[[Run], None],
         clock: Callable[[], float] = time.monotonic,
-        in_thread: Callable[[Generator[list[Entry]]], Generator[list[Entry]]] = ahead,
+        in_thread: InThread = ahead,
     ) -> None:
         self._run, self._share, self._claim = run, share, claim
         self._source, self._to = source, to
@@ -131,9 +134,10 @@ class Member:
             claim.close()
             self._run = self._with(committed)
             return None
-        log.info("tagging a partition", partition=partition, offset=part.offset, end=part.note.end)
+        log.debug("tagging a partition", partition=partition, offset=part.offset, end=part.note.end)
         entries = self._reader.read(self._source, {partition: part.offset}, until={partition: part.note.end})
-        batches = self._in_thread(chunks(entries, BATCH))
+        # one thread reads, one predicts, this one writes
+        batches = self._in_thread(self._retagger.answered(self._in_thread(chunks(entries, BATCH))))
         return _PartitionJob(partition, part, claim, batches, self._source, self._to, self._retagger)
 
     def _part(self, partition: int, committed: Offsets) -> Part | None:
@@ -214,7 +218,7 @@ class _PartitionJob:
         partition: int,
         part: Part,
         claim: Claim,
-        batches: Generator[list[Entry]],
+        batches: Generator[list[Answered]],
         source: str,
         to: str,
         retagger: Retagger,
@@ -234,11 +238,11 @@ class _PartitionJob:
         if batch is None:
             self._reached = self.part.note.end  # compaction may have left nothing at the end
             return False
-        for entry, value in self._retagger.tagged(batch, self._counts):
+        for entry, value in self._retagger.written(batch, self._counts):
             kind = None if value is None else self._retagger.content_type
             headers = result_headers(self._source, entry, content_type=kind)
             self._claim.produce(self._to, self.partition, entry.key, value, headers)
-        self._reached = batch[-1].offset + 1
+        self._reached = batch[-1].entry.offset + 1
         self._open += 1
         if self._open >= COMMIT_BATCHES:
             self.commit()

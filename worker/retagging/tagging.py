@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,23 @@ class Counts:
         )
 
 
-class Retagger:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """A record of the embeddings topic, and what it is answered with.
+
+    Attributes:
+        left_out: why it gets no tag; empty where it gets one, or a deletion.
     """
+
+    entry: Entry
+    record: EmbeddingRecord | None = None
+    predicted: Predicted | None = None
+    left_out: str = ""
+
+
+class Retagger:
+    """Predicts, then writes: in two steps, so that a thread can predict the next batch meanwhile.
+
     Args:
         batch: embeddings that are predicted at once.
     """
@@ -53,47 +69,59 @@ class Retagger:
     def content_type(self) -> bytes:
         return self._tags.content_type
 
-    def tagged(self, entries: Sequence[Entry], counts: Counts) -> Iterator[tuple[Entry, bytes | None]]:
-        """The records with their tags, None for a deletion, in their order: the last one of an id has to stay
-        the last. What is no embedding of the model's encoder is left out."""
-        records = [None if entry.value is None else self._usable(entry.value, counts) for entry in entries]
-        predictions = self._predicted([record for record in records if record is not None])
-        now = int(time.time() * 1000)
-        for entry, record in zip(entries, records, strict=True):
-            if entry.value is None:
-                counts.deletions += 1
-                yield entry, None
-            elif record is not None:
-                counts.tags += 1
-                tag = tag_of(
-                    next(predictions),
-                    id=record.id,
-                    url=record.url,
-                    uploaded_at=record.uploaded_at,
-                    tagged_at=now,
-                    attributes=record.attributes,
-                )
-                yield entry, self._tags.write(tag)
+    def answered(self, batches: Generator[list[Entry]]) -> Generator[list[Answered]]:
+        """Batches with their predictions; closes what it reads."""
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield self._answer(batch)
 
-    def _predicted(self, records: Sequence[EmbeddingRecord]) -> Iterator[Predicted]:
+    def _answer(self, entries: Sequence[Entry]) -> list[Answered]:
+        read = [self._read(entry) for entry in entries]
+        records = [one.record for one in read if one.record is not None]
         if not records:
-            return iter(())
+            return read
         vectors = np.stack([record.vector for record in records]).astype(np.float32)
-        return iter(rows(self._maker, range(len(records)), self._model.predict(vectors, batch=self._batch)))
+        found = rows(self._maker, range(len(records)), self._model.predict(vectors, batch=self._batch))
+        predictions = iter(found)
+        return [
+            one if one.record is None else Answered(one.entry, one.record, next(predictions)) for one in read
+        ]
 
-    def _usable(self, value: bytes, counts: Counts) -> EmbeddingRecord | None:
+    def _read(self, entry: Entry) -> Answered:
+        if entry.value is None:
+            return Answered(entry)
         try:
-            record = read_embedding(value)
+            record = read_embedding(entry.value)
         except ValueError:
-            counts.left_out[NOT_EMBEDDINGS] += 1
-            return None
+            return Answered(entry, left_out=NOT_EMBEDDINGS)
         if not self._same_encoder(record.encoder):
-            counts.left_out[OTHER_ENCODER] += 1
-            return None
-        return record
+            return Answered(entry, left_out=OTHER_ENCODER)
+        return Answered(entry, record)
 
     def _same_encoder(self, encoder: Mapping[str, Any]) -> bool:
         if self._encoder is None or self._encoder[0] != encoder:  # records of one encoder follow each other
             mine = self._model.encoder
             self._encoder = encoder, mine is None or EncoderIdentity.from_dict(encoder).same_space(mine)
         return self._encoder[1]
+
+    def written(self, answered: Sequence[Answered], counts: Counts) -> Iterator[tuple[Entry, bytes | None]]:
+        """The records that are answered, with their tags, None for a deletion; in their order: the last one
+        of an id has to stay the last."""
+        now = int(time.time() * 1000)
+        for one in answered:
+            if one.left_out:
+                counts.left_out[one.left_out] += 1
+            elif one.record is None or one.predicted is None:
+                counts.deletions += 1
+                yield one.entry, None
+            else:
+                counts.tags += 1
+                tag = tag_of(
+                    one.predicted,
+                    id=one.record.id,
+                    url=one.record.url,
+                    uploaded_at=one.record.uploaded_at,
+                    tagged_at=now,
+                    attributes=one.record.attributes,
+                )
+                yield one.entry, self._tags.write(tag)

@@ -21,7 +21,7 @@ from worker.retagging import member as members
 from worker.retagging.joining import join
 from worker.retagging.member import Member
 from worker.retagging.runs import Run
-from worker.retagging.tagging import Counts
+from worker.retagging.tagging import Answered, Counts
 
 SOURCE, TO, GROUP = "embeddings", "again", "g.retag.again"
 PARTITIONS = 3
@@ -33,16 +33,21 @@ class Upper:
 
     content_type = b"text/plain"
 
-    def tagged(self, entries: Sequence[Entry], counts: Counts) -> Iterator[tuple[Entry, bytes | None]]:
-        for entry in entries:
-            if entry.value is None:
+    def answered(self, batches: Generator[list[Entry]]) -> Generator[list[Answered]]:
+        for batch in batches:
+            yield [Answered(entry) for entry in batch]
+
+    def written(self, answered: Sequence[Answered], counts: Counts) -> Iterator[tuple[Entry, bytes | None]]:
+        for one in answered:
+            value = one.entry.value
+            if value is None:
                 counts.deletions += 1
             else:
                 counts.tags += 1
-            yield entry, None if entry.value is None else entry.value.upper()
+            yield one.entry, None if value is None else value.upper()
 
 
-def at_once(batches: Generator[list[Entry]]) -> Generator[list[Entry]]:
+def at_once(batches: Generator[Any]) -> Generator[Any]:
     return batches
 
 
