@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgclust.errors import ImgclustError
-from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker import wiring
 from worker.errors import StartError, WorkerError
@@ -67,6 +66,13 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     return model, encoder
 
 
+def load_folder(path: Path) -> ClusterModel:
+    """As `ClusterModel.load`. What predicts nothing, like the view, loads neither it nor torch with it."""
+    from imgclust.model.model import ClusterModel
+
+    return ClusterModel.load(path)
+
+
 WARM_SIZES = (1, 2, 64, 256)
 
 
@@ -87,7 +93,7 @@ def load_named(
     path = folder / named.folder
     if not path.is_dir():
         raise StartError(f"there is no folder {named.folder!r} in WORKER_MODELS_FOLDER ({str(folder)!r})")
-    model = ClusterModel.load(path)
+    model = load_folder(path)
     if model.version != named.version:
         raise StartError(
             f"the folder {named.folder!r} holds model {model.version}, the models topic names {named.version}"
@@ -169,7 +175,7 @@ def first_model(settings: Settings) -> ClusterModel:
     if settings.models_topic is None:
         if settings.model is None:
             raise StartError("WORKER_MODEL is not set; set it to a model folder (made by `imgclust fit`)")
-        return ClusterModel.load(settings.model).predicting_on(settings.predict_device)
+        return load_folder(settings.model).predicting_on(settings.predict_device)
     folder = models_folder(settings)
     assignment = read_state(settings).assignments.get("live")
     tries: list[tuple[str, Callable[[], ClusterModel]]] = []
@@ -177,7 +183,7 @@ def first_model(settings: Settings) -> ClusterModel:
         if named is not None:
             tries.append((f"{what} {named}", partial(load_named, folder, named, None)))
     if settings.model is not None:
-        tries.append((f"WORKER_MODEL {str(settings.model)!r}", partial(ClusterModel.load, settings.model)))
+        tries.append((f"WORKER_MODEL {str(settings.model)!r}", partial(load_folder, settings.model)))
     refused = []
     for what, load in tries:
         try:

@@ -11,8 +11,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker.messages.models import Assignment, ModelRef, ModelRole, WorkerReport
 from worker.tagger.inference import Inference
@@ -20,6 +20,9 @@ from worker.tagger.model_loading import load_named, warm
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
 
 log = logs.get(__name__)
 

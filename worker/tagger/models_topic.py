@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity
 from worker.kafka.beginning import differ
 from worker.kafka.client_config import reader_config, sender_config
@@ -28,6 +27,9 @@ from worker.tagger.model_switch import TRY_AGAIN, ModelChanger
 from worker.telemetry import log as logs
 from worker.telemetry.health import Health
 from worker.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from imgclust.model.model import ClusterModel
 
 REPORT_EVERY = 30.0  # seconds; one that has not reported for three times as long is gone
 

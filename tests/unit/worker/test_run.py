@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -151,3 +153,10 @@ def test_a_signal_ends_the_wait_for_kafka(broker: list[Any]) -> None:
     signals.stop.set()
     assert run.when_kafka_answers(SETTINGS, signals, health, lambda: "started") is None
     assert not health.ready()[0]
+
+
+def test_a_view_loads_no_torch() -> None:
+    """It predicts nothing: that is two seconds and a quarter of a gigabyte of each of its processes."""
+    code = "import sys, worker.run; print(sorted({'torch', 'sklearn', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
