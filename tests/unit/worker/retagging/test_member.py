@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.fake_kafka import FakeBroker
 from worker.errors import StartError, WorkerError
 from worker.kafka import claim, group_share, scanner
-from worker.kafka.claim import Claim
+from worker.kafka.claim import Claim, ClaimLost
 from worker.kafka.group_share import GroupShare
 from worker.kafka.scanner import Entry, Scanner
 from worker.retagging import member as members
@@ -87,6 +87,7 @@ class Cluster:
         for _ in range(rounds):
             for member in list(going):
                 if member.finished:
+                    member.stop()
                     member._share.__exit__()
                     going.remove(member)
                 else:
@@ -194,6 +195,37 @@ def test_each_record_is_tagged_once_whoever_dies(moves: list[tuple[str, int]]) -
                     cluster.expel(one)
         cluster.finish(*alive, cluster.member())
         assert cluster.tagged() == cluster.right()
+
+
+def test_a_frozen_process_that_wakes_up_publishes_nothing(connect: Any) -> None:
+    """Its transaction is void, though its records were sent: somebody else has tagged them meanwhile."""
+    cluster = connect()
+    frozen = cluster.member()
+    while frozen._job is None or frozen._job._open != 1:
+        frozen.run_once()
+    cluster.expel(frozen)
+    cluster.finish(cluster.member())
+    assert cluster.tagged() == cluster.right()
+    with pytest.raises(ClaimLost):
+        frozen._job.commit()
+    cluster.finish(frozen)
+    assert cluster.tagged() == cluster.right()
+
+
+def test_what_is_left_of_a_partition_is_asked_when_nobody_else_can_publish_to_it(connect: Any) -> None:
+    """A process that is frozen before it claims finds all done; it does not begin where it was then."""
+    cluster = connect()
+    slow, other = cluster.member(), cluster.member()
+    claimed = slow._claim
+
+    def claim_late(partition: int) -> Claim:
+        cluster.expel(slow)
+        cluster.finish(other)
+        return claimed(partition)
+
+    slow._claim = claim_late
+    cluster.finish(slow)
+    assert cluster.tagged() == cluster.right()
 
 
 def error(code: int, **flags: bool) -> dict[str, Any]:
