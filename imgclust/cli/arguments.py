@@ -35,16 +35,16 @@ from imgclust.errors import ImgclustError
 DEBUG = "IMGCLUST_DEBUG"  # any value: show tracebacks
 
 DESCRIPTION = """\
-Groups images by what they show: embed them with CLIP, fit clusters, freeze the result into a model folder,
-and say of any other image which cluster it belongs to."""
+Groups images by what they show. Embed images with CLIP, find clusters, save them as a frozen model, and
+predict the cluster of any other image."""
 
 EXAMPLES = """\
-from a folder of pictures to a page that shows its clusters:
+from a folder of pictures to a page with its clusters:
   imgclust embed ~/Pictures -o embeddings/
   imgclust fit embeddings/ -o model/
   imgclust report model/ -o report.html
 
-without a download, with the small built-in network:
+without a download, with the small built-in encoder:
   imgclust embed ~/Pictures -o embeddings/ --encoder mini
 
 sort other pictures into one folder per cluster:

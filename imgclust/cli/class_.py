@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
 DESCRIPTION = """\
-Define classes that are decided before the clusters, by likeness to examples or to a phrase. The threshold is
-the lowest that reaches the precision that you ask for. Without --labels, the images of the model (or of --on)
-are presumed not to show the class, and each example is judged by the others. With --labels FILE.csv (columns
-id and label), images with the class's name as their label show it, those with another label do not."""
+Define your own classes. They are decided before the clusters, by similarity to examples or to a phrase. The
+threshold is the lowest one that reaches the precision that you ask for. Without --labels, the images of the
+model (or of --on) are assumed not to show the class, and each example is compared with the other examples.
+With --labels FILE.csv (columns id and label), images labelled with the class's name show it, and images with
+another label do not."""
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,7 @@ def add(commands: Commands) -> None:
         commands,
         "class",
         run,
-        "add, list and remove classes of your own, with a stated precision",
+        "add, list and remove your own classes, with the precision that you want",
         '  imgclust class model/ add "receipts" --examples receipts/\n'
         '  imgclust class model/ add "receipts" --examples receipts/ --on embeddings/ --labels labels.csv\n'
         '  imgclust class model/ add "receipts" --phrase "a photo of a receipt" --labels labels.csv\n'
@@ -38,23 +39,25 @@ def add(commands: Commands) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
     adding = actions.add_parser("add", help="add a class", description=DESCRIPTION)
-    adding.add_argument("name", metavar="NAME", help="its name; its number is a new one")
+    adding.add_argument("name", metavar="NAME", help="its name; it gets a new number")
     made = adding.add_mutually_exclusive_group(required=True)
     made.add_argument(
         "--examples", nargs="+", metavar="IMAGES",
-        help="pictures of it: folders, files, or embeddings folders",
+        help="example pictures: folders, files, or embeddings folders",
     )  # fmt: skip
-    made.add_argument("--phrase", metavar="TEXT", help="for encoders that read texts; needs --labels")
+    made.add_argument(
+        "--phrase", metavar="TEXT", help=("a description, for encoders that can read text; needs --labels")
+    )
     adding.add_argument(
         "--precision", dest="wanted", type=float, default=0.95, metavar="SHARE",
-        help="of the images that get the class, how many must show it: 0.5 to 1 (%(default)s)",
+        help="share of the images in the class that must really show it: 0.5 to 1 (%(default)s)",
     )  # fmt: skip
     adding.add_argument(
         "--on", type=Path, metavar="EMBEDDINGS",
-        help="judge it on the images of this folder instead of the model's training images",
+        help="use the images of this folder to set the threshold, instead of the training images",
     )  # fmt: skip
     adding.add_argument(
-        "--labels", type=Path, metavar="FILE", help="CSV with the columns id and label, of those images"
+        "--labels", type=Path, metavar="FILE", help=("CSV with the columns id and label, for these images")
     )
     add_device_options(adding)
     add_saving_options(adding)

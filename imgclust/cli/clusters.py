@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         commands,
         "clusters",
         run,
-        "list the clusters of a model, and their groups: number, training images, stability, name",
+        "list the clusters and groups of a model: number, training images, stability, name",
         "  imgclust clusters model/\n  imgclust clusters model/ --json",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")

@@ -18,17 +18,17 @@ def add(commands: Commands) -> None:
         commands,
         "compare",
         run,
-        "say what became of each cluster of a model in another one, and which images move",
+        "compare two models: what became of each cluster, and which images move",
         "  imgclust compare model/ next/\n"
         "  imgclust compare model/ next/ --on embeddings/ -o changes.csv\n"
         "  imgclust compare model/ next/ --format json\n"
         "  imgclust compare model/ next/ --on embeddings/ -o changes.html",
     )
     command.add_argument("before", type=Path, metavar="A", help="a model")
-    command.add_argument("after", type=Path, metavar="B", help="another model of the same encoder")
+    command.add_argument("after", type=Path, metavar="B", help="another model with the same encoder")
     command.add_argument(
         "--on", type=Path, metavar="EMBEDDINGS",
-        help="compare on this folder instead of the training images of both models",
+        help="compare on the images of this folder instead of both models' training images",
     )  # fmt: skip
     add_result_options(command, page="side by side in pictures")
 

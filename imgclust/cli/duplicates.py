@@ -23,18 +23,23 @@ def add(commands: Commands) -> None:
         commands,
         "duplicates",
         run,
-        "show which images are copies of one picture: equal files, and pictures that agree as a whole",
+        "show which images are copies of the same picture: equal files and near duplicates",
         "  imgclust duplicates embeddings/\n"
         "  imgclust duplicates embeddings/ -o duplicates.html\n"
         "  imgclust duplicates embeddings/ -o duplicates.csv --near 0.95",
     )
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet; or a page: .html"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=("output file: .csv, .jsonl or .parquet, or .html for a page with pictures"),
     )
     command.add_argument(
         "--near", type=float, default=0.98, metavar="COSINE",
-        help="near duplicates have at least this cosine, and perceptual hashes that agree (%(default)s)",
+        help=("near duplicates have at least this cosine similarity, and matching perceptual hashes "
+              "(%(default)s)"),
     )  # fmt: skip
 
 

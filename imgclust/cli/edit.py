@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
 DESCRIPTION = """\
-Change the clusters of a model by hand. The edited model takes the place of MODEL, or goes to -o NEW; the
-folder keeps the edits, with who made them and when. Numbers stay what they mean: a merged cluster lives on in
-the first number, the others are retired; the parts of a split get new numbers."""
+Change the clusters of a model by hand. The edited model replaces MODEL, or is written to -o NEW. The folder
+keeps a log of the edits, with author and time. Numbers keep their meaning: a merged cluster keeps the first
+number and the others are retired; the parts of a split cluster get new numbers."""
 
 
 def add(commands: Commands) -> None:
@@ -39,26 +39,26 @@ def add(commands: Commands) -> None:
     edits = command.add_subparsers(dest="edit", metavar="EDIT", required=True)
     rename = _add_edit(edits, "rename", "give a cluster another name")
     rename.add_argument("cluster", type=int, metavar="CLUSTER")
-    rename.add_argument("name", metavar="NAME", help='its name; "" takes the name away')
+    rename.add_argument("name", metavar="NAME", help='the new name; "" removes the name')
     group = _add_edit(edits, "rename-group", "give a group of clusters another name")
     group.add_argument("group", type=int, metavar="GROUP")
-    group.add_argument("name", metavar="NAME", help='its name; "" takes the name away')
+    group.add_argument("name", metavar="NAME", help='the new name; "" removes the name')
     merge = _add_edit(edits, "merge", "merge clusters into the first one")
-    merge.add_argument("cluster", type=int, metavar="CLUSTER", help="lives on, with its name")
-    merge.add_argument("others", type=int, nargs="+", metavar="OTHER", help="retired")
+    merge.add_argument("cluster", type=int, metavar="CLUSTER", help="is kept, with its name")
+    merge.add_argument("others", type=int, nargs="+", metavar="OTHER", help="is retired")
     split = _add_edit(edits, "split", "split a cluster; the parts get new numbers")
-    split.add_argument("cluster", type=int, metavar="CLUSTER", help="retired")
+    split.add_argument("cluster", type=int, metavar="CLUSTER", help="is retired")
     split.add_argument(
-        "--into", type=positive, metavar="N", help="how many parts; by default as many as are found"
+        "--into", type=positive, metavar="N", help="number of parts (default: as many as are found)"
     )
     drop = _add_edit(edits, "drop", 'retire clusters; their images become "other"')
     drop.add_argument("clusters", type=int, nargs="+", metavar="CLUSTER")
     for one in (rename, merge, split, drop):
         one.add_argument(
             "--golden", action="store_true",
-            help="make typical images of these clusters golden first (see `imgclust golden`)",
+            help="first make typical images of these clusters golden (see `imgclust golden`)",
         )  # fmt: skip
-    _add_edit(edits, "undo", "take back the last edit that still holds")
+    _add_edit(edits, "undo", "undo the last edit that is still in effect")
     edits.add_parser("log", help="list the edits: when, who, what", description="List the edits.")
 
 

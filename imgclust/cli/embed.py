@@ -31,14 +31,14 @@ def add(commands: Commands) -> None:
         commands,
         "embed",
         run,
-        "turn images into embeddings (Parquet); run it again to resume or to add",
+        "turn images into embeddings (Parquet); run it again to resume or to add images",
         "  imgclust embed photos/ -o embeddings/\n"
         "  imgclust embed photos.csv -o embeddings/ --encoder ViT-L-14/laion2b_s32b_b82k --device cuda\n"
         "  imgclust embed photos/ -o embeddings/ --encoder ViT-B-32@checkpoint.safetensors",
     )
     command.add_argument("images", nargs="+", metavar="IMAGES", help=IMAGES)
     command.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="EMBEDDINGS", help="folder to write"
+        "-o", "--output", required=True, type=Path, metavar="EMBEDDINGS", help="output folder"
     )
     command.add_argument(
         "--encoder",
@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
     )
     add_reading_options(command)
     add_engine_options(command, "reads and encodes")
-    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.add_argument("--quiet", action="store_true", help="do not show progress")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
         commands,
         "evaluate",
         run,
-        "judge a model's clusters by labels: AMI, purity, and the labels of each cluster",
+        "measure a model's clusters against labels: AMI, purity, and the labels in each cluster",
         "  imgclust evaluate model/ --labels labels.csv\n"
         "  imgclust evaluate model/ --labels labels.csv --on embeddings/ -o confusion.csv\n"
         "  imgclust evaluate model/ --labels labels.csv --format json",
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--on", type=Path, metavar="EMBEDDINGS",
-        help="judge it on this folder instead of its training images",
+        help="use the images of this folder instead of the training images",
     )  # fmt: skip
     add_result_options(command)
 

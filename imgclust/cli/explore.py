@@ -20,20 +20,22 @@ def add(commands: Commands) -> None:
         commands,
         "explore",
         run,
-        "look at millions of images on the map, with embedding-atlas",
+        "explore millions of images on a map, with embedding-atlas",
         "  imgclust explore model/ --images embeddings/\n"
         "  imgclust explore model/ --images embeddings/ -o map.parquet --no-start",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     command.add_argument(
         "--images", type=Path, metavar="EMBEDDINGS",
-        help="show all images of this folder, with their pictures, instead of those on the model's map",
+        help="show all images of this folder, with pictures, instead of those on the model's map",
     )  # fmt: skip
     command.add_argument(
         "-o", "--output", type=Path, default=Path("explore.parquet"), metavar="FILE",
-        help="Parquet that embedding-atlas reads (%(default)s)",
+        help="Parquet file for embedding-atlas (%(default)s)",
     )  # fmt: skip
-    command.add_argument("--no-start", action="store_true", help="write the file, and start nothing")
+    command.add_argument(
+        "--no-start", action="store_true", help=("only write the file; do not start embedding-atlas")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

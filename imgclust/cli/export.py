@@ -34,21 +34,25 @@ def add(commands: Commands) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     command.add_argument(
         "images", nargs="*", metavar="IMAGES",
-        help=f"{IMAGES}; an embeddings folder; or - for lines on stdin; by default the training images",
+        help=f"{IMAGES}; an embeddings folder; or - for lines on stdin (default: the training images)",
     )  # fmt: skip
     command.add_argument(
         "--to", choices=tuple(ENDINGS), required=True,
-        help="label-studio (tasks, and the labelling interface beside them), coco, csv, or distributions",
+        help="label-studio (tasks and the labelling interface), coco, csv, or distributions",
     )  # fmt: skip
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE",
-        help="; ".join(f"{ending} of {form}" for form, ending in ENDINGS.items()),
+        help="output file: " + ", ".join(f"{ending} for {form}" for form, ending in ENDINGS.items()),
     )  # fmt: skip
     command.add_argument(
-        "--prefix", metavar="TEXT", help="before the ids of images, to make their URLs or file names"
+        "--prefix",
+        metavar="TEXT",
+        help=("text to put before the ids of images, to make URLs or file names of them"),
     )
     command.add_argument(
-        "--by", metavar="ATTRIBUTE", help="distributions of all images that have the same value, like a user"
+        "--by",
+        metavar="ATTRIBUTE",
+        help=("one distribution for all images with the same value of this attribute, such as the user"),
     )
     add_encoder_options(command, precision=None)
     add_reading_options(command)

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         commands,
         "fit",
         run,
-        "find clusters in embeddings, check them on held-out images, and freeze them into a model folder",
+        "find clusters in embeddings, check them on held-out images, and save them as a frozen model",
         "  imgclust fit embeddings/ -o model/\n  imgclust fit embeddings/ -o model/ --min-cluster-size 40\n"
         "  imgclust fit embeddings/ -o model/ --clusters 10..30\n"
         "  imgclust fit embeddings-of-june/ -o june/ --previous may/\n"
@@ -39,85 +39,98 @@ def add(commands: Commands) -> None:
         "  imgclust fit embeddings/ -o german/ --where \"lang = 'de' and likes >= 100\"",
     )
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
-    command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help="folder to write")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="MODEL", help=("output folder"))
     command.add_argument(
         "--previous", type=Path, metavar="MODEL",
-        help="continue this model's taxonomy: clusters that it has too keep their numbers and names, others "
-        "get numbers that were never used; give the model that was last at work",
+        help="continue this model's taxonomy: clusters that it already has keep their numbers and "
+             "names, others get unused numbers; use the model that was last live",
     )  # fmt: skip
     command.add_argument(
         "--recipe", choices=("steady", "article"), default="steady",
-        help="parameters: steady, which grow with the number of images, or those of the published recipe, "
-        "which is for 100,000 images and more (%(default)s)",
+        help="parameters: steady (they grow with the number of images), or article (the published "
+             "recipe, for 100,000 images and more) (%(default)s)",
     )  # fmt: skip
     command.add_argument(
         "--within", nargs=2, metavar=("MODEL", "CLUSTER"),
-        help="only the images that this model puts into this cluster: what is inside one category",
+        help=("use only the images that this model puts into this cluster, to see what is inside one "
+              "category"),
     )  # fmt: skip
     command.add_argument(
         "--where", metavar="CONDITION",
-        help="only the images that this is true of: SQL over id, source, width, height and attributes, like "
-        "\"lang = 'de' and likes >= 100\" (needs imgclust[sql])",
+        help="use only the images that match this SQL condition over id, source, width, height and "
+             "attributes, such as \"lang = 'de' and likes >= 100\" (needs imgclust[sql])",
     )  # fmt: skip
     command.add_argument(
         "--clusters", type=count_range, metavar="N..M",
-        help="so many clusters, or N exactly: the best choice of so many from the same tree; what is given "
-        "up for it is printed",
+        help="how many clusters to choose from the tree, between N and M, or exactly N; "
+        "the cost of it is printed",
     )  # fmt: skip
     command.add_argument(
         "--groups", type=count_range, nargs="?", const=True, metavar="N..M",
-        help="put clusters together in groups, a second level with numbers and names of its own: so many, or "
-        "as many as are steady; with --previous as that model has it",
+        help="add a second level: groups of clusters, with their own numbers and names; N..M says "
+             "how many (default: as many as are stable; with --previous, as in that model)",
     )  # fmt: skip
     scaled = "by default it grows with the number of images"
-    command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"of UMAP; {scaled}")
-    command.add_argument("--min-cluster-size", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
-    command.add_argument("--min-samples", type=positive, metavar="N", help=f"of HDBSCAN; {scaled}")
+    command.add_argument("--n-neighbors", type=positive, metavar="N", help=f"UMAP's n_neighbors; {scaled}")
+    command.add_argument(
+        "--min-cluster-size", type=positive, metavar="N", help=f"HDBSCAN's min_cluster_size; {scaled}"
+    )
+    command.add_argument("--min-samples", type=positive, metavar="N", help=f"HDBSCAN's min_samples; {scaled}")
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="any parameter of the fit, like min_dist=0 (repeat it for more); those used are printed",
+        help=("set any parameter of the fit, such as min_dist=0 (can be repeated); the parameters "
+              "used are printed"),
     )  # fmt: skip
     command.add_argument(
         "--parameters", type=Path, metavar="FILE.toml",
-        help="parameters from a file with lines like min_dist = 0.0, as --save-parameters writes it",
+        help=("read parameters from a file with lines such as min_dist = 0.0, as --save-parameters "
+              "writes it"),
     )  # fmt: skip
     command.add_argument(
-        "--save-parameters", type=Path, metavar="FILE.toml", help="write the parameters that were used"
+        "--save-parameters",
+        type=Path,
+        metavar="FILE.toml",
+        help=("write the parameters that were used to this file"),
     )
     command.add_argument(
         "--max-train", type=positive, default=200_000, metavar="N",
-        help="train on a sample of at most N images, predict the rest (%(default)s)",
+        help="train on a sample of at most N images and predict the rest (%(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--test-fraction", type=float, default=0.2, metavar="SHARE", help="held out of training (%(default)s)"
+        "--test-fraction",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help=("share of images to hold out of training, for checks (%(default)s)"),
     )
     command.add_argument(
         "--near", type=float, default=0.98, metavar="COSINE",
-        help="images at least so alike count as one (%(default)s)",
+        help="images that are at least this similar count as copies of one (%(default)s)",
     )  # fmt: skip
     command.add_argument(
         "--novel-rate", type=float, default=0.001, metavar="SHARE",
-        help="of images like those trained on, how many may be called novel; with few and varied images more "
-        "finds more of what really is (%(default)s)",
+        help="share of images similar to the training images that may be called novel; if you have "
+             "few, varied images, a higher rate finds more of the really novel ones (%(default)s)",
     )  # fmt: skip
     other_target.add_options(command)
     command.add_argument(
         "--duplicates", type=Path, metavar="FILE.csv",
-        help="list there which images were left out as copies, and of which image",
+        help="write a list of the images that were left out as copies, and of which image",
     )  # fmt: skip
     command.add_argument(
         "--engine", choices=("cpu", "cuml"), default="cpu",
-        help="cuml: UMAP and HDBSCAN on an NVIDIA GPU, by cuML (needs imgclust[gpu]) (%(default)s)",
+        help=("cuml runs UMAP and HDBSCAN on an NVIDIA GPU, with cuML (needs imgclust[gpu]) "
+              "(%(default)s)"),
     )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="of the split (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="random seed of the split (%(default)s)")
     command.add_argument(
-        "--no-names", action="store_true", help="leave clusters without names (those of --previous are kept)"
+        "--no-names", action="store_true", help="do not name clusters (names from --previous are kept)"
     )
     command.add_argument(
-        "--no-thumbnails", action="store_true", help="store no small pictures for the report"
+        "--no-thumbnails", action="store_true", help="do not store thumbnails for the report"
     )
     add_naming_options(command)
-    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.add_argument("--quiet", action="store_true", help="do not show progress")
 
 
 def run(arguments: argparse.Namespace) -> int:

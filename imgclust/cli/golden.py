@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from imgclust.types import Floats
 
 DESCRIPTION = """\
-Say of images where every model of this taxonomy has to put them. `check` says which ones the model breaks,
-and exits with 1 if there are any; `fit --previous` carries them over, and `imgclust-worker models set`
-refuses a model that breaks one. Clusters that are merged, split or dropped later are followed."""
+Golden images are pictures with the cluster or class that every model of this taxonomy must (or must not) give
+them. `check` lists those that the model gets wrong, and exits with 1 if there are any. `fit --previous` keeps
+them, and `imgclust-worker models set` refuses a model that gets one wrong. They follow clusters that are
+merged, split or dropped later."""
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,10 @@ def add(commands: Commands) -> None:
         commands,
         "golden",
         run,
-        "images that must, or must not, be in a cluster or class: add, list, remove, check",
+        (
+            "manage golden images, which must (or must not) be in a given cluster or class: add, list, "
+            "remove, check"
+        ),
         "  imgclust golden model/ add burger.jpg --cluster 3\n"
         '  imgclust golden model/ add receipts/0001.jpg --class "receipts"\n'
         "  imgclust golden model/ add --id uploads/17.jpg --not 3\n"
@@ -40,23 +44,29 @@ def add(commands: Commands) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
     adding = actions.add_parser("add", help="add an image", description=DESCRIPTION)
     which = adding.add_mutually_exclusive_group(required=True)
-    which.add_argument("image", nargs="?", metavar="IMAGE", help="a picture's file")
-    which.add_argument("--id", metavar="ID", help="an image of the model, or of --on")
+    which.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file")
+    which.add_argument("--id", metavar="ID", help="the id of an image in the model, or in --on")
     adding.add_argument(
-        "--on", type=Path, metavar="EMBEDDINGS", help="the embeddings folder that has the image of --id"
+        "--on", type=Path, metavar="EMBEDDINGS", help="the embeddings folder with the image of --id"
     )
     where = adding.add_mutually_exclusive_group(required=True)
-    where.add_argument("--cluster", type=int, metavar="N", help="it must be in this cluster; -1 is other")
-    where.add_argument("--class", dest="class_", metavar="NAME", help="it must be in this class")
-    where.add_argument("--not", dest="never", type=int, metavar="N", help="it must not be in this cluster")
+    where.add_argument(
+        "--cluster", type=int, metavar="N", help=("the image must be in this cluster; -1 is other")
+    )
+    where.add_argument("--class", dest="class_", metavar="NAME", help="the image must be in this class")
+    where.add_argument(
+        "--not", dest="never", type=int, metavar="N", help=("the image must not be in this cluster")
+    )
     add_device_options(adding)
     add_saving_options(adding)
     actions.add_parser("list", help="list the golden images", description="List the golden images.")
     removing = actions.add_parser("remove", help="remove an image", description="Remove a golden image.")
-    removing.add_argument("image", metavar="ID", help="as `list` shows it")
+    removing.add_argument("image", metavar="ID", help="its id, as `list` shows it")
     add_saving_options(removing)
     actions.add_parser(
-        "check", help="say which the model breaks", description="Say which golden images the model breaks."
+        "check",
+        help="list those that the model gets wrong",
+        description=("List the golden images that the model gets wrong."),
     )
 
 

@@ -19,25 +19,30 @@ def add(commands: Commands) -> None:
         commands,
         "import",
         run,
-        "make an embeddings folder of embeddings that were made elsewhere",
+        "make an embeddings folder from embeddings that you made elsewhere",
         "  imgclust import rows.parquet -o embeddings/ --id photo --vector embedding --encoder-name acme-v1\n"
         "  imgclust import vectors.npy -o embeddings/ --ids names.txt --encoder-name acme-v1",
     )
     command.add_argument("file", type=Path, metavar="FILE", help=".parquet, or .npy of (rows, width)")
     command.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="EMBEDDINGS", help="a new folder"
+        "-o", "--output", type=Path, required=True, metavar="EMBEDDINGS", help="the folder to create"
     )
     command.add_argument(
         "--encoder-name", required=True, metavar="NAME",
-        help="what made them; only embeddings of the same name and width are compared with each other",
+        help="the encoder's name; only embeddings with the same name and width can be compared",
     )  # fmt: skip
-    command.add_argument("--id", metavar="COLUMN", help="of .parquet: names of the images")
-    command.add_argument("--vector", metavar="COLUMN", help="of .parquet: lists of numbers")
+    command.add_argument("--id", metavar="COLUMN", help="column with the ids of the images (.parquet)")
+    command.add_argument("--vector", metavar="COLUMN", help="column with the vectors (.parquet)")
     command.add_argument(
-        "--source", metavar="COLUMN", help="of .parquet: paths or URLs of the images; others are attributes"
+        "--source",
+        metavar="COLUMN",
+        help=("column with paths or URLs of the images (.parquet); other columns become attributes"),
     )
     command.add_argument(
-        "--ids", type=Path, metavar="FILE", help="for .npy: an id a line; by default row numbers from 0"
+        "--ids",
+        type=Path,
+        metavar="FILE",
+        help=("file with one id per line, for .npy (default: row numbers from 0)"),
     )
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
 DESCRIPTION = """\
-Name the clusters of a model. Names go into its log of edits, so `imgclust edit MODEL/ undo` takes them back;
-names that people gave with --set or `imgclust edit` stay. A cluster that nothing has a name for gets none."""
+Name the clusters of a model. Names are recorded as edits; `imgclust edit MODEL/ undo` takes them back. Names
+that people gave, with --set or `imgclust edit`, are kept. A cluster for which no name is found gets none."""
 
 
 def add(commands: Commands) -> None:
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         commands,
         "names",
         run,
-        "name the clusters of a model again, for example with your own words",
+        "name the clusters of a model, for example with your own words",
         "  imgclust names model/ --set 3=food --set 7=cars\n"
         "  imgclust names model/ --by folders\n"
         "  imgclust names model/ --by hierarchy,folders -o renamed/\n"
@@ -34,31 +34,41 @@ def add(commands: Commands) -> None:
     )
     command.description = DESCRIPTION
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
-    command.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="MODEL",
+        help=("write the changed model here, instead of in place"),
+    )
     command.add_argument(
         "--set", type=_assignment, action="append", default=[], metavar="N=NAME", dest="given",
-        help='name cluster N by hand; "N=" takes its name away',
+        help='name cluster N by hand; "N=" removes its name',
     )  # fmt: skip
     command.add_argument(
         "--by", metavar="NAMERS",
-        help="hierarchy (the default for mini), phrases (the default for other encoders, and with "
-        "--vocabulary), folders, attribute, endpoint, or what another package brings; of several, with "
-        "commas, the first that has a name",
+        help="where names come from: hierarchy (default for mini), phrases (default for other "
+             "encoders, and with --vocabulary), folders, attribute, endpoint, or a plugin; separate "
+             "several with commas, and the first that has a name is used",
     )  # fmt: skip
     add_naming_options(command)
     command.add_argument(
-        "--images", type=Path, metavar="EMBEDDINGS", help="the folder that has the attributes of the images"
+        "--images",
+        type=Path,
+        metavar="EMBEDDINGS",
+        help=("the embeddings folder with the attributes of the images"),
     )
-    command.add_argument("--attribute", metavar="NAME", help="of the images, for --by attribute")
+    command.add_argument("--attribute", metavar="NAME", help="the attribute to use, for --by attribute")
     command.add_argument(
         "--endpoint", metavar="URL",
-        help="an OpenAI-compatible API that sees pictures: typical ones of each cluster are sent there; the "
-        "variable IMGCLUST_ENDPOINT_KEY has its key",
+        help="an OpenAI-compatible API that accepts pictures: typical pictures of each cluster are "
+             "sent there; put its key into IMGCLUST_ENDPOINT_KEY",
     )  # fmt: skip
-    command.add_argument("--endpoint-model", metavar="NAME", help="the model to ask there")
+    command.add_argument("--endpoint-model", metavar="NAME", help="the endpoint's model to use")
     command.add_argument(
         "--max-requests", type=positive, default=100, metavar="N",
-        help="to the endpoint, one for each cluster, the largest first (%(default)s)",
+        help=("maximum number of requests to the endpoint, one per cluster, the largest first "
+              "(%(default)s)"),
     )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 IMAGES = """\
-folders (searched all the way down), files, http(s) and s3 URLs, or lists: a CSV, TSV or Parquet file with a
-column source, file, path, filename, image or url, and perhaps id; its other columns become attributes"""
+folders (with all subfolders), files, http(s) and s3 URLs, or lists. A list is a CSV, TSV or Parquet file with
+a column source, file, path, filename, image or url, and optionally id; other columns become attributes"""
 
 # error code → the option that lifts its limit
 LIMIT_OPTIONS = {"too-many-pixels": "--max-pixels", "too-large": "--max-bytes"}
@@ -38,10 +38,10 @@ def add_command(
 def add_naming_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--vocabulary", type=Path, metavar="FILE",
-        help="your own words for names, one a line; needs an encoder with a text tower",
+        help="your own words for names, one per line; needs an encoder that can read text",
     )  # fmt: skip
     command.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
     )
 
 
@@ -49,10 +49,10 @@ def add_encoder_options(command: argparse.ArgumentParser, *, precision: str | No
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     command.add_argument(
         "--precision", choices=("float32", "bf16", "fp16"), default=precision,
-        help=f"of the encoder ({precision or 'as the model was fitted'})",
+        help=f"precision of the encoder ({precision or 'as the model was fitted'})",
     )  # fmt: skip
     command.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
     )
 
 
@@ -60,59 +60,68 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
     """As `add_encoder_options`, with the precision that the model was fitted with."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     command.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the encoder's weights, where no hub is reached"
+        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
     )
     command.set_defaults(precision=None)
 
 
 def add_saving_options(command: argparse.ArgumentParser) -> None:
     """Where an edited model goes, and who edits it."""
-    command.add_argument("-o", "--output", type=Path, metavar="MODEL", help="write here instead of in place")
-    command.add_argument("--who", metavar="NAME", help="who makes the edit (default: the user's name)")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="MODEL",
+        help=("write the changed model here, instead of in place"),
+    )
+    command.add_argument("--who", metavar="NAME", help=("the author of the edit (default: your user name)"))
 
 
 def add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--workers", type=positive, metavar="N", help="threads that decode (as many as cores)"
+        "--workers", type=positive, metavar="N", help="decoder threads (default: the number of cores)"
     )
     command.add_argument(
         "--max-pixels", type=positive, metavar="N",
-        help="of an image, width × height (50000000); decoding takes 4 to 20 bytes of memory for each",
+        help=("largest image, as width × height (50000000); decoding takes 4 to 20 bytes of memory "
+              "per pixel"),
     )  # fmt: skip
     command.add_argument(
         "--max-bytes", type=positive, metavar="N",
-        help="of an image file (67108864) or of what a URL gives (20971520)",
+        help="largest image file (67108864), or largest download (20971520)",
     )  # fmt: skip
     command.add_argument(
         "--allow-network", action="append", default=[], metavar="CIDR",
-        help="fetch URLs from this network too, like 10.1.0.0/16; by default only from public addresses",
+        help=("also fetch URLs from this network, such as 10.1.0.0/16; by default only public "
+              "addresses are allowed"),
     )  # fmt: skip
     command.add_argument(
         "--allow-port", action="append", default=[], type=positive, metavar="N",
-        help="fetch URLs from this port too; by default only from 80 and 443",
+        help="also fetch URLs from this port; by default only 80 and 443 are allowed",
     )  # fmt: skip
     command.add_argument(
         "--allow-bucket", action="append", default=[], metavar="NAME",
-        help="read s3://NAME/… URLs, with the usual AWS_… variables; by default none (needs imgclust[s3])",
+        help=("allow s3://NAME/… URLs, with the usual AWS_… variables; by default none are (needs "
+              "imgclust[s3])"),
     )  # fmt: skip
     command.add_argument(
         "--proxy", metavar="URL",
-        help="fetch URLs through this HTTP proxy; by default through none, whatever the environment says",
+        help="fetch URLs through this HTTP proxy; proxies in the environment are ignored",
     )  # fmt: skip
 
 
 def add_engine_options(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
         "--engine", choices=("alone", "ray"), default="alone",
-        help=f"what {what}: this process, or the Ray cluster that RAY_ADDRESS names, without it Ray on this "
-        "machine (needs imgclust[ray]; %(default)s)",
+        help=f"what {what}: this process (alone), or ray: the Ray cluster in RAY_ADDRESS, or else Ray on "
+        "this machine (needs imgclust[ray]) (%(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--engine-workers", type=positive, default=2, metavar="N", help="Ray's actors (%(default)s)"
+        "--engine-workers", type=positive, default=2, metavar="N", help=("number of Ray actors (%(default)s)")
     )
     command.add_argument(
         "--engine-gpus", type=float, default=0.0, metavar="SHARE",
-        help="GPUs of each actor that encodes, like 1 or 0.5 (%(default)s)",
+        help="GPUs per encoding actor, such as 1 or 0.5 (%(default)s)",
     )  # fmt: skip
 
 
@@ -128,7 +137,7 @@ def add_result_options(command: argparse.ArgumentParser, page: str | None = None
     )
     command.add_argument(
         "--format", choices=tuple(RESULT_ENDINGS.values()),
-        help="what is written (by the file's ending; without a file, a table)",
+        help="output format (default: by the file's ending; without a file, a table)",
     )  # fmt: skip
 
 

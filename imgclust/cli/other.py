@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         commands,
         "other",
         run,
-        'explain what is in "other": novel, between clusters or in a thin region; which clusters are '
-        "nearest, and which might be inside",
+        'explain why images are in "other" (novel, between clusters, or in a sparse region), which '
+        "clusters are nearest, and what new clusters there might be",
         "  imgclust other model/\n"
         "  imgclust other model/ --on embeddings/ --page other.html\n"
         "  imgclust other model/ -o other.csv",
@@ -27,9 +27,10 @@ def add(commands: Commands) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     command.add_argument(
         "--on", type=Path, metavar="EMBEDDINGS",
-        help="explain it for this folder instead of the training images; the page has pictures then",
+        help=("explain the images of this folder instead of the training images; the page then has "
+              "pictures"),
     )  # fmt: skip
-    command.add_argument("--page", type=Path, metavar="PAGE.html", help="write a page with pictures, too")
+    command.add_argument("--page", type=Path, metavar="PAGE.html", help=("also write a page with pictures"))
     add_result_options(command)
 
 

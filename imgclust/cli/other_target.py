@@ -16,18 +16,18 @@ OFF, FOLDERS = "off", "folders"
 def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--other-target", type=share, default=None, metavar="SHARE",
-        help="put images between clusters into their best candidate, so that no more than this share of "
-        "held-out images stays in other, like 10%%; how many of them are right is printed, for other targets "
-        "too (off)",
+        help="put images between clusters into their best candidate, so that at most this share of "
+             "held-out images stays in other, such as 10%%; the accuracy is printed, for other "
+             "targets too (off)",
     )  # fmt: skip
-    add_labels(command, "to measure by labels, not by two more fits, what --other-target assigns")
+    add_labels(command, "labels to measure --other-target with, instead of two more fits")
 
 
 def add_labels(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
         "--labels", metavar="FILE",
-        help=f"{what}: a CSV with the columns id and label, or the word folders: an image's label is the "
-        "first folder of its id",
+        help=f"{what}: a CSV with the columns id and label, or the word folders, which takes the first "
+        "folder of an image's id as its label",
     )  # fmt: skip
 
 

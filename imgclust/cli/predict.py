@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         commands,
         "predict",
         run,
-        "say which cluster each image belongs to",
+        "predict which cluster each image belongs to",
         "  imgclust predict model/ photo.jpg\n"
         "  imgclust predict model/ photos/ -o tags.csv\n"
         "  imgclust predict model/ embeddings/ -o tags.parquet\n"
@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help=".csv, .jsonl or .parquet, with --engine ray a folder; without it, a table on a terminal and "
-        "JSON lines elsewhere",
+        help="output file (.csv, .jsonl or .parquet), or a folder with --engine ray; default: a "
+             "table on a terminal, otherwise JSON lines",
     )  # fmt: skip
     place = command.add_mutually_exclusive_group()
     place.add_argument("--copy-to", type=Path, metavar="DIR", help="copy each picture to DIR/<cluster>/")

@@ -13,30 +13,34 @@ def add(commands: Commands) -> None:
         commands,
         "report",
         run,
-        "write one HTML page that works offline: a map, the clusters with their pictures, the figures",
+        (
+            "write an HTML page that works offline, with a map, the clusters and their pictures, and the "
+            "figures"
+        ),
         "  imgclust report model/ -o report.html\n"
         "  imgclust report model/ -o report.html --images embeddings/ --title 'My pictures'\n"
         "  imgclust report model/ -o report.html --images embeddings/ --tags tags.parquet --budget 40",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
     command.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="REPORT.html", help="file to write"
+        "-o", "--output", required=True, type=Path, metavar="REPORT.html", help="output file"
     )
     command.add_argument(
         "--tags", type=Path, metavar="FILE",
-        help="predictions or tags (CSV, JSON lines, Parquet, folder of parts): attributes to filter by, and "
-        "drift against held-out images; an embeddings folder is taken as --images",
+        help="predictions or tags (CSV, JSON lines, Parquet, or a folder of parts): adds attributes "
+             "to filter by, and the drift; an embeddings folder works as --images",
     )  # fmt: skip
     command.add_argument(
         "--images", type=Path, metavar="EMBEDDINGS",
-        help="the folder that the model was fitted on: a picture of every image whose file is still there, "
-        "and the attributes; without it, typical pictures alone",
+        help="the embeddings that the model was fitted on: adds a picture of every image whose file "
+             "still exists, and the attributes; without it, only typical pictures",
     )  # fmt: skip
     command.add_argument(
         "--budget", type=megabytes, default=megabytes("15"), metavar="MB",
-        help="of the page, for pictures (15): typical ones first, the others as large as all have room",
+        help=("size limit for pictures in the page (15); typical pictures come first, the others are "
+              "made small enough to fit"),
     )  # fmt: skip
-    command.add_argument("--title", help="heading of the page")
+    command.add_argument("--title", help="title of the page")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,30 +25,37 @@ def add(commands: Commands) -> None:
         commands,
         "search",
         run,
-        "find the images that are most like a text or a picture",
+        "find the images that are most similar to a text or a picture",
         '  imgclust search model/ "a plate of food"\n'
         "  imgclust search model/ --like photo.jpg -n 50\n"
         '  imgclust search model/ "a dog" --cluster 3 --embeddings embeddings/ -o dogs.html\n'
         "  imgclust search embeddings/ --like photo.jpg -o found.csv",
     )
-    command.add_argument(
-        "where", type=Path, metavar="MODEL", help="a model, or an embeddings folder without a model"
-    )
+    command.add_argument("where", type=Path, metavar="MODEL", help="a model, or an embeddings folder")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("text", nargs="?", metavar="TEXT",
-        help="for CLIP encoders; mini knows the names of its 1,000 classes",
+        help="a description, for CLIP encoders; with mini, the name of one of its 1,000 classes",
     )  # fmt: skip
-    what.add_argument("--like", type=Path, metavar="PICTURE", help="a picture's file")
+    what.add_argument("--like", type=Path, metavar="PICTURE", help="a picture file")
     command.add_argument(
         "--embeddings", type=Path, metavar="EMBEDDINGS",
-        help="search this folder instead of the model's training images",
+        help="search this folder instead of the training images",
     )  # fmt: skip
-    command.add_argument("--cluster", type=int, metavar="N", help="only images of this cluster; -1 is other")
+    command.add_argument("--cluster", type=int, metavar="N", help=("search only this cluster; -1 is other"))
     command.add_argument(
-        "-n", "--count", type=positive, default=20, metavar="N", help="images at most (%(default)s)"
+        "-n",
+        "--count",
+        type=positive,
+        default=20,
+        metavar="N",
+        help=("maximum number of images (%(default)s)"),
     )
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help=".csv, .jsonl or .parquet; or a page: .html"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=("output file: .csv, .jsonl or .parquet, or .html for a page with pictures"),
     )
     add_encoder_options(command, precision=None)
 

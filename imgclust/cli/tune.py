@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
         commands,
         "tune",
         run,
-        "search for the parameters of a fit that meet an aim; goes on where an earlier search ended (needs "
-        "imgclust[tune])",
+        "search for the parameters of a fit that best meet your aims; continues earlier searches "
+        "(needs imgclust[tune])",
         "  imgclust tune embeddings/ -o tuning/ --aim clusters=10..30 --aim other --aim stability\n"
         "  imgclust tune embeddings/ -o tuning/ --aim ami --labels labels.csv --trials 200\n"
         "  imgclust fit embeddings/ -o model/ --parameters tuning/best.toml",
@@ -33,26 +33,29 @@ def add(commands: Commands) -> None:
     command.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="made by `imgclust embed`")
     command.add_argument(
         "-o", "--output", required=True, type=Path, metavar="FOLDER",
-        help=f"keeps the search, and gets {BEST}, {TABLE} and {PAGE}",
+        help=f"folder for the search and its results: {BEST}, {TABLE} and {PAGE}",
     )  # fmt: skip
     command.add_argument(
         "--aim", action="append", metavar="AIM",
-        help="clusters=10..30, other (as little as possible), other=10%% (no more than that), stability, "
-        "validity, or ami with --labels; repeat it for more, which count alike "
+        help="what to search for: clusters=10..30, other (as little as possible), other=10%% (no more), "
+        "stability, validity, or ami with --labels; repeat it for several aims of equal weight "
         f"({' and '.join(DEFAULT)})",
     )  # fmt: skip
     command.add_argument(
         "--trials", type=positive, default=60, metavar="N",
-        help="until there are so many, with those of earlier searches in the folder (%(default)s)",
+        help=("stop after this many trials, including those of earlier searches in the folder "
+              "(%(default)s)"),
     )  # fmt: skip
     command.add_argument(
         "--umaps", type=positive, default=6, metavar="N",
-        help="settings of UMAP that are tried; each takes as long as a fit, a trial a fraction of it "
-        "(%(default)s)",
+        help="how many UMAP settings to try; each takes as long as a fit, each trial a fraction of "
+             "that (%(default)s)",
     )  # fmt: skip
-    add_labels(command, "for the aim ami, and to show it otherwise")
-    command.add_argument("--seed", type=int, default=0, help="of the split and of the search (%(default)s)")
-    command.add_argument("--quiet", action="store_true", help="no progress")
+    add_labels(command, "labels, for the aim ami, or only to show the AMI")
+    command.add_argument(
+        "--seed", type=int, default=0, help=("random seed of the split and the search (%(default)s)")
+    )
+    command.add_argument("--quiet", action="store_true", help="do not show progress")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,19 +10,19 @@ from worker.commands import handlers, operator_arguments
 from worker.commands.operator_arguments import Commands
 
 DESCRIPTION = """\
-Tags uploads from Kafka with the cluster that their image shows.
+Tags uploads from Kafka with the cluster that their image belongs to.
 
 Settings come from environment variables (WORKER_…) or from a TOML file; `imgclust-worker settings` lists
-them. Try it without anything else installed: `imgclust-worker demo`."""
+them. To try it without anything else installed, run `imgclust-worker demo`."""
 EXIT_CODES = """\
 exit codes:
-  0    everything in flight was finished, committed, and the group was left
-  1    failed while running; what was not finished is done by the next worker
+  0    finished and committed everything in flight, and left the group
+  1    failed while running; the next worker continues with what was not finished
   2    a setting or an argument is wrong
-  3    something is missing that the start needs (a topic, a right, the model, the encoder);
-       for a broker that is away `run` and `view` wait, other commands end
-  4    a stage made no progress for WORKER_STALL_TIMEOUT; stderr says what each thread was doing
-  130  a second SIGTERM or SIGINT: left at once"""
+  3    something that the start needs is missing (a topic, a right, the model, the encoder), or a right was
+       revoked; if the broker is down, `run` and `view` wait, but other commands exit
+  4    a stage made no progress for WORKER_STALL_TIMEOUT; stderr shows what each thread was doing
+  130  a second SIGTERM or SIGINT: exited at once"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE.toml",
-        help="settings from a file; environment variables win over it",
+        help="read settings from a file; environment variables override it",
     )
     _add_run(commands, config)
     _add_view(commands, config)
@@ -57,14 +57,14 @@ def _add_run(commands: Commands, config: argparse.ArgumentParser) -> None:
     run = commands.add_parser(
         "run",
         parents=[config],
-        help="the service: tagger and Redis view",
+        help="run the service: tagger and Redis view",
         description="Read upload events, publish tags, and keep the Redis view.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.set_defaults(handler=handlers.run)
     run.add_argument(
-        "--no-view", action="store_true", help="only the tagger; run `imgclust-worker view` elsewhere"
+        "--no-view", action="store_true", help=("run only the tagger; run `imgclust-worker view` elsewhere")
     )
 
 
@@ -72,14 +72,16 @@ def _add_view(commands: Commands, config: argparse.ArgumentParser) -> None:
     view = commands.add_parser(
         "view",
         parents=[config],
-        help="only the Redis view",
-        description="Read the tags topic and keep the view of it in Redis.",
+        help="run only the Redis view",
+        description="Read the tags topic and keep Redis up to date.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     view.set_defaults(handler=handlers.view)
     view.add_argument(
-        "--rebuild", action="store_true", help="read the tags topic again from its start, then go on as usual"
+        "--rebuild",
+        action="store_true",
+        help=("read the tags topic again from its start, then continue as usual"),
     )
 
 
@@ -87,8 +89,10 @@ def _add_wall(commands: Commands, config: argparse.ArgumentParser) -> None:
     wall = commands.add_parser(
         "wall",
         parents=[config],
-        help="a page to look at: clusters and their newest pictures",
-        description="Serve a read-only page over what the view keeps in Redis, on WORKER_WALL.",
+        help="serve the wall, a page with the clusters and their newest pictures",
+        description=(
+            "Serve the wall on WORKER_WALL: a read-only page that shows what the view keeps in Redis."
+        ),
     )
     wall.set_defaults(handler=handlers.wall)
 
@@ -97,9 +101,10 @@ def _add_serve(commands: Commands, config: argparse.ArgumentParser) -> None:
     serve = commands.add_parser(
         "serve",
         parents=[config],
-        help="answer with the tag of a picture that is sent, or of its URL",
-        description="Answer over HTTP, on WORKER_SERVE, with the tag that the stream would publish. It needs "
-        "the model and its encoder; Kafka only where WORKER_MODELS_TOPIC names the model.",
+        help="serve tags over HTTP: send a picture or its URL, get its tag",
+        description="Serve tags over HTTP, on WORKER_SERVE: you send a picture or its URL and get "
+        "the tag that the stream would publish. Needs the model and its encoder, and "
+        "Kafka only if WORKER_MODELS_TOPIC is set.",
     )
     serve.set_defaults(handler=handlers.serve)
 
@@ -108,14 +113,17 @@ def _add_check(commands: Commands, config: argparse.ArgumentParser) -> None:
     check = commands.add_parser(
         "check",
         parents=[config],
-        help="what works, what does not, what to do",
-        description="Look at settings, Kafka, topics, Redis, model and encoder; say what stands in the way.",
+        help="check the installation: what works, what does not, and what to do",
+        description=(
+            "Check settings, Kafka, topics, Redis, model and encoder, and report what keeps "
+            "the worker from running."
+        ),
     )
     check.set_defaults(handler=handlers.check)
     check.add_argument(
         "--event", nargs="?", const="", metavar="FILE",
-        help="show what would be read from an event in a file, - for standard input; without FILE from the "
-        "newest ten of the uploads topic",
+        help="show what the worker reads from an event in FILE (- for standard input); without FILE, "
+             "from the newest ten events of the uploads topic",
     )  # fmt: skip
 
 
@@ -123,18 +131,20 @@ def _add_topics(commands: Commands, config: argparse.ArgumentParser) -> None:
     topics = commands.add_parser(
         "topics",
         parents=[config],
-        help="make the topics, or check those that are there",
-        description="Make the topics that are missing, and say what about them contradicts exactly-once "
-        "delivery or the order of an id's events. Topics that are there are never changed.",
+        help="create or check the topics",
+        description="Create missing topics, and report settings that break exactly-once delivery or "
+        "the order of an id's events. Existing topics are never changed.",
     )
     topics.set_defaults(handler=handlers.topics)
     either = topics.add_mutually_exclusive_group(required=True)
-    either.add_argument("--create", action="store_true", help="make what is missing, then check")
-    either.add_argument("--check", action="store_true", help="only look; exit code 3 when a start is refused")
+    either.add_argument("--create", action="store_true", help="create missing topics, then check all")
+    either.add_argument(
+        "--check", action="store_true", help=("only check; exit code 3 if the worker would refuse to start")
+    )
     topics.add_argument(
         "--replication", type=_replication, metavar="N",
-        help="replicas of topics that are made (default: 3, or as many as there are brokers); "
-        "WORKER_PARTITIONS says how many partitions they get",
+        help="replicas of new topics (default: 3, or the number of brokers if there are fewer); "
+             "WORKER_PARTITIONS sets their number of partitions",
     )  # fmt: skip
 
 
@@ -145,15 +155,17 @@ def _add_settings(commands: Commands) -> None:
         "--format",
         choices=("text", "toml", "env", "json"),
         default="text",
-        help="toml and env: a file to begin with, for --config or as environment variables",
+        help="toml and env write a file to start from, for --config or as environment variables",
     )
 
 
 def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo",
-        help="all of it on this machine, with nothing else installed",
-        description="Fit a model on 80 % of the images, stream the rest through the worker, show it live.",
+        help="try everything on this machine, with nothing else installed",
+        description=(
+            "Fit a model on 80 % of the images, stream the rest through the worker, and show it live."
+        ),
     )
     demo.set_defaults(handler=handlers.demo)
     demo.add_argument("images", nargs="*", type=Path, help="folders of pictures (default: examples/clipart)")
