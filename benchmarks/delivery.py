@@ -2,7 +2,8 @@
 
     KAFKA_HOME=… python -m benchmarks.delivery                       all of it, one run
     KAFKA_HOME=… python -m benchmarks.delivery throughput --runs 5   exactly-once and at-least-once, in turns
-    … others         a loop that does one after the other, and Quix Streams in both its modes
+    … others         a loop that does one after the other, and Quix Streams in both its modes; the same with
+                     the worker's batches; and the worker
     … throughput --predict synthetic-20k --cores 0,1     with a model of 20,000 training rows, on both cores
     … latency        open loop at 60 % of the capacity, with and without 1 % of images that take 5 s
     … memory         the worker's resident memory over a long run
@@ -61,10 +62,13 @@ PARTITIONS = 8
 SLOW_HOSTS = 20
 BROKER_CORE, WORKER_CORE = 0, 1
 OURS = ("at-least-once", "exactly-once")
-OTHERS = ("one-by-one", "quix-at-least-once", "quix-exactly-once")
+ONE_BY_ONE = ("one-by-one", "quix-at-least-once", "quix-exactly-once")
+BATCHED = ("batched", "quix-batched-at-least-once", "quix-batched-exactly-once")
+OTHERS = (*ONE_BY_ONE, *BATCHED)
+COLD_SECONDS = 40.0  # of the load of `latency`, before it is measured
+BATCH = 64  # the worker's WORKER_MAX_BATCH, for the others that batch
 PATIENCE = 60.0  # seconds without a single new tag, after which a side is taken for broken
 LONGEST = 200.0  # seconds of one measurement of a rate: a side that trickles has none
-failures: list[str] = []  # of runs of this process: what makes its exit code 1
 
 
 class Stalled(Exception):
@@ -179,10 +183,12 @@ def command_of(side: str, bench: Bench, run: str) -> tuple[list[str], dict[str, 
     """How a side is started: arguments and environment."""
     call = ["--call-ms", str(bench.call_ms)]
     topics = [bench.bootstrap, f"uploads-{run}", f"tags-{run}"]
-    if side == "one-by-one":
+    if side in BATCHED:
+        call += ["--batch", str(BATCH)]
+    if side in ("one-by-one", "batched"):
         return [sys.executable, "-m", "benchmarks.one_by_one", *topics, *call], {}
     if side.startswith("quix-"):
-        mode = side.removeprefix("quix-")
+        mode = side.removeprefix("quix-").removeprefix("batched-")
         return [str(QUIX), str(FOLDER / "quix_worker.py"), *topics, mode, *call], {}
     predict = ["--predict"] if bench.predict else []
     environment = {**worker_environment(bench, run, side), **bench.settings}
@@ -267,7 +273,7 @@ class Rate:
     """
     Attributes:
         worker, broker: milliseconds of a processor for each upload.
-        limit: what was busy nearly all the time: "processor", "encoder" or "broker".
+        limit: what was busy most of the time: "processor", "encoder" or "broker".
     """
 
     per_second: float
@@ -332,39 +338,27 @@ def throughput(side: str, bench: Bench, run: str, warm: int, count: int) -> Rate
         if arrivals.repeated:
             say(f"{run}: {arrivals.repeated} tags came twice")
         shares = before.shares(after, bench.cores.count(",") + 1)
+        if side in OTHERS:  # they do not count; their batches are full, or it was at work for longer
+            calls = images / (BATCH if side in BATCHED else 1)
+            shares["encoder"] = calls * bench.call_ms / 1000 / (after.wall - before.wall)
         return Rate(
             images / (after.wall - before.wall),
             1000 * (after.worker - before.worker) / images,
             1000 * (after.broker - before.broker) / images,
-            held_back(run, shares, count),
+            limits.held_back(run, shares, count, ours=side in OURS),
         )
     finally:
         arrivals.close()
 
 
-def held_back(run: str, shares: Mapping[str, float], waiting: int) -> str:
-    """What the limit of a run was; where there was none, this process will fail.
-
-    Whose encoder is not known may have waited for that, so it is not judged.
-    """
-    if "encoder" not in shares:
-        return "not known"
-    try:
-        return limits.limit(shares, waiting)
-    except limits.Idle as idle:
-        failures.append(f"{run}: {idle}")
-        print(json.dumps({"idle": run, "how": str(idle)}), flush=True)
-        return "none found"
-
-
 def in_turns(
-    sides: Sequence[str], bench: Bench, runs: int, warm: int, count: dict[str, int]
+    sides: Sequence[str], bench: Bench, runs: int, warm: dict[str, int], count: dict[str, int]
 ) -> dict[str, list[Rate]]:
-    """Several runs of each side, the order turned round each time."""
+    """Several runs of each side, the order turned round each time; `warm` and `count` are uploads."""
     found: dict[str, list[Rate]] = {side: [] for side in sides}
     for number in range(runs):
         for side in sides if number % 2 == 0 else reversed(sides):
-            rate = again_if_stalled(side, bench, warm, count[side])
+            rate = again_if_stalled(side, bench, warm[side], count[side])
             say(f"{side} {number + 1}/{runs}: {rate}")
             found[side].append(rate)
     return found
@@ -376,7 +370,7 @@ def again_if_stalled(side: str, bench: Bench, warm: int, count: int) -> Rate:
     try:
         return throughput(side, bench, run, warm, count)
     except Stalled as stalled:
-        failures.append(f"{run}: {stalled}")
+        limits.failures.append(f"{run}: {stalled}")
         print(json.dumps({"stalled": side, "run": run, "how": str(stalled)}), flush=True)
         return throughput(side, bench, new_run(side), warm, count)
 
@@ -500,7 +494,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def latency(side: str, bench: Bench, rate: float, seconds: float) -> Iterator[Figure]:
-    """The same load twice: all images quick, and one in a hundred slow."""
+    """The same load twice: all images quick, and one in a hundred slow.
+
+    Before, a stretch that is not counted: a broker takes a minute of one record a request until its code for
+    that is compiled, and falls behind from about 1,000/s on meanwhile.
+    """
+    open_loop(side, bench, new_run(f"{side}-warm"), rate, COLD_SECONDS, slow=False)
     found = {}
     for name, slow in (("quick", False), ("1 % slow", True)):
         found[name] = open_loop(side, bench, new_run(f"{side}-latency"), rate, seconds, slow)
@@ -561,21 +560,36 @@ def surroundings(call_ms: float, setting: str = "", cores: str = str(WORKER_CORE
         )
 
 
+def uploads_of(
+    others: Sequence[str], arguments: argparse.Namespace, bench: Bench
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How many uploads warm up each side and the worker, and how many are measured: of those that do one
+    after the other, what the encoder does in 15 s."""
+    slow = arguments.others or int(min(arguments.uploads, 15_000 / max(1.0, bench.call_ms)))
+    few = [side for side in others if side in ONE_BY_ONE]
+    sides = dict.fromkeys([*others, OURS[1]])
+    return (
+        {side: 50 if side in few else arguments.warm for side in sides},
+        {side: slow if side in few else arguments.uploads for side in sides},
+    )
+
+
 def figures(arguments: argparse.Namespace, bench: Bench) -> Iterator[Figure]:
     part, warm = arguments.part, arguments.warm
     capacity = arguments.capacity
     if part in (None, "throughput"):
         for side in OURS:  # until the broker's JIT is warm
             again_if_stalled(side, bench, warm, arguments.uploads)
-        found = in_turns(OURS, bench, arguments.runs, warm, dict.fromkeys(OURS, arguments.uploads))
+        counts = dict.fromkeys(OURS, arguments.uploads)
+        found = in_turns(OURS, bench, arguments.runs, dict.fromkeys(OURS, warm), counts)
         yield from rates(found)
         capacity = capacity or statistics.median(rate.per_second for rate in found[OURS[1]])
     if part in (None, "others"):
         there = [side for side in OTHERS if QUIX.exists() or not side.startswith("quix")]
         if len(there) < len(OTHERS):
             say(f"Quix Streams is left out: {QUIX} is not there, see --help")
-        count = arguments.others or int(min(arguments.uploads, 15_000 / max(1.0, bench.call_ms)))
-        yield from rates(in_turns(there, bench, arguments.runs, 50, dict.fromkeys(there, count)))
+        found = in_turns([*there, OURS[1]], bench, arguments.runs, *uploads_of(there, arguments, bench))
+        yield from rates(found)
     if part in ("latency", "memory") and not capacity:
         capacity = throughput(OURS[1], bench, new_run("capacity"), warm, arguments.uploads).per_second
     if part in (None, "latency"):
@@ -613,8 +627,7 @@ def main() -> None:
             print(figure.line(), flush=True)
             lines.append(json.loads(figure.line()))
     print(table(lines))
-    if failures:
-        sys.exit("\n".join(("these runs are no result:", *failures)))
+    limits.end()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ clock starts, so what is measured is what the worker can take, not what it is gi
 that takes 20 ms for each call of up to 64 images and no processor (a stand-in for a GPU);
 "fixed-unpredicted" leaves the prediction out on both sides; "mini" is a real encoder on the processor.
 
-Prints a JSON line for each figure (of several runs the median), then a table.
+Prints a JSON line for each figure (of several runs the median), then a table. A run in which uploads waited
+while neither the machine's processors nor the encoder was busy is no result: the exit code is 1.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks import limits
 from benchmarks.common import (
     Figure,
     clipart_jpegs,
@@ -120,6 +122,8 @@ def measured(
         for number in range(arguments.runs):
             run = f"{case.name}-{time.time_ns() // 1_000_000}-{number}"
             pairs.append(one_run(setup, case, urls, run, naive))
+            limit = limits.held_back(run, pairs[-1][0].shares, case.worker[1])
+            print(json.dumps({"limit": limit, "side": case.name, "shares": pairs[-1][0].shares}), flush=True)
             say(f"{case.name} {number + 1}/{arguments.runs}: {pairs[-1]}")
     yield from figures(case, pairs, arguments.images)
 
@@ -170,6 +174,7 @@ def main() -> None:
                     print(figure.line(), flush=True)
                     lines.append(json.loads(figure.line()))
     print(table(lines))
+    limits.end()
 
 
 if __name__ == "__main__":

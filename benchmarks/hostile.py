@@ -26,10 +26,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks import limits
 from benchmarks.common import Figure, clipart_jpegs, machine, model_folder, process_seconds, summed_up, table
 from benchmarks.end_to_end import PARTITIONS
 from benchmarks.image_server import serving
-from benchmarks.sides import Setup, environment, fetcher_processes, parts, total
+from benchmarks.sides import Setup, environment, fetcher_processes, moment, parts, total
 
 WARM = 128
 
@@ -45,6 +46,7 @@ class Measured:
     cpu: float
     dead: int
     restarts: int
+    shares: dict[str, float]
 
 
 def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[str], good: int) -> Measured:
@@ -79,11 +81,14 @@ def run_worker(setup: Setup, ports: str, run: str, warm: list[str], urls: list[s
         until(len(warm))
         fetchers = fetcher_processes()
         produce(setup.bootstrap, f"uploads-{run}", "mixed", urls)
+        began = moment(metrics)
         started, spent = time.monotonic(), time.process_time() + sum(map(process_seconds, fetchers))
         seconds = until(len(warm) + good) - started
         assert fetcher_processes() == fetchers
         spent = time.process_time() + sum(map(process_seconds, fetchers)) - spent
-        return Measured(good / seconds, 1000 * spent / good, int(total(dead)), tagger.fetchers.restarts)
+        shares = began.shares(moment(metrics))
+        replaced = tagger.fetchers.restarts
+        return Measured(good / seconds, 1000 * spent / good, int(total(dead)), replaced, shares)
     finally:
         tagger.stop(leave_group=True)
 
@@ -162,6 +167,8 @@ def main() -> None:
                 job = (setup, ports, run, good[:WARM], urls, arguments.good)
                 with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
                     runs.append(fresh.submit(run_worker, *job).result())
+                limit = limits.held_back(run, runs[-1].shares, arguments.good)
+                print(json.dumps({"limit": limit, "bad": share, "shares": runs[-1].shares}), flush=True)
                 print(
                     f"{number + 1}/{arguments.runs}, {share:g} bad: {runs[-1]}", file=sys.stderr, flush=True
                 )
@@ -183,6 +190,7 @@ def main() -> None:
         print(figure.line(), flush=True)
         lines.append(json.loads(figure.line()))
     print(table(lines))
+    limits.end()
 
 
 if __name__ == "__main__":

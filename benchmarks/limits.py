@@ -7,12 +7,19 @@ thousands more: the figure was a pause in the client, and no row said so.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
+import os
 import re
+import sys
+import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 BUSY = 0.6  # share of the time for which what is called a limit must have been at work
+OWN_WAITS = "its own waits"
+failures: list[str] = []  # of runs of this process that are no result
 _ENCODER = re.compile(r'^imgclust_stage_busy_seconds_total\{stage="encode"\} (\S+)$', re.MULTILINE)
 
 
@@ -38,6 +45,56 @@ def limit(shares: Mapping[str, float], waiting: int) -> str:
             "pause, not of the machine, the encoder or the broker; find it before this figure is used"
         )
     return name
+
+
+def held_back(run: str, shares: Mapping[str, float], waiting: int, *, ours: bool = True) -> str:
+    """What the limit of a run was; where there was none, this process will fail, see `end`.
+
+    Args:
+        ours: False: of a side that waits for one thing after the other, as it is written, none is expected.
+    """
+    try:
+        return limit(shares, waiting)
+    except Idle as idle:
+        if not ours:
+            return OWN_WAITS
+        failures.append(f"{run}: {idle}")
+        print(json.dumps({"idle": run, "how": str(idle)}), flush=True)
+        return "none found"
+
+
+def end() -> None:
+    """End this process with exit code 1 where a run was no result."""
+    if failures:
+        sys.exit("\n".join(("these runs are no result:", *failures)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moment:
+    """Seconds so far, where all that takes part runs on this machine: by the clock, at work on all its cores,
+    whoever had them (Linux), and of the encoders, all together."""
+
+    wall: float
+    busy: float
+    encoder: float
+
+    @classmethod
+    def now(cls, encoder: float = 0.0) -> Moment:
+        return cls(time.monotonic(), busy_seconds(Path("/proc/stat").read_text()), encoder)
+
+    def shares(self, later: Moment, encoders: int = 1) -> dict[str, float]:
+        """Of the time between two moments, for which processors and encoders were at work."""
+        wall = later.wall - self.wall
+        return {
+            "processor": (later.busy - self.busy) / (wall * (os.cpu_count() or 1)),
+            "encoder": (later.encoder - self.encoder) / (wall * encoders),
+        }
+
+
+def busy_seconds(stat: str) -> float:
+    """Processor seconds of all cores that were not idle, from the text of /proc/stat."""
+    user, nice, system, _idle, _wait, *rest = (int(ticks) for ticks in stat.splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 def run_queue_seconds(pid: int, without: str = "") -> float:

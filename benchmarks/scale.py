@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import limits
 from benchmarks.common import Figure, machine, process_seconds, table
 from benchmarks.delivery import (
     BROKER_CORE,
@@ -77,6 +78,10 @@ def middle_rate(arrivals: Arrivals) -> float:
     return (high - low) / (times[high] - times[low])
 
 
+def moment(processes: list[subprocess.Popen[bytes]]) -> limits.Moment:
+    return limits.Moment.now(sum(limits.encoder_seconds(p.pid) or 0.0 for p in processes))
+
+
 def scaled(bench: Bench, workers: int, seconds: float) -> tuple[float, float]:
     """Tags per second of so many workers, and milliseconds of their processors for each tag."""
     run = new_run(f"scale-{workers}")
@@ -87,10 +92,13 @@ def scaled(bench: Bench, workers: int, seconds: float) -> tuple[float, float]:
         with contextlib.ExitStack() as stack:
             processes = [stack.enter_context(started(SIDE, bench, run, cores=CORES)) for _ in range(workers)]
             wait_until_spread(processes)
-            before = sum(process_seconds(p.pid) for p in processes)
+            began, before = moment(processes), sum(process_seconds(p.pid) for p in processes)
             preload(bench, f"uploads-{run}", count)
             arrivals.wait_for(count, processes[0])
             used = sum(process_seconds(p.pid) for p in processes) - before
+            shares = began.shares(moment(processes), workers)
+        limit = limits.held_back(run, shares, count)
+        print(json.dumps({"limit": limit, "workers": workers, "shares": shares}), flush=True)
         return middle_rate(arrivals), 1000 * used / count
     finally:
         arrivals.close()
@@ -155,6 +163,7 @@ def main() -> None:
         for figure in come_and_go(bench, arguments.seconds):
             tell(figure)
     print(table(lines))
+    limits.end()
 
 
 if __name__ == "__main__":

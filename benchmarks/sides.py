@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.common import process_seconds, thread_names, thread_seconds
 from benchmarks.fixed_encoder import FixedTimeEncoder, Unpredicted
+from benchmarks.limits import Moment
 from imgclust.types import Floats, Pixels
 
 LOOK_EVERY = 0.02  # seconds between two looks at the counters, which cost more than what they count
@@ -54,13 +55,15 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """`parent` and `fetchers`: milliseconds of a processor for each image; `threads`: the parent's parts."""
+    """`parent` and `fetchers`: milliseconds of a processor for each image; `threads`: the parent's parts;
+    `shares`: of the time, for which the machine's processors and the encoder were at work."""
 
     images_per_second: float
     parent: float
     fetchers: float
     threads: dict[str, float]
     batch: float
+    shares: dict[str, float]
 
 
 class Clocked:
@@ -178,8 +181,9 @@ def _measure(
 
     first = until(lambda: total(tagged) >= warm)
     fetchers = fetcher_processes()
-    before = _state(metrics, encoder, model, fetchers)
+    began, before = moment(metrics), _state(metrics, encoder, model, fetchers)
     images = until(all_done) - first
+    shares = began.shares(moment(metrics))
     after = _state(metrics, encoder, model, fetchers)
     wall, spent, batches = (after[i] - before[i] for i in ("wall", "fetchers", "batches"))
     threads = parent_threads(before, after)
@@ -191,7 +195,13 @@ def _measure(
         spent * ms,
         {name: round(seconds * ms, 4) for name, seconds in threads.items()},
         images / batches,
+        shares,
     )
+
+
+def moment(metrics: Any) -> Moment:
+    """Of the worker in this process."""
+    return Moment.now(total(metrics.busy_seconds["encode"]))
 
 
 def _state(metrics: Any, encoder: Clocked, model: Clocked, fetchers: list[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import delivery
+from benchmarks import delivery, limits
 from benchmarks.limits import Idle, busy_encoding, encoder_seconds, limit, run_queue_seconds
 from tests.support.paths import ROOT
 from worker.telemetry.health import Health, HealthServer
@@ -97,11 +97,41 @@ def test_results_say_what_held_their_rates_back() -> None:
 def test_a_run_without_a_limit_fails_the_benchmark(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is reported at once, and remembered for the exit code."""
-    monkeypatch.setattr(delivery, "failures", [])
-    assert delivery.held_back("run-1", {"processor": 0.9, "encoder": 0.1}, 10) == "processor"
-    assert delivery.held_back("quix-1", {"processor": 0.1}, 10) == "not known"
-    assert delivery.failures == []
-    assert delivery.held_back("run-2", {"processor": 0.1, "encoder": 0.1}, 10) == "none found"
-    assert "run-2" in delivery.failures[0]
+    """It is reported at once, and remembered for the exit code; not so a side written to wait."""
+    monkeypatch.setattr(limits, "failures", [])
+    assert limits.held_back("run-1", {"processor": 0.9, "encoder": 0.1}, 10) == "processor"
+    assert limits.held_back("quix-1", {"processor": 0.1}, 10, ours=False) == limits.OWN_WAITS
+    assert limits.held_back("quix-2", {"encoder": 0.9}, 10, ours=False) == "encoder"
+    limits.end()
+    assert limits.held_back("run-2", {"processor": 0.1, "encoder": 0.1}, 10) == "none found"
     assert '"idle": "run-2"' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"run-2: 10 uploads waited"):
+        limits.end()
+
+
+def test_the_machine_is_busy_with_whoever_has_its_cores() -> None:
+    """From /proc/stat: all but idling and waiting for disks. Of several encoders, the mean."""
+    stat = "cpu  100 20 30 1000 500 4 6 40 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n"
+    assert limits.busy_seconds(stat) == 200 / os.sysconf("SC_CLK_TCK")
+    before = limits.Moment(wall=10.0, busy=5.0, encoder=1.0)
+    after = limits.Moment(wall=20.0, busy=5.0 + 7.0 * (os.cpu_count() or 1), encoder=17.0)
+    assert before.shares(after, encoders=4) == pytest.approx({"processor": 0.7, "encoder": 0.4})
+
+
+RATES = ("delivery", "end_to_end", "hostile", "scale")
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_every_benchmark_of_a_workers_rate_judges_its_runs(name: str) -> None:
+    """And ends with exit code 1 where one had no limit."""
+    text = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    assert "limits.held_back(" in text
+    assert text.rstrip().endswith('limits.end()\n\n\nif __name__ == "__main__":\n    main()')
+
+
+def test_no_other_benchmark_measures_a_workers_rate() -> None:
+    """What starts a worker on uploads that wait is judged; the others are given their load."""
+    given = {"models", "gpu", "drift", "restore", "storage"}
+    starts = re.compile(r"make_tagger\(|started\(SIDE|\bstarted\(side")
+    found = {file.stem for file in (ROOT / "benchmarks").glob("*.py") if starts.search(file.read_text())}
+    assert found - given - {"sides"} <= set(RATES)
