@@ -19,6 +19,7 @@ from typing import Any
 DAY = 86_400
 TRANSACTION = 0.05  # seconds: WORKER_COMMIT_INTERVAL
 CONNECTIONS, IN_FLIGHT = 64, 8192  # WORKER_FETCH_CONNECTIONS, WORKER_MAX_IN_FLIGHT
+PREDICT_MS = 0.29  # RESULTS.md: a batch of 256, compiled; "ms per image" of `benchmarks.predict speed`, cpu
 Reckon = Callable[[Any], Iterator[tuple[str, str, str]]]  # of a site: what, how much, how it is reckoned
 MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: put in yours"
 
@@ -48,7 +49,7 @@ class Site:
         0.22, "ms of a core", MEASURED, "everything else but encoder and predictor, with view"
     )
     predict_ms: float = figure(
-        1.1, "ms of a core", MEASURED, "predicting on the processor, 150,000 training images"
+        PREDICT_MS, "ms of a core", MEASURED, "predicting on the processor, 150,000 training images, compiled"
     )
     gpu_images: float = figure(2_500, "/s", ASSUMED, "images that one GPU encodes")
     busy: float = figure(0.7, "", CHOSEN, "share of their time that cores and GPUs are busy at the peak")
