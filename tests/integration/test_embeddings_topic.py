@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from imgclust.embedding.store import read_embeddings
 from imgclust.errors import ImgclustError
@@ -163,9 +164,17 @@ def test_retag_goes_on_where_it_was_stopped(
     assert capsys.readouterr().out.startswith("0 tags of model")
 
 
+def sharing(topics: Topics, group: str) -> int:
+    """Members of a group that have partitions."""
+    admin = AdminClient({"bootstrap.servers": topics.bootstrap})
+    found = admin.describe_consumer_groups([group])[group].result(timeout=20)
+    return sum(bool(member.assignment.topic_partitions) for member in found.members)
+
+
 def test_three_processes_one_of_them_killed(kept: Topics, model: Path, tmp_path: Path) -> None:
-    """The one that is alone at first dies in its second transaction. The two that come take over all of it:
-    each embedding is tagged once, as one process would tag it."""
+    """The one that is alone at first dies in its second transaction. Those that come, one of them with
+    another at its side, share what is left: each embedding is tagged once, as one process would tag it, and
+    the counts are of all."""
     wanted = fill(kept, times=100)
     to = f"again-{kept.tags}"
     env = {
@@ -176,18 +185,19 @@ def test_three_processes_one_of_them_killed(kept: Topics, model: Path, tmp_path:
     }
     arguments = ("retag", "--to", to, "--model", str(model))
     dying = WorkerProcess(tmp_path, {**env, VARIABLE: "after-send-offsets=kill@3"}, *arguments)
-    others = [WorkerProcess(tmp_path, env, *arguments) for _ in range(2)]
     with dying:
         wait_for("it is killed", lambda: dying.process is not None and dying.process.poll() is not None)
         assert dying.process is not None
         assert dying.process.poll() == -signal.SIGKILL, dying.text()
-        with others[0], others[1]:
-            assert [other.end() for other in others] == [0, 0], others[0].text() + others[1].text()
+    one = WorkerProcess(tmp_path, env, *arguments)
+    two = WorkerProcess(tmp_path, env, *arguments, "--processes", "2")
+    with one, two:
+        wait_for("they share", lambda: sharing(kept, f"{kept.group}.retag.{to}") >= 2)
+        assert [one.end(), two.end()] == [0, 0], one.text() + two.text()
     check_tags(kept, to, wanted, 100 * 340)
-    for other in others:
-        assert (
-            f"33,000 tags of model {fitted.fitted().model.version} in {to!r}, 1,000 deletions" in other.text()
-        )
+    for process in (one, two):
+        assert "33,000 tags of model" in process.text()
+        assert f"in {to!r}, 1,000 deletions" in process.text()
 
 
 def test_what_retag_refuses(kept: Topics, model: Path) -> None:

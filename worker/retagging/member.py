@@ -81,7 +81,6 @@ class Member:
         self._later: dict[int, float] = {}  # partitions whose claim was lost → when to try again
         self._look_at = -math.inf
         self._lost = 0
-        self.tags = 0  # published by this process
         self.replaced = False  # another run has begun
 
     @property
@@ -163,7 +162,6 @@ class Member:
 
     def _end(self, job: _PartitionJob) -> None:
         self._job, self._lost = None, 0
-        self.tags += job.tags
         job.close()
         self._run = self._with({job.partition: (job.part.offset, job.part.note.text())})
 
@@ -172,9 +170,8 @@ class Member:
         job, self._job = self._job, None
         self._lost += 1
         if job is not None:
-            if job.tags:
+            if job.commits:
                 self._lost = 1
-            self.tags += job.tags
             job.close()
         if self._at is not None:
             self._later[self._at] = self._clock() + AGAIN
@@ -210,7 +207,7 @@ class _PartitionJob:
 
     Attributes:
         part: what is committed.
-        tags: committed by this job.
+        commits: of this job.
     """
 
     def __init__(
@@ -223,7 +220,7 @@ class _PartitionJob:
         to: str,
         retagger: Retagger,
     ) -> None:
-        self.partition, self.part, self.tags = partition, part, 0
+        self.partition, self.part, self.commits = partition, part, 0
         self._claim, self._batches = claim, batches
         self._source, self._to, self._retagger = source.encode(), to, retagger
         self._counts, self._open, self._reached = Counts(), 0, part.offset
@@ -258,7 +255,7 @@ class _PartitionJob:
         note = self._counts.added_to(self.part.note)
         self._claim.commit({self.partition: (self._reached, note.text())})
         self.part = Part(self._reached, note)
-        self.tags += self._counts.tags
+        self.commits += 1
         self._counts, self._open = Counts(), 0
 
     def close(self) -> None:
