@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 FIRST = (
     "tests/faults/test_faults.py",
     "tests/integration/test_worker.py",
-    "tests/integration/test_hostile_uploads.py",
-    "tests/integration/test_examples.py",  # short: xdist gives it to the process that the faults keep busy
     "tests/integration/test_demo_run.py",
     "tests/integration/test_view_consumer.py",
+    "tests/integration/test_examples.py",  # short: xdist gives it to the process that the faults keep busy
+    "tests/integration/test_hostile_uploads.py",
     "tests/integration/test_models_change.py",
     "tests/integration/test_install.py",
     "tests/integration/test_readme_clusters.py",
+    "tests/integration/test_kafka_away.py",
+    "tests/integration/test_rights.py",
 )
 
 

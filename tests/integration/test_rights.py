@@ -137,6 +137,7 @@ def test_a_view_without_a_right_ends(
     topics = topics_of(kafka)
     kafka.grant(documented(topics, ("view",)))
     settings = settings_for(topics, store.url, tmp_path, 1) | kafka.settings
+    settings["WORKER_KAFKA_SESSION_TIMEOUT_MS"] = "6000"  # then it hears of its group
     with WorkerProcess(tmp_path, settings, "view") as worker:
         wait_for("it reads", lambda: "the view owns partitions" in worker.text() or worker.process.poll())
         assert worker.process.poll() is None, worker.text()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -36,6 +35,8 @@ def network(visual: torch.nn.Module, side: int) -> Network:
 
 def tower(name: str) -> Network:
     """An open_clip image tower with random weights."""
+    import open_clip  # takes two seconds of every process that only looks for its tests
+
     torch.manual_seed(3)
     model = open_clip.CLIP(embed_dim=64, vision_cfg=TOWERS[name], text_cfg=TEXT)
     return network(ImageTower(model.visual), TOWERS[name]["image_size"])
