@@ -69,7 +69,7 @@ def _add_edit(edits: Commands, name: str, help: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.editing.log import describe
+    from imgclust.editing.log import described
     from imgclust.model.model import ClusterModel
 
     model = ClusterModel.load(arguments.model)
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     edited = _edited(kept.edit(who=arguments.who), arguments)
     target = arguments.output or arguments.model
     edited.save(target)
-    print(f"{describe(edited.edits[-1].change)}: model {model.version} → {edited.version} in {target}")
+    print(f"{described(edited.edits)[-1]}: model {model.version} → {edited.version} in {target}")
     for cluster in edited.clusters:
         if cluster not in model.clusters:
             print(cluster_line(cluster))
@@ -114,15 +114,10 @@ def _edited(editor: Editor, arguments: argparse.Namespace) -> ClusterModel:
 
 
 def _print_log(model: ClusterModel) -> int:
-    from imgclust.editing.log import describe, effective
+    from imgclust.editing.log import described
 
-    holding = list(map(id, effective(model.edits)))
-    for edit in model.edits:
-        taken_back = (
-            "" if id(edit) in holding or describe(edit.change).startswith("the last") else "  (undone)"
-        )
-        carried = "  (carried over)" if edit.carried else ""
-        print(f"{edit.when}  {edit.who}  on {edit.on}: {describe(edit.change)}{carried}{taken_back}")
+    for edit, line in zip(model.edits, described(model.edits), strict=True):
+        print(f"{edit.when}  {edit.who}  on {edit.on}: {line}{' (carried over)' if edit.carried else ''}")
     if not model.edits:
         print(f"model {model.version} has no edits")
     return 0

@@ -124,6 +124,20 @@ def effective(log: Sequence[Edit]) -> list[Edit]:
     return holding
 
 
+def described(log: Sequence[Edit]) -> list[str]:
+    """What each edit does, in a line, with a remark where another one took it back."""
+    lines = [describe(edit.change) for edit in log]
+    holding: list[int] = []
+    for place, edit in enumerate(log):
+        if isinstance(edit.change, Undo):
+            undone = holding.pop()
+            lines[place] = f"undone: {lines[undone]}"
+            lines[undone] += " (undone)"
+        else:
+            holding.append(place)
+    return lines
+
+
 def numbers_given(log: Sequence[Edit]) -> list[int]:
     """All numbers that splits and classes have got, those that were undone included."""
     found: list[int] = []

@@ -48,8 +48,8 @@ def write_atlas(
     that are nearest to it in the clustered space, the nearer ones counting more.
 
     Args:
-        path: a Parquet file: id, x, y, cluster, name, probability, novel, image (struct of bytes and path,
-            as embedding-atlas and Hugging Face's datasets have it; null where there is no file to read).
+        path: a Parquet file: image (struct of bytes and path, as embedding-atlas and Hugging Face's datasets
+            have it; null where there is no file to read), id, name, cluster, probability, novel, x, y.
         folder: made by `imgclust embed`.
         progress: called with the number of rows that are done.
 
@@ -78,10 +78,10 @@ def _schema() -> pa.Schema:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.schema(
         [
-            ("id", pa.string()), ("x", pa.float32()), ("y", pa.float32()), ("cluster", pa.int32()),
-            ("name", pa.string()), ("probability", pa.float32()), ("novel", pa.bool_()), ("image", image),
+            ("image", image), ("id", pa.string()), ("name", pa.string()), ("cluster", pa.int32()),
+            ("probability", pa.float32()), ("novel", pa.bool_()), ("x", pa.float32()), ("y", pa.float32()),
         ]
-    )  # fmt: skip
+    )  # fmt: skip  # the order of its table, which begins with what people look at
 
 
 def _table(
@@ -99,9 +99,9 @@ def _table(
     names = ["other" if c == OTHER else model.name(c) or f"cluster {c}" for c in labels.tolist()]
     images = [None if p is None else {"bytes": p, "path": i} for i, p in zip(ids, pictures, strict=True)]
     columns = {
-        "id": list(ids), "x": places[:, 0], "y": places[:, 1], "cluster": labels, "name": names,
+        "image": images, "id": list(ids), "name": names, "cluster": labels,
         "probability": unknown if probabilities is None else probabilities,
-        "novel": unknown if novel is None else novel, "image": images,
+        "novel": unknown if novel is None else novel, "x": places[:, 0], "y": places[:, 1],
     }  # fmt: skip
     return pa.table(columns, schema=_schema())
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgclust.editing.log import Edit, Undo, describe, effective
+from imgclust.editing.log import Edit, described
 from imgclust.editing.rules import classes_of
 from imgclust.report import taxonomy
 from imgclust.report.counts import Counts, counts
@@ -23,14 +23,10 @@ _LABELS = {
 
 def _edits(log: Sequence[Edit]) -> list[list[str]]:
     """When and who, and what; the last edit first."""
-    holding = [id(edit) for edit in effective(log)]
-    rows = []
-    for edit in log:
-        remarks = ["carried over"] * edit.carried
-        if id(edit) not in holding and not isinstance(edit.change, Undo):
-            remarks.append("undone")
-        more = f" ({', '.join(remarks)})" if remarks else ""
-        rows.append([f"{edit.when[:10]} {edit.who}", describe(edit.change) + more])
+    rows = [
+        [f"{edit.when[:10]} {edit.who}", line + " (carried over)" * edit.carried]
+        for edit, line in zip(log, described(log), strict=True)
+    ]
     return rows[::-1]
 
 

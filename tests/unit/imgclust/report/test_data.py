@@ -275,6 +275,6 @@ def test_an_edited_model() -> None:
     assert len(data.notes) >= len(edited.labels_)
     sheet = next(s for s in words(data, {})["sections"] if s["title"] == "Edits by hand")
     assert [row[1] for row in sheet["rows"]] == [
-        "the last edit undone", f"{a} is called 'both' (undone)", f"{b} merged into {a}",
+        f"undone: {a} is called 'both'", f"{a} is called 'both' (undone)", f"{b} merged into {a}",
     ]  # fmt: skip
     assert sheet["rows"][0][0].endswith(" anna")
