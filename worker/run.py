@@ -87,7 +87,7 @@ def run(settings: Settings, *, view: bool = True) -> int:
             while not signals.stop.is_set():
                 tagger.run_once()
             finished = tagger.drain(lambda: signals.hurry)
-            log.info("drained" if finished else "left with work undone; the next worker does it")
+            log.info("drained" if finished else "exiting with unfinished work; the next worker does it")
             code = signals.exit_code
         except Exception:
             log.exception("the tagger has failed")  # the way out may not end

@@ -96,8 +96,8 @@ def _rule(model: ClusterModel, examples: Pictures | None, arguments: argparse.Na
 
     if arguments.phrase is not None and arguments.labels is None:
         raise ImgclustError(
-            "a phrase has no images that say how near to it is near enough: give labelled ones (--labels "
-            "FILE.csv, and --on EMBEDDINGS for others than the model's), or make the class of --examples"
+            "a phrase alone does not tell how similar an image must be: give labelled images (--labels "
+            "FILE.csv, with --on EMBEDDINGS if they are not the model's), or define the class by --examples"
         )
     labels = None if arguments.labels is None else read_labels(arguments.labels)
     if examples is not None:

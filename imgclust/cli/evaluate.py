@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         where = (
             "are not in the folder"
             if arguments.on
-            else "are no training images of the model; images that it was not fitted on need --on EMBEDDINGS"
+            else "are not training images of the model; for other images give --on EMBEDDINGS"
         )
         note(f"{found.unknown} of {len(labels)} labelled ids {where}")
     write_result(found, evaluation_output, format, arguments.output)

@@ -236,7 +236,7 @@ def _note_missing_pictures(model: ClusterModel, embeddings: Embeddings) -> None:
         return
     example = next(s for i, s in zip(embeddings.ids, embeddings.sources, strict=True) if i in missing)
     remedy = (
-        "`fit` reads no URLs; embed files to have them"
+        "`fit` does not read URLs; embed files to get them"
         if "://" in example
         else "run `fit` in the folder in which `embed` was run, or embed from full paths"
     )
@@ -283,7 +283,7 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
         for kept in result.continuation.kept:
             if kept.has_moved:
                 note(
-                    f"cluster {kept.number} has moved far from what its number was first given to "
+                    f"cluster {kept.number} has moved far from the images that its number was first given to "
                     f"({kept.meaning:.2f} where that was 1; below {RETIRED:.0f} it gets a new number): "
                     "look at its pictures in the report"
                 )

@@ -49,16 +49,14 @@ def words(path: Path | None) -> list[str] | None:
         raise ImgclustError(f"the vocabulary {str(path)!a} cannot be read: {error}") from None
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not found:
-        raise ImgclustError(f"the vocabulary {str(path)!a} has no words: one phrase a line is expected")
+        raise ImgclustError(f"the vocabulary {str(path)!a} has no words: write one phrase per line")
     return list(dict.fromkeys(found))
 
 
 def encoder_of(model: ClusterModel, arguments: argparse.Namespace) -> TorchEncoder:
     """The encoder whose embeddings a model takes."""
     if model.encoder is None:
-        raise EncoderError(
-            "the model does not say which encoder it takes, so it predicts embeddings folders only"
-        )
+        raise EncoderError("the model does not name its encoder, so it predicts embeddings folders only")
     return encoder(
         model.encoder, device=arguments.device, precision=arguments.precision, weights=arguments.weights
     )
@@ -77,8 +75,8 @@ def encoder(
 
     if wanted.architecture == IMPORTED:
         raise EncoderError(
-            f"the embeddings of {wanted.name!a:.200} were imported, so nothing can be encoded for them: "
-            "make embeddings where those came from, and give their folder"
+            f"the embeddings of {wanted.name!a:.200} were imported, so images cannot be encoded for them: "
+            "make embeddings in the same way, and give their folder"
         )
 
     encoder = load_encoder(

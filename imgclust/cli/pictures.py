@@ -57,7 +57,7 @@ def embedded(images: Sequence[str], model: ClusterModel, arguments: argparse.Nam
         sources += [one.item.source for one in done]
         found += [one.vector[None] for one in done]
     if not ids:
-        raise ImgclustError(f"there is no picture to be read in {', '.join(map(ascii, images))[:300]}")
+        raise ImgclustError(f"there is no readable picture in {', '.join(map(ascii, images))[:300]}")
     return Pictures(ids, sources, np.concatenate(found))
 
 

@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         note(f"{counts.placed} pictures placed in {target}, {counts.present} were there before")
         if counts.elsewhere:
             note(
-                f"{counts.elsewhere} not placed, as they are no files that can be read here, "
-                f"like {counts.example[:200]!a}"
+                f"{counts.elsewhere} not placed, because they are not readable files here, "
+                f"such as {counts.example[:200]!a}"
             )
     if written:
         return 0

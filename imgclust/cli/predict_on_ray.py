@@ -67,9 +67,7 @@ def _count(images: Sequence[str], *, stored: bool) -> int:
 def _encoder(identity: EncoderIdentity | None, arguments: argparse.Namespace) -> EncoderIdentity:
     """The model's; loaded here to see that it can be had, before the cluster is asked for anything."""
     if identity is None:
-        raise ImgclustError(
-            "the model does not say which encoder it takes, so it predicts embeddings folders only"
-        )
+        raise ImgclustError("the model does not name its encoder, so it predicts embeddings folders only")
     return loading.encoder(
         identity, device="cpu", precision=arguments.precision, weights=arguments.weights
     ).identity

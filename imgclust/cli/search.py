@@ -102,7 +102,7 @@ def _searched(arguments: argparse.Namespace) -> tuple[ClusterModel | None, Path 
         return None, arguments.where, next(iter_embeddings(arguments.where)).identity
     model = ClusterModel.load(arguments.where)
     if model.encoder is None:
-        raise EncoderError("the model does not say which encoder it takes, so nothing can be encoded for it")
+        raise EncoderError("the model does not name its encoder, so nothing can be encoded for it")
     return model, arguments.embeddings, model.encoder
 
 

@@ -69,7 +69,7 @@ class Comparison:
 
     Attributes:
         by_number: clusters of the same number are the same, as both models have one taxonomy; False: clusters
-            are the same if more than half of the images that either holds are in both.
+            count as the same if they share more than half of the images that are in either.
         images, moved: how many were compared, and are in another cluster than the one that theirs is.
         other: how many are in no cluster, before and after.
         before: the fates of the first model's clusters, in its order.

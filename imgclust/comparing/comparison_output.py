@@ -26,7 +26,7 @@ def lines(found: Comparison) -> Iterator[str]:
     yield (
         "clusters of the same number are the same: both models have one taxonomy"
         if found.by_number
-        else "clusters are the same if more than half of the images that either holds are in both"
+        else "clusters count as the same if they share more than half of the images that are in either"
     )
     fates = [*found.before, *found.new]
     known = [fate for fate in (KEPT, SPLIT, MERGED, GONE, NEW) if any(f.fate == fate for f in fates)]

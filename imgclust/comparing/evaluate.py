@@ -171,7 +171,7 @@ def read_labels(path: Path) -> dict[str, str]:
                 "keep one label for an image"
             )
     if not labels:
-        raise ImgclustError(f"{str(path)!a} has no labels: below the line id,label give one row for an image")
+        raise ImgclustError(f"{str(path)!a} has no labels: after the line id,label write one row per image")
     return labels
 
 

@@ -46,7 +46,7 @@ class AddGolden:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RemoveGolden:
-    """The image is golden no more."""
+    """The image is no longer golden."""
 
     image: str
 

@@ -172,7 +172,7 @@ def describe(change: Change) -> str:
             where = " or ".join("other" if one == OTHER else str(one) for one in clusters)
             return f"{image!a} must {'not be' if never else 'be'} in {where}"
         case RemoveGolden(image):
-            return f"{image!a} is golden no more"
+            return f"{image!a} is no longer golden"
         case Undo():
             return "the last edit undone"
 

@@ -72,5 +72,7 @@ def resolve_device(device: str) -> torch.device:
         raise EncoderError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N, mps") from None
     there = {"cpu": True, "cuda": cuda and (target.index or 0) < torch.cuda.device_count(), "mps": mps}
     if not there.get(target.type, False):
-        raise EncoderError(f"device {device!r} is not available on this machine; `auto` takes what is there")
+        raise EncoderError(
+            f"device {device!r} is not available on this machine; `auto` uses what is available"
+        )
     return target

@@ -168,8 +168,8 @@ def _download(open_clip: Any, name: str, settings: Mapping[str, Any]) -> Path:
         source = settings.get("hf_hub") or settings.get("url") or "the hub"
         raise EncoderError(
             f"the weights of {name!a} could not be downloaded from {source} "
-            f"({type(error).__name__}: {ascii(str(error))[:200]}); download them on a machine that "
-            "reaches it and name the file (--weights FILE, WORKER_ENCODER_WEIGHTS), or use the encoder `mini`"
+            f"({type(error).__name__}: {ascii(str(error))[:200]}); download them on a machine with access "
+            "to it and name the file (--weights FILE, WORKER_ENCODER_WEIGHTS), or use the encoder `mini`"
         ) from None
 
 
@@ -232,7 +232,7 @@ class _TextTower:
         except Exception as error:
             raise EncoderError(
                 f"the tokenizer of {self._architecture} could not be loaded ({type(error).__name__}: "
-                f"{ascii(str(error))[:200]}); some come from the hub, so it has to be reached once"
+                f"{ascii(str(error))[:200]}); some come from the hub, so access to it is needed once"
             ) from None
         parts = [
             self._model.encode_text(tokenizer(list(texts[start : start + _TEXT_BATCH]))).float().numpy()

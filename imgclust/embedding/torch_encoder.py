@@ -192,7 +192,7 @@ class TorchEncoder:
 
     def _no_text_tower(self) -> str:
         return (
-            f"the encoder {self._identity.name!r} has no text tower, so it cannot place words of your own; "
+            f"the encoder {self._identity.name!r} cannot read text, so it cannot use words of your own; "
             f"use an open_clip model such as ViT-B-32/laion2b_s34b_b79k"
         )
 

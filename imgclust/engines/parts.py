@@ -80,7 +80,7 @@ class Parts:
         before = _read(self._folder / MANIFEST)
         if before is not None and before.get("made_by") != self._made_by:
             raise ImgclustError(
-                f"{str(self._folder)!a} was begun with {before.get('made_by')}, this run is with "
+                f"{str(self._folder)!a} was started with {before.get('made_by')}, this run is with "
                 f"{self._made_by}: use another folder"
             )
         if before is None and any(self._folder.glob("*.parquet")):
@@ -188,5 +188,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ImgclustError(f"{str(path)!a} cannot be read: {error}; remove it to make it anew") from None
+        raise ImgclustError(f"{str(path)!a} cannot be read: {error}; remove it to create it again") from None
     return found

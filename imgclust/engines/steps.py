@@ -69,7 +69,7 @@ class EmbedOptions:
             max_batch=self.batch,
         )
         encoder.identity.check_same(
-            self.identity, "the run was begun with", "give all machines the same weights"
+            self.identity, "the run was started with", "give all machines the same weights"
         )
         return encoder
 

@@ -162,8 +162,8 @@ class MapPlaces:
         trained = np.flatnonzero(rows >= 0)
         if not len(trained):
             raise ImgclustError(
-                f"the map of model {model.version} does not say which images it shows, so no others find a "
-                "place on it: fit again, or leave --images out"
+                f"the map of model {model.version} does not say which images it shows, so other images "
+                "cannot be placed on it: fit again, or leave --images out"
             )
         self._places = places[trained]
         self._tree = KDTree(model.arrays["points"][rows[trained]])

@@ -70,7 +70,7 @@ def import_vectors(pieces: Iterator[Piece], out: Path, encoder_name: str) -> int
             folder that holds something.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise EmbeddingsError(f"{str(out)!a} is there already: import into a folder of its own")
+        raise EmbeddingsError(f"{str(out)!a} already exists: import into a new folder")
     first = next(pieces, None)
     if first is None:
         raise EmbeddingsError("the file has no rows, so there is nothing to import")

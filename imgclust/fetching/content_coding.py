@@ -55,7 +55,7 @@ def undo(data: bytes, applied: Iterable[str], limit: int) -> bytes:
         elif coding == "deflate":
             data = _inflate(data, limit)
         elif not (data.startswith((_GZIP_MAGIC, *_IMAGES)) or data[4:8] == b"ftyp"):
-            raise FetchFailed(f"the server insists on the encoding {coding}")
+            raise FetchFailed(f"the server uses the encoding {coding}")
     return data
 
 

@@ -53,7 +53,7 @@ class Watch:
         seconds = now - self.body_since
         if seconds > policy.rate_grace and self.size < policy.min_rate * seconds:
             return (
-                f"{self.size} bytes in {seconds:.1f} s is below the lowest rate, {policy.min_rate:g} bytes/s"
+                f"{self.size} bytes in {seconds:.1f} s is below the minimum rate, {policy.min_rate:g} bytes/s"
             )
         return ""
 

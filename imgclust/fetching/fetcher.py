@@ -225,7 +225,7 @@ class Fetcher:
         location = response.headers.get("Location")
         if not location:
             raise FetchFailed(
-                f"a redirect (HTTP {response.status}) that names no place, from {shown(str(base))}"
+                f"a redirect (HTTP {response.status}) without a target, from {shown(str(base))}"
             )
         return self._urls.check(redirected(base, location))
 
@@ -237,7 +237,7 @@ class Fetcher:
         if status in _GONE:
             raise NotFound(f"the server has no such image (HTTP {status})")
         wait = retry_after(response.headers.get("Retry-After"), self._wall())
-        raise FetchFailed(f"the server answers HTTP {status}", retry_after=wait)
+        raise FetchFailed(f"the server answered HTTP {status}", retry_after=wait)
 
     async def _body(self, response: aiohttp.ClientResponse, reserve: ReserveBytes, watch: Watch) -> bytes:
         limit = self.policy.max_bytes

@@ -28,7 +28,7 @@ _MEANINGS: dict[str, tuple[type[FetchError], str]] = {
     "NotFoundError": (NotFound, "there is no such object"),
     "PermissionDeniedError": (FetchFailed, "the store refuses access"),
     "UnauthenticatedError": (FetchFailed, "the store does not accept the credentials"),
-    "InvalidPathError": (UrlForbidden, "the key is not one that can be asked for"),
+    "InvalidPathError": (UrlForbidden, "the key is not valid"),
 }
 
 
@@ -46,7 +46,7 @@ def split(url: str, policy: FetchPolicy) -> tuple[str, str]:
     if len(url) > MAX_URL_CHARS or _CONTROL.search(key) or not 0 < len(key.encode()) <= MAX_KEY_BYTES:
         raise UrlForbidden(f"the URL {shown(url)} must name a key of 1 to {MAX_KEY_BYTES} bytes")
     if any(part in ("", ".", "..") for part in key.split("/")):  # what some stores fold, and others do not
-        raise UrlForbidden(f"the key of {shown(url)} has an empty part, or one of dots")
+        raise UrlForbidden(f"the key of {shown(url)} has an empty part, or a part of dots")
     return bucket, key
 
 

@@ -267,7 +267,7 @@ def _check_host(host: str, policy: FetchPolicy) -> str:
 def _check_literal(host: str, policy: FetchPolicy) -> None:
     try:
         if "%" in host:
-            raise ValueError("a zone is only known on its own machine")
+            raise ValueError("an address zone is only valid on its own machine")
         ipaddress.ip_address(host)  # takes one way to write each address, no 127.1, no 0177.0.0.1
     except ValueError:
         raise UrlForbidden(f"the host {shown(host)} is not an address in its usual form") from None

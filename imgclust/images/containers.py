@@ -82,7 +82,7 @@ def _unknown(head: bytes) -> str:
         return "the file is empty"
     for magic, name in _OTHERS.items():
         if head.startswith(magic):
-            return f"this is {name}; what is read: {', '.join(FORMATS)}"
+            return f"this is {name}; supported formats: {', '.join(FORMATS)}"
     return f"not an image of a known format (begins with {head[:8].hex(' ')}); read: {', '.join(FORMATS)}"
 
 

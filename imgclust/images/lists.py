@@ -73,7 +73,7 @@ class _Records(Iterator[list[str] | str]):
         except (csv.Error, _TooLongError) as error:
             return self._first_line_alone(str(error))
         if len(self._taken) > 1 and self.width and len(record) != self.width:
-            return self._first_line_alone("a quote is opened there, and closed in another row")
+            return self._first_line_alone("a quote is opened there and closed in another row")
         self._taken.clear()
         return record
 
@@ -88,7 +88,7 @@ class _Records(Iterator[list[str] | str]):
         except csv.Error:
             return reason
         if record and record[-1].endswith("\n"):
-            return "a quote is opened there, and not closed"
+            return "a quote is opened there and never closed"
         return record if len(record) == self.width else reason
 
     def _new_reader(self) -> Iterator[list[str]]:
@@ -103,7 +103,7 @@ class _Records(Iterator[list[str] | str]):
             size = size + len(line) if self._taken else len(line)
             self._taken.append(line)
             if len(self._taken) > 1 and size > MAX_RECORD:
-                raise _TooLongError(f"not at an end within {MAX_RECORD} characters")
+                raise _TooLongError(f"does not end within {MAX_RECORD} characters")
             yield line
 
 

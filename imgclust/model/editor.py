@@ -120,7 +120,9 @@ class Editor:
         """
         self._check_clusters(clusters)
         if not clusters or len(set(clusters)) == sum(not c.is_class for c in self.model.clusters):
-            raise ModelError("drop one cluster or more, and leave one: a model without clusters tags nothing")
+            raise ModelError(
+                "drop at least one cluster and keep at least one: a model without clusters tags nothing"
+            )
         return self._made(Drop(tuple(map(int, dict.fromkeys(clusters)))))
 
     def add_class(
@@ -228,7 +230,7 @@ class Editor:
         """
         known = [one.image for one in golden_images(self.model.edits)]
         if image not in known:
-            raise ModelError(f"{image[:80]!a} is no golden image of model {self.model.version}")
+            raise ModelError(f"{image[:80]!a} is not a golden image of model {self.model.version}")
         return self._made(RemoveGolden(image))
 
     def undo(self) -> ClusterModel:
@@ -238,7 +240,7 @@ class Editor:
             ModelError: there is none.
         """
         if not effective(self.model.edits):
-            raise ModelError(f"there is nothing to undo: model {self.model.version} has no edit that holds")
+            raise ModelError(f"there is nothing to undo: model {self.model.version} has no edit in effect")
         return self._made(Undo())
 
     def _check(self, numbers: Mapping[int, str | None] | Sequence[int]) -> None:

@@ -58,7 +58,7 @@ class PhraseNamer:
         """Raises EncoderError: the model does not know its encoder, or that cannot place the phrases."""
         if model.encoder is None:
             raise EncoderError(
-                f"model {model.version} does not say which encoder it takes, so phrases cannot be placed"
+                f"model {model.version} does not name its encoder, so phrases cannot be placed"
             )
         numbers = [cluster.id for cluster in found_clusters(model)]
         namer, members = Phrases(*self.vocabulary(model.encoder)), members_of(model.labels_, numbers)

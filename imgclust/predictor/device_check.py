@@ -36,7 +36,7 @@ def predictor_on(
     except (RuntimeError, AssertionError) as error:  # the latter is what a torch without CUDA raises
         raise ModelError(
             f"the predictor cannot run on {device} ({type(error).__name__}: {ascii(str(error))[:200]}); "
-            "let it run on the processor (WORKER_PREDICT_DEVICE=cpu)"
+            "run it on the CPU (WORKER_PREDICT_DEVICE=cpu)"
         ) from None
     return found
 
@@ -76,9 +76,9 @@ def check(
         differing = list(_differences(predict_batches(found, some, batch=batch), wanted))
         if differing:
             raise ModelError(
-                f"the predictor on {device} gives other bits than on the processor ({', '.join(differing)} "
+                f"the predictor on {device} gives other bits than on the CPU ({', '.join(differing)} "
                 f"of {len(some)} rows, in batches of {batch}): an image's cluster would depend on where it "
-                "was predicted; let it run on the processor (WORKER_PREDICT_DEVICE=cpu)"
+                "was predicted; run it on the CPU (WORKER_PREDICT_DEVICE=cpu)"
             )
 
 

@@ -156,7 +156,7 @@ def _true_of(table: pa.Table, condition: str) -> Rows:
                 f"the condition {condition!a:.200} cannot be used: {reason}; the columns are {columns:.300}"
             ) from None
     if not len(found):
-        raise EmbeddingsError(f"the condition {condition!a:.200} is true of none of {len(table)} images")
+        raise EmbeddingsError(f"the condition {condition!a:.200} matches none of {len(table)} images")
     return np.unique(found)
 
 

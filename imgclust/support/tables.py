@@ -26,7 +26,7 @@ def check_ending(path: Path, also: Sequence[str] = ()) -> None:
     """
     if path.suffix.lower() not in (*ENDINGS, *also):
         known = ", ".join((*ENDINGS, *also))
-        raise ImgclustError(f"{path.name!a} must end in one of {known}, which says what is written")
+        raise ImgclustError(f"{path.name!a} must end in one of {known}, which selects the format")
 
 
 def write_records(records: Sequence[Record], path: Path, columns: Sequence[str]) -> None:
@@ -64,8 +64,8 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise ImgclustError(
-            f"{str(path)!a} cannot be written: {error.strerror or error}; give a file in a folder that "
-            "exists and may be written"
+            f"{str(path)!a} cannot be written: {error.strerror or error}; give a file in an existing "
+            "folder that you may write to"
         ) from None
 
 

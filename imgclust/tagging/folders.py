@@ -81,7 +81,7 @@ def check_outside(folder: Path | str, sources: Iterable[Path | str]) -> None:
     for source in sources:
         if "://" not in str(source) and target.is_relative_to(Path(source).resolve()):
             raise ImgclustError(
-                f"the pictures cannot be sorted into {str(folder)!a}: it lies in {str(source)!a}, which is "
+                f"the pictures cannot be sorted into {str(folder)!a}: it is inside {str(source)!a}, which is "
                 "being read; give a folder outside of it"
             )
 

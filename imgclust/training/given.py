@@ -136,6 +136,6 @@ def _different(ids: Sequence[str], n: int) -> Sequence[str]:
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise FitError(f"the id {name[:200]!a} is there twice: ids must be different")
+            raise FitError(f"the id {name[:200]!a} occurs twice: ids must be unique")
         seen.add(name)
     return ids

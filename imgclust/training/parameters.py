@@ -167,7 +167,7 @@ class Parameters:
             return
         if not 1 <= least <= most <= MAX_CLUSTERS:
             raise FitError(
-                f"how many {what} there must be is a number from 1 to {MAX_CLUSTERS} or two, the smaller one "
+                f"the number of {what} must be a number from 1 to {MAX_CLUSTERS} or two, the smaller one "
                 f"first, got {least} to {most}"
             )
         if self.cluster_selection_method != "stable":
@@ -268,7 +268,7 @@ def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:
     if there is not None and cost.memory - rows.nbytes > there:  # the rows are in memory already
         raise FitError(
             f"fitting {n} images needs about {cost.memory / 1e9:.1f} GB of memory, "
-            f"{(there + rows.nbytes) / 1e9:.1f} GB are there: train on fewer (max_train, now {n}) "
+            f"{(there + rows.nbytes) / 1e9:.1f} GB are available: train on fewer (max_train, now {n}) "
             f"or lower min_samples (now {parameters.min_samples})"
         )
     return cost

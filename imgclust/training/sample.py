@@ -106,5 +106,5 @@ def _check_memory(found: list[Path], rows: int, max_train: int) -> None:
     if needed > there:
         raise FitError(
             f"reading {rows} embeddings of {dim} numbers needs about {needed / 1e9:.1f} GB of memory, "
-            f"{there / 1e9:.1f} GB are there: train on fewer (max_train, now {max_train})"
+            f"{there / 1e9:.1f} GB are available: train on fewer (max_train, now {max_train})"
         )

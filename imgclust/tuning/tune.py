@@ -90,7 +90,7 @@ class Tuning:
         elif known != json.loads(json.dumps(what)):
             other = next(name for name in what if known.get(name) != json.loads(json.dumps(what[name])))
             raise ImgclustError(
-                f"{str(folder)!a} holds a search with other {other}: go on with the same, or give another "
+                f"{str(folder)!a} holds a search with other {other}: continue with the same, or give another "
                 "folder"
             )
 

@@ -158,7 +158,7 @@ def test_retag_goes_on_where_it_was_stopped(
     assert status(settings_of(kept), to, quiet=True) == 0
     assert retag(settings_of(kept), to, model=model) == 0
     told = capsys.readouterr()
-    assert "going on where it was" in told.err
+    assert "continuing" in told.err
     check_tags(kept, to, wanted, 300 + 30 + 10)
     assert retag(settings_of(kept), to, model=model, quiet=True) == 0
     assert capsys.readouterr().out.startswith("0 tags of model")

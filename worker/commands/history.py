@@ -191,5 +191,5 @@ def _without_result(found: Found, place: SourcePosition, places: Collection[Sour
         }
     return {
         "outcome": "done, without a trace",
-        "why": "its result is gone from the topics (retention), or the group began behind it (WORKER_START)",
+        "why": "its result is gone from the topics (retention), or the group began after it (WORKER_START)",
     }

@@ -82,7 +82,7 @@ def show(settings: Settings, *, as_json: bool | None = None, out: TextIO | None 
 def _assigned(state: ModelsState, role: ModelRole, now: int) -> str:
     assignment = state.assignments.get(role)
     if assignment is None:
-        return "none is named: each worker runs its WORKER_MODEL" if role == "live" else "none"
+        return "none is set: each worker runs its WORKER_MODEL" if role == "live" else "none"
     model, before = assignment.model, assignment.before
     back = f"; before it {before}" if before else ""
     age = _age(now - assignment.at)

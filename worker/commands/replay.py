@@ -126,7 +126,7 @@ def _show_plan(console: Console, settings: Settings, plan: Plan) -> None:
 def _confirmed(settings: Settings, count: int) -> bool:
     what = f"{count:,} uploads to {settings.uploads_topic!r}"
     if not sys.stdin.isatty():
-        print(f"imgclust-worker: would send {what}; say --yes to do it", file=sys.stderr)
+        print(f"imgclust-worker: would send {what}; add --yes to send them", file=sys.stderr)
         return False
     print(f"Send {what}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -194,7 +194,7 @@ class _Sender:
             missing = len(self._failed) + remaining + left - len(chunk)
             raise WorkerError(
                 f"{missing} uploads were not sent: {why}\n"
-                "run the same again: those that were sent are left out"
+                "run the same command again: uploads that were sent are left out"
             )
 
     def _delivered(self, error: KafkaError | None, _: object) -> None:

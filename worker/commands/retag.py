@@ -71,7 +71,7 @@ def retag(
         kafka = stack.enter_context(_Kafka(settings, source, to))
         run = kafka.join(loaded)
         if run.done and not quiet:
-            print(f"going on where it was: {run.left:,} records are left", file=sys.stderr)
+            print(f"continuing: {run.left:,} records are left", file=sys.stderr)
         signals = stack.enter_context(Signals().installed())
         stack.enter_context(_others(min(processes, len(run.parts)) - 1, again, signals.stop))
         progress = _Progress(run)
@@ -86,7 +86,7 @@ def retag(
         print(f"another run to {to!r} has begun since", file=sys.stderr)
     if member.finished:
         return 0
-    print(f"stopped; {member.run.left:,} records are left, the same command goes on", file=sys.stderr)
+    print(f"stopped; {member.run.left:,} records are left; run the same command to continue", file=sys.stderr)
     return EXIT_STOPPED
 
 
@@ -114,7 +114,7 @@ def status(settings: Settings, to: str, *, quiet: bool = False) -> int:
     with _Kafka(settings, source, to) as kafka:
         run = kafka.run()
         if run is None:
-            print(f"nothing was ever tagged again to {to!r} (group {kafka.group!r})", file=sys.stderr)
+            print(f"there has been no run to {to!r} (group {kafka.group!r})", file=sys.stderr)
             return 1
         left = len(run.unfinished)
         print(

@@ -95,15 +95,15 @@ def _check_golden(model: ClusterModel, named: ModelRef, *, force: bool) -> None:
     text = "\n".join([f"{named} breaks {len(broken)} of its golden images:", *lines])
     if not force:
         raise SettingsError(
-            f"{text}\nedit the model, remove those that are wrong (imgclust golden MODEL remove ID), or set "
-            "it all the same with --force"
+            f"{text}\nedit the model, remove those that are wrong (imgclust golden MODEL remove ID), or use "
+            "--force to set it anyway"
         )
     print(text, file=sys.stderr)
 
 
 def _would_change(settings: Settings, model: ClusterModel, before: ModelRef | None) -> str:
     """How many tags of the last week another model would change, in a sentence; or why nobody knows."""
-    unknown = "how many tags would change is not known"
+    unknown = "it is not known how many tags would change"
     if before is None:
         return f"{unknown}: no live model is named"
     if settings.embeddings_topic is None:
@@ -156,10 +156,10 @@ def set_shadow(settings: Settings, folder: str | None) -> int:
     _, named = _checked(settings, folder, state)
     live = state.assignments.get("live")
     if live is not None and live.model.version == named.version:
-        raise SettingsError(f"{named} is live: as its own shadow it says nothing")
+        raise SettingsError(f"{named} is the live model: it cannot be its own shadow")
     _write(settings, {"shadow": Assignment(named, wall_ms())})
     print(f"shadow: {named}")
-    print("how it does: `imgclust-worker models`, and the metrics imgclust_shadow_…")
+    print("to compare them: `imgclust-worker models`, and the metrics imgclust_shadow_…")
     return 0
 
 
@@ -256,8 +256,8 @@ def _warn_of_origin(live: ClusterModel, before: ModelRef | None) -> None:
     continued = figures.get("previous") if isinstance(figures, dict) else None
     if continued is not None and continued != before.version:
         print(
-            f"careful: it continues {continued}, not {before.version}: a number that both have given to a "
-            "new cluster since then means two things",
+            f"careful: it continues {continued}, not {before.version}: a number that both gave to a new "
+            "cluster means two things",
             file=sys.stderr,
         )
 
@@ -282,10 +282,10 @@ def _write(settings: Settings, assignments: Mapping[ModelRole, Assignment | None
             )
         left = producer.flush(SEND_TIMEOUT)
     except KafkaException as error:
-        raise WorkerError(f"{topic!r} does not take the change: {error.args[0].str()}") from None
+        raise WorkerError(f"{topic!r} did not accept the change: {error.args[0].str()}") from None
     if left or failed:
         reason = failed[0] if failed else f"no answer within {SEND_TIMEOUT:g} s"
-        raise WorkerError(f"{topic!r} does not take the change: {reason}")
+        raise WorkerError(f"{topic!r} did not accept the change: {reason}")
 
 
 def _watch(
@@ -311,5 +311,5 @@ def _watch(
             return 0
         time.sleep(POLL)
     if wait:
-        print(f"not all after {wait:g} s; `imgclust-worker models` shows how it goes on", file=sys.stderr)
+        print(f"not all after {wait:g} s; `imgclust-worker models` shows the progress", file=sys.stderr)
     return 1 if wait else 0

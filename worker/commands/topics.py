@@ -27,7 +27,7 @@ def _findings(settings: Settings, cluster: KafkaCluster) -> Iterator[Finding]:
     wrong = problems(Topics(counts, cluster.brokers, topics_config(settings).single))
     shown = "; ".join(_shown(topic) for topic in cluster.topics.values() if topic.partitions)
     if settings.create_topics and not all(counts.values()):
-        made = f"there: {shown or 'none'}; `run` makes the rest (WORKER_CREATE_TOPICS)"
+        made = f"there: {shown or 'none'}; `run` creates the rest (WORKER_CREATE_TOPICS)"
         yield Finding("topics", True, made)
         wrong = [problem for problem in wrong if not problem.startswith("missing topics")]
     elif not wrong:
@@ -63,9 +63,9 @@ def command(settings: Settings, *, create: bool, replicas: int | None = None) ->
         if made:
             await_made(config)
     cluster = describe(topics_config(settings))
-    code = report(_findings(settings, cluster), ready="the topics are fit for `imgclust-worker run`")
+    code = report(_findings(settings, cluster), ready="the topics are ready for `imgclust-worker run`")
     commands = list(fixes(settings.bootstrap_servers, cluster, warnings(cluster)))
     if commands:
-        print("to fix all of it at once (Kafka's own tools; look at each line first):")
+        print("to fix everything at once with Kafka's own tools (check each line first):")
         print("\n".join(f"  {command}" for command in commands))
     return code

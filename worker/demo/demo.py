@@ -199,7 +199,7 @@ def _stream(screen: Screen, running: Services, trained: Trained, uploads: int) -
     samples = running.worker.samples()
     problems = [*ledger.problems(), *problems, *check_metrics(ledger, samples)]
     if silent:
-        problems.insert(0, f"nothing came for {SILENT_SECONDS:g} s, so the demo waited no longer")
+        problems.insert(0, f"nothing came for {SILENT_SECONDS:g} s, so the demo stopped waiting")
     code = running.worker.stop()
     if code != 0:
         problems.append(f"the worker ended with exit code {code} after SIGTERM; see {running.worker.log}")
@@ -228,7 +228,9 @@ def _until_complete(screen: Screen, worker: Worker, stream: Stream, ledger: Ledg
 def _stay(screen: Screen, running: Services) -> None:
     """Keep what the wall needs until Ctrl-C: somebody sits there, and may want to look."""
     screen.step("Look around")
-    screen.say(f"the wall with all that was tagged stays at {running.wall}; Ctrl-C ends the demo", "bold")
+    screen.say(
+        f"the wall with all that was tagged stays at {running.wall}; press Ctrl-C to end the demo", "bold"
+    )
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(1)
@@ -254,8 +256,8 @@ def _facts(
     yield "uploads", summary.outcome_line(ledger, streamed.samples)
     yield "speed", f"{streamed.rate:.0f} images/s, with {BUSY} uploads on their way at once"
     yield "latency", f"{summary.latency_line(ledger.latencies(calm=False))} from upload to tag, at that load"
-    yield "", f"{summary.latency_line(ledger.latencies(calm=True))} when uploads come alone"
-    yield "Redis", f"{streamed.view:,} tags, each as on the topic"
+    yield "", f"{summary.latency_line(ledger.latencies(calm=True))} with one upload at a time"
+    yield "Redis", f"{streamed.view:,} tags, each equal to the one in the topic"
     same = sum(trained.labels[image] == cluster for image, cluster in labels.items())
     yield "clusters", f"{same:,} of {len(labels):,} pictures are in the one that the fit predicted for them"
     other = sum(cluster == OTHER for cluster in labels.values()) / max(len(labels), 1)
@@ -275,7 +277,7 @@ def _verdict(screen: Screen, streamed: Streamed, trained: Trained, out: Path, re
     for problem in streamed.problems:
         screen.say(f"✗ {problem}", "red")
     if streamed.problems:
-        screen.say("not all is as it should be", "bold red")
+        screen.say("something is not as expected", "bold red")
         screen.say(streamed.log, "dim")
         return 1
     screen.say(f"✓ all {len(streamed.ledger.events):,} uploads are accounted for", "bold green")

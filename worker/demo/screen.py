@@ -131,7 +131,7 @@ def moment_line(moment: Moment) -> str:
     latency = "" if math.isnan(recent) else f", latency p50 {recent:.2f} s"
     speed = f"{moment.rate:.0f} images/s"
     if ledger.is_calm:
-        speed = f"the last {ledger.calm} go alone, one after another"
+        speed = f"the last {ledger.calm} are sent one by one"
     done = f"{ledger.done:,} of {len(ledger.events):,} uploads done"
     return f"{done}, {speed}{latency}, {dead} dead letters"
 

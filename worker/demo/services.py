@@ -189,7 +189,7 @@ def start_backends(screen: Screen, stack: contextlib.ExitStack, address: str | N
         redis_url = stack.enter_context(valkey_url())
     names = topic_names(f"demo-{time.strftime('%Y%m%d-%H%M%S')}-" if address else "")
     if address:
-        screen.say(f"{kafka.kind}; this run's own topics, which stay: {', '.join(names)}")
+        screen.say(f"{kafka.kind}; topics of this run, which are kept: {', '.join(names)}")
     else:
         screen.say(f"Kafka: {kafka.kind}, {kafka.bootstrap}")
     screen.say(f"Redis: an embedded Valkey, {redis_url}")
@@ -216,7 +216,7 @@ def start_worker(
     with screen.console.status("it starts"):
         worker.wait_until_ready()
         page.wait_until_ready()
-    screen.say(f"look at what comes in: http://{wall}/", "bold")
+    screen.say(f"watch it live: http://{wall}/", "bold")
     screen.say(f"imgclust-worker run, as in production; its log: {worker.log}")
     screen.say(f"metrics: http://{metrics}/metrics, pictures: http://127.0.0.1:{images.port}/images/…")
     connection = {**load(environment).kafka, "bootstrap.servers": backends.kafka.bootstrap}

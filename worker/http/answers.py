@@ -59,7 +59,7 @@ def guard(
             if only_loopback and not is_loopback(_host_name(request.headers.get("Host", ""))):
                 raise refused(
                     web.HTTPMisdirectedRequest,
-                    f"this address is for this machine alone; {setting} can name another",
+                    f"this address answers only this machine; set {setting} to another one",
                 )
             response = await handler(request)
         except web.HTTPException as error:

@@ -88,7 +88,7 @@ async def _bind(
         return await loop.create_server(factory, host, port)
     except OSError as error:
         raise StartError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); "
+            f"cannot listen on {host}:{port} ({error.strerror}); "
             f"set {setting} to a free address, or to port 0 for any"
         ) from error
 

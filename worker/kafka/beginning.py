@@ -6,9 +6,9 @@ import dataclasses
 
 from worker.kafka.offsets import NO_TOPICS, CommitTopics, cut, unfinished_of
 
-MADE_ANEW = "the topic was deleted and made anew; reading the new one from its start"
-CUT = "the log begins behind the committed offset; going on at its start"
-SHORTER = "the log ends before the committed offset; going on at its end"
+MADE_ANEW = "the topic was deleted and created again; reading the new one from its start"
+CUT = "the log begins after the committed offset; continuing at its start"
+SHORTER = "the log ends before the committed offset; continuing at its end"
 ANOTHER = "the log ends before the committed offset, and may be another one; reading it from its start"
 
 

@@ -415,7 +415,7 @@ class UploadsConsumer:
     def _commit_failed(self, partitions: Iterable[int], error: KafkaError) -> None:
         # harmless: what was published may be published again, and the next commit says all of it
         self._metrics.commits["failed"].inc()
-        log.warning("commit failed; it is tried again", error=error.str())
+        log.warning("commit failed; trying again", error=error.str())
         for partition in partitions:
             owned = self._owned.get(partition)
             if owned is not None and owned.offsets is not None:

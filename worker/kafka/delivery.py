@@ -124,7 +124,7 @@ def cut_or_raise(result: Result, error: KafkaError) -> Sequence[Result]:
     less = smaller(result)
     if less is None:
         raise StartError(
-            f"topic {result.topic!r} does not even take {size_of(result)} bytes: {error.str()}; "
+            f"topic {result.topic!r} does not accept even {size_of(result)} bytes: {error.str()}; "
             "see its max.message.bytes and cleanup.policy"
         )
     return [less]

@@ -180,7 +180,7 @@ class ExactlyOnce:
         if error.code() in REMEDIES:
             raise refused(error)
         if error.code() == KafkaError._FENCED or (error.fatal() and error.code() in _NEW_PRODUCER):
-            log.warning("the producer is fenced; going on with a new one", error=error.str())
+            log.warning("the producer is fenced; continuing with a new one", error=error.str())
             self._metrics.commits["fenced"].inc()
             old, self._producer, self._state = self._producer, None, State.NEW
             if old is not None:

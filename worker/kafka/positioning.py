@@ -44,7 +44,7 @@ ROUND = 1.0
 _POSITION_RETRY = 0.3
 # A partition that is silent for so long is looked after; where nothing comes of it, less and less often.
 _SILENCE, _SILENCE_MAX = 5.0, 300.0
-_RETRIES_GONE = "the retry topic was deleted and made anew; the uploads that waited in it are gone"
+_RETRIES_GONE = "the retry topic was deleted and created again; the uploads that waited in it are gone"
 LONG = 10.0  # seconds after which a partition that has not begun is warned of
 
 

@@ -55,7 +55,7 @@ class Pending:
             over to the retry topic.
         attempts: tries that failed.
         not_before: milliseconds since the epoch.
-        deaths: how many workers died while it was encoded with nothing beside it.
+        deaths: how many workers died while it was encoded alone.
     """
 
     record: Record
@@ -203,7 +203,7 @@ class RetryChangelog:
                 state.found.add(upload_id, pending, due, pending.record.timestamp, nbytes)
         except ValueError as error_:
             log.error(
-                "a record of the retry topic is none of this worker's; it is left alone",
+                "a record of the retry topic was not written by this worker; it is ignored",
                 partition=partition, offset=offset, error=f"{type(error_).__name__}: {str(error_)[:100]!a}",
             )  # fmt: skip
 

@@ -30,29 +30,32 @@ class TopicPlan:
 PLANS: Mapping[TopicRole, TopicPlan] = {
     "uploads": TopicPlan(
         {"cleanup.policy": "delete", "retention.ms": str(7 * DAY)},
-        "what the workers may be behind at most before uploads are lost",
+        "how far the workers may fall behind before uploads are lost",
     ),
     "tags": TopicPlan(
         {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY), "max.compaction.lag.ms": str(DAY)},
-        "the newest tag of each id for ever; a view may stand still for a week and still hear of deletions; "
-        "the old tag of a deleted upload is gone within about a day",
+        "keeps the newest tag of each id for ever; a view may be down for a week and still see "
+        "deletions; the old tag of a deleted upload is gone within about a day",
     ),
     "retry": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(10 * MINUTE)},
-        "what is pending, never dropped by age; short, because whoever takes a partition over reads it first",
+        (
+            "pending retries, never dropped by age; compacted soon, because the next owner of a "
+            "partition reads them first"
+        ),
     ),
     "dlq": TopicPlan(
         {"cleanup.policy": "delete", "retention.ms": str(30 * DAY)},
-        "how long people have to look at a dead letter and replay it",
+        "how long you have to look at a dead letter and replay it",
     ),
     "embeddings": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
-        "where it is set: the newest embedding of each id for ever; that of a deleted upload is gone within "
-        "about a day",
+        "if set: keeps the newest embedding of each id for ever; that of a deleted upload is gone "
+        "within about a day",
     ),
     "models": TopicPlan(
         {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY)},
-        "where it is set: which model is live and which its shadow, and what each worker runs; one partition",
+        "if set: which model is live and which is the shadow, and what each worker runs; one partition",
     ),
 }
 ONE_PARTITION: frozenset[TopicRole] = frozenset({"models"})
@@ -169,7 +172,7 @@ def in_sync(cluster: KafkaCluster) -> Iterator[Warn]:
         elif least >= topic.replicas:
             what = (
                 f"min.insync.replicas is {least} of {topic.replicas} replicas, so nothing can be written "
-                "while one broker is away"
+                "while one broker is down"
             )
         else:
             continue
@@ -188,9 +191,11 @@ def unclean(cluster: KafkaCluster) -> Iterator[Warn]:
 
 def compaction(cluster: KafkaCluster) -> Iterator[Warn]:
     losses: dict[TopicRole, str] = {
-        "embeddings": "so they end with their retention, and what is trained or tagged again lacks them",
-        "models": "so the name of the live model ends with its retention",
-        "tags": "so tags end with their retention, and a view that is rebuilt lacks them",
+        "embeddings": (
+            "so embeddings are deleted after some time, and are missing in training and retagging"
+        ),
+        "models": "so the name of the live model is deleted after the retention time",
+        "tags": "so tags are deleted after the retention time, and are missing in a rebuilt view",
     }
     for role, loss in losses.items():
         topic = cluster.topics.get(role)
@@ -202,14 +207,12 @@ def compaction(cluster: KafkaCluster) -> Iterator[Warn]:
             yield _set(topic, "cleanup.policy", "compact", what)
     retry, uploads = cluster.topics["retry"], cluster.topics["uploads"]
     if "delete" in retry.policies:
-        what = (
-            "cleanup.policy has delete, so an upload that waits for another try can vanish without an outcome"
-        )
+        what = "cleanup.policy has delete, so an upload that waits for a retry can be lost"
         yield _set(retry, "cleanup.policy", "compact", what)
     if "compact" in uploads.policies:
         what = (
-            "cleanup.policy has compact, so an event may vanish before it is read: it ends as nothing, and a "
-            "deletion may be missed"
+            "cleanup.policy has compact, so an event may vanish before it is read, and a deletion may be "
+            "missed"
         )
         yield _set(uploads, "cleanup.policy", "delete", what)
 
@@ -219,16 +222,16 @@ def retention(cluster: KafkaCluster) -> Iterator[Warn]:
     kept = tags.number("delete.retention.ms")
     if kept is not None and kept < DAY:
         what = (
-            f"delete.retention.ms is {duration(kept)}; a view that stands still for longer reads all tags "
-            "again to find what was deleted"
+            f"delete.retention.ms is {duration(kept)}; a view that is down for longer reads all tags again "
+            "to find what was deleted"
         )
         yield _set(tags, "delete.retention.ms", PLANS["tags"].config["delete.retention.ms"], what)
     reach = uploads.number("retention.ms")
     if reach is not None and 0 <= reach < DAY:
         yield _set(
             uploads, "retention.ms", PLANS["uploads"].config["retention.ms"],
-            f"retention.ms is {duration(reach)}; workers that are away for longer lose uploads",
-            "set it to the longest outage that you want to survive, like {}",
+            f"retention.ms is {duration(reach)}; workers that are down for longer lose uploads",
+            "set it to the longest outage that you want to survive, such as {}",
         )  # fmt: skip
     minutes = cluster.broker.get("offsets.retention.minutes", "")
     if minutes.isdigit() and reach is not None and (reach < 0 or reach > int(minutes) * MINUTE):
@@ -245,7 +248,7 @@ def sizes(cluster: KafkaCluster) -> Iterator[Warn]:
     uploads = cluster.topics["uploads"]
     largest = uploads.number("max.message.bytes")
     losses: dict[TopicRole, str] = {
-        "retry": "a larger event that fails for now is not tried again, but becomes a dead letter",
+        "retry": "a larger event is not retried, but becomes a dead letter",
         "dlq": "a larger event arrives there without its value",
         "tags": "an event whose attributes are larger becomes a dead letter",
     }
@@ -278,8 +281,8 @@ def order(cluster: KafkaCluster) -> Iterator[Warn]:
     if keyless:
         yield Warn(
             f"{cluster.topics['uploads'].name}: events without a key in partition(s) "
-            f"{', '.join(map(str, keyless))}; where the key does not choose the partition, events of one id "
-            "can overtake each other",
+            f"{', '.join(map(str, keyless))}; without keys, events of one id can overtake each "
+            "other",
             "let the producer send the upload's id as the key",
         )
     seen: dict[bytes, int] = {}
@@ -288,7 +291,7 @@ def order(cluster: KafkaCluster) -> Iterator[Warn]:
             if key is not None and seen.setdefault(key, sample.partition) != sample.partition:
                 yield Warn(
                     f"{cluster.topics['uploads'].name}: the key {printable(key)} is in partitions "
-                    f"{seen[key]} and {sample.partition}; which of its events is the last one is chance",
+                    f"{seen[key]} and {sample.partition}; so the order of its events is undefined",
                     "let all producers use the same partitioner, and add partitions only to a drained topic",
                 )
                 return

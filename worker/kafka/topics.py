@@ -285,7 +285,7 @@ def problems(topics: Topics) -> list[str]:
     missing = [name for name, count in topics.counts.items() if not count]
     if missing:
         found.append(
-            f"missing topics: {', '.join(missing)} (or this user may not describe them); make them with "
+            f"missing topics: {', '.join(missing)} (or this user may not describe them); create them with "
             "`imgclust-worker topics --create` (all four with the same number of partitions), or set "
             "WORKER_CREATE_TOPICS=true"
         )
@@ -298,8 +298,8 @@ def problems(topics: Topics) -> list[str]:
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         found.append(
-            f"the four topics must have the same number of partitions, because a result goes to the number "
-            f"that its upload came from; they have {shown}"
+            f"the four topics must have the same number of partitions, because a result goes to the "
+            f"partition number of its upload; they have {shown}"
         )
     return found
 

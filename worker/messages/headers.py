@@ -169,7 +169,7 @@ class RetryHeaders:
         attempts: tries that failed.
         not_before: when it is due, milliseconds since the epoch.
         error_code: of the last try.
-        deaths: how many workers died while it was encoded with nothing beside it.
+        deaths: how many workers died while it was encoded alone.
     """
 
     attempts: int

@@ -149,7 +149,7 @@ class _Record:
             if found is None:
                 return None
             if isinstance(found, bool) or not isinstance(found, str | int | float):
-                raise bad_event(f"{_name(part)} is to be part of a text, and is neither text nor number")
+                raise bad_event(f"{_name(part)} is used in a template, but is neither text nor number")
             # up to the path, a slash would end the host and begin a path: another host than the one meant
             in_path = url and "/" in filled.partition("://")[2]
             filled += urllib.parse.quote(str(found), safe="/" if in_path else "") if url else str(found)

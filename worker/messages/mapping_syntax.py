@@ -117,7 +117,7 @@ def parse_map(text: str) -> dict[str, FieldSource]:
 def _field(tokens: _Tokens) -> str:
     name = tokens.must("a field", "name")
     if name not in FIELDS:
-        raise MapError(f"{name!r} is no field of an upload: {', '.join(FIELDS)}, attributes.<name>")
+        raise MapError(f"{name!r} is not a field of an upload: {', '.join(FIELDS)}, attributes.<name>")
     if name == "attributes" and tokens.take(".") is not None:
         return f"attributes.{tokens.must('the name of the attribute', 'name', 'quoted')}"
     return name
@@ -167,7 +167,7 @@ def _text(text: str) -> Text:
         if found[0] in ("{{", "}}"):
             parts.append(found[0][0])
         elif found[1] is None:
-            raise MapError(f"a single {found[0]!r} in {text!r}; double it if it is meant as it stands")
+            raise MapError(f"a single {found[0]!r} in {text!r}; double it to use it literally")
         else:
             inner = _Tokens(found[1])
             parts.append(_path(inner, "{}"))

@@ -120,7 +120,7 @@ def framed(value: bytes) -> bytes:
     if len(value) > MAX_EVENT_BYTES:
         raise bad_event(f"the event has {len(value)} bytes, at most {MAX_EVENT_BYTES} are read")
     if len(value) < 5 or value[0] != 0:
-        raise bad_event(f"the event does not begin with a schema's number: {printable(value[:8])}")
+        raise bad_event(f"the event does not begin with a schema id: {printable(value[:8])}")
     return value[1:5]
 
 

@@ -57,7 +57,7 @@ def parse_time(value: object) -> int:
         text = f"{text[:17]}59{text[19:]}" if text[17:19] == "60" else text
         ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
-        raise bad_event(f'"uploaded_at" is not a moment of the calendar: {printable(value)}') from None
+        raise bad_event(f'"uploaded_at" is not a valid date and time: {printable(value)}') from None
     if not MIN_TIME_MS <= ms <= MAX_TIME_MS:
         raise bad_event(f'"uploaded_at" is outside of the years 1 to 9999 in UTC: {printable(value)}')
     return ms

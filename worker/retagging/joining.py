@@ -47,7 +47,7 @@ def join(
             return run
         with contextlib.suppress(ClaimLost):  # somebody else begins one in this moment
             return _begin(committed, bounds, starter, partitions, model, to, target)
-    raise WorkerError(f"no run to {to!r} could be begun; run it again")
+    raise WorkerError(f"no run to {to!r} could be started; run it again")
 
 
 def _is_going_on(run: Run, model: str, to: str, target: str) -> bool:

@@ -178,8 +178,7 @@ class Member:
         log.warning("a transaction is void", error=str(error), tries=self._lost)
         if self._lost >= TRIES:
             raise WorkerError(
-                f"no transaction could be committed in {TRIES} tries: {error}; "
-                "run it again, it goes on where it was"
+                f"no transaction could be committed in {TRIES} tries: {error}; run it again to continue"
             ) from None
 
     def _look(self) -> None:
@@ -188,7 +187,7 @@ class Member:
         try:
             self._run = self._with(self._share.committed(list(self._run.parts)))
         except KafkaAway as error:
-            log.warning("how far the others are is not known", error=str(error))
+            log.warning("the progress of the other processes is not known", error=str(error))
         else:
             self._watching(self._run)
 

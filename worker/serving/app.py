@@ -51,7 +51,7 @@ _QUESTION = {
     "required": ["url"],
     "properties": {
         "url": {"type": "string", "minLength": 1, "maxLength": MAX_URL_CHARS},
-        "id": {"description": "Of the tag; default: the URL's SHA-256.", **_ID},
+        "id": {"description": "Id of the tag; default: the URL's SHA-256.", **_ID},
         "uploaded_at": {"description": "RFC 3339; default: now.", "type": "string"},
         "attributes": {
             "type": "object",
@@ -69,14 +69,14 @@ ASK = Endpoint(
         403: "The URL may not be fetched.",
         408: "The picture did not arrive in time.",
         413: "Too many bytes or pixels.",
-        415: "No picture of a known format.",
+        415: "Not a picture in a supported format.",
         422: "It cannot be decoded.",
-        429: "Too many wait already; ask again after Retry-After.",
-        502: "Its server has no such picture, or fails.",
+        429: "Too many requests are waiting; try again after Retry-After.",
+        502: "The picture's server does not have it, or failed.",
         503: "Not ready.",
-        504: "Its server is too slow.",
+        504: "The picture's server is too slow.",
     },
-    (Parameter("id", _ID, "Of the tag, where the body is the picture; default: the picture's SHA-256."),),
+    (Parameter("id", _ID, "Id of the tag, if the body is the picture; default: the picture's SHA-256."),),
     method="post",
     body={
         "application/json": _QUESTION,
@@ -180,7 +180,7 @@ class Serving:
         if upload.url is None:
             raise _failed("bad-event", "a deletion has no picture")
         if _scheme(upload.url) not in SCHEMES:
-            raise _failed("url-forbidden", f"only {', '.join(SCHEMES)} URLs are fetched for others")
+            raise _failed("url-forbidden", f"only {', '.join(SCHEMES)} URLs are fetched here")
         return self._tag(upload, await self.engine.ask(upload.url))
 
     async def of_picture(self, body: bytes, named: str | None = None) -> Tag:

@@ -132,9 +132,9 @@ class Engine:
             FullError: there is none.
         """
         if self._seats >= self._bounds.questions:
-            raise FullError(f"{self._seats} wait for an answer already")
+            raise FullError(f"{self._seats} requests are waiting already")
         if self._body_bytes and self._body_bytes + body_bytes > self._bounds.body_bytes:
-            raise FullError(f"{self._body_bytes:,} bytes of pictures wait already")
+            raise FullError(f"{self._body_bytes:,} bytes of pictures are waiting already")
         self._seats += 1
         self.idle.clear()
         self._body_bytes += body_bytes

@@ -69,7 +69,7 @@ class InferenceProtocol:
     def _check_version(self, request: web.Request) -> None:
         version = self._serving.engine.inference.maker.version
         if request.match_info.get("version", version) != version:
-            raise refused(web.HTTPNotFound, f"the model at work is version {version}")
+            raise refused(web.HTTPNotFound, f"the current model is version {version}")
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         """Each picture is a question of its own; the first that fails fails the request."""

@@ -155,9 +155,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         )
     registered = values["uploads_format"] == "avro" or values["tags_format"] != "json"
     if registered and values["schema_registry_url"] is None:
-        found.append("WORKER_SCHEMA_REGISTRY_URL must be set for these formats; the schemas are there")
+        found.append("WORKER_SCHEMA_REGISTRY_URL must be set for these formats; it has the schemas")
     if values["uploads_protobuf"] is not None and values["uploads_format"] != "protobuf":
-        found.append("WORKER_UPLOADS_PROTOBUF says nothing unless WORKER_UPLOADS_FORMAT is protobuf")
+        found.append("WORKER_UPLOADS_PROTOBUF has no effect unless WORKER_UPLOADS_FORMAT is protobuf")
     if values["models_topic"] is not None and values["models_folder"] is None:
         found.append(
             "WORKER_MODELS_TOPIC needs WORKER_MODELS_FOLDER: the folder with the models that it names"

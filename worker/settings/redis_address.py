@@ -53,7 +53,7 @@ class RedisAddress:
         parts = urllib.parse.urlsplit(url)
         kind, tls = _KINDS.get(parts.scheme, (None, False))
         if kind is None or not (parts.netloc or parts.path):
-            raise ValueError("no URL of a Redis")
+            raise ValueError("not a Redis URL")
         if kind == "server":
             return cls(url, kind)
         credentials, _, hosts = parts.netloc.rpartition("@")

@@ -45,8 +45,8 @@ def settings_table() -> str:
         lines.append(f"| `{s.env}` | {shown} | {s.allowed} | {s.meaning} |")
     lines.append(
         "| `WORKER_KAFKA_<PROPERTY>` | – | any librdkafka property, `_` for `.` | "
-        "`WORKER_KAFKA_SASL_USERNAME=…`; with `_FILE` at the end its value is read from that file; "
-        "those that delivery rests on are refused |"
+        "for example `WORKER_KAFKA_SASL_USERNAME=…`; a name that ends in `_FILE` reads the value from a "
+        "file; properties that delivery depends on are refused |"
     )
     return "\n".join(lines)
 

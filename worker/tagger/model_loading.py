@@ -41,7 +41,7 @@ def load(settings: Settings) -> tuple[ClusterModel, Encoder]:
     wanted = model.encoder
     if wanted is None:
         raise StartError(
-            f"model {model.version} does not say whose embeddings it takes; "
+            f"model {model.version} does not name its encoder; "
             "freeze it with ClusterModel.from_fitted(…, encoder=…)"
         )
     encoder = load_encoder(
@@ -109,12 +109,12 @@ def check_encoder(model: ClusterModel, named: ModelRef, encoder: EncoderIdentity
         StartError: naming both encoders.
     """
     if model.encoder is None:
-        raise StartError(f"the model in {named.folder!r} does not say whose embeddings it takes")
+        raise StartError(f"the model in {named.folder!r} does not name its encoder")
     if encoder is not None:
         encoder.check_same(
             model.encoder,
             f"the model in {named.folder!r} was fitted with",
-            "a new encoder takes new workers",
+            "a new encoder needs new workers",
             here="this worker encodes with",
             error=StartError,
         )

@@ -109,7 +109,7 @@ class ModelsWatch:
         self._topic_id = now or before
         if not differ(before, now):
             return False
-        log.error("the models topic was deleted and made anew; reading the new one from its start")
+        log.error("the models topic was deleted and created again; reading the new one from its start")
         self._state = ModelsState()
         self._consumer.list_topics(self._topic, timeout=WAIT)  # it may have heard that there is no such topic
         self._begin()
@@ -129,7 +129,7 @@ class ModelsWatch:
             known = len(self._state.strange)
             self._state.take(message.key(), message.value(), -1 if offset is None else offset)
             if len(self._state.strange) > known:
-                log.error("a record of the models topic is none of this worker's", offset=offset)
+                log.error("a record of the models topic was not written by a worker", offset=offset)
         return reached
 
     def _report(self, value: bytes | None) -> None:

@@ -32,7 +32,7 @@ from worker.telemetry import log as logs
 log = logs.get(__name__)
 
 DEATHS = 3
-KILLER = "{} workers died while it was encoded with nothing beside it"
+KILLER = "{} workers died while it was encoded alone"
 
 
 class Marks(Protocol):

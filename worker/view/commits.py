@@ -90,4 +90,4 @@ class Commits:
                 state.committed = position.offset
         if failed is not None:
             self._not_before = self._clock() + AGAIN_SECONDS
-            log.warning("the view's commit failed; it is tried again", error=failed.str(), code=failed.name())
+            log.warning("the view's commit failed; trying again", error=failed.str(), code=failed.name())

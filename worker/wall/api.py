@@ -46,7 +46,10 @@ _HEADERS = {
     "ETag": "Of this answer; send it as If-None-Match to learn whether there is another.",
     "Cache-Control": "How many seconds the answer may be kept.",
 }
-_COMMON = {304: "What the client has is the newest.", 503: "Redis does not answer, or too many ask."}
+_COMMON = {
+    304: "The client has the newest version.",
+    503: "Redis does not answer, or there are too many requests.",
+}
 _WRONG = {400: "A parameter is wrong."}
 
 TAG = Endpoint(

@@ -117,7 +117,7 @@ def test_phrases(
     monkeypatch.setattr(loading, "encoder_of", lambda *_: TextEncoder())
     add = ("class", model, "add", "receipts", "--on", folder / "embeddings", "--phrase")
     assert imgclust(*add, "a photo of a receipt") == 1
-    assert "a phrase has no images that say how near" in capsys.readouterr().err
+    assert "a phrase alone does not tell how similar" in capsys.readouterr().err
     assert imgclust(*add, "what it cannot read", "--labels", folder / "labels.csv") == 1
     assert "has no text tower" in capsys.readouterr().err
     assert imgclust(*add, "a photo of a receipt", "--labels", folder / "labels.csv") == 0

@@ -102,7 +102,7 @@ def test_a_marker_without_its_rows_counts_for_nothing(tmp_path: Path) -> None:
 def test_what_is_not_this_runs_is_refused(tmp_path: Path) -> None:
     """Another model's parts, strange files, a second process, a damaged marker."""
     write_all(tmp_path / "one", [[1]])
-    with pytest.raises(ImgclustError, match=r"begun with .*abc.*this run is with .*xyz.*another folder"):
+    with pytest.raises(ImgclustError, match=r"started with .*abc.*this run is with .*xyz.*another folder"):
         write_all(tmp_path / "one", [[1]], {"model": "xyz"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tags.parquet").touch()

@@ -180,7 +180,7 @@ def test_parts_hold_whole_batches() -> None:
         (["predict", "{model}", "{pictures}", "-o", "tags.parquet"], "writes a folder of Parquet files"),
         (["predict", "{model}", "{pictures}"], "writes a folder of Parquet files"),
         (["predict", "{model}", "{pictures}", "-", "-o", "{out}"], "nothing of stdin"),
-        (["predict", "{model}", "{pictures}", "-o", "{out}"], "does not say which encoder it takes"),
+        (["predict", "{model}", "{pictures}", "-o", "{out}"], "does not name its encoder"),
     ],
 )
 def test_the_commands_say_what_is_missing(

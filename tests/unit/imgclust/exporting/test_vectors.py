@@ -132,6 +132,6 @@ def test_a_folder_that_holds_something(tmp_path: Path) -> None:
     file = written(tmp_path / "f.parquet")
     (tmp_path / "e").mkdir()
     assert import_vectors(parquet_pieces(file, "name", "v"), tmp_path / "e", "acme") == 3
-    with pytest.raises(EmbeddingsError, match="is there already: import into a folder of its own"):
+    with pytest.raises(EmbeddingsError, match="already exists: import into a new folder"):
         import_vectors(parquet_pieces(file, "name", "v"), tmp_path / "e", "acme")
     assert len(read_embeddings(tmp_path / "e")) == 3

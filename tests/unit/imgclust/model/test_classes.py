@@ -140,7 +140,7 @@ def test_a_class_can_be_renamed_and_nothing_else() -> None:
         (lambda e: e.merge(0, 6), "6 is the class 'bills', not a cluster"),
         (lambda e: e.split(6), "6 is the class"),
         (lambda e: e.drop(6), "6 is the class"),
-        (lambda e: e.drop(0, 2, 3, 4, 5), "leave one"),
+        (lambda e: e.drop(0, 2, 3, 4, 5), "keep at least one"),
         (lambda e: e.add_class("bills", rule), "a name of its own, got 'bills': class 6 has it"),
         (lambda e: e.add_class(" ", rule), "it is empty"),
         (lambda e: e.remove_class("receipts"), r"no class 'receipts': its classes are 6 'bills'"),
@@ -168,7 +168,7 @@ def test_golden_images(tmp_path: Path) -> None:
         (lambda e: e.add_golden("a", two, [17]), "no cluster 17"),
         (lambda e: e.add_golden("a", two[:5], [2]), "an embedding of 24 numbers"),
         (lambda e: e.add_golden("a\nb", two, [2]), "must be one line"),
-        (lambda e: e.remove_golden("nobody"), "'nobody' is no golden image"),
+        (lambda e: e.remove_golden("nobody"), "'nobody' is not a golden image"),
     ):
         with pytest.raises(ModelError, match=text):
             refused(model.edit())

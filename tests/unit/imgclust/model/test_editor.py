@@ -130,8 +130,8 @@ def test_names_by_number_and_by_order() -> None:
         (lambda e: e.merge(2, 2), "two or more different clusters"),
         (lambda e: e.merge(2), "two or more different clusters"),
         (lambda e: e.split(17), "no cluster 17"),
-        (lambda e: e.drop(), "leave one"),
-        (lambda e: e.drop(0, 1, 2, 3, 5), "leave one"),
+        (lambda e: e.drop(), "keep at least one"),
+        (lambda e: e.drop(0, 1, 2, 3, 5), "keep at least one"),
         (lambda e: e.split(0, into=40), "too small to split"),
     ],
 )

@@ -228,7 +228,7 @@ def test_only_webp_becomes_a_picture() -> None:
 
 def test_a_page_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     """A missing folder is an error that names the file and the remedy."""
-    with pytest.raises(ImgclustError, match=r"missing/report\.html.*a folder that exists"):
+    with pytest.raises(ImgclustError, match=r"missing/report\.html.*an existing folder"):
         write_page(hostile_report(8, 2), tmp_path / "missing" / "report.html")
 
 

@@ -53,5 +53,5 @@ def test_pictures_beyond_the_bound_are_named_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ImgclustError, match="in a folder that exists"):
+    with pytest.raises(ImgclustError, match="in an existing folder"):
         write_pictures(tmp_path / "missing" / "page.html", "t", "", [])

@@ -147,7 +147,7 @@ def test_set_waits_for_the_workers(
     monkeypatch.setattr(set_models.time, "sleep", refusing)
     assert set_models.set_live(settings, str(settings.models_folder / "second"), wait=60) == 1  # type: ignore[operator]
     assert "host-a refuses: " in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="as its own shadow it says nothing"):
+    with pytest.raises(SettingsError, match="it cannot be its own shadow"):
         set_models.set_shadow(settings, "second")
 
 
@@ -171,7 +171,7 @@ def test_set_refuses_a_model_that_breaks_golden_images(
         set_models.set_live(settings, "wrong", wait=0)
     assert set_models.set_live(settings, "right", wait=0, dry_run=True) == 0
     printed = capsys.readouterr().out
-    assert "how many tags would change is not known: embeddings are kept only where" in printed
+    assert "it is not known how many tags would change: embeddings are kept only where" in printed
     assert printed.endswith("nothing was changed\n")
     assert not written
     assert set_models.set_live(settings, "wrong", wait=0, force=True) == 0
@@ -189,7 +189,7 @@ def test_the_encoder_of_the_live_model_decides(
     other = dataclasses.replace(model, encoder=dataclasses.replace(fitted.ENCODER, weights="1" * 64))
     other.save(tmp_path / "live")
     state.assignments["live"] = Assignment(ModelRef(other.version, other.taxonomy, "live"), NOW)
-    with pytest.raises(StartError, match="a new encoder takes new workers"):
+    with pytest.raises(StartError, match="a new encoder needs new workers"):
         set_models.set_live(settings, "second", wait=0)
     assert not written
     state.assignments["live"] = Assignment(ModelRef("c" * 12, "c" * 12, "live"), NOW)

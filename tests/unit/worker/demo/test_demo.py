@@ -333,7 +333,7 @@ def test_uploads_that_go_alone_do_not_look_stuck() -> None:
         ledger.ended((0, number), UploadResult(TAGGED, 0.1 * (number + 1), b"{}", tag("x")))
         line = moment_line(Moment(ledger, 2.0, Samples()))
         assert "images/s" not in line
-        assert "the last 3 go alone, one after another" in line
+        assert "the last 3 are sent one by one" in line
     assert "latency p50 0.20 s" in line
     assert "images/s" in moment_line(Moment(Ledger(events), 2.0, Samples()))
 

@@ -68,7 +68,7 @@ def test_what_is_made_is_not_warned_of() -> None:
         (made(3, **{"offsets.retention.minutes": "1440"}), "away for 1 d (offsets.retention.minutes)"),
         (changed("uploads", max_message_bytes="5000000"), "dlq: max.message.bytes is 1048588"),
         (changed("tags", max_message_bytes="1000"), "tags: max.message.bytes is 1000"),
-        (changed("retry", max_message_bytes="1000"), "is not tried again, but becomes a dead letter"),
+        (changed("retry", max_message_bytes="1000"), "is not retried, but becomes a dead letter"),
         (made(3, **{"offset.metadata.max.bytes": "1024"}), "the brokers' offset.metadata.max.bytes is 1024"),
         (made(3, **{"transaction.max.timeout.ms": "9000"}), "no worker can start a transaction"),
         (sampled((b"a", None), (b"b",)), "events without a key in partition(s) 0"),

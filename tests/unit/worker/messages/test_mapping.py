@@ -184,7 +184,7 @@ def test_other_formats_types_are_taken_as_jsons() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it is empty"), ("photo=id", "'photo' is no field of an upload"), ("id", "'=' after id is"),
+        ("", "it is empty"), ("photo=id", "'photo' is not a field of an upload"), ("id", "'=' after id is"),
         ("id=", "a path or a text for id is missing before the end"), ("id=a,id=b", "id is there twice"),
         ("id=a url=b", "',' is missing before 'url'"), ("id=a..b", "a name after '.'"), ("id=$no", "$no"),
         ("url=$key", "which only id can be"), ("url='https://{$key.a}'", "which only id can be"),

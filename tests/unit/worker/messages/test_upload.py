@@ -92,7 +92,7 @@ BAD = [
     (b'{"id":"a","url":["u"]}', None, '"url" must be'),
     (b'{"id":"a","url":"' + b"u" * 9000 + b'"}', None, "9000 characters"),
     (b'{"id":"a","url":"u","uploaded_at":12}', None, "RFC 3339"),
-    (b'{"id":"a","url":"u","uploaded_at":"2026-02-30T00:00:00Z"}', None, "moment of the calendar"),
+    (b'{"id":"a","url":"u","uploaded_at":"2026-02-30T00:00:00Z"}', None, "valid date and time"),
     (b'{"id":"a","url":"u","uploaded_at":"2026-W01-1T00:00:00Z"}', None, "RFC 3339"),
     (b'{"id":"a","url":"u","attributes":[]}', None, '"attributes" must be'),
     (b'{"id":"a","url":"u","attributes":{"x":{}}}', None, "attribute 'x'"),
@@ -242,7 +242,7 @@ def test_what_is_not_a_tag_is_a_value_error(data: bytes) -> None:
 
 @given(st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30), timezones=st.just(dt.UTC)))
 def test_times_round_trip(moment: dt.datetime) -> None:
-    """Any moment of the calendar survives formatting and parsing, to the millisecond."""
+    """Any valid date and time survives formatting and parsing, to the millisecond."""
     ms = parse_time(moment.isoformat(timespec="milliseconds"))
     assert parse_time(format_time(ms)) == ms
 

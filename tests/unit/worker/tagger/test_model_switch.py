@@ -136,7 +136,7 @@ def test_what_is_loaded_is_what_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(StartError, match=match):
             load_named(tmp_path, wrong, fitted.ENCODER)
-    with pytest.raises(StartError, match="a new encoder takes new workers"):
+    with pytest.raises(StartError, match="a new encoder needs new workers"):
         load_named(tmp_path, first, STRANGER)
     (tmp_path / "first" / "clusters.json").write_text("{}")
     with pytest.raises(ModelError, match=r"clusters\.json"):
