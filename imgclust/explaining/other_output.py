@@ -18,7 +18,7 @@ COLUMNS = ("id", "kind", "nearest", "name", "score", "similarity", "assigned", "
 MEANING = {
     "novel": "unlike anything else that the model was fitted on",
     "between": "between clusters, or at the edge of one",
-    "thin": "in a thin region: few images are like them",
+    "thin": "in a sparse region: few images are similar",
 }
 SHOWN = 12  # clusters and groups, in lines
 PICTURES = 24  # of each part of the page
@@ -122,11 +122,11 @@ def _picture_groups(found: Other, thumbnail: Callable[[OtherImage], bytes | None
         yield shown(
             f"Between clusters, nearest {named(number, found.names)}", "the highest score first", images
         )
-    for kind, about in (("thin", "few images are like them"), ("novel", "the most unlike the others first")):
+    for kind, about in (("thin", "few images are similar"), ("novel", "the most unlike the others first")):
         images = [image for image in found.images if image.kind == kind]
         if images:
             images.sort(key=lambda image: image.similarity)
-            yield shown({"thin": "In a thin region", "novel": "Novel"}[kind], about, images)
+            yield shown({"thin": "In a sparse region", "novel": "Novel"}[kind], about, images)
 
 
 def _caption(image: OtherImage, found: Other) -> str:

@@ -183,5 +183,5 @@ def words(data: ReportData, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "lede": lede + ".",
         "tiles": _tiles(data, counted),
         "sections": [s for s in sections if s["rows"]],
-        "colophon": f"Model {data.version}. Made by imgclust; this page is complete and loads nothing.",
+        "colophon": f"Model {data.version}. Made by imgclust; this page is self-contained and loads nothing.",
     }

@@ -19,9 +19,9 @@ from imgclust.types import OTHER
 REASONS = {  # `imgclust.model.reasons.KINDS`, in the order in which the page lists them
     "between": (
         "Between clusters",
-        "as many pictures are around it as in clusters, but it fits none of them",
+        "surrounded by as many pictures as in a cluster, but clearly in none",
     ),
-    "thin": ("Thin", "few pictures are like it"),
+    "thin": ("Thin", "few pictures are similar"),
     "novel": ("Novel", "unlike anything in training"),
 }
 TYPICAL_SHARE = 0.8  # of the room for pictures, which typical ones may take where there are others

@@ -188,7 +188,7 @@ def test_typical_borderline_and_random_pictures(page: chromium.Page) -> None:
         choose(kind)
         found[kind] = first_card()
     assert len({tuple(images) for images in found.values()}) == 3
-    assert "least firmly" not in page.text("#kind-note")
+    assert "least certain" not in page.text("#kind-note")
     assert 0 < len(found["borderline"]) <= 24
     choose("pictures")
 

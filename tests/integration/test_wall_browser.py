@@ -197,7 +197,7 @@ def test_a_cluster_is_shown_to_its_end(page: chromium.Page) -> None:
     page.js("clearInterval(window.scroller)")
     ids = page.js("[...document.querySelectorAll('#pictures .tile')].map(e => e.dataset.id)")
     assert ids == [f"many-{n:03}" for n in reversed(range(MANY))]
-    assert page.text("#one-end") == "That is all that Redis keeps of it."
+    assert page.text("#one-end") == "Redis keeps no older uploads of this cluster."
     page.press("#one .one-head a")
     page.wait("document.getElementById('one').hidden && !document.getElementById('all').hidden")
 

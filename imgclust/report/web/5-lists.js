@@ -5,8 +5,8 @@ const LISTED = 60;
 
 const swatch = (report, id) => el("span", { class: "swatch", "aria-hidden": "true", colour: colourOf(report, id) });
 const nameless = (cluster) => cluster.name === null && cluster.id !== OTHER;
-const STABILITY = "How well it is found again without a fifth of the images: 1 as it is; below 0.6 do not rely on it";
-const CLASS = "People defined it; its images are found before the clusters are asked";
+const STABILITY = "How well it is found again when a fifth of the images is left out. 1: exactly; below 0.6: do not rely on it";
+const CLASS = "Defined by people, and decided before the clusters";
 const named = (cluster) => el("bdi", { class: nameless(cluster) && "unnamed" }, cluster.label);
 
 function fillHeadline(report) {
@@ -117,8 +117,8 @@ class PictureGrid {
 
 const KINDS = {
   pictures: "the most typical pictures",
-  borderline: "the pictures that the cluster holds least firmly, the least first",
-  random: "any of its pictures",
+  borderline: "the pictures at the edge of the cluster, the least certain first",
+  random: "a random choice of its pictures",
 };
 
 function fillCards(report, { onChoose, onToggle }) {
@@ -150,7 +150,7 @@ function showPictures(report, cards, grid, kind) {
   const drawn = clusters.some((cluster) => cluster[kind].some(known));
   byId("kind-note").textContent = drawn || kind === "pictures"
     ? `Shown: ${KINDS[kind]}.`
-    : `Shown: ${KINDS[kind]}. The model keeps typical pictures only; with --images EMBEDDINGS/ the report has the others, too.`;
+    : `Shown: ${KINDS[kind]}. The model keeps only typical pictures. With --images EMBEDDINGS/ the report has the others too.`;
   for (const cluster of clusters) {
     const strip = cards.get(cluster.id).lastElementChild;
     if (cluster[kind].length) strip.replaceChildren(...grid.buttons(cluster[kind]));
@@ -266,7 +266,7 @@ function fillInspector(report, chosen, near, { onChoose, onClose, onToggle }) {
     attributeList(report, chosen, note),
     near.length ? el("h3", {}, "Nearest on the map") : el("p", { class: "sub" }, "This picture is not among those on the map."),
     el("ul", { class: "image-list" }, ...near.map((i) => imageRow(report, i, onChoose))),
-    pictureless ? el("p", { class: "sub" }, "Some pictures are not in this report: the model keeps typical ones only, or there was no room.") : null,
+    pictureless ? el("p", { class: "sub" }, "Some pictures are not in this report: the model keeps only typical ones, or there was no room.") : null,
   ].filter(Boolean));
 }
 

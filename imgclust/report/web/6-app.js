@@ -164,7 +164,7 @@ function start() {
     document.documentElement.style.colorScheme = shown;
     document.documentElement.dataset.theme = shown;
     byId("theme").lastElementChild.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
-    byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system has them" : theme}`);
+    byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "system default" : theme}`);
   }
 
   update();

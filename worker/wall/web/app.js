@@ -48,7 +48,7 @@ function headline() {
 
 function state(now) {
   byId("pulse").dataset.state = now === "live" && store.trouble ? "lost" : now;
-  byId("state").textContent = now === "live" ? (store.trouble ? "Redis is away" : "Live") : "Connection lost, trying again";
+  byId("state").textContent = now === "live" ? (store.trouble ? "Redis is down" : "Live") : "Connection lost, trying again";
 }
 
 /* ---- what the address says ---- */
@@ -111,7 +111,7 @@ const themes = ["auto", "light", "dark"];
 function setTheme(theme) {
   document.documentElement.style.colorScheme = theme === "auto" ? "light dark" : theme;
   byId("theme").lastElementChild.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
-  byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "as the system has them" : theme}`);
+  byId("theme").setAttribute("aria-label", `Colours: ${theme === "auto" ? "system default" : theme}`);
   byId("theme").dataset.theme = theme;
 }
 byId("theme").addEventListener("click", () => {

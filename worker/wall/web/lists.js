@@ -240,9 +240,9 @@ export class One {
       if (cursor === undefined) this.top = page.tags.length ? key(page.tags[0]) : "";
       this.cursor = page.cursor;
       byId("more").hidden = page.cursor === null;
-      if (page.cursor === null) this.end(page.tags.length || cursor ? "That is all that Redis keeps of it." : "Nothing is in this cluster.");
+      if (page.cursor === null) this.end(page.tags.length || cursor ? "Redis keeps no older uploads of this cluster." : "This cluster is empty.");
     } catch (error) {
-      if (this.id === id) this.end(`It could not be loaded: ${error.message}`);
+      if (this.id === id) this.end(`Loading failed: ${error.message}`);
     } finally {
       this.loading = false;
     }

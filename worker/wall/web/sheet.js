@@ -24,7 +24,7 @@ function why(tag) {
     const sure = tag.probability >= 0.9 ? "It lies well within" : tag.probability >= 0.5 ? "It lies within" : "It lies at the edge of";
     return [sure, " ", named(tag.cluster, tag.name), ", where pictures like it were when the model was trained."];
   }
-  if (!best) return ["It lies where no cluster is."];
+  if (!best) return ["No cluster is near it."];
   return ["It lies in no cluster; the nearest is ", named(best.cluster, best.name), "."];
 }
 
@@ -73,7 +73,7 @@ export async function showTag(id) {
     if (answer.ok) fill(box, tag);
     else refuse(box, id, `${tag.error}`);
   } catch (error) {
-    refuse(box, id, `It could not be loaded: ${error.message}`);
+    refuse(box, id, `Loading failed: ${error.message}`);
   }
   box.setAttribute("aria-label", `Upload ${id}, ${label(0, "its tag")}`);
   if (!box.open) box.showModal();
