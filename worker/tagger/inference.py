@@ -7,19 +7,17 @@ spend their time in code that holds no GIL, beside the thread that owns Kafka.
 from __future__ import annotations
 
 import dataclasses
-import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from imgclust.predictor.batches import BATCH
 from imgclust.types import Encoder, Floats, Pixels
 from worker.messages.embedding import halves
 from worker.tagger.batcher import Batcher
 from worker.tagger.drift_gauges import DriftWatch
 from worker.tagger.encode_stage import EncodeStage
+from worker.tagger.encoded_queue import Encoded, EncodedQueue
 from worker.tagger.out_of_memory import MemoryPatience
 from worker.tagger.prediction import InferenceOutcome, Model, ModelInfo, Ready, Unencodable, rows
 from worker.tagger.shadow import Shadow
@@ -38,15 +36,6 @@ class _Change:
     role: str
     model: Model | None
     done: threading.Event
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Pictures that wait for the predictor, and since when."""
-
-    tokens: list[int]
-    embeddings: Floats
-    since: float
 
 
 class Inference:
@@ -98,9 +87,7 @@ class Inference:
         self._wake = threading.Condition()
         self._stopping = False
         self._outstanding = 0
-        # what the predictor takes at once, see `_together`, and at least two; more would only add latency
-        self._encoded: queue.Queue[_Encoded | _Change | None] = queue.Queue(max(2, BATCH // max_batch))
-        self._taken: deque[_Encoded | _Change | None] = deque()  # from the queue, and not its turn yet
+        self._encoded: EncodedQueue[_Change] = EncodedQueue(max_batch)
         self._busy: dict[str, float] = {}
         self._memory = MemoryPatience(metrics, self._pause, self._at_work)
         self._grey: Floats | None = None  # a row of the encoder's
@@ -155,12 +142,8 @@ class Inference:
 
     def _change(self, role: str, model: Model | None) -> None:
         change = _Change(role, model, threading.Event())
-        while not self._stopping:  # the queue is full while batches wait
-            try:
-                self._encoded.put(change, timeout=0.1)
-                break
-            except queue.Full:
-                continue
+        while not self._stopping and not self._encoded.offer(change, timeout=0.1):
+            pass  # it is full while batches wait
         while not self._stopping and not change.done.wait(0.1):
             pass
 
@@ -236,7 +219,7 @@ class Inference:
 
     def _hand_on(self, tokens: list[int], embeddings: Floats) -> None:
         self._predict_stage.enter(len(tokens))
-        self._encoded.put(_Encoded(tokens, embeddings, self._clock()))
+        self._encoded.put(Encoded(tokens, embeddings, self._clock()))
 
     def _blame(self, token: int, stage: str, error: Exception) -> None:
         """The image is at fault only if a harmless one passes; else the device is, and all would be lost."""
@@ -256,32 +239,13 @@ class Inference:
     # ── predict ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _predict_loop(self) -> None:
-        while (item := self._next_encoded()) is not None:
+        while (item := self._encoded.take()) is not None:
             if isinstance(item, _Change):
                 self._apply(item)
                 continue
-            batch = self._together(item)
             self._at_work("predict")
-            self._predict(batch.tokens, batch.embeddings, batch.since)
+            self._predict(item.tokens, item.embeddings, item.since)
             self._rests("predict")
-
-    def _next_encoded(self) -> _Encoded | _Change | None:
-        return self._taken.popleft() if self._taken else self._encoded.get()
-
-    def _together(self, first: _Encoded) -> _Encoded:
-        """With what waits behind it: the predictor reads its codes once for a call, however many rows ask."""
-        parts, rows = [first], len(first.tokens)
-        while rows < BATCH and not self._encoded.empty():  # nobody else takes from it
-            item = self._encoded.get()
-            if not isinstance(item, _Encoded) or rows + len(item.tokens) > BATCH:
-                self._taken.append(item)
-                break
-            parts.append(item)
-            rows += len(item.tokens)
-        if len(parts) == 1:
-            return first
-        tokens = [token for part in parts for token in part.tokens]
-        return _Encoded(tokens, np.concatenate([part.embeddings for part in parts]), first.since)
 
     def _apply(self, change: _Change) -> None:
         if change.role == "shadow":
