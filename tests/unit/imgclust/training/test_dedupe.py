@@ -112,12 +112,18 @@ def test_blocks_change_nothing(seed: int, n: int, block: int, spread: float) -> 
     assert found.representative().tolist() == by_definition(rows, 0.95)
 
 
-def test_cells_find_what_all_pairs_find() -> None:
-    """Beyond the limit of all pairs, at least 99 % of the near duplicates are still found, none wrongly."""
+@pytest.mark.parametrize("cosine", [0.999, dedupe.NEAR + 0.0002])
+def test_cells_find_what_all_pairs_find(cosine: float) -> None:
+    """Beyond the limit of all pairs, at least 99 % of the near duplicates are still found, none wrongly.
+
+    Those at the threshold, too.
+    """
     rng = np.random.default_rng(7)
     spread = rng.normal(size=(40, 1, 16)) + 0.5 * rng.normal(size=(40, 50, 16))
     originals = unit(spread.reshape(-1, 16))
-    copies = unit(originals[::4] + 0.02 * rng.normal(size=(500, 16)))
+    aside = rng.normal(size=(500, 16))
+    aside -= (aside * originals[::4]).sum(axis=1, keepdims=True) * originals[::4]
+    copies = unit(cosine * originals[::4] + (1 - cosine**2) ** 0.5 * unit(aside))
     rows = np.concatenate([originals, copies])[rng.permutation(2500)]
     exact = find_duplicates(rows)
     with pytest.MonkeyPatch.context() as patch:
