@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         limits=loading.limits(arguments),
         reader=loading.reader(arguments),
         outcomes=outcomes,
+        engine="ray" if outcomes else "this process",
     )
     _print_embedded(summary)
     if summary.embedded or summary.present:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from imgclust.embedding.known import KnownImages, Meeting
+from imgclust.embedding.manifest import RunRecord
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.embedding.stream import (
     BATCH,
@@ -81,6 +82,7 @@ def embed(
     limits: Limits = DEFAULT_LIMITS,
     reader: Reader | None = None,
     outcomes: Outcomes | None = None,
+    engine: str = "this process",
     clock: Callable[[], float] = time.monotonic,
 ) -> EmbedSummary:
     """Embed images into a folder of Parquet shards; may be interrupted and run again at any time.
@@ -97,6 +99,7 @@ def embed(
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
         outcomes: what reads, decodes and encodes instead of this process; see `imgclust.engines`.
+        engine: how the manifest calls that.
         clock: monotonic seconds.
 
     Raises:
@@ -109,6 +112,8 @@ def embed(
         writer = stack.enter_context(
             EmbeddingsWriter(summary.folder, encoder.identity, shard_rows=FLUSH_ROWS)
         )
+        made_with = {"engine": engine, "batch": batch, **dataclasses.asdict(limits)}
+        record = RunRecord(summary.folder, encoder.identity, made_with, first_shard := writer.next_shard)
         failures = stack.enter_context(_FailureList(summary.folder / FAILED))
         known = KnownImages(summary.folder)
         bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
@@ -136,6 +141,13 @@ def embed(
             if clock() - flushed >= FLUSH_SECONDS:
                 writer.flush()
                 flushed = clock()
+        writer.flush()
+        record.complete(
+            {
+                "shards": writer.next_shard - first_shard, "embedded": summary.embedded,
+                "present": summary.present, "failed": dict(summary.failed),
+            }
+        )  # fmt: skip
     summary.seconds = clock() - started
     return summary
 

@@ -156,6 +156,11 @@ class EmbeddingsWriter:
         """Rows that are not in a shard yet."""
         return len(self._columns["id"])
 
+    @property
+    def next_shard(self) -> int:
+        """The number of the shard that is written next."""
+        return self._next
+
     def flush(self) -> None:
         """Write the pending rows as one shard; it appears whole or not at all."""
         if not self.pending:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item
 from imgclust.support.machine import available_cores
-from imgclust.types import Encoder, Floats, Pixels, Preprocessing, StreamingEncoder
+from imgclust.types import Encoder, Floats, Pixels, StreamingEncoder
 
 BATCH = 64
 READERS = 32  # threads that read or fetch; only as many as there are cores decode at once
@@ -98,6 +99,7 @@ def stream(
     reader: Reader | None = None,
     is_present: IsPresent | None = None,
     hashed: bool = False,
+    decoder: Callable[[bytes], Decoded] | None = None,
 ) -> Generator[list[EmbedOutcome]]:
     """Embed images as they come, in their order, a batch at a time; memory stays constant.
 
@@ -111,10 +113,12 @@ def stream(
         reader: how bytes are had; by default files, and URLs of public addresses.
         hashed: compute perceptual hashes, too.
         is_present: (item, SHA-256 of its bytes) → whether it need not be decoded; called in threads.
+        decoder: decodes instead of this process, by the same preprocessing and limits; called in threads.
     """
     preprocessing = encoder.identity.preprocessing
     own_reader = reader or Reader()
-    read = _Read(own_reader, preprocessing, limits, workers or available_cores(), is_present, hashed)
+    here = partial(decode, preprocessing=preprocessing, limits=limits, hashed=hashed)
+    read = _Read(own_reader, decoder or here, limits, workers or available_cores(), is_present)
     with own_reader, closing(_ahead(found, read, WINDOW * batch)) as results:
         batches = _batches(results, batch)
         if isinstance(encoder, StreamingEncoder):
@@ -242,14 +246,13 @@ class _Read:
     def __init__(
         self,
         reader: Reader,
-        preprocessing: Preprocessing,
+        decoder: Callable[[bytes], Decoded],
         limits: Limits,
         decoders: int,
         is_present: IsPresent | None,
-        hashed: bool,
     ) -> None:
-        self._reader, self._preprocessing, self._limits = reader, preprocessing, limits
-        self._is_present, self._hashed = is_present, hashed
+        self._reader, self._decode, self._limits = reader, decoder, limits
+        self._is_present = is_present
         self._may_decode = threading.BoundedSemaphore(decoders)
 
     def __call__(self, item: Item) -> _Decoded | Unread:
@@ -261,7 +264,7 @@ class _Read:
             if self._is_present is not None and self._is_present(item, sha256):
                 return Present(item)
             with self._may_decode:
-                picture = decode(data, self._preprocessing, self._limits, hashed=self._hashed)
+                picture = self._decode(data)
             return _Decoded(item, picture, sha256)
         except UnsupportedFormat as error:
             is_image = item.named or containers.HEIF_HINT in str(error)

@@ -45,13 +45,14 @@ class Workers:
 
 
 class Embedder:
-    """An actor that has loaded the encoder."""
+    """An actor that has loaded the encoder, with processes that decode for it: they end when it does."""
 
     def __init__(self, options: EmbedOptions) -> None:
-        self._options, self._encoder = options, options.encoder()
+        self._options, self._encoder, self._decoders = options, options.encoder(), options.decoders()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_batches([embed_batch(whole(table), self._encoder, self._options)])
+        batch = embed_batch(whole(table), self._encoder, self._options, self._decoders)
+        return pa.Table.from_batches([batch])
 
 
 class Predictor:

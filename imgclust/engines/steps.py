@@ -18,7 +18,9 @@ import pyarrow as pa
 from imgclust.embedding.stream import BATCH, stream
 from imgclust.engines.batches import EMBEDDED, items_of, of_outcomes
 from imgclust.images.decode import DEFAULT_LIMITS, Limits
+from imgclust.images.decoder_pool import DECODE, DecoderPool
 from imgclust.images.reader import Reader
+from imgclust.support.machine import available_cores
 from imgclust.support.path_text import from_text
 from imgclust.tagging.files import as_record, schema
 from imgclust.tagging.rows import predict_rows
@@ -39,9 +41,10 @@ class EmbedOptions:
         identity: the encoder that has to come of it.
         device, precision, weights: see `imgclust.embedding.encoder.load_encoder`; `weights` is a path there.
         batch: images per call of the encoder.
-        workers: threads that decode; None: as many as cores.
+        workers: processes that decode; None: as many as cores.
         limits: what one image may cost.
         policy: what may be fetched; None: URLs of public addresses.
+        decode: dotted name of the decoder; tests put a crashing one here.
     """
 
     identity: EncoderIdentity
@@ -52,6 +55,14 @@ class EmbedOptions:
     workers: int | None = None
     limits: Limits = DEFAULT_LIMITS
     policy: FetchPolicy | None = None
+    decode: str = DECODE
+
+    def decoders(self) -> DecoderPool:
+        """Processes of this machine that decode; for all its batches."""
+        return DecoderPool(
+            self.workers or available_cores(), self.identity.preprocessing, self.limits, hashed=True,
+            decode=self.decode,
+        )  # fmt: skip
 
     def encoder(self) -> Encoder:
         """
@@ -74,11 +85,14 @@ class EmbedOptions:
         return encoder
 
 
-def embed_batch(batch: pa.RecordBatch, encoder: Encoder, options: EmbedOptions) -> pa.RecordBatch:
+def embed_batch(
+    batch: pa.RecordBatch, encoder: Encoder, options: EmbedOptions, decoders: DecoderPool | None = None
+) -> pa.RecordBatch:
     """Read, decode and encode images.
 
     Args:
         batch: of `batches.ITEMS`.
+        decoders: of `EmbedOptions.decoders`, so that a codec's crash costs one image; None: decode here.
 
     Returns:
         `batches.embedded_schema`, a row for each of the batch, in its order.
@@ -91,6 +105,7 @@ def embed_batch(batch: pa.RecordBatch, encoder: Encoder, options: EmbedOptions) 
         limits=options.limits,
         reader=Reader(options.policy),
         hashed=True,
+        decoder=None if decoders is None else decoders.decode,
     )
     return of_outcomes([outcome for some in outcomes for outcome in some], encoder.identity.dim)
 

@@ -34,7 +34,8 @@ from imgclust.editing.splitting import split_points
 from imgclust.errors import ModelError
 from imgclust.model.folder import EXEMPLARS
 from imgclust.model.gallery import exemplars
-from imgclust.model.parts import UNIT, Cluster, now
+from imgclust.model.parts import UNIT, Cluster
+from imgclust.support.machine import now
 from imgclust.types import OTHER, Ints
 
 if TYPE_CHECKING:

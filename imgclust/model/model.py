@@ -30,11 +30,12 @@ from imgclust.model.folder import Array
 from imgclust.model.freeze import basic_figures, check_whole, freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.map_labels import of_training, relabelled, total_images, training_rows
-from imgclust.model.parts import UNIT, Cluster, Group, check_identity, now
+from imgclust.model.parts import UNIT, Cluster, Group, check_identity
 from imgclust.predictor import novelty as novelties
 from imgclust.predictor.assignment import TABLE, threshold_of
 from imgclust.predictor.batches import predict_batches
 from imgclust.predictor.class_rules import ClassRules
+from imgclust.support.machine import now
 from imgclust.types import OTHER, EncoderIdentity, Ints, Prediction, Predictor
 
 if TYPE_CHECKING:

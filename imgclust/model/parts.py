@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,11 +136,6 @@ class ModelParts:
         if table is None:
             return self
         return dataclasses.replace(self, parameters={**self.parameters, assignment.TABLE: dict(table)})
-
-
-def now() -> str:
-    """RFC 3339, in UTC, to the second."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def check_identity(encoder: object) -> None:

@@ -1,15 +1,21 @@
-"""What the machine offers: cores, memory, and what its allocator does."""
+"""What the machine offers: cores, memory, the time, and what its allocator does."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import datetime as dt
 import os
 import sys
 from pathlib import Path
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def now() -> str:
+    """RFC 3339, in UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def keep_freed_memory() -> None:

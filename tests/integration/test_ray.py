@@ -1,7 +1,8 @@
-"""`embed` and `predict` on a Ray of this machine: two actors, a run that is killed, and one that goes on."""
+"""`embed` and `predict` on a Ray of two nodes: runs and actors that are killed, a codec that crashes."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -18,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgclust.cli.arguments import main
-from imgclust.embedding.embed import FAILED, embed
-from imgclust.embedding.encoder import TorchEncoder
-from imgclust.embedding.store import read_embeddings, shards
+from imgclust.embedding.embed import FAILED, EmbedSummary, embed
+from imgclust.embedding.store import Embeddings, read_embeddings, shards
 from imgclust.engines import ray_data, runs
 from imgclust.engines.ray_data import Workers
-from imgclust.engines.steps import EmbedOptions
 from imgclust.model.model import ClusterModel
 from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_embeddings
+from tests.support.fake_encoder import IDENTITY, FakeEncoder
 from tests.support.fitted_stand_ins import umap_like
+from tests.support.light_steps import CRASH, LightOptions
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
@@ -36,24 +37,30 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`: pip install 'imgclust[ray]'"),
 ]
 
-IMAGES = 96
+IMAGES = 200
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A Ray of this machine, and its address."""
+    """Two nodes on this machine, and the address of the first."""
     import ray
+    from ray.cluster_utils import Cluster
 
-    context = ray.init(
-        num_cpus=4, include_dashboard=False, object_store_memory=120_000_000, log_to_driver=False
-    )
-    ray_data.connected()
-    yield context.address_info["gcs_address"]
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # the nodes' workers import what this test sends them
+        node = {"num_cpus": 2, "object_store_memory": 100_000_000}
+        nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        nodes.add_node(**node)
+        ray.init(address=nodes.address, log_to_driver=False)
+        ray_data.connected()
+        yield nodes.address
+        ray.shutdown()
+        nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, clipart: Path) -> Path:
+    """With one that is cut off."""
     folder = tmp_path_factory.mktemp("pictures")
     files = sorted(f for f in clipart.rglob("*") if f.suffix in (".png", ".jpg", ".webp"))
     for number, file in enumerate(files[:: len(files) // IMAGES][:IMAGES]):
@@ -63,9 +70,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, clipart: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, pictures: Path, mini: TorchEncoder) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    embed([pictures], folder, mini, progress=False)
+    embed([pictures], folder, FakeEncoder(), progress=False)
     return folder
 
 
@@ -82,25 +89,62 @@ def model(alone: Path) -> ClusterModel:
     return ClusterModel.from_fitted(*pair, encoder=found.identity, ids=found.ids)
 
 
+def embed_on_ray(pictures: Path, out: Path, options: LightOptions) -> EmbedSummary:
+    outcomes = runs.outcomes_on_ray(options, Workers(2), part_rows=200, block_rows=20)
+    return embed([pictures], out, FakeEncoder(), progress=False, outcomes=outcomes)
+
+
+def assert_same(found: Embeddings, expected: Embeddings) -> None:
+    """Bit for bit."""
+    assert found.ids == expected.ids
+    assert found.vectors.tobytes() == expected.vectors.tobytes()
+    for column in ("sha256", "sources", "attributes"):
+        assert getattr(found, column) == getattr(expected, column)
+    assert found.hashes.tolist() == expected.hashes.tolist()
+
+
+def test_an_actor_that_is_killed_and_a_codec_that_crashes(
+    cluster: str, pictures: Path, alone: Path, tmp_path: Path
+) -> None:
+    """In the middle of a run on both nodes: Ray gives its images to another actor, and all embeddings are
+    there, once. The picture that crashes its codec fails alone, and ends no actor."""
+    crashing = pictures / "zzz.png"
+    crashing.write_bytes(sorted(pictures.glob("*.png"))[0].read_bytes() + CRASH)
+    (actors := tmp_path / "actors").mkdir()
+    options = LightOptions(IDENTITY, actors=str(actors), killed=str(tmp_path / "killed"))
+    try:
+        summary = embed_on_ray(pictures, tmp_path / "out", options)
+    finally:
+        crashing.unlink()
+    assert (tmp_path / "killed").exists()
+    assert_same(read_embeddings(tmp_path / "out"), read_embeddings(alone))
+    assert summary.failed == {"decode-failed": 2}
+    folders = alone, tmp_path / "out"
+    before, now = (list(csv.DictReader((f / FAILED).read_text().splitlines())) for f in folders)
+    assert now[:-1] == before
+    assert "died or hung, and did so again" in now[-1]["message"]
+    started = [path.name.split() for path in actors.iterdir()]
+    assert len({node for node, _ in started}) == 2
+    # two for each part (the second is of two images), and one in the place of the one that was killed
+    assert len(started) <= 5, "a crash of a codec must not end an actor"
+
+
 BEGINS = """
 import itertools, sys
-from pathlib import Path
 from imgclust.embedding.embed import embed
-from imgclust.embedding.encoder import load_encoder
 from imgclust.engines import ray_data, runs
-from imgclust.engines.steps import EmbedOptions
+from tests.support.fake_encoder import IDENTITY, FakeEncoder
+from tests.support.light_steps import LightOptions
 ray_data.connected()
-encoder = load_encoder("mini", device="cpu")
 hours = itertools.count(step=3600)   # so that each batch is written at once
-embed([sys.argv[1]], sys.argv[2], encoder, progress=False, clock=lambda: next(hours),
-      outcomes=runs.outcomes_on_ray(
-          EmbedOptions(encoder.identity), ray_data.Workers(2), part_rows=24, block_rows=8))
+embed([sys.argv[1]], sys.argv[2], FakeEncoder(), progress=False, clock=lambda: next(hours),
+      outcomes=runs.outcomes_on_ray(LightOptions(IDENTITY), ray_data.Workers(2), part_rows=60, block_rows=10))
 """
 
 
 def test_a_killed_run_goes_on(cluster: str, pictures: Path, alone: Path, tmp_path: Path) -> None:
-    """Killed after its first shard, and run again by the command: what was done is not done twice, and the
-    embeddings are those of a run alone, bit for bit; what failed is listed."""
+    """Killed after its first shard, and run again: what was done is not done twice, and the embeddings are
+    those of a run alone, bit for bit; what failed is listed; the manifest names both runs."""
     out = tmp_path / "out"
     environment = {**os.environ, "RAY_ADDRESS": cluster, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen([sys.executable, "-c", BEGINS, str(pictures), str(out)], env=environment)
@@ -113,15 +157,10 @@ def test_a_killed_run_goes_on(cluster: str, pictures: Path, alone: Path, tmp_pat
     before = shards(out)
     done = len(read_embeddings(out))
     assert 0 < done < IMAGES
-    command = ["embed", str(pictures), "-o", str(out), "--encoder", "mini", "--engine", "ray", "--quiet"]
-    assert main(command) == 0
+    summary = embed_on_ray(pictures, out, LightOptions(IDENTITY))
+    assert (summary.present, summary.embedded) == (done, IMAGES - done)
     assert shards(out)[: len(before)] == before
-    expected, found = read_embeddings(alone), read_embeddings(out)
-    assert found.ids == expected.ids
-    assert found.vectors.tobytes() == expected.vectors.tobytes()
-    for column in ("sha256", "sources", "attributes"):
-        assert getattr(found, column) == getattr(expected, column)
-    assert found.hashes.tolist() == expected.hashes.tolist()
+    assert_same(read_embeddings(out), read_embeddings(alone))
     assert (out / FAILED).read_text() == (alone / FAILED).read_text()
 
 
@@ -148,11 +187,10 @@ def test_predictions_go_on_part_by_part(
     cluster: str, pictures: Path, model: ClusterModel, expected: pa.Table, tmp_path: Path
 ) -> None:
     """Stopped in the second part and run again: the first is not made anew, and the rows are a lone run's."""
-    assert model.encoder is not None
     folder = tmp_path / "tags"
     predict = partial(
-        runs.predict_on_ray, model, [str(pictures)], folder, EmbedOptions(model.encoder), Workers(2),
-        skipped=Counter(), part_rows=60, block_rows=15, batch_rows=30,
+        runs.predict_on_ray, model, [str(pictures)], folder, LightOptions(IDENTITY), Workers(1),
+        skipped=Counter(), part_rows=120, block_rows=40, batch_rows=60,
     )  # fmt: skip
 
     def stop(_: int) -> None:
@@ -179,7 +217,7 @@ def test_the_command_predicts_embeddings(
 ) -> None:
     """Into a folder; a second time there is nothing to do."""
     model.save(tmp_path / "model")
-    options = ["-o", str(tmp_path / "tags"), "--engine", "ray"]
+    options = ["-o", str(tmp_path / "tags"), "--engine", "ray", "--engine-workers", "1"]
     command = ["predict", str(tmp_path / "model"), str(alone), *options]
     assert main(command) == 0
     assert rows_in(tmp_path / "tags").equals(expected)

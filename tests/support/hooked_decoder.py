@@ -19,13 +19,13 @@ from imgclust.images import decode as real
 from imgclust.types import Preprocessing
 
 
-def decode(data: bytes, preprocessing: Preprocessing, limits: real.Limits) -> Any:
+def decode(data: bytes, preprocessing: Preprocessing, limits: real.Limits, **options: Any) -> Any:
     if data.startswith(b"do:"):
         order, _, argument = data[3:].decode("latin-1").partition(" ")
         ORDERS[order](argument)
         picture = Path(argument + ".ok")
         data = picture.read_bytes() if picture.exists() else b""
-    return real.decode(data, preprocessing, limits)
+    return real.decode(data, preprocessing, limits, **options)
 
 
 def _die(number: int) -> None:

@@ -10,35 +10,16 @@ from typing import Any
 
 import orjson
 
+from imgclust.support.confined import environment
+
 MAX_LINE = 4 * 1024 * 1024  # bytes; the longest honest line, 2,048 failures of 400 characters, is far shorter
 STDERR_TAIL = 4000  # characters of stderr that are kept for the log line about a dead process
 MAX_STDERR = 256 * 1024  # bytes of stderr that are read in all
 _RECEIVE = 256 * 1024
 
-_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH",
-                "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "RES_OPTIONS")  # fmt: skip
-
 
 class LinkLostError(Exception):
     """The process is gone, or broke the protocol; the text says which."""
-
-
-def environment(also: str = "") -> dict[str, str]:
-    """What a fetcher sees of the environment: no setting, for a setting may be a password.
-
-    Args:
-        also: names that begin so are passed on too; empty: none.
-    """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _ENVIRONMENT or (also and name.startswith(also))
-    }
-    # a pool of threads in each fetcher would only cost memory
-    one = dict.fromkeys(
-        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKIO_WORKER_THREADS"), "1"
-    )
-    return {**kept, **one, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
 class FetcherLink:
@@ -47,7 +28,7 @@ class FetcherLink:
     Args:
         config: the first line that it gets.
         ring_file: of the slots; the process inherits it.
-        also: see `environment`.
+        also: see `imgclust.support.confined.environment`.
 
     Raises:
         OSError: it cannot be started.

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from imgclust.fetching.urls import FetchPolicy
+from imgclust.support import confined
 from imgclust.types import Pixels, Preprocessing
 from worker.errors import WorkerError
 from worker.fetching.fair_queue import FairQueue, host_of
@@ -38,10 +39,6 @@ log = logs.get(__name__)
 WINDOW = 2
 # Messages cost more than what is in them: jobs go out when a quarter of the window is free.
 REFILL = 1 / 4
-# Of a fetcher's private memory: 110 MB to begin with and room for fragments; the bodies that it holds; and
-# what the hungriest decoder takes, 20 bytes a pixel (lossless WebP, measured at 50 million; PNG 14, JPEG 8).
-BASE_MEMORY = 256 * 1024 * 1024
-PIXEL_MEMORY = 24
 DECODE = "imgclust.images.decode:decode"
 
 _GIVEN_UP = "the process that had this image died or hung, and did so again with nothing else in it"
@@ -50,7 +47,7 @@ _NO_TEXT = "the URL contains a lone surrogate, which no URL can"
 
 def memory_needed(max_pixels: int, max_bytes: int) -> int:
     """Bytes of private memory that a fetcher may take."""
-    return BASE_MEMORY + max(BODIES, max_bytes) + PIXEL_MEMORY * max_pixels
+    return confined.memory_needed(max_pixels, max(BODIES, max_bytes))
 
 
 class FetcherPool:

@@ -18,7 +18,6 @@ import functools
 import importlib
 import os
 import queue
-import resource
 import signal
 import socket
 import sys
@@ -33,6 +32,7 @@ import orjson
 from imgclust.errors import FetchError, ImageError
 from imgclust.fetching.fetcher import Fetcher
 from imgclust.fetching.urls import FetchPolicy
+from imgclust.support.confined import confine
 from imgclust.types import Preprocessing
 from worker.fetching.byte_budget import ByteBudget, Item
 from worker.fetching.fair_queue import FairQueue, host_of
@@ -258,13 +258,6 @@ def decoder(config: Config, policy: FetchPolicy) -> Callable[[bytes], Any]:
         return decode(data, preprocessing, limits)
 
     return run
-
-
-def confine(memory_limit: int) -> None:
-    """Bound what this process may take: private memory; no core file, which would hold strangers' bytes."""
-    for what, limit in ((resource.RLIMIT_DATA, memory_limit), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # macOS refuses some
-            resource.setrlimit(what, (limit, limit))
 
 
 async def serve(channel: socket.socket, ring_file: int) -> None:

@@ -32,7 +32,7 @@ class Supervisor:
         ring: of slots and marks.
         selector: the fetchers' sockets are registered there, each with its `FetcherState`.
         config: of every process, see `worker.fetching.process.Config`.
-        environment: see `worker.fetching.connection.environment`.
+        environment: see `imgclust.support.confined.environment`.
         decode_timeout: seconds for one image.
         on_report: gets the jobs that have ended, and their outcomes.
         on_lost: gets, when a process is gone, the jobs that it held; of these, what may be tried again; what

@@ -26,6 +26,8 @@ from imgclust.engines.ray_data import Workers
 from imgclust.engines.runs import outcomes_on_ray, predict_on_ray
 from imgclust.engines.steps import EmbedOptions
 from imgclust.errors import EmbeddingsError
+from imgclust.images.decode import Limits
+from imgclust.images.decoder_pool import DecoderPool
 from imgclust.model.model import ClusterModel
 from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_embeddings
@@ -64,7 +66,14 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", data)
     monkeypatch.setattr(encoder, "load_encoder", lambda *_, **__: FakeEncoder())
+    monkeypatch.setattr(EmbedOptions, "decoders", lambda _: decoders())
     return made
+
+
+@cache
+def decoders() -> DecoderPool:
+    """One for all the actors of these tests."""
+    return DecoderPool(1, IDENTITY.preprocessing, Limits(), hashed=True)
 
 
 @pytest.fixture
