@@ -24,7 +24,7 @@ install: $(STAMP) ## make the virtual environment .venv and install everything, 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch torchvision)
-	$(PIP) -e '.[demo,notebook,s3,sql,tune,dev]'
+	$(PIP) -e '.[demo,notebook,s3,sql,tune,ray,dev]'
 	@touch $@
 
 test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
