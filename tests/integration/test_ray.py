@@ -200,9 +200,10 @@ def test_predictions_go_on_part_by_part(
         yield from itertools.islice(items(sources, skipped), 190)
         raise Stopped
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(runs, "items", listed)
-        predict()
+        with pytest.raises(Stopped):
+            predict()
     (first,) = parts_in(folder)
     made = first.stat().st_mtime_ns
     parts = predict()
