@@ -177,7 +177,7 @@ CLAIM_TIMEOUT_MS = 60_000
 def claim_config(connection: Connection, client_id: str, name: str) -> dict[str, Any]:
     """For transactions under a name that one process at a time may have; see `worker.kafka.claim`."""
     return {
-        "linger.ms": 5,
+        "linger.ms": 50,  # few requests; the end of a transaction does not wait for it
         "compression.type": "lz4",
         "client.id": client_id,
         "queue.buffering.max.kbytes": _QUEUE_KBYTES,
