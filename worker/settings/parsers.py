@@ -236,7 +236,9 @@ def _image_sources(value: str) -> tuple[ImageSource, ...]:
     return list_of(Kind(ImageSource.parse, ""), "").parse(value)
 
 
-retry_limits = Kind(_retry_limits, "a number from 1 to 100, and code=number for single codes, such as 5 not-found=8")
+retry_limits = Kind(
+    _retry_limits, "a number from 1 to 100; code=number for single codes, such as 5 not-found=8"
+)
 records = Kind(_records, "partition:offset, several separated by spaces")
 image_sources = Kind(
     _image_sources, "sources like https: or http://*.cdn.example:8080 separated by spaces, or none"
@@ -245,6 +247,4 @@ protobuf_message = Kind(
     _message,
     "FILE.desc:package.Message, with a file of protoc --include_imports --descriptor_set_out=FILE.desc",
 )
-field_map = Kind(
-    mapping_syntax.parse_map, "field=source pairs such as id=photo.id,url=photo.cdn.original"
-)
+field_map = Kind(mapping_syntax.parse_map, "field=source pairs such as id=photo.id,url=photo.cdn.original")
