@@ -4,12 +4,14 @@
     python -m benchmarks.steadiness --data digits         scikit-learn's handwritten digits
     python -m benchmarks.steadiness --data FOLDER/        pictures in folders by category, through `mini`
     python -m benchmarks.steadiness --kept                `fit --previous`, too: who keeps a number
+    python -m benchmarks.steadiness --assigned            `fit --other-target`, too: who is assigned rightly
 
 Each fit is on a fresh random 80 % of the pictures without duplicates, with another random state. *matched*:
 of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
 "other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
 "other" as one more cluster. *kept*: of the pictures that are in a cluster in both, those whose number a fit
-with `previous` keeps, on other pictures of the same mixture and where a third of the pictures is new. EVoC is
+with `previous` keeps, on other pictures of the same mixture and where a third of the pictures is new, and
+where an eighth of the categories is new: of their pictures, *new* counts those that get a new number. EVoC is
 measured where it is installed; it has no prediction, so only pictures that two fits share are compared.
 """
 
@@ -47,6 +49,17 @@ def folder(path: Path) -> Data:
     embed([path], made, load_encoder("mini"), progress=False)
     found = read_embeddings(made)
     return Data(found.vectors, np.array([Path(source).parent.name for source in found.sources]))
+
+
+def named_data(name: str) -> Data:
+    """The example's pictures, the digits, or those of a folder."""
+    return {"clipart": clipart, "digits": digits}.get(name, lambda: folder(Path(name)))()
+
+
+def different(data: Data) -> Data:
+    """Without duplicates; the rows as models keep them."""
+    kept = find_duplicates(data.rows).kept
+    return Data(data.rows[kept].astype(np.float16).astype(np.float32), data.categories[kept])
 
 
 def with_defaults(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
@@ -118,17 +131,38 @@ def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
     return {"ami": ami, "ami_all": ami_all, "other": other, "matched": np.mean(pairs), "clusters": clusters}
 
 
-def kept(data: Data, pair: int) -> Iterator[tuple[str, float]]:
-    """Two fits that continue a first one: on the same pictures split otherwise, and with a third new."""
+def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:
+    """Three fits that continue another: of the same mixture, with a third new, with new categories."""
     order = np.random.default_rng(pair).permutation(len(data.rows))
-    size = round(0.75 * len(order))
-    first = fit(data.rows[order[:size]], seed=pair, thumbnails=False).model
-    before = first.predict(data.rows).labels
-    for name, rows in (("kept, split otherwise", order[:size]), ("kept, a third new", order[-size:])):
-        model = fit(data.rows[rows], seed=pair + 50, thumbnails=False, previous=first).model
-        after = model.predict(data.rows).labels
+    size, everything = round(0.75 * len(order)), np.arange(len(order))
+    kinds = np.unique(data.categories)
+    new = np.isin(data.categories, np.random.default_rng(pair).permutation(kinds)[: max(2, len(kinds) // 8)])
+    cases = {
+        "split otherwise": (order[:size], order[:size]),
+        "a third new": (order[:size], order[-size:]),
+        "new categories": (everything[~new], everything),
+    }
+    for name, (first, second) in cases.items():
+        previous = fit(data.rows[first], seed=pair, thumbnails=False).model
+        model = fit(data.rows[second], seed=pair + 50, thumbnails=False, previous=previous).model
+        before, after = (one.predict(data.rows).labels for one in (previous, model))
         both = (before >= 0) & (after >= 0)
-        yield name, float((before == after)[both].mean())
+        line = {
+            "case": name,
+            "kept": float((before == after)[both].mean()),
+            "other": float((after < 0).mean()),
+        }
+        if name == "new categories":
+            line["new"] = float((after[new] >= previous.next_number).mean())
+        yield {key: round(value, 3) if isinstance(value, float) else value for key, value in line.items()}
+
+
+def assigned(data: Data) -> Iterator[dict[str, object]]:
+    """How right `other_target` is, by labels and by refits, in one fit each of the same split."""
+    for labels in (data.categories.tolist(), None):
+        found = fit(data.rows, thumbnails=False, other_target=0.1, labels=labels).figures["other_target"]
+        for offer in found["offers"]:
+            yield {"by": found["judged_by"], **offer, "right_in_clusters": found["right_in_clusters"]}
 
 
 def main() -> None:
@@ -139,12 +173,10 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=6, help="of each method (%(default)s)")
     parser.add_argument("--method", choices=list(METHODS), action="append", help="one of them; else all")
     parser.add_argument("--kept", action="store_true", help="measure `previous`, too, in two pairs")
+    parser.add_argument("--assigned", action="store_true", help="measure `other_target`, too")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    named = {"clipart": clipart, "digits": digits}
-    data = named[arguments.data]() if arguments.data in named else folder(Path(arguments.data))
-    different = find_duplicates(data.rows).kept
-    data = Data(data.rows[different].astype(np.float16).astype(np.float32), data.categories[different])
+    data = different(named_data(arguments.data))
     print(
         json.dumps({"data": arguments.data, "pictures": len(data.rows), "fits": arguments.fits}), flush=True
     )
@@ -157,8 +189,10 @@ def main() -> None:
             json.dumps({"method": method, **{name: round(v, 3) for name, v in figures.items()}}), flush=True
         )
     if arguments.kept:
-        for pair, (case, share) in ((p, line) for p in range(2) for line in kept(data, p)):
-            print(json.dumps({"pair": pair, "case": case, "kept": round(share, 3)}), flush=True)
+        for pair, line in ((p, line) for p in range(2) for line in kept(data, p)):
+            print(json.dumps({"pair": pair, **line}), flush=True)
+    for line in assigned(data) if arguments.assigned else ():
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

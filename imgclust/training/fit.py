@@ -139,7 +139,8 @@ def fit(
         max_train: training images at most; the others are predicted.
         previous: the model whose taxonomy this one continues: clusters that are the same as one of its
             clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number
-            that no cluster of the taxonomy has had. The fit starts from its places and prefers its clusters.
+            that no cluster of the taxonomy has had. The fit starts from its places, keeps its
+            clusters apart and prefers them.
         near: cosine from which two images are the same picture; above 1 only equal files are.
         novel_rate: share of images like the training ones that may be called novel; 0..0.2.
         other_target: share of the images that may stay in "other"; of those between clusters, the ones with

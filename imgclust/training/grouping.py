@@ -6,8 +6,9 @@ from typing import Any
 
 from imgclust.support.progress import Stages
 from imgclust.training import cuml_fit
+from imgclust.training.before import Before
 from imgclust.training.parameters import Cost, Parameters
-from imgclust.training.selection import Before, Selection, select
+from imgclust.training.selection import Selection, select
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from imgclust.types import Floats
 
@@ -27,7 +28,7 @@ def group(
         cost: reported before the long part begins.
         stages: are told what is going on.
         before: what the previous model says of the rows, in a fit that continues its taxonomy: UMAP starts
-            from its places, and its clusters are preferred.
+            from its places, keeps its clusters apart, and they are preferred.
         engine: of `cuml_fit.ENGINES`.
 
     Raises:
@@ -40,7 +41,7 @@ def group(
         if engine == "cuml":
             reducer = cuml_fit.fit_umap(rows, p)
         else:
-            reducer = fit_umap(rows, p, tell, None if before is None else before.places(p.n_components))
+            reducer = fit_umap(rows, p, tell, before)
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = (cuml_fit.fit_hdbscan if engine == "cuml" else fit_hdbscan)(reducer.embedding_, p)
     with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:

@@ -20,6 +20,7 @@ import numpy as np
 from imgclust.errors import FitError
 from imgclust.model.freeze import selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
+from imgclust.training.before import Before
 from imgclust.training.dedupe import Rows
 from imgclust.training.hierarchy import Floats64, Hierarchy, best_jaccard
 from imgclust.training.levels import Level, level_above
@@ -31,25 +32,6 @@ DISSOLVED = 0.5  # stability below which a cluster is not found again
 KEPT = (
     2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Before:
-    """What a previous model says of the training images.
-
-    Attributes:
-        labels: int32 (n,); as its arrays count clusters; "other", too, what is unlike all that it knows.
-        groups: int32 (n,); as it counts its groups; -1 in none.
-        points: float32 (n, d); where it puts them.
-    """
-
-    labels: Ints
-    groups: Ints
-    points: Floats
-
-    def places(self, dimensions: int) -> Floats | None:
-        """Where UMAP may start; None where the previous one had another number of dimensions."""
-        return self.points if self.points.shape[1] == dimensions else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from imgclust.support.progress import umap_progress
+from imgclust.training.before import Before
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
@@ -39,23 +40,26 @@ def keep_compiled() -> None:
                 function.enable_caching()
 
 
-def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None = None) -> Any:
+def fit_umap(rows: Floats, p: Parameters, tell: Any = None, before: Before | None = None) -> Any:
     """A fitted `umap.UMAP`.
 
     Args:
-        start: float32 (n, n_components); places to start from, where a model before this one puts the rows.
-            They are moved little: fewer epochs, at a lower rate.
+        before: what a model before this one says of the rows. They start from its places and are moved
+            little (fewer epochs, at a lower rate), and its clusters are kept apart.
     """
     import umap
+
+    from imgclust.training.labelled_umap import LabelledUMAP
 
     keep_compiled()
     # its many small products gain nothing from BLAS's threads, which wait for each other spinning
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
         warnings.filterwarnings("ignore", message="precomputed_knn")  # our predictor searches by itself
+        start = None if before is None else before.places(p.n_components)
         warm = {} if start is None else {"init": start.copy()}
         near = nearest_rows(rows, p.n_neighbors, p.metric) if len(rows) >= UMAPS_OWN else None
-        reducer = umap.UMAP(
+        reducer = (umap.UMAP if before is None else LabelledUMAP)(
             n_neighbors=p.n_neighbors,
             n_components=p.n_components,
             min_dist=p.min_dist,
@@ -67,7 +71,10 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, start: Floats | None
             **({} if near is None else {"precomputed_knn": near}),
             **warm,
             **(umap_progress(tell) if tell else {}),
-        ).fit(rows)
+        )
+        if before is not None:
+            reducer.before = before
+        reducer.fit(rows)
     reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began
     return reducer
 

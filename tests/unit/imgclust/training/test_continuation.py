@@ -231,6 +231,18 @@ def test_a_number_does_not_end_up_meaning_something_else() -> None:
     assert warned[0] < changes[0]
 
 
+def test_only_pictures_like_its_own_are_known_well() -> None:
+    """Of a kind that the previous model never saw hardly any, also where it puts them into a cluster; of the
+    kinds that it knows about half; without held-out images all that are in a cluster."""
+    rows, kind = pictures(FIRST | {6}, seed=51)
+    before = continuation.predicted_before(first(), rows)
+    assert not before.known[before.labels < 0].any()
+    assert before.known[kind == 6].mean() < 0.05
+    assert 0.3 < before.known[kind != 6].mean() < 0.7
+    silent = dataclasses.replace(first(), reference=None)
+    np.testing.assert_array_equal(continuation.predicted_before(silent, rows).known, before.labels >= 0)
+
+
 def test_births_survive_the_folder(tmp_path: Path) -> None:
     """A number's first direction is that of the first model, in the second and when it is loaded again."""
     one = dict(zip(first().numbers.tolist(), Births.of(first().arrays).directions, strict=True))
