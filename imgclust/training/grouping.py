@@ -38,10 +38,7 @@ def group(
     if engine == "cuml":
         expected = f"by cuML {cuml_fit.cuml_version()}"
     with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
-        if engine == "cuml":
-            reducer = cuml_fit.fit_umap(rows, p)
-        else:
-            reducer = fit_umap(rows, p, tell, before)
+        reducer = cuml_fit.fit_umap(rows, p) if engine == "cuml" else fit_umap(rows, p, tell, before)
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = (cuml_fit.fit_hdbscan if engine == "cuml" else fit_hdbscan)(reducer.embedding_, p)
     with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:

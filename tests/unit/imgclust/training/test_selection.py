@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from imgclust.errors import FitError
 from imgclust.model.freeze import chosen_clusters, selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
+from imgclust.training.before import Before
 from imgclust.training.hierarchy import Hierarchy, best_jaccard
 from imgclust.training.parameters import Parameters
-from imgclust.training.selection import Before, select, stabilities, values
+from imgclust.training.selection import select, stabilities, values
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from tests.support.frozen_pair import tree_arrays
 
@@ -237,7 +238,7 @@ def test_as_many_clusters_as_are_wanted() -> None:
 
 @pytest.mark.parametrize(("least", "most"), [(3, 2), (0, 5), (-1, 5), (2, 10_001), (4, 0)])
 def test_counts_that_make_no_sense_are_refused(least: int, most: int) -> None:
-    with pytest.raises(FitError, match=rf"how many clusters.*got {least} to {most}"):
+    with pytest.raises(FitError, match=rf"number of clusters.*got {least} to {most}"):
         parameters(min_clusters=least, max_clusters=most).check(400)
 
 
