@@ -203,7 +203,7 @@ def _print_rest(sample: Sample, model: ClusterModel, *, quiet: bool) -> None:
     with bar_for("predict", None if quiet else lambda: len(sample.left)) as bar:
         images, other = sample.rest(model, bar.advance)
     print(f"{images} other images: {other / images:.1%} of them in no cluster")
-    print(f"to have their clusters: imgclust predict MODEL {sample.folder} -o FILE.parquet")
+    print(f"to get their clusters: imgclust predict MODEL {sample.folder} -o FILE.parquet")
 
 
 def _chosen_rows(arguments: argparse.Namespace) -> Rows | None:
@@ -284,7 +284,7 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
             if kept.has_moved:
                 note(
                     f"cluster {kept.number} has moved far from the images that its number was first given to "
-                    f"({kept.meaning:.2f} where that was 1; below {RETIRED:.0f} it gets a new number): "
+                    f"({kept.meaning:.2f} now, 1 at first; below {RETIRED:.0f} it gets a new number): "
                     "look at its pictures in the report"
                 )
     else:
@@ -295,7 +295,7 @@ def _print_fitted(result: FitResult, folder: Path) -> None:
     if found := result.groups:
         print(f"groups: {len(found.kept)} kept, {len(found.new)} new, {len(found.retired)} retired")
     if result.parameters.levels == 2 and len(model.groups) < max(1, result.parameters.min_groups):
-        note(f"{len(model.groups)} groups: no other nodes of the tree hold two clusters and are found again")
+        note(f"{len(model.groups)} groups: no other nodes of the tree contain two clusters and are stable")
     if bounded := result.figures.get("bounded"):
         _print_bounded(bounded)
     print_figures({name: value for name, value in result.figures.items() if name not in PRINTED})
@@ -310,16 +310,16 @@ def _print_bounded(bounded: Mapping[str, Any]) -> None:
     least, most, chosen, default = (bounded[name] for name in ("least", "most", "chosen", "default"))
     wanted = f"{least}" if least == most else f"{least} to {most}"
     if chosen == default:
-        print(f"{wanted} clusters were wanted: the default choice has {default['clusters']}")
+        print(f"{wanted} clusters requested: the default choice has {default['clusters']}")
         return
     if chosen["clusters"] < least:
         note(
-            f"{wanted} clusters were wanted, the tree has {chosen['clusters']} at most: a smaller "
+            f"{wanted} clusters requested, but the tree has at most {chosen['clusters']}: a smaller "
             "--min-cluster-size gives more"
         )
     worth = f", {chosen['value'] / default['value']:.0%} of its value" if default["value"] > 0 else ""
     print(
-        f"{wanted} clusters were wanted; against the default choice of {default['clusters']}{worth}, "
+        f"{wanted} clusters requested; compared with the default choice of {default['clusters']}{worth}, "
         f'"other" {default["other"]:.1%} → {chosen["other"]:.1%}, '
         f"mean stability {default['stability']:.2f} → {chosen['stability']:.2f}"
     )

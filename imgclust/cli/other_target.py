@@ -64,7 +64,7 @@ def labels_of(wanted: str | None, ids: Sequence[str]) -> list[str | None] | None
     if not any(label is not None for label in found):
         example = f", like {ids[0]!a:.80}" if ids else ""
         raise ImgclustError(
-            f"--labels {wanted!a:.80}: none of the {len(ids)} images{example}, has a label there"
+            f"--labels {wanted!a:.80}: none of the {len(ids)} images{example}, has a label in it"
         )
     return found
 
@@ -74,13 +74,13 @@ def print_offers(figures: Mapping[str, Any]) -> None:
     found = figures["other_target"]
     by = "with their label" if found["judged_by"] == "labels" else "with fits on other samples"
     inside = found["right_in_clusters"]
-    print(f"assigned from between clusters, on held-out images; right: in agreement {by}")
+    print(f"assigned from between clusters, on held-out images; right means in agreement {by}")
     print("   target  stays in other  from score  assigned  of these right")
     for offer in found["offers"]:
         mark = "→" if offer["target"] == found["target"] else " "
         print(f" {mark} {offer['target']:6.0%}  {offer['other']:14.1%}  {_offered(offer)}")
     if inside is not None:
-        print(f"   of those that are in clusters anyway, {inside:.0%} are right")
+        print(f"   of the images that are in clusters without a target, {inside:.0%} are right")
     chosen = next(offer for offer in found["offers"] if offer["target"] == found["target"])
     if chosen["other"] > chosen["target"]:
         note(

@@ -27,7 +27,7 @@ def table(found: Continuation, taxonomy: str, names: Names) -> Iterator[str]:
         f"kept, {len(found.new)} new, {len(found.retired)} retired"
     )
     yield (
-        "(kept: of the images that either model puts there, more than half are there in both; "
+        "(kept: the two clusters share more than half of the images that are in either; "
         f"{found.images:,} were compared)"
     )
     groups: list[tuple[str, list[Continued] | list[Retired]]] = [

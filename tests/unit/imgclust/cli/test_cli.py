@@ -255,7 +255,9 @@ def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr()
     assert "min_cluster_size = 8" in printed.out
     assert "2 clusters" in printed.out
-    assert re.search(r"1 to 2 clusters were wanted; against the default choice of 3, \d+% of", printed.out)
+    assert re.search(
+        r"1 to 2 clusters requested; compared with the default choice of 3, \d+% of", printed.out
+    )
     assert re.search(r'"other" \d.\d% → [23]\d.\d%, mean stability', printed.out)
     assert "umap" in printed.err
     assert "48 of 48 typical pictures, which cannot be read" in printed.err
