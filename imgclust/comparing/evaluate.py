@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imgclust.comparing.images import predict_images
 from imgclust.editing.golden_check import BrokenGolden, golden_images
 from imgclust.errors import ImgclustError
+from imgclust.model.drift import Drift, DriftCounts, Reference, compare
 from imgclust.support.spreadsheets import unguard
 from imgclust.types import OTHER
 
@@ -59,6 +60,7 @@ class Evaluation:
         held_out: what the fit measured on images that it held out; empty: it held out none.
         golden: how many golden images the model has.
         broken: those that it breaks.
+        drift: of the images of a folder, against those that the fit held out; None: not measured.
     """
 
     images: int
@@ -71,6 +73,7 @@ class Evaluation:
     held_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     golden: int = 0
     broken: tuple[BrokenGolden, ...] = ()
+    drift: Drift | None = None
 
 
 def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None = None) -> Evaluation:
@@ -83,7 +86,10 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
         EmbeddingsError: the folder is unreadable, or of another encoder.
         ImgclustError: no image has a label, or the model does not know the names of its training images.
     """
-    predicted = predict_images([model], folder, labels)
+    reference = None if folder is None else Reference.of_model(model)
+    counted: list[DriftCounts] = []
+    seen = None if reference is None else lambda predicted: counted.append(reference.count(predicted))
+    predicted = predict_images([model], folder, labels, seen)
     ids = [str(image) for image in predicted.ids]
     found = evaluate_labels(
         ids, predicted.labels[0].tolist(), model.clusters, labels, others=predicted.left_out,
@@ -94,6 +100,7 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
         held_out=model.figures.get("test") or {},
         golden=len(golden_images(model.edits)),
         broken=tuple(model.check_golden()),
+        drift=compare(reference, sum(counted, reference.nothing)) if reference and counted else None,
     )
 
 

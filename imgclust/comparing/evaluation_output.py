@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imgclust.comparing.evaluate import Evaluation
 from imgclust.comparing.words import described, golden_text, percent
+from imgclust.model.drift import PARTS, Drift
 from imgclust.report.figures import label, shown
 from imgclust.support.tables import utf8
 from imgclust.tagging.table import plain
@@ -24,10 +26,13 @@ def lines(found: Evaluation) -> Iterator[str]:
         counts = list(cluster.labels.items())
         texts = [f"{plain(name)} {count:,}" for name, count in counts[:SHOWN]]
         if more := sum(count for _, count in counts[SHOWN:]):
-            texts.append(f"{len(counts) - SHOWN} more labels {more:,}")
+            labels = len(counts) - SHOWN
+            texts.append(f"{labels} other label{'s' if labels > 1 else ''} {more:,}")
         pure = f"  {percent(cluster.purity)} pure" if cluster.images else ""
         who = described(cluster.number, cluster.name)
         yield f"  {who}  {cluster.images:,} images{pure}  {', '.join(texts)}".rstrip()
+    if found.drift is not None:
+        yield from _drift(found.drift, {cluster.number: cluster.name for cluster in found.clusters})
     if found.golden:
         yield f"{found.golden - len(found.broken)} of {found.golden} golden images are where they must be"
         names = {cluster.number: cluster.name for cluster in found.clusters}
@@ -39,6 +44,16 @@ def lines(found: Evaluation) -> Iterator[str]:
                 yield f"  {label(key)}: {shown(key, value)}"
     else:
         yield "no images were held out when the model was fitted"
+
+
+def _drift(drift: Drift, names: Mapping[int, str | None]) -> Iterator[str]:
+    """Verdicts with their stability indices, and the clusters that grew or shrank most, where some did."""
+    known = [part for part in PARTS if math.isfinite(drift.index[part])]
+    texts = ", ".join(f"{part} {drift.verdict(part)} ({drift.index[part]:.2f})" for part in known)
+    yield f"drift from the {drift.reference.images:,} images that the fit held out: {texts}"
+    if drift.verdict("clusters") != "steady":
+        for cluster, before, now in drift.moved()[:SHOWN]:
+            yield f"  {described(cluster, names.get(cluster))}  {percent(before)} → {percent(now)}"
 
 
 def records(found: Evaluation) -> list[dict[str, Any]]:
@@ -71,6 +86,11 @@ def as_json(found: Evaluation) -> dict[str, Any]:
             for cluster in found.clusters
         ],
         "held_out": dict(found.held_out),
+        "drift": None if found.drift is None else {
+            part: {"index": round(found.drift.index[part], 6), "verdict": found.drift.verdict(part)}
+            for part in PARTS
+            if math.isfinite(found.drift.index[part])
+        },
         "golden": {
             "images": found.golden,
             "broken": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from imgclust.embedding.store import vectors_of
 from imgclust.embedding.store_columns import count_rows, first_id, some_columns
 from imgclust.errors import ModelError
 from imgclust.searching.rows import rows_of_model
-from imgclust.types import EncoderIdentity, Floats, Ints
+from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
@@ -40,7 +40,10 @@ class PredictedImages:
 
 
 def predict_images(
-    models: Sequence[ClusterModel], folder: Path | None = None, wanted: Collection[str] | None = None
+    models: Sequence[ClusterModel],
+    folder: Path | None = None,
+    wanted: Collection[str] | None = None,
+    seen: Callable[[Prediction], None] | None = None,
 ) -> PredictedImages:
     """Predict the images of an embeddings folder, or else the training images of the models, each once.
 
@@ -51,6 +54,7 @@ def predict_images(
         models: of the same encoder.
         folder: made by `imgclust embed`.
         wanted: ids of the folder's images that are; the others are counted. None: all.
+        seen: called with each batch of predictions, of each model in turn.
 
     Raises:
         ModelError: the models take embeddings of different encoders.
@@ -64,7 +68,10 @@ def predict_images(
     for names, vectors, identity in images:
         ids.append(pa.array(names, pa.string()))
         for model, labels in zip(models, found, strict=True):
-            labels.append(model.predict(vectors, encoder=identity).labels)
+            predicted = model.predict(vectors, encoder=identity)
+            labels.append(predicted.labels)
+            if seen is not None:
+                seen(predicted)
     known = pa.chunked_array(ids, pa.string())
     of_images = tuple(np.concatenate(labels) for labels in found)
     if folder is None or wanted is None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from imgclust.embedding.tables import as_table
 from imgclust.errors import EmbeddingsError
 from imgclust.images.perceptual import Hashes
 from imgclust.support.path_text import from_text, storable, to_text
@@ -87,6 +88,28 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Embeddings: {len(self):,} images, {self.vectors.shape[1]} numbers each, {self.identity.name}>"
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """A pyarrow table: id, source, width, height, sha256, a column for each attribute that has no other
+        column's name, and the embedding, a fixed-size list of float32.
+        """
+        return as_table(
+            self.ids,
+            list(map(to_text, self.sources)),
+            {"width": self.widths, "height": self.heights},
+            self.sha256,
+            self.attributes,
+            self.vectors,
+        )
+
+    def to_pandas(self) -> Any:
+        """As `to_arrow`, as a pandas DataFrame; an embedding is an array in its cell."""
+        return self.to_arrow().to_pandas()
 
 
 class EmbeddingsWriter:

@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from imgclust.errors import EncoderError
+import numpy as np
+
+from imgclust.errors import EncoderError, FitError
 from imgclust.model.gallery import Rows
 from imgclust.naming.hierarchy import ClassHierarchy, by_hierarchy
 from imgclust.naming.phrases import Phrases
@@ -37,6 +39,24 @@ class FitNamer(Protocol):
             taken: names that none of these clusters gets.
         """
         ...
+
+
+def check_vocabulary(vocabulary: object) -> None:
+    """Before hours of work.
+
+    Raises:
+        FitError: it is neither phrases with their vectors nor a namer.
+    """
+    if vocabulary is None or hasattr(vocabulary, "names"):
+        return
+    if isinstance(vocabulary, tuple) and len(vocabulary) == 2 and np.ndim(vocabulary[1]) == 2:
+        phrases, vectors = vocabulary
+        if not isinstance(phrases, str) and len(phrases) == len(vectors):
+            return
+    raise FitError(
+        f"a vocabulary is phrases and a row of numbers for each, as `load_encoder(…).vocabulary(phrases)` "
+        f"makes them, or a namer; got {str(vocabulary)!a:.60}"
+    )
 
 
 def fit_namer(

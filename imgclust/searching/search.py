@@ -84,6 +84,11 @@ def search(
     """
     if model is None and embeddings is None:
         raise ImgclustError("give a model, an embeddings folder, or both")
+    if isinstance(query, str):
+        raise ImgclustError(
+            f"a search takes a vector, got the text {query!a:.60}: text_query(encoder, text) in "
+            "imgclust.searching.search makes one"
+        )
     if count < 1:
         raise ImgclustError(f"count must be at least 1, is {count}")
     if model is not None:

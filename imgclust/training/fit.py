@@ -17,7 +17,7 @@ from imgclust.model.freeze import freeze, library_versions
 from imgclust.model.gallery import show
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import Continuation
-from imgclust.naming.fitting import FitNamer, fit_namer
+from imgclust.naming.fitting import FitNamer, check_vocabulary, fit_namer
 from imgclust.predictor import novelty
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.support.progress import Listener, Stages
@@ -79,6 +79,9 @@ class FitResult:
     continuation: Continuation | None = None
     groups: Continuation | None = None
 
+    def __repr__(self) -> str:
+        return f"<FitResult: {len(self.labels):,} images, {self.model!r}>"
+
     @property
     def labels_(self) -> Ints:
         """scikit-learn's name for `labels`."""
@@ -101,7 +104,7 @@ def fit(
     test_fraction: float = 0.2,
     seed: int = 0,
     max_train: int = MAX_TRAIN,
-    previous: ClusterModel | None = None,
+    previous: ClusterModel | Path | str | None = None,
     near: float = NEAR,
     novel_rate: float = novelty.NOVEL_RATE,
     other_target: float | None = None,
@@ -137,7 +140,7 @@ def fit(
         test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
         seed: of the split.
         max_train: training images at most; the others are predicted.
-        previous: the model whose taxonomy this one continues: clusters that are the same as one of its
+        previous: the model, or its folder, whose taxonomy this one continues: clusters that are one of its
             clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number
             that no cluster of the taxonomy has had. The fit starts from its places, keeps its
             clusters apart and prefers them.
@@ -162,6 +165,9 @@ def fit(
         raise FitError(f"near must be a cosine above 0, is {near}")
     novelty.check_rate(novel_rate)
     check_target(other_target, test_fraction)
+    check_vocabulary(vocabulary)
+    if isinstance(previous, Path | str):
+        previous = ClusterModel.load(previous)
     given = Given.of(
         embeddings, ids, encoder, normalize=normalize, max_train=max_train, test_fraction=test_fraction
     )

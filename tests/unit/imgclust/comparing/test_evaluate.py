@@ -16,7 +16,7 @@ from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import ImgclustError
 from imgclust.model.parts import Cluster
 from imgclust.types import OTHER
-from tests.support.fitted import ENCODER, fitted
+from tests.support.fitted import ENCODER, fitted, grouped
 
 KNOWN = [Cluster(3, "cats", 0), Cluster(7, None, 0)]
 LABELS = st.lists(st.tuples(st.sampled_from([3, 7, OTHER]), st.sampled_from("abc")), min_size=1, max_size=60)
@@ -76,6 +76,26 @@ def test_only_labelled_images_of_a_folder_are_predicted(tmp_path: Path) -> None:
     assert evaluate(found.model, {"3": "x", "4": "y"}, tmp_path).unlabelled == 28
     with pytest.raises(ImgclustError, match=r"one of the 30 images; an image's is '0'"):
         evaluate(found.model, {"nobody": "x"}, tmp_path)
+
+
+def test_drift_of_a_folder(tmp_path: Path) -> None:
+    """Images of one cluster alone are other images than those held out; images like these are not."""
+    model, (rows, _) = fitted().model, grouped(seed=8)
+    one = model.predict(rows).labels == model.clusters[0].id
+    for name, chosen in (("all", rows), ("one", rows[one])):
+        with EmbeddingsWriter(tmp_path / name, ENCODER) as writer:
+            for i, row in enumerate(chosen):
+                writer.append(id=f"{i}", source="x", embedding=row, width=1, height=1, sha256=None)
+    labels = {f"{i}": "x" for i in range(int(one.sum()))}
+    drifted = evaluate(model, labels, tmp_path / "one")
+    text = "\n".join(evaluation_output.lines(drifted))
+    assert "drift from the 60 images that the fit held out: clusters drifted (" in text
+    assert f"  #{model.clusters[0].id}  " in text
+    assert "→ 100.0 %" in text
+    assert evaluation_output.as_json(drifted)["drift"]["clusters"]["verdict"] == "drifted"
+    steady = evaluate(model, {f"{i}": "x" for i in range(len(rows))}, tmp_path / "all")
+    assert "clusters steady (" in "\n".join(evaluation_output.lines(steady))
+    assert evaluate(model, dict.fromkeys(map(str, range(5)), "x")).drift is None
 
 
 def test_ids_that_do_not_occur() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgclust.errors import EncoderError
-from imgclust.naming.fitting import fit_namer
+from imgclust.errors import EncoderError, FitError
+from imgclust.naming.fitting import check_vocabulary, fit_namer
 from imgclust.naming.hierarchy import ClassHierarchy
 from imgclust.naming.phrases import Phrases
 from imgclust.types import MINI
@@ -33,3 +33,14 @@ def test_the_hierarchy_names_clusters_of_mini(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ClassHierarchy, "of", missing)
     assert fit_namer(None, OF_MINI) is None
+
+
+@pytest.mark.parametrize("wrong", ["food", ["food"], (["food"], np.eye(2)), ("ab", np.eye(2)), (["a"], [1])])
+def test_a_wrong_vocabulary_is_refused_at_once(wrong: object) -> None:
+    with pytest.raises(FitError, match=r"a vocabulary is phrases and a row of numbers for each"):
+        check_vocabulary(wrong)
+
+
+def test_what_a_vocabulary_may_be() -> None:
+    for right in (None, (["a", "b"], np.eye(2)), ClassHierarchy(np.eye(3, dtype=np.float32))):
+        check_vocabulary(right)
