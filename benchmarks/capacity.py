@@ -21,7 +21,7 @@ TRANSACTION = 0.05  # seconds: WORKER_COMMIT_INTERVAL
 CONNECTIONS, IN_FLIGHT = 64, 8192  # WORKER_FETCH_CONNECTIONS, WORKER_MAX_IN_FLIGHT
 PREDICT_MS = 0.29  # RESULTS.md: a batch of 256, compiled; "ms per image" of `benchmarks.predict speed`, cpu
 Reckon = Callable[[Any], Iterator[tuple[str, str, str]]]  # of a site: what, how much, how it is reckoned
-MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: put in yours"
+MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: use your own"
 
 
 def figure(default: float, unit: str, source: str, meaning: str) -> float:
@@ -36,34 +36,36 @@ class Site:
     """What is known of the uploads, the machines and the code."""
 
     uploads: float = figure(10_000, "/s", ASSUMED, "uploads at the peak")
-    mean_share: float = figure(0.4, "", ASSUMED, "mean of a day over its peak; storage goes by the mean")
-    image_kb: float = figure(200, "kB", ASSUMED, "an image")
+    mean_share: float = figure(
+        0.4, "", ASSUMED, "daily mean divided by the peak; storage depends on the mean"
+    )
+    image_kb: float = figure(200, "kB", ASSUMED, "size of an image")
     download_ms: float = figure(
-        100, "ms", ASSUMED, "a download, from the first byte sent to the last received"
+        100, "ms", ASSUMED, "duration of a download, from the first byte sent to the last received"
     )
     fetch_ms: float = figure(0.08, "ms of a core", MEASURED, "fetching an image")
     decode_ms: float = figure(
         8.1, "ms of a core", MEASURED, "decoding a JPEG of 1,000 to 4,000 pixels (640: 2.3)"
     )
     parent_ms: float = figure(
-        0.22, "ms of a core", MEASURED, "everything else but encoder and predictor, with view"
+        0.22, "ms of a core", MEASURED, "everything else except encoder and predictor, including the view"
     )
     predict_ms: float = figure(
-        PREDICT_MS, "ms of a core", MEASURED, "predicting on the processor, 150,000 training images, compiled"
+        PREDICT_MS, "ms of a core", MEASURED, "predicting on the CPU, 150,000 training images, compiled"
     )
     gpu_images: float = figure(2_500, "/s", ASSUMED, "images that one GPU encodes")
-    busy: float = figure(0.7, "", CHOSEN, "share of their time that cores and GPUs are busy at the peak")
+    busy: float = figure(0.7, "", CHOSEN, "share of the time that cores and GPUs are busy at the peak")
     upload_bytes: float = figure(209, "bytes", MEASURED, "an upload event on disk, uncompressed")
     tag_bytes: float = figure(
         172, "bytes", MEASURED, "a tag on disk, 128 in a transaction (16: 409, alone: 660)"
     )
     redis_bytes: float = figure(
-        1_233, "bytes", MEASURED, "a tag in Redis, with its place in the set of its cluster"
+        1_233, "bytes", MEASURED, "a tag in Redis, with its entry in the cluster's set"
     )
     packed_bytes: float = figure(416, "bytes", MEASURED, "the same with `WORKER_REDIS_TAG=compact`")
     replicas: float = figure(3, "", CHOSEN, "copies of each Kafka partition")
     uploads_days: float = figure(7, "days", CHOSEN, "retention of uploads")
-    tag_days: float = figure(30, "days", CHOSEN, "a tag stays in Redis, after its upload")
+    tag_days: float = figure(30, "days", CHOSEN, "how long a tag stays in Redis after its upload")
 
 
 def size(nbytes: float) -> str:
@@ -98,29 +100,29 @@ def needs(site: Site) -> Iterator[tuple[str, str, str]]:
     fetchers = math.ceil(round(fetching / count, 6))
     events = mean * DAY * site.upload_bytes * site.replicas
     yield "GPUs", whole(n / (site.gpu_images * site.busy)), "uploads / (images of a GPU × busy)"
-    yield "workers", f"{count:,}", "one for each GPU; a parent sees to what takes half a core"
-    yield "partitions", f"{partitions(site):,}", "a power of two, at least 4 for each worker"
+    yield "workers", f"{count:,}", "one per GPU, and at most half a core of work for each parent"
+    yield "partitions", f"{partitions(site):,}", "a power of two, at least 4 per worker"
     yield "image bytes in", f"{size(network)}/s, {network * 8 / 1e9:.3g} Gbit/s", "uploads × image"
     yield "cores to fetch and decode", whole(fetching), "uploads × (fetch + decode) / busy"
-    yield "fetchers in each worker", f"{fetchers:,}", "those cores / workers: `WORKER_FETCHERS`"
+    yield "fetchers per worker", f"{fetchers:,}", "these cores / workers (`WORKER_FETCHERS`)"
     yield "cores for parents", whole(n * site.parent_ms / 1000 / site.busy), "uploads × parent / busy"
     predicting = n * site.predict_ms / 1000 / site.busy
     yield "cores to predict", whole(predicting), "uploads × predict / busy"
-    yield "downloads at once", whole(n * site.download_ms / 1000), "uploads × download"
+    yield "concurrent downloads", whole(n * site.download_ms / 1000), "uploads × download"
     slots = count * fetchers * CONNECTIONS
     yield "connections for them", f"{slots:,}", f"fetchers × `WORKER_FETCH_CONNECTIONS` ({CONNECTIONS})"
     flight = f"`WORKER_MAX_IN_FLIGHT` ({IN_FLIGHT:,}) / uploads of a worker"
     yield "longest mean time in flight", f"{IN_FLIGHT / each:.2g} s", flight
-    yield "transactions", f"{count / TRANSACTION:,.0f}/s", "20/s for each worker"
+    yield "transactions", f"{count / TRANSACTION:,.0f}/s", "20/s per worker"
     yield "tags in a transaction", f"{max(1, round(each * TRANSACTION)):,}", "uploads of a worker / 20"
     yield "Kafka, uploads", size(events * site.uploads_days), "mean uploads × event × copies × days"
     tags = mean * DAY * site.tag_bytes * site.replicas
-    yield "Kafka, tags, each day", size(tags), "mean uploads × tag × copies; see below for how long"
+    yield "Kafka, tags, per day", size(tags), "mean uploads × tag × copies; for how long, see below"
     stored = mean * DAY * site.redis_bytes
-    yield "Redis, each day", size(stored), "mean uploads × tag"
-    yield "Redis, in all", size(stored * site.tag_days), "that × days; replicas come on top"
+    yield "Redis, per day", size(stored), "mean uploads × tag"
+    yield "Redis, total", size(stored * site.tag_days), "this × days; plus replicas"
     packed = mean * DAY * site.packed_bytes * site.tag_days
-    yield "Redis, in all, compact", size(packed), "mean uploads × compact tag × days"
+    yield "Redis, total, compact", size(packed), "mean uploads × compact tag × days"
 
 
 def table(
@@ -138,7 +140,7 @@ def table(
             its, meaning, source = (field.metadata[k] for k in ("unit", "meaning", "source"))
             lines.append(f"| `{field.name}` | {value:,g} {its} | {meaning} | {source} |".replace("  ", " "))
     heads = " | ".join(f"{getattr(site, varied):,.15g} {unit}" for site in sites)
-    lines += ["", f"| | {heads} | reckoned as |", "|---|" + "---|" * (len(sites) + 1)]
+    lines += ["", f"| | {heads} | calculation |", "|---|" + "---|" * (len(sites) + 1)]
     for rows in zip(*map(reckon, sites), strict=True):
         what, _, how = rows[-1]
         lines.append(f"| {what} | {' | '.join(row[1] for row in rows)} | {how} |")

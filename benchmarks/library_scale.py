@@ -24,7 +24,7 @@ class Library:
     """What is known of the images, the machines and the code."""
 
     images: float = figure(1e9, "", ASSUMED, "images")
-    image_kb: float = figure(200, "kB", ASSUMED, "an image")
+    image_kb: float = figure(200, "kB", ASSUMED, "size of an image")
     decode_ms: float = figure(
         8.1, "ms of a core", MEASURED, "decoding a JPEG of 1,000 to 4,000 pixels (640: 2.3)"
     )
@@ -32,9 +32,9 @@ class Library:
     gpu_images: float = figure(2_500, "/s", ASSUMED, "images that one GPU encodes")
     gpus: float = figure(8, "", CHOSEN, "GPUs of the cluster")
     cores: float = figure(256, "", CHOSEN, "cores of the cluster")
-    busy: float = figure(0.7, "", CHOSEN, "share of their time that cores and GPUs are busy")
+    busy: float = figure(0.7, "", CHOSEN, "share of the time that cores and GPUs are busy")
     dim: float = figure(512, "", CHOSEN, "numbers of an embedding")
-    row_bytes: float = figure(150, "bytes", ASSUMED, "of a row beside its embedding: id, source, attributes")
+    row_bytes: float = figure(150, "bytes", ASSUMED, "the rest of a row: id, source, attributes")
     predict_ms: float = figure(
         PREDICT_MS, "ms of a core", MEASURED, "predicting, 150,000 training images, compiled"
     )
@@ -42,11 +42,13 @@ class Library:
         0.06, "ms of a core", MEASURED, "the process that lists and writes, without Ray's own part"
     )
     retag_images: float = figure(
-        2_212, "/s", MEASURED, "tagged again by one process of a `retag`, 150,000 training images"
+        2_212, "/s", MEASURED, "images that one `retag` process tags, 150,000 training images"
     )
-    retag_processes: float = figure(32, "", CHOSEN, "processes of a `retag`: partitions at most")
-    train: float = figure(120_000, "", CHOSEN, "images that are clustered: `--max-train`")
-    fit_seconds: float = figure(400, "s", MEASURED, "a fit of 150,000, 119,981 of them trained on, 2 cores")
+    retag_processes: float = figure(32, "", CHOSEN, "`retag` processes; at most the number of partitions")
+    train: float = figure(120_000, "", CHOSEN, "images to train on: `--max-train`")
+    fit_seconds: float = figure(
+        400, "s", MEASURED, "a fit of 150,000 images, 119,981 of them for training, 2 cores"
+    )
 
 
 def needs(library: Library) -> Iterator[tuple[str, str, str]]:
@@ -64,10 +66,10 @@ def needs(library: Library) -> Iterator[tuple[str, str, str]]:
     yield "· decoding on the cluster", f"{with_cores:,.1f} h", "core-hours / (cores × busy)"
     yield "· writing embeddings, one process", f"{driver:,.1f} h", "images × driver"
     yield "`embed --engine ray`", f"{max(with_gpus, with_cores, driver):,.1f} h", "the longest of the three"
-    yield "read", size(n * library.image_kb * 1e3), "images × image"
+    yield "images read", size(n * library.image_kb * 1e3), "images × image"
     row = library.dim * 2 + library.row_bytes
     yield "embeddings, stored", size(n * row), "images × (2 × numbers + row)"
-    yield "held by `embed`", size(n * ROW), f"images × {ROW} bytes"
+    yield "memory of `embed`", size(n * ROW), f"images × {ROW} bytes"
     yield (
         "fit",
         f"{library.fit_seconds * library.train / 119_981 / 60:,.0f} min",
@@ -76,9 +78,9 @@ def needs(library: Library) -> Iterator[tuple[str, str, str]]:
     read = min(n, library.train / TRAINED)
     held = read * (library.dim * 12 + LISTS)
     yield (
-        "· what it reads, in memory",
+        "· memory for what it reads",
         size(held),
-        f"images read × (12 × numbers + {LISTS:,}); UMAP comes on top",
+        f"images read × (12 × numbers + {LISTS:,}); plus UMAP",
     )
     retag = n / library.retag_images / HOUR
     yield "`retag`, one process", f"{retag:,.1f} h", "images / images of a process"
