@@ -7,7 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE = 240.0  # seconds that anything may take on a slow machine; a test that passes never waits so long
-LOOK_AGAIN = 0.01
+LOOK_AGAIN = 0.01, 0.1  # seconds at first, and later: looking costs whoever is looked at, too
+
+
+def pause(waited: float) -> float:
+    """Seconds until the next look, a twentieth of what it has taken so far."""
+    first, longest = LOOK_AGAIN
+    return min(longest, max(first, waited / 20))
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
@@ -16,17 +22,19 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = PATIEN
     Raises:
         AssertionError: it did not within `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(LOOK_AGAIN)
+        time.sleep(pause(waited))
 
 
 async def until(what: str, condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE) -> None:
     """`wait_for` for coroutines: others run meanwhile."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not await condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"{what}: not within {seconds:g} s")
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(pause(waited))

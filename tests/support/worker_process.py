@@ -47,7 +47,7 @@ class WorkerProcess:
             "WORKER_FETCH_ALLOW_NETWORKS": "127.0.0.0/8",
             "WORKER_FETCHERS": "1",
             "WORKER_DEVICE": "cpu",
-            "WORKER_MAX_BATCH": "16",
+            "WORKER_MAX_BATCH": "4",  # a start tries every size up to this one
             "WORKER_RETRY_FIRST": "0.1",
             "WORKER_RETRY_LIMIT": "2",
             "WORKER_LOG": "json",
