@@ -233,7 +233,7 @@ def table() -> str:
     lines = ["| alert | when | for | severity |", "|---|---|---|---|"]
     lines += [
         f"| [{a.name}](#{a.name.lower()}) | {a.condition} | "
-        f"{'at once' if a.wait == '0m' else a.wait.replace('m', ' min')} | {a.severity} |"
+        f"{'at once' if a.wait == '0m' else a.wait.replace('m', ' min').replace('h', ' h')} | {a.severity} |"
         for a in ALERTS
     ]
     return "\n".join(lines) + "\n"
