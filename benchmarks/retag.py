@@ -6,18 +6,18 @@ So many processes, of one thread each, predict the same embeddings in batches of
 members of a `retag` on a broker of the same machine (read, parsed, predicted, written in transactions). Runs
 take turns; prints a JSON line each, then the medians and the ratio. The rate of predictors is the sum of
 their own; that of `retag` is taken from its tags' times, from the end of the first batches to the last tag.
-The model is that of `benchmarks/predict.py`, fitted once and cached.
+Processor time is that of the processes, and of the broker beside them. The model is that of
+`benchmarks/predict.py`, fitted once and cached.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
+import tempfile
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from confluent_kafka import Producer
 
 from benchmarks.common import FITTED
 from benchmarks.settings import SETTINGS, frozen
+from imgclust.model.model import ClusterModel
 from imgclust.types import EncoderIdentity, Preprocessing
-from worker.commands.retag import retag
+from worker.commands.retag import Clients
 from worker.demo.backends import JavaKafka
 from worker.kafka.scanner import Scanner
 from worker.messages.embedding import EmbeddingWriter, halves
@@ -52,30 +53,77 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of the processes to come
     frozen(arguments.setting, arguments.cache)
-    model = arguments.cache / f"model-{arguments.setting}"
-    lines = []
-    with JavaKafka(Path(os.environ["KAFKA_HOME"]), options=TOGETHER) as kafka:
+    held_out = SETTINGS[arguments.setting].data().held_out
+    vectors = np.resize(held_out, (arguments.images, held_out.shape[1])).astype(np.float16).astype(np.float32)
+    home = Path(os.environ["KAFKA_HOME"])
+    with JavaKafka(home, options=TOGETHER) as kafka, tempfile.TemporaryDirectory() as t:
         kafka.create_topics(["embeddings"], PARTITIONS)
-        _fill(kafka.bootstrap, _vectors(arguments.setting, arguments.images))
-        for run in range(arguments.runs):
-            of_one = arguments.images // arguments.processes
-            alone = each(arguments.processes, predicted, model, arguments.setting, of_one)
-            to = f"again-{run}"
-            each(arguments.processes, retagged, model, kafka.bootstrap, to)
-            for what, rate in zip(
-                WHATS, (sum(alone), rate_of(kafka.bootstrap, to, arguments.processes)), strict=True
-            ):
-                lines.append({"what": what, "run": run, "images_per_s": round(rate, 1)})
-                print(json.dumps(lines[-1]), flush=True)
+        _fill(kafka.bootstrap, vectors)
+        np.save(Path(t) / "vectors.npy", vectors[: arguments.images // arguments.processes])
+        model = arguments.cache / f"model-{arguments.setting}"
+        lines = measure(kafka, arguments.processes, arguments.runs, arguments.images, model, Path(t))
     rate = {what: float(np.median([x["images_per_s"] for x in lines if x["what"] == what])) for what in WHATS}
     ratio = round(rate["retag"] / rate["predict"], 3)
-    told = {"setting": arguments.setting, "processes": arguments.processes, "ratio": ratio, **rate}
-    print(json.dumps(told))
+    print(
+        json.dumps({"setting": arguments.setting, "processes": arguments.processes, "ratio": ratio, **rate})
+    )
 
 
-def _vectors(setting: str, count: int) -> np.ndarray:
-    held_out = SETTINGS[setting].data().held_out
-    return np.resize(held_out, (count, held_out.shape[1])).astype(np.float16).astype(np.float32)
+def measure(
+    kafka: JavaKafka, processes: int, runs: int, images: int, model: Path, folder: Path
+) -> list[dict[str, Any]]:
+    """A line for each run of predictors and members; they begin at one moment, when all are ready."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier, answers = spawn.Barrier(processes + 1), spawn.Queue()
+    given = (barrier, answers, model, folder / "vectors.npy", kafka.bootstrap, runs)
+    started = [spawn.Process(target=work, args=given) for _ in range(processes)]
+    for process in started:
+        process.start()
+    lines = []
+    for run in range(runs):
+        for what in WHATS:
+            barrier.wait()
+            before = _broker_seconds(kafka)
+            found = [answers.get() for _ in started]
+            broker = _broker_seconds(kafka) - before
+            alone = sum(rate for rate, _ in found)
+            rate = alone if what == "predict" else rate_of(kafka.bootstrap, f"again-{run}", processes)
+            cpu = sum(seconds for _, seconds in found)
+            lines.append(
+                {"what": what, "run": run, "images_per_s": round(rate, 1),
+                 "cpu_ms": round(1000 * cpu / images, 4), "broker_cpu_ms": round(1000 * broker / images, 4)}
+            )  # fmt: skip
+            print(json.dumps(lines[-1]), flush=True)
+    for process in started:
+        process.join()
+    return lines
+
+
+def work(barrier: Barrier, answers: Any, model: Path, vectors: Path, bootstrap: str, runs: int) -> None:
+    """Predict alone and as a member, in turns; answers are (images per second, seconds of processors)."""
+    loaded, rows = ClusterModel.load(model), np.load(vectors)
+    settings = load({"WORKER_BOOTSTRAP_SERVERS": bootstrap, "WORKER_EMBEDDINGS_TOPIC": "embeddings"})
+    loaded.predict(rows[:BATCH], batch=BATCH)  # warm
+    for run in range(runs):
+        barrier.wait()
+        wall, cpu = time.perf_counter(), time.process_time()
+        loaded.predict(rows, batch=BATCH)
+        answers.put((len(rows) / (time.perf_counter() - wall), time.process_time() - cpu))
+        barrier.wait()
+        cpu = time.process_time()
+        with Clients(settings, "embeddings", f"again-{run}") as clients:
+            member = clients.member(clients.join(loaded), loaded, lambda _: None)
+            while not member.finished:
+                member.run_once()
+            member.stop()
+        answers.put((0.0, time.process_time() - cpu))
+
+
+def _broker_seconds(kafka: JavaKafka) -> float:
+    """Processor time so far."""
+    assert kafka.process is not None
+    fields = Path(f"/proc/{kafka.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _fill(bootstrap: str, vectors: np.ndarray) -> None:
@@ -87,44 +135,6 @@ def _fill(bootstrap: str, vectors: np.ndarray) -> None:
         producer.produce("embeddings", writer.value(upload, vector), f"upload-{n}".encode(), n % PARTITIONS)
         producer.poll(0)
     assert producer.flush(60) == 0
-
-
-def each(count: int, work: Callable[..., None], *arguments: Any) -> list[float]:
-    """What so many processes answer that begin at one moment, when all are ready."""
-    spawn = multiprocessing.get_context("spawn")
-    barrier, answers = spawn.Barrier(count), spawn.Queue()
-    processes = [spawn.Process(target=work, args=(barrier, answers, *arguments)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    found = [answers.get() for _ in processes]
-    for process in processes:
-        process.join()
-    return found
-
-
-def _loaded(model: Path) -> Any:
-    from imgclust.model.model import ClusterModel
-
-    loaded = ClusterModel.load(model)
-    loaded.predict(loaded.arrays["embeddings"][:BATCH].astype(np.float32), batch=BATCH)  # warm
-    return loaded
-
-
-def predicted(barrier: Barrier, answers: Any, model: Path, setting: str, count: int) -> None:
-    loaded, vectors = _loaded(model), _vectors(setting, count)
-    barrier.wait()
-    began = time.perf_counter()
-    loaded.predict(vectors, batch=BATCH)
-    answers.put(count / (time.perf_counter() - began))
-
-
-def retagged(barrier: Barrier, answers: Any, model: Path, bootstrap: str, to: str) -> None:
-    _loaded(model)  # its file is in memory, the code is loaded
-    settings = load({"WORKER_BOOTSTRAP_SERVERS": bootstrap, "WORKER_EMBEDDINGS_TOPIC": "embeddings"})
-    barrier.wait()
-    with contextlib.redirect_stdout(None):
-        retag(settings, to, model=model, quiet=True)
-    answers.put(0.0)
 
 
 def rate_of(bootstrap: str, to: str, processes: int) -> float:

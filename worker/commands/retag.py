@@ -68,7 +68,7 @@ def retag(
     source = _source(settings, to)
     loaded = _model(settings, model, processes)
     with contextlib.ExitStack() as stack:
-        kafka = stack.enter_context(_Kafka(settings, source, to))
+        kafka = stack.enter_context(Clients(settings, source, to))
         run = kafka.join(loaded)
         if run.done and not quiet:
             print(f"continuing: {run.left:,} records are left", file=sys.stderr)
@@ -111,7 +111,7 @@ def status(settings: Settings, to: str, *, quiet: bool = False) -> int:
         StartError, WorkerError: Kafka is away or refuses.
     """
     source = embeddings_topic(settings)
-    with _Kafka(settings, source, to) as kafka:
+    with Clients(settings, source, to) as kafka:
         run = kafka.run()
         if run is None:
             print(f"there has been no run to {to!r} (group {kafka.group!r})", file=sys.stderr)
@@ -127,7 +127,7 @@ def status(settings: Settings, to: str, *, quiet: bool = False) -> int:
     return 0
 
 
-def _follow(kafka: _Kafka, run: Run) -> Run:
+def _follow(kafka: Clients, run: Run) -> Run:
     progress = _Progress(run)
     with bar_for("retag", lambda: run.left) as bar:
         now: Run | None = run
@@ -162,7 +162,7 @@ def _threads(processes: int) -> int:
     return max(1, torch.get_num_threads() // processes)
 
 
-class _Kafka:
+class Clients:
     """The clients of one process; a context manager."""
 
     def __init__(self, settings: Settings, source: str, to: str) -> None:
@@ -173,7 +173,7 @@ class _Kafka:
         self._scanner = Scanner(self._connection, self.group)
         self._share = GroupShare(self._connection, CLIENT, self.group, settings.group_protocol, source)
 
-    def __enter__(self) -> _Kafka:
+    def __enter__(self) -> Clients:
         self._stack.enter_context(self._scanner)
         self._stack.enter_context(self._share)
         return self
