@@ -6,7 +6,7 @@
   its SHA-256.
 - An id that a list gives itself stays as it is: a second image under it is an error, `duplicate-id`.
 
-All is kept as 64-bit hashes, 28 bytes for each image of earlier runs.
+All is kept as 64-bit hashes: 28 bytes for each image that a run embeds, 56 for each that earlier runs did.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from imgclust.images.sources import Item, is_url
 from imgclust.support.path_text import from_text
 
 _Hashed = npt.NDArray[np.uint64]
-_MERGE = 100_000
+# Of a Python set a number takes 100 bytes, so the latest are at most 100,000, or a small part of all.
+_MERGE, _PARTS = 100_000, 64
 _SUFFIX = re.compile(r"#([0-9a-f]{8,64})\Z")
 
 
@@ -43,10 +45,14 @@ def _hash(*parts: str | None) -> int:
 
 
 class _Hashes:
-    """A growing set of 64-bit numbers, 8 bytes each but for the latest. Read by other threads meanwhile."""
+    """A growing set of 64-bit numbers, 8 bytes each but for the latest. Read by other threads meanwhile.
 
-    def __init__(self) -> None:
-        self._sorted: _Hashed = np.empty(0, np.uint64)
+    Args:
+        known: to begin with, in any order.
+    """
+
+    def __init__(self, known: Sequence[_Hashed] = ()) -> None:
+        self._sorted: _Hashed = np.unique(np.concatenate(known)) if known else np.empty(0, np.uint64)
         self._latest: set[int] = set()
 
     def __contains__(self, value: int) -> bool:
@@ -58,12 +64,11 @@ class _Hashes:
 
     def add(self, value: int) -> None:
         self._latest.add(value)
-        if len(self._latest) >= max(_MERGE, len(self._sorted) // 8):
-            self.update(self._latest)
+        if len(self._latest) >= max(_MERGE, len(self._sorted) // _PARTS):
+            new = np.sort(np.fromiter(self._latest, np.uint64, len(self._latest)))
+            # a copy of what is there, not another sort of it
+            self._sorted = np.insert(self._sorted, self._sorted.searchsorted(new), new)
             self._latest = set()
-
-    def update(self, values: set[int] | list[int]) -> None:
-        self._sorted = np.union1d(self._sorted, np.fromiter(values, np.uint64, len(values)))
 
 
 class KnownImages:
@@ -74,35 +79,25 @@ class KnownImages:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._ids, self._contents = _Hashes(), _Hashes()
         self._met_ids, self._met_places = _Hashes(), _Hashes()
         self._contested: set[int] = set()
         self._places: _Hashed = np.empty(0, np.uint64)  # sorted; of earlier runs
-        self._written: npt.NDArray[np.float64] = np.empty(0)  # beside them: when their shards were
+        self._shards: npt.NDArray[np.int32] = np.empty(0, np.int32)  # beside them: the number of their shard
+        self._written: list[float] = []  # by the number of a shard: when it was
+        ids: list[_Hashed] = []
+        contents: list[_Hashed] = []
         places: list[_Hashed] = []
-        written: list[npt.NDArray[np.float64]] = []
+        of_shard: list[npt.NDArray[np.int32]] = []
         for shard in shards(folder):
-            found = self._read(shard)
-            places.append(found)
-            written.append(np.full(len(found), shard.stat().st_mtime))
+            for kept, found in zip((ids, contents, places), _read(shard), strict=True):
+                kept.append(np.fromiter(found, np.uint64, len(found)))
+            of_shard.append(np.full(len(places[-1]), len(self._written), np.int32))
+            self._written.append(shard.stat().st_mtime)
+        self._ids, self._contents = _Hashes(ids), _Hashes(contents)
         if places:
-            joined, times = np.concatenate(places), np.concatenate(written)
+            joined, numbers = np.concatenate(places), np.concatenate(of_shard)
             order = np.argsort(joined, kind="stable")
-            self._places, self._written = joined[order], times[order]
-
-    def _read(self, shard: Path) -> _Hashed:
-        table = pq.read_table(shard, columns=["id", "source", "sha256"])
-        base = working_folder(shard)
-        ids, contents, places = [], [], []
-        for id_, source, sha256 in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            name = _name(id_, sha256)
-            ids += [_hash(id_), _hash(name)]
-            contents.append(_hash(name, sha256))
-            place = _place(from_text(source), base)
-            places += [_hash(place), _key_of_id(id_, place)] if place else []
-        self._ids.update(ids)
-        self._contents.update(contents)
-        return np.fromiter(places, np.uint64, len(places))
+            self._places, self._shards = joined[order], numbers[order]
 
     def meet(self, item: Item) -> Meeting:
         """What is known of an item, which this run has met now."""
@@ -147,7 +142,21 @@ class KnownImages:
             status = os.stat(item.source)
         except (OSError, ValueError):
             return True  # it is gone, and its embedding stays
-        return bool(max(status.st_mtime, status.st_ctime) <= self._written[at])
+        return bool(max(status.st_mtime, status.st_ctime) <= self._written[self._shards[at]])
+
+
+def _read(shard: Path) -> tuple[list[int], list[int], list[int]]:
+    """Hashes of a shard's ids, contents and places."""
+    table = pq.read_table(shard, columns=["id", "source", "sha256"])
+    base = working_folder(shard)
+    ids, contents, places = [], [], []
+    for id_, source, sha256 in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        name = _name(id_, sha256)
+        ids += [_hash(id_)] if name == id_ else [_hash(id_), _hash(name)]
+        contents.append(_hash(name, sha256))
+        place = _place(from_text(source), base)
+        places += [_hash(place), _key_of_id(id_, place)] if place else []
+    return ids, contents, places
 
 
 def _key_of_id(id_: str, place: str) -> int:
