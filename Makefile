@@ -19,7 +19,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS=-XX:Tiere
 help:      ## show this list
 	@grep -hE '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(STAMP) ## make the virtual environment .venv and install everything, pinned
+install: $(STAMP) ## create the virtual environment .venv and install everything, pinned
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) -e '.[demo,notebook,s3,sql,tune,ray,dev]'
 	@touch $@
 
-test: install ## run all tests; what needs Kafka, Redis or a browser skips without them, and says so
+test: install ## run all tests; those that need Kafka, Redis or a browser are skipped without them
 	$(PYTEST) --numprocesses 4 $(ARGS)
 
 unit: install ## run the fast tests only
@@ -41,7 +41,7 @@ lint: install ## ruff and mypy
 site: install ## build the documentation into build/site
 	$(BIN)/mkdocs build --quiet
 
-docs: install ## write what is made from the code: README tables, wings, alerts, dashboards
+docs: install ## generate what comes from the code: tables, schemas, alerts, dashboards, the Helm chart
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/wings.py
 	$(BIN)/python deploy/prometheus/build.py
@@ -50,18 +50,18 @@ docs: install ## write what is made from the code: README tables, wings, alerts,
 	$(BIN)/python -m benchmarks.capacity --page docs/capacity.md
 	$(BIN)/python -m benchmarks.library_scale --page docs/scale.md
 
-demo: install ## fit a model and stream uploads through the worker, here; IMAGES=folder, KAFKA=host:port
+demo: install ## fit a model and stream uploads through the worker on this machine; IMAGES=folder, KAFKA=host:port
 	@$(BIN)/imgclust-worker demo $(if $(UPLOADS),--uploads $(UPLOADS)) $(if $(KAFKA),--kafka "$$KAFKA") $(if $(IMAGES),"$$IMAGES")
 
 soak: install ## break everything for half an hour, and check every upload; ARGS="--seed 7"
 	$(BIN)/python -m tests.faults --soak $(ARGS)
 
-fuzz: install ## fuzz all that reads bytes from outside, SECONDS each (600), TARGETS (all of them)
+fuzz: install ## fuzz everything that reads untrusted bytes; SECONDS for each target (600), TARGETS (all)
 	$(PIP) -e '.[fuzz]'
 	for target in $(or $(TARGETS),event url fetcher answer image); do \
 	  $(BIN)/python -m tests.hostile.fuzz $$target -max_total_time=$(or $(SECONDS),600) || exit 1; done
 
-bench: install ## measure, and print JSON lines and a table
+bench: install ## run the benchmarks; prints JSON lines and a table
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:     ## remove what install, demo and tests left behind

@@ -111,8 +111,8 @@ def decisions() -> str:
     lines = [
         "# Decisions",
         "",
-        "Why things are as they are: what was chosen, what else was considered, what was measured. "
-        "A decision that was replaced says by which.",
+        "Why things are as they are: what was chosen, what else was considered, and what was measured. "
+        "A decision that was replaced names its successor.",
     ]
     subject = ""
     for page in sorted(DECISIONS.glob("[0-9]*.md")):
