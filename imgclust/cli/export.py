@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
     from imgclust.tagging.rows import Row
 
+FIFTYONE = "fiftyone"  # writes no file
 ENDINGS = {"label-studio": ".json", "coco": ".json", "csv": ".csv", "distributions": ".parquet"}
 
 
@@ -37,12 +38,14 @@ def add(commands: Commands) -> None:
         help=f"{IMAGES}; an embeddings folder; or - for lines on stdin (default: the training images)",
     )  # fmt: skip
     command.add_argument(
-        "--to", choices=tuple(ENDINGS), required=True,
-        help="label-studio (tasks and the labelling interface), coco, csv, or distributions",
+        "--to", choices=(*ENDINGS, FIFTYONE), required=True,
+        help="label-studio (tasks and the labelling interface), coco, csv, distributions, or fiftyone (a "
+        "dataset, where FiftyOne is installed)",
     )  # fmt: skip
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE",
-        help="output file: " + ", ".join(f"{ending} for {form}" for form, ending in ENDINGS.items()),
+        help="output file: " + ", ".join(f"{ending} for {form}" for form, ending in ENDINGS.items())
+        + "; for fiftyone, the name of the dataset",
     )  # fmt: skip
     command.add_argument(
         "--prefix",
@@ -74,15 +77,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what does not fit together before any work is done."""
-    ending, labelling = ENDINGS[arguments.to], arguments.to != "distributions"
-    if arguments.output.suffix.lower() != ending:
+    ending, labelling = ENDINGS.get(arguments.to), arguments.to != "distributions"
+    if ending is not None and arguments.output.suffix.lower() != ending:
         raise ImgclustError(f"{arguments.to} is written as {ending}, got {arguments.output.name!a}")
     if arguments.by is not None and labelling:
         raise ImgclustError("--by makes groups for --to distributions; labelling takes single images")
     if arguments.by is not None and not arguments.images:
         raise ImgclustError("--by needs attributes, which a model does not have: give the embeddings folder")
-    if arguments.prefix is not None and not labelling:
-        raise ImgclustError("--prefix is for labelling; distributions have ids alone")
+    if arguments.prefix is not None and (not labelling or ending is None):
+        raise ImgclustError("--prefix is for label-studio, coco and csv")
 
 
 def _rows(arguments: argparse.Namespace, model: ClusterModel, failures: Failures) -> Iterator[Row]:
@@ -100,7 +103,12 @@ def _rows(arguments: argparse.Namespace, model: ClusterModel, failures: Failures
 def _write(arguments: argparse.Namespace, model: ClusterModel, rows: Iterator[Row]) -> int:
     """The number of images."""
     from imgclust.exporting import distributions, labelling
+    from imgclust.exporting.fiftyone_dataset import write_fiftyone
 
+    if arguments.to == FIFTYONE:
+        count = write_fiftyone(rows, str(arguments.output), labelling.labels_of(model))
+        print(f"{count} images in the dataset {str(arguments.output)!a} of FiftyOne")
+        return count
     if arguments.to == "distributions":
         done = distributions.write_distributions(rows, arguments.output, model, arguments.by)
         if done.without:

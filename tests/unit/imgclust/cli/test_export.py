@@ -131,7 +131,10 @@ def test_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["e", "--to", "csv", "-o", "a.json"], "csv is written as .csv, got 'a.json'"),
         (["e", "--to", "csv", "-o", "a.csv", "--by", "user"], "--by makes groups for --to distributions"),
         (["--to", "distributions", "-o", "a.parquet", "--by", "user"], "give the embeddings folder"),
-        (["e", "--to", "distributions", "-o", "a.parquet", "--prefix", "x"], "--prefix is for labelling"),
+        (
+            ["e", "--to", "distributions", "-o", "a.parquet", "--prefix", "x"],
+            "--prefix is for label-studio, coco",
+        ),
     ],
 )
 def test_refusals(folder: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +156,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"20 embeddings in {tmp_path / 'e'}\n"
     found = next(iter_embeddings(tmp_path / "e"))
     np.testing.assert_allclose(found.vectors, rows, atol=1e-3)
-    with pytest.raises(EncoderError, match="embeddings of 'acme' were imported, so nothing can be encoded"):
+    with pytest.raises(EncoderError, match="embeddings of 'acme' were imported, so images cannot be encoded"):
         loading.encoder(found.identity)
     np.save(tmp_path / "v.npy", rows)
     argv[1], argv[3] = str(tmp_path / "v.npy"), str(tmp_path / "n")
