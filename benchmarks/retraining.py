@@ -30,7 +30,7 @@ from imgclust.training.fit import FitResult, fit
 
 STEPS = 10
 CURVES = {
-    "kept": ("kept since the last model", "#2b55c4"),
+    "kept": ("kept since the last", "#2b55c4"),
     "since_the_first": ("kept since the first", "#d0653a"),
     "meaning": ("meaning, mean", "#1f9a74"),
     "lowest_meaning": ("meaning, lowest", "#9a9a1f"),
