@@ -50,6 +50,7 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))  # the nodes' workers import what this test sends them
         node = {"num_cpus": 2, "object_store_memory": 100_000_000}
         nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
