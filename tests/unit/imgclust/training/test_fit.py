@@ -166,7 +166,7 @@ def test_split_is_a_function_of_seed() -> None:
         ({"near": 0}, "near"),
         ({"max_train": 0}, "max_train"),
         ({"ids": ["a"]}, "1 ids for 300"),
-        ({"ids": ["a"] * 300}, "'a' is there twice"),
+        ({"ids": ["a"] * 300}, "'a' occurs twice"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(arguments: dict, text: str) -> None:
