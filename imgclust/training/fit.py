@@ -57,12 +57,12 @@ class FitResult:
         ids: n names of the rows that were given, or read: those of `labels`.
         parameters: that were used.
         figures: of both parts; the model has them too.
-        labels: int32 (n,); the cluster of every row that was given: fitted for training rows, predicted for
-            held-out ones, the original's for duplicates; -1 is "other", and so is, here, what is assigned.
+        labels: int32 (n,); the cluster of every given row: fitted for training rows, predicted for held-out
+            rows, the original's for duplicates. -1 is "other", here including assigned images.
         split: training, held-out and other rows, without duplicates.
-        duplicates: rows that were left out, and the row that each joined.
+        duplicates: rows that were left out, and the row that each is a copy of.
         test: predictions for `split.test`.
-        seconds: stage → seconds that it took.
+        seconds: stage → duration in seconds.
         continuation: what became of the previous model's clusters; None without a previous model.
         groups: likewise, of its groups; None where the model has none.
     """
@@ -113,51 +113,50 @@ def fit(
     announce: Callable[[Parameters, Split], None] | None = None,
     engine: str = "cpu",
 ) -> FitResult:
-    """Find the clusters of a set of images, judge them on images held out, and freeze them.
+    """Find clusters in a set of images, check them on held-out images, and freeze them into a model.
 
-    The same images, parameters and seed give the same model on one machine, in whatever order the images
-    come: inside, they are in an order of their content. Results are in the order in which they were given.
+    On one machine, the same images, parameters and seed give the same model, in any order of the images.
+    Results are in the order in which the images were given.
 
     Args:
-        embeddings: as `read_embeddings` gives them, or an array (n, d) of unit-norm rows of any float type,
-            which are rounded to float16 values. Or the folder itself: of a large one as many images are read
-            as are trained on and held out, see `imgclust.training.sample`; `FitResult.ids` names them.
-        ids: names of the rows of an array, all different; by default their numbers.
-        encoder: who made an array; recorded, and checked at prediction.
-        normalize: divide rows by their length, instead of refusing those that are not of length 1.
-        vocabulary: where names come from: phrases and their unit-norm vectors in the same space, or what
-            names clusters by itself. By default the hierarchy of ImageNet's classes for embeddings of `mini`;
-            no cluster of another encoder gets a name then.
-        names: False: no cluster gets a name; with `previous`, those that have one keep it.
-        thumbnails: store small pictures of each cluster's typical images, where their files can be read.
-        parameters: all of them, or those that differ from the recipe's.
+        embeddings: the result of `read_embeddings`; or an array (n, d) of unit-norm rows of any float type,
+            which are rounded to float16 values; or the folder itself. Of a large folder, only as many images
+            are read as are trained on and held out (`imgclust.training.sample`); see `FitResult.ids`.
+        ids: unique names of the rows of an array; default: row numbers.
+        encoder: the encoder of an array; it is recorded, and checked at prediction.
+        normalize: divide rows by their length, instead of refusing rows that are not of length 1.
+        vocabulary: the source of names: phrases and their unit-norm vectors in the same space, or a namer.
+            Default: the hierarchy of ImageNet's classes for embeddings of `mini`, no names for other
+            encoders.
+        names: if False, clusters get no names; with `previous`, clusters that have a name keep it.
+        thumbnails: store small pictures of each cluster's typical images, if their files can be read.
+        parameters: all parameters, or only those that differ from the recipe's.
         recipe: "steady", whose parameters grow with the number of training images (`Parameters.for_size`), or
             "article", the published one.
-        clusters: how many there must be, 12 or (10, 30): the best choice of so many from the tree. What is
-            given up for it is in `figures["bounded"]`; where the tree has fewer, it is the most that it has.
-        groups: True: clusters are put together in groups, a second level with numbers and names of its own; a
-            number, or two: so many groups. By default as the previous model has it.
-        test_fraction: share of the images, after deduplication, that is held out; 0..0.9.
-        seed: of the split.
-        max_train: training images at most; the others are predicted.
-        previous: the model, or its folder, whose taxonomy this one continues: clusters that are one of its
-            clusters (see `imgclust.model.taxonomy.match`) keep its number and its name, others get a number
-            that no cluster of the taxonomy has had. The fit starts from its places, keeps its
-            clusters apart and prefers them.
-        near: cosine from which two images are the same picture; above 1 only equal files are.
-        novel_rate: share of images like the training ones that may be called novel; 0..0.2.
-        other_target: share of the images that may stay in "other"; of those between clusters, the ones with
-            the best scores are put into their best candidate; see `imgclust.training.other_target`. None: all
-            stay.
-        labels: what the images show, n; used for nothing but to measure this. Without them, it is measured by
-            two more fits on other samples.
-        progress: told what is going on.
-        announce: told the parameters and the split before the long part begins.
-        engine: "cpu", or "cuml": UMAP and HDBSCAN on a GPU; see `imgclust.training.cuml_fit`.
+        clusters: the number of clusters, such as 12 or (10, 30): the best choice of that many from the tree,
+            or as many as the tree has. `figures["bounded"]` has the cost of it.
+        groups: True to add a second level, groups of clusters with their own numbers and names; one or two
+            numbers for that many groups. Default: as in the previous model.
+        test_fraction: share of the images to hold out, after deduplication; 0..0.9.
+        seed: random seed of the split.
+        max_train: maximum number of training images; the others are predicted.
+        previous: the model, or its folder, whose taxonomy to continue. Clusters that match one of its
+            clusters (`imgclust.model.taxonomy.match`) keep its number and name; others get numbers that the
+            taxonomy has never used. The fit starts from its map and prefers its clusters.
+        near: cosine similarity from which two images count as the same picture; above 1, only equal files.
+        novel_rate: share of images similar to the training images that may be called novel; 0..0.2.
+        other_target: share of the images that may stay in "other". Images between clusters, those with the
+            best scores first, are put into their best candidate (`imgclust.training.other_target`). None:
+            all stay.
+        labels: n labels of what the images show, only to measure the accuracy of `other_target`. Without
+            labels, it is measured by two more fits on other samples.
+        progress: is called with the progress.
+        announce: is called with the parameters and the split before the long part begins.
+        engine: "cpu", or "cuml" for UMAP and HDBSCAN on a GPU (`imgclust.training.cuml_fit`).
 
     Raises:
         FitError: too few images, not enough memory, no cluster, a target that cannot be measured, or
-            embeddings that the previous model does not take; the text says what to do.
+            embeddings that do not fit the previous model; the message says what to do.
         ImgclustError: the engine is not installed.
     """
     check_engine(engine)

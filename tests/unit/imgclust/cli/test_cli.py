@@ -355,7 +355,7 @@ def test_what_is_not_placed_is_counted(
     argv = ["predict", str(model), str(model.parent / "embeddings"), "-o", str(tmp_path / "t.csv")]
     assert arguments.main([*argv, "--link-to", str(tmp_path / "sorted")]) == 0
     assert "0 pictures placed" in (said := capsys.readouterr().err)
-    assert "120 not placed, as they are no files that can be read here" in said
+    assert "120 not placed, because they are not readable files here" in said
 
 
 def test_limits_can_be_set(
@@ -416,7 +416,7 @@ def test_names(model: Path, tmp_path: Path, loaded: TorchEncoder, capsys: pytest
     (tmp_path / "words.txt").write_text("# mine\nfood\n\nfood\n")
     assert loading.words(tmp_path / "words.txt") == ["food"]
     assert arguments.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
-    assert "text tower" in capsys.readouterr().err
+    assert "cannot read text" in capsys.readouterr().err
     (tmp_path / "words.txt").write_text("\n")
     assert arguments.main(["names", str(model), "--vocabulary", str(tmp_path / "words.txt")]) == 1
     assert "no words" in capsys.readouterr().err

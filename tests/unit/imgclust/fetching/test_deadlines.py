@@ -36,7 +36,7 @@ def watch(**state: float) -> Watch:
         ({"heard": 109.9, "body_since": 109.0, "size": 10**6}, 110.1, "not finished"),
         ({"heard": 102.0, "body_since": 101.0, "size": 10**6}, 106.9, ""),
         ({"heard": 102.0, "body_since": 101.0, "size": 10**6}, 107.1, "silent for 5 s"),
-        ({"heard": 104.9, "body_since": 101.0, "size": 3999}, 105.0, "below the lowest rate, 1000 bytes/s"),
+        ({"heard": 104.9, "body_since": 101.0, "size": 3999}, 105.0, "below the minimum rate, 1000 bytes/s"),
         ({"heard": 104.9, "body_since": 101.0, "size": 4000}, 105.0, ""),
         ({"heard": 102.9, "body_since": 101.0, "size": 1}, 103.0, ""),  # within the grace
     ],
