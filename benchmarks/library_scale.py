@@ -42,7 +42,10 @@ class Library:
         0.06, "ms of a core", MEASURED, "the process that lists and writes, without Ray's own part"
     )
     retag_images: float = figure(
-        2_212, "/s", MEASURED, "images that one `retag` process tags, 150,000 training images"
+        2_212,
+        "/s",
+        MEASURED,
+        "images that one `retag` process with two threads tags, 150,000 training images",
     )
     retag_processes: float = figure(32, "", CHOSEN, "`retag` processes; at most the number of partitions")
     train: float = figure(120_000, "", CHOSEN, "images to train on: `--max-train`")
