@@ -8,18 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imgclust.comparing.images import predict_images
 from imgclust.editing.golden_check import BrokenGolden, golden_images
 from imgclust.errors import ImgclustError
 from imgclust.model.drift import Drift, DriftCounts, Reference, compare
 from imgclust.support.spreadsheets import unguard
-from imgclust.types import OTHER
+from imgclust.types import OTHER, Prediction
 
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
     from imgclust.model.parts import Cluster
 
 ID, LABEL = "id", "label"
+SAME = 0.999  # cosine from which an image is one of the training images
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Evaluation:
         held_out: what the fit measured on images that it held out; empty: it held out none.
         golden: how many golden images the model has.
         broken: those that it breaks.
-        drift: of the images of a folder, against those that the fit held out; None: not measured.
+        drift: of the images of a folder that were not trained on, against those that the fit held out;
+            None: not measured.
     """
 
     images: int
@@ -88,7 +92,7 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
     """
     reference = None if folder is None else Reference.of_model(model)
     counted: list[DriftCounts] = []
-    seen = None if reference is None else lambda predicted: counted.append(reference.count(predicted))
+    seen = None if reference is None else lambda predicted: counted.append(_new_images(reference, predicted))
     predicted = predict_images([model], folder, labels, seen)
     ids = [str(image) for image in predicted.ids]
     found = evaluate_labels(
@@ -101,6 +105,15 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
         golden=len(golden_images(model.edits)),
         broken=tuple(model.check_golden()),
         drift=compare(reference, sum(counted, reference.nothing)) if reference and counted else None,
+    )
+
+
+def _new_images(reference: Reference, predicted: Prediction) -> DriftCounts:
+    """Counts of images that were not trained on: those are more similar to themselves than any other is."""
+    new = predicted.similarities < SAME
+    novel = int(np.count_nonzero(predicted.novel[new]))
+    return reference.count_tags(
+        predicted.labels[new], predicted.probabilities[new], novel, predicted.similarities[new]
     )
 
 

@@ -31,7 +31,7 @@ def lines(found: Evaluation) -> Iterator[str]:
         pure = f"  {percent(cluster.purity)} pure" if cluster.images else ""
         who = described(cluster.number, cluster.name)
         yield f"  {who}  {cluster.images:,} images{pure}  {', '.join(texts)}".rstrip()
-    if found.drift is not None:
+    if found.drift is not None and found.drift.tally.images:
         yield from _drift(found.drift, {cluster.number: cluster.name for cluster in found.clusters})
     if found.golden:
         yield f"{found.golden - len(found.broken)} of {found.golden} golden images are where they must be"
@@ -50,7 +50,10 @@ def _drift(drift: Drift, names: Mapping[int, str | None]) -> Iterator[str]:
     """Verdicts with their stability indices, and the clusters that grew or shrank most, where some did."""
     known = [part for part in PARTS if math.isfinite(drift.index[part])]
     texts = ", ".join(f"{part} {drift.verdict(part)} ({drift.index[part]:.2f})" for part in known)
-    yield f"drift from the {drift.reference.images:,} images that the fit held out: {texts}"
+    yield (
+        f"drift of {drift.tally.images:,} images that were not trained on, "
+        f"against {drift.reference.images:,} held-out ones: {texts}"
+    )
     if drift.verdict("clusters") != "steady":
         for cluster, before, now in drift.moved()[:SHOWN]:
             yield f"  {described(cluster, names.get(cluster))}  {percent(before)} → {percent(now)}"

@@ -89,7 +89,16 @@ def test_drift_of_a_folder(tmp_path: Path) -> None:
     labels = {f"{i}": "x" for i in range(int(one.sum()))}
     drifted = evaluate(model, labels, tmp_path / "one")
     text = "\n".join(evaluation_output.lines(drifted))
-    assert "drift from the 60 images that the fit held out: clusters drifted (" in text
+    trained_on = model.arrays["embeddings"][:5].astype(np.float32)
+    with EmbeddingsWriter(tmp_path / "one", ENCODER) as writer:
+        for i, row in enumerate(trained_on):
+            writer.append(id=f"t{i}", source="x", embedding=row, width=1, height=1, sha256=None)
+    again = evaluate(model, labels | {f"t{i}": "x" for i in range(5)}, tmp_path / "one")
+    assert drifted.drift is not None
+    assert again.drift is not None
+    assert again.drift.tally.images == drifted.drift.tally.images == len(labels)
+    of = f"drift of {len(labels)} images that were not trained on, against 60 held-out ones"
+    assert f"{of}: clusters drifted (" in text
     assert f"  #{model.clusters[0].id}  " in text
     assert "→ 100.0 %" in text
     assert evaluation_output.as_json(drifted)["drift"]["clusters"]["verdict"] == "drifted"
