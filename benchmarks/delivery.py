@@ -335,6 +335,8 @@ def throughput(side: str, bench: Bench, run: str, warm: int, count: int) -> Rate
             before = _Account.of(process, bench)
             images = arrivals.wait_for(warm + count, process, within=LONGEST) - first
             after = _Account.of(process, bench)
+        if images < 1:
+            raise Stalled(f"all {warm + count} tags came at once: measure more uploads")
         if arrivals.repeated:
             say(f"{run}: {arrivals.repeated} tags came twice")
         shares = before.shares(after, bench.cores.count(",") + 1)
