@@ -107,3 +107,8 @@ def test_texts_without_a_text_tower() -> None:
         text_query(Names(), "the of a plate")
     with pytest.raises(ImgclustError, match="is empty"):
         text_query(Names(), "  ")
+
+
+def test_a_text_is_no_vector() -> None:
+    with pytest.raises(ImgclustError, match=r"got the text 'cats': text_query\(encoder, text\)"):
+        search("cats", model=fitted().model)  # type: ignore[arg-type]

@@ -138,6 +138,15 @@ def test_names_stay_and_new_clusters_get_their_own() -> None:
     assert stays.model.name(two[2]) == "kind 1"
 
 
+def test_the_previous_model_may_be_a_folder(tmp_path: Path) -> None:
+    """It is read before anything is fitted."""
+    with pytest.raises(ModelError, match="nothing"):
+        fit(pictures(FIRST, 1)[0], previous=tmp_path / "nothing")
+    first().save(tmp_path / "model")
+    with pytest.raises(FitError, match="cannot be continued"):
+        fit(pictures(FIRST, 1)[0][:, :7], previous=str(tmp_path / "model"), normalize=True)
+
+
 def test_the_labels_of_the_fit_are_the_models() -> None:
     """Every array of labels of a fit counts clusters as the model does: all rows, held-out ones, the map."""
     result = second()
