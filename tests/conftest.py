@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,18 @@ def pytest_collection_finish() -> None:
     """From here on there is garbage; what was loaded until now is not looked through again."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """A command that ran in this process wrote its log to a stream that is gone, and at its own level."""
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if type(handler).__module__ == "worker.telemetry.log"]
+    for handler in ours:
+        root.removeHandler(handler)
+    if ours:
+        root.setLevel(logging.WARNING)
+        logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def test_memory_that_cannot_be_registered_is_told(caplog: pytest.LogCaptureFixtu
             return "the driver says no"
 
     bench = Bench(Refusing())
+    caplog.clear()
     bench.inference.register(bench.memory)
     (told,) = caplog.records
     assert told.__dict__["fields"]["error"] == "the driver says no"
