@@ -21,9 +21,9 @@ def read_file(url: str, policy: FetchPolicy) -> bytes:
         TooLarge: it has too many bytes.
     """
     if policy.allow_files is None:
-        raise UrlForbidden(f"the URL {shown(url)} names a file; no folder is allowed")
+        raise UrlForbidden(f"the URL {shown(url)} names a file, and WORKER_FETCH_ALLOW_FILES is not set")
     root = policy.allow_files.resolve()
-    outside = UrlForbidden(f"the URL {shown(url)} is not below the allowed folder")
+    outside = UrlForbidden(f"the URL {shown(url)} is not below WORKER_FETCH_ALLOW_FILES")
     try:
         path = file_path(url)
         target = path.resolve()

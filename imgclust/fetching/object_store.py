@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEME = "s3://"
 S3_HINT = "pip install 'imgclust[s3]'"
+ALLOWED = "is allowed by WORKER_FETCH_ALLOW_BUCKETS (--allow-bucket)"
 MAX_KEY_BYTES = 1024  # S3's own limit
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CHUNK = 256 * 1024  # bytes
@@ -39,10 +40,10 @@ def split(url: str, policy: FetchPolicy) -> tuple[str, str]:
         UrlForbidden: the bucket is not among `policy.allow_buckets`, or the key is none.
     """
     if not policy.allow_buckets:
-        raise UrlForbidden(f"the URL {shown(url)} names an object store; no bucket is allowed")
+        raise UrlForbidden(f"the URL {shown(url)} names a bucket, and no bucket {ALLOWED}")
     bucket, _, key = url[len(SCHEME) :].partition("/")
     if bucket not in policy.allow_buckets:
-        raise UrlForbidden(f"the bucket of {shown(url)} is not among the allowed buckets")
+        raise UrlForbidden(f"the bucket of {shown(url)} is not one that {ALLOWED}")
     if len(url) > MAX_URL_CHARS or _CONTROL.search(key) or not 0 < len(key.encode()) <= MAX_KEY_BYTES:
         raise UrlForbidden(f"the URL {shown(url)} must name a key of 1 to {MAX_KEY_BYTES} bytes")
     if any(part in ("", ".", "..") for part in key.split("/")):  # what some stores fold, and others do not

@@ -128,7 +128,7 @@ class CheckedResolver(AbstractResolver):
         if not allowed:
             raise UrlForbidden(
                 f"the host {host!a} has no public address (it has {', '.join(answer.addresses[:4])}); "
-                "networks can be allowed by the setting for allowed networks"
+                "if it should be fetched, add its network to WORKER_FETCH_ALLOW_NETWORKS (--allow-network)"
             )
         return [_result(host, address, port) for address in allowed]
 

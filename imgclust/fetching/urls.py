@@ -165,7 +165,10 @@ def check_url(url: str, policy: FetchPolicy) -> URL:
     host = _check_host(host.lower(), policy)
     if port not in policy.allow_ports:
         allowed = " ".join(map(str, policy.allow_ports))
-        raise UrlForbidden(f"the URL {shown(url)} names the port {port}; allowed are: {allowed}")
+        raise UrlForbidden(
+            f"the URL {shown(url)} names the port {port}; allowed are: {allowed}, "
+            "by WORKER_FETCH_ALLOW_PORTS (--allow-port)"
+        )
     path, mark, query = target.partition("?")
     return URL.build(
         scheme=scheme,
@@ -255,7 +258,9 @@ def _check_host(host: str, policy: FetchPolicy) -> str:
     """A host in lower-case ASCII, allowed by the policy as far as can be decided without the resolver."""
     bare = host.removesuffix(".")
     if not policy.permits_host(bare):
-        raise UrlForbidden(f"the host {shown(host)} is not among the allowed hosts, or is denied")
+        raise UrlForbidden(
+            f"the host {shown(host)} is not in WORKER_FETCH_ALLOW_HOSTS, or it is in WORKER_FETCH_DENY_HOSTS"
+        )
     if ":" in host or _NUMBER.fullmatch(bare.rpartition(".")[2]):
         _check_literal(host, policy)
         return host
@@ -274,7 +279,7 @@ def _check_literal(host: str, policy: FetchPolicy) -> None:
     if not policy.permits_address(host):
         raise UrlForbidden(
             f"the address {shown(host)} is not public; "
-            "networks can be allowed by the setting for allowed networks"
+            "if it should be fetched, add its network to WORKER_FETCH_ALLOW_NETWORKS (--allow-network)"
         )
 
 

@@ -171,7 +171,7 @@ def test_nothing_else_is_read(folder: Path, path: str) -> None:
 
 def test_no_file_is_read_unless_allowed(folder: Path) -> None:
     """The default allows none, and says so."""
-    with pytest.raises(UrlForbidden, match="no folder is allowed"):
+    with pytest.raises(UrlForbidden, match="WORKER_FETCH_ALLOW_FILES is not set"):
         read_file(f"file://{folder}/inside", FetchPolicy())
 
 
