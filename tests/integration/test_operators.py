@@ -113,8 +113,8 @@ def test_letters_are_listed_filtered_and_counted(written: Written, command: Comm
     written.letter(EVIL, 3, "decode-failed", error_message="…" + EVIL)
     written.write(written.topics.dlq, "who", b"{not json", 4, error_code="bad-event")
 
-    code, out, _ = command("dlq", "list")
-    assert code == 0
+    code, out, err = command("dlq", "list")
+    assert code == 0, err
     assert out.isascii()
     found = lines(out)
     assert [f["id"] for f in found] == ["a0", "a1", "a2", EVIL, None]

@@ -80,13 +80,15 @@ def test_an_alert_fires_while_the_image_server_is_away(
             everything_is_answered(prometheus, worker)
             assert prometheus.firing() == set()
         wait_for("the alert fires", lambda: "ImgclustFetchFailures" in prometheus.firing())
+        wait_for("uploads are dead", lambda: worker.metric('imgclust_uploads_total{outcome="dead"}') > 0)
         assert prometheus.firing() <= {"ImgclustFetchFailures", "ImgclustDeadLetters"}
         with Origin(origin.paths, port=images.port).running():
             wait_for("the alert ends", lambda: "ImgclustFetchFailures" not in prometheus.firing())
         assert worker.terminate() == 0, worker.text()
     for topic in (topics.tags, topics.dlq):
         results = topics.reader(topic)
-        assert {headers_of(message)["traceparent"] for message in results.read(5)} == {TRACEPARENT.decode()}
+        wait_for("there are results", results.read)
+        assert {headers_of(message)["traceparent"] for message in results.messages} == {TRACEPARENT.decode()}
         results.close()
 
 
