@@ -19,7 +19,7 @@ from typing import Any
 DAY = 86_400
 TRANSACTION = 0.05  # seconds: WORKER_COMMIT_INTERVAL
 CONNECTIONS, IN_FLIGHT = 64, 8192  # WORKER_FETCH_CONNECTIONS, WORKER_MAX_IN_FLIGHT
-PREDICT_MS = 0.30  # RESULTS.md: a batch of 256, compiled; "ms per image" of `benchmarks.predict speed`, cpu
+PREDICT_MS = 0.26  # RESULTS.md: a batch of 256, compiled; "ms per image" of `benchmarks.predict speed`, cpu
 Reckon = Callable[[Any], Iterator[tuple[str, str, str]]]  # of a site: what, how much, how it is reckoned
 MEASURED, CHOSEN, ASSUMED = "measured", "a setting", "assumed: use your own"
 
