@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclust.cli import loading
-from imgclust.cli.options import Commands, add_command, add_naming_options, positive
+from imgclust.cli.options import Commands, add_command, add_naming_options, add_output_option, positive
 from imgclust.cli.output import cluster_line
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ def add(commands: Commands) -> None:
     )
     command.description = DESCRIPTION
     command.add_argument("model", type=Path, metavar="MODEL", help="made by `imgclust fit`")
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="MODEL",
-        help=("write the changed model here, instead of in place"),
-    )
+    add_output_option(command)
     command.add_argument(
         "--set", type=_assignment, action="append", default=[], metavar="N=NAME", dest="given",
         help='name cluster N by hand; "N=" removes its name',

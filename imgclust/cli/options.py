@@ -40,9 +40,7 @@ def add_naming_options(command: argparse.ArgumentParser) -> None:
         "--vocabulary", type=Path, metavar="FILE",
         help="your own words for names, one per line; needs an encoder that can read text",
     )  # fmt: skip
-    command.add_argument(
-        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
-    )
+    _add_weights_option(command)
 
 
 def add_encoder_options(command: argparse.ArgumentParser, *, precision: str | None) -> None:
@@ -51,29 +49,31 @@ def add_encoder_options(command: argparse.ArgumentParser, *, precision: str | No
         "--precision", choices=("float32", "bf16", "fp16"), default=precision,
         help=f"precision of the encoder ({precision or 'as the model was fitted'})",
     )  # fmt: skip
-    command.add_argument(
-        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
-    )
+    _add_weights_option(command)
 
 
 def add_device_options(command: argparse.ArgumentParser) -> None:
     """As `add_encoder_options`, with the precision that the model was fitted with."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    command.add_argument(
-        "--weights", type=Path, metavar="FILE", help=("the encoder's weights, if they cannot be downloaded")
-    )
+    _add_weights_option(command)
     command.set_defaults(precision=None)
+
+
+def _add_weights_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the encoder's weights, if they cannot be downloaded"
+    )
+
+
+def add_output_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="MODEL", help="write the changed model here, instead of in place"
+    )
 
 
 def add_saving_options(command: argparse.ArgumentParser) -> None:
     """Where an edited model goes, and who edits it."""
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="MODEL",
-        help=("write the changed model here, instead of in place"),
-    )
+    add_output_option(command)
     command.add_argument("--who", metavar="NAME", help=("the author of the edit (default: your user name)"))
 
 
