@@ -11,6 +11,7 @@ the category that the model has never seen makes a third; as held out again. The
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clipart import Data, clipart
+from benchmarks.line_chart import Curve, line_chart
 from imgclust.model.drift import PARTS, Reference, SlidingTally
 from imgclust.training.fit import fit
 
@@ -78,47 +80,14 @@ def _line(phase: str, sent: int, window: SlidingTally) -> dict[str, object]:
 
 def svg(lines: list[dict[str, object]]) -> str:
     """The three indexes over the stream, with the customary limits and the phases."""
-    width, height, left, top = 860, 320, 52, 40
-    most = max(float(str(line[part])) for line in lines for part in PARTS) * 1.08
-    last = int(str(lines[-1]["sent"]))
-
-    def x(sent: float) -> float:
-        return left + sent / last * (width - left - 16)
-
-    def y(index: float) -> float:
-        return height - 34 - index / most * (height - 34 - top)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#67635c">',
-        f'<rect width="{width}" height="{height}" rx="12" fill="#fff"/>',
+    curves = [
+        Curve(part, COLOURS[part], [(int(str(line["sent"])), float(str(line[part]))) for line in lines])
+        for part in PARTS
     ]
-    start = 0
-    for number, (phase, images) in enumerate(PHASES):
-        shade = "#f1efea" if number % 2 else "#ffffff"
-        parts.append(
-            f'<rect x="{x(start):.1f}" y="{top}" width="{x(start + images) - x(start):.1f}" '
-            f'height="{height - 34 - top}" fill="{shade}"/>'
-        )
-        parts.append(
-            f'<text x="{x(start + images / 2):.1f}" y="{height - 14}" text-anchor="middle">{phase}</text>'
-        )
-        start += images
-    for limit in (0.1, 0.25):
-        parts.append(
-            f'<path d="M{left} {y(limit):.1f}H{width - 16}" stroke="#bbb" stroke-dasharray="3 4"/>'
-            f'<text x="{left - 8}" y="{y(limit) + 4:.1f}" text-anchor="end">{limit}</text>'
-        )
-    for number, part in enumerate(PARTS):
-        points = " ".join(
-            f"{x(int(str(line['sent']))):.1f},{y(float(str(line[part]))):.1f}" for line in lines
-        )
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{COLOURS[part]}" stroke-width="2.2" '
-            'stroke-linejoin="round"/>'
-            f'<text x="{left + 130 * number}" y="24" fill="{COLOURS[part]}" font-weight="600">{part}</text>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    ends = list(itertools.accumulate((images for _, images in PHASES), initial=0))
+    bands = list(itertools.pairwise(ends))
+    ticks = [(sum(band) / 2, phase) for band, (phase, _) in zip(bands, PHASES, strict=True)]
+    return line_chart(curves, limits=(0.1, 0.25), ticks=ticks, bands=bands, width=860)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clipart import Data
+from benchmarks.line_chart import Curve, line_chart
 from benchmarks.steadiness import different, named_data
 from imgclust.model.model import ClusterModel
 from imgclust.model.taxonomy import Continuation
@@ -94,38 +95,12 @@ def same(one: np.ndarray, two: np.ndarray) -> float:
 
 def svg(lines: list[dict[str, Any]]) -> str:
     """The curves over the retrainings."""
-    width, height, left, top = 720, 320, 52, 44
-    lowest = min(0.0, *(line["lowest_meaning"] for line in lines))
-    highest = max(1.0, *(line["meaning"] for line in lines)) * 1.05
-
-    def x(retraining: float) -> float:
-        return left + (retraining - 1) / (STEPS - 1) * (width - left - 24)
-
-    def y(value: float) -> float:
-        return height - 44 - (value - lowest) / (highest - lowest) * (height - 44 - top)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#67635c">',
-        f'<rect width="{width}" height="{height}" rx="12" fill="#fff"/>',
-        f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">retraining</text>',
+    curves = [
+        Curve(title, colour, [(line["retraining"], line[name]) for line in lines])
+        for name, (title, colour) in CURVES.items()
     ]
-    for limit in (0.0, 0.5, 0.95):
-        parts.append(
-            f'<path d="M{left} {y(limit):.1f}H{width - 24}" stroke="#bbb" stroke-dasharray="3 4"/>'
-            f'<text x="{left - 8}" y="{y(limit) + 4:.1f}" text-anchor="end">{limit:g}</text>'
-        )
-    for line in lines:
-        place = line["retraining"]
-        parts.append(f'<text x="{x(place):.1f}" y="{height - 26}" text-anchor="middle">{place}</text>')
-    for number, (name, (title, colour)) in enumerate(CURVES.items()):
-        points = " ".join(f"{x(line['retraining']):.1f},{y(line[name]):.1f}" for line in lines)
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.2" '
-            'stroke-linejoin="round"/>'
-            f'<text x="{left + 168 * number}" y="24" fill="{colour}" font-weight="600">{title}</text>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    ticks = [(line["retraining"], str(line["retraining"])) for line in lines]
+    return line_chart(curves, limits=(0.0, 0.5, 0.95), ticks=ticks, axis="retraining")
 
 
 def main() -> None:
