@@ -13,7 +13,7 @@ from imgclust.errors import ImgclustError
 if TYPE_CHECKING:
     from imgclust.training.parameters import Parameters
 
-OPTIONS = ("n_neighbors", "min_cluster_size", "min_samples")  # that have an option of their own
+OPTIONS = ("n_neighbors", "min_cluster_size", "min_samples", "consensus")  # that have an option of their own
 
 
 def chosen(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Progress:
     """A report.
 
     Attributes:
-        stage: "duplicates", "umap", "hdbscan", "predict", "taxonomy" or "map".
+        stage: "duplicates", "previous", "consensus", "umap", "hdbscan", "stability", "predict", "other",
+            "taxonomy" or "map".
         detail: for people.
         done: share of the stage, 0..1; None: not known.
         elapsed: seconds since the stage began.

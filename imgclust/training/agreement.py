@@ -9,16 +9,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgclust.errors import FitError
-from imgclust.model.freeze import chosen_clusters, tree_arrays
 from imgclust.training.dedupe import Rows
 from imgclust.training.parameters import Parameters
-from imgclust.training.selection import select
+from imgclust.training.refitting import fit_sample
 from imgclust.training.split import Split
-from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from imgclust.types import OTHER, Floats, Ints
 
-REFITS = 2  # each costs as much as the fit
+REFITS = 2  # each costs as much as a fit without consensus
 SHARE = 0.8  # of the images, in a refit
 
 Counts = npt.NDArray[np.int64]
@@ -121,7 +118,7 @@ class ByRefits:
             order = np.random.default_rng(seed).permutation(different)
             some = np.sort(order[: min(round(SHARE * len(order)), len(split.train))])
             labels = np.full(len(rows), OTHER, np.int32)
-            there = _clustered(rows[some], dataclasses.replace(p, random_state=seed))
+            there, _ = fit_sample(rows[some], p.alone(seed))
             labels[some] = _named(there, own[some])
             found.append(labels)
             if progress:
@@ -145,18 +142,6 @@ def judge_of(
     if labels is None:
         return ByRefits.of(rows, split, fitted, p, progress)
     return ByLabels(labels, split.train, fitted)
-
-
-def _clustered(rows: Floats, p: Parameters) -> Ints:
-    """int32 (n,): what a fit of these rows puts where; all in "other" where it finds no cluster."""
-    points = fit_umap(rows, p).embedding_
-    clusterer = fit_hdbscan(points, p, prediction_data=False)
-    try:
-        nodes = select(clusterer, points, p).nodes
-    except FitError:
-        return np.full(len(rows), OTHER, np.int32)
-    labels: Ints = chosen_clusters({"points": points, **tree_arrays(clusterer)}, nodes)["labels"]
-    return labels
 
 
 def _named(labels: Ints, own: Ints) -> Ints:

@@ -1,11 +1,13 @@
 """A fit's UMAP and HDBSCAN by cuML, on a GPU: the same parameters, and the arrays that a model is made of.
 
 Samples that say how stable clusters are, and everything after, stay on the processor. cuML takes no places to
-start from, so that a fit that continues a taxonomy does so by what its clusters hold alone.
+start from and no weights of edges, so that a fit that continues a taxonomy does so by what its clusters hold
+alone, and there is no consensus.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -28,6 +30,11 @@ def check_engine(engine: str) -> None:
         raise FitError(f"unknown engine {engine!a:.100}; there are {' and '.join(ENGINES)}")
     if engine == "cuml":
         _cuml()
+
+
+def for_engine(engine: str, p: Parameters) -> Parameters:
+    """The parameters of what this engine does."""
+    return dataclasses.replace(p, consensus=0) if engine == "cuml" else p
 
 
 def cuml_version() -> str:

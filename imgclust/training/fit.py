@@ -32,14 +32,15 @@ from imgclust.training.continuation import (
     names_by_hand,
     predicted_before,
 )
-from imgclust.training.cuml_fit import check_engine, cuml_version
+from imgclust.training.cost import check_memory
+from imgclust.training.cuml_fit import check_engine, cuml_version, for_engine
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import MAX_TRAIN, Given
 from imgclust.training.group_numbers import NumberedGroups
 from imgclust.training.grouping import group
 from imgclust.training.ordering import content_order
 from imgclust.training.other_target import check_labels, check_target, measure
-from imgclust.training.parameters import Count, Parameters, check_memory, choose
+from imgclust.training.parameters import Count, Parameters, choose
 from imgclust.training.predictions import copies, predict_all
 from imgclust.training.split import Split, split_rows
 from imgclust.types import EncoderIdentity, Floats, Ints, Prediction
@@ -188,6 +189,7 @@ def fit(
     parameters = choose(
         parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters, groups
     )
+    parameters = for_engine(engine, parameters)
     cost = check_memory(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split.renumbered(as_given))

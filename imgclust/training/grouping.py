@@ -7,7 +7,10 @@ from typing import Any
 from imgclust.support.progress import Stages
 from imgclust.training import cuml_fit
 from imgclust.training.before import Before
-from imgclust.training.parameters import Cost, Parameters
+from imgclust.training.consensus import refits
+from imgclust.training.cost import Cost
+from imgclust.training.parameters import Parameters
+from imgclust.training.refitting import Job
 from imgclust.training.selection import Selection, select
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from imgclust.types import Floats
@@ -34,13 +37,20 @@ def group(
     Raises:
         FitError: no cluster was found.
     """
-    expected = f"all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
+    expected = f"; all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
+    agreed = None
+    if p.consensus:
+        what = f"{p.consensus} fits on four fifths of the images each, {cost.processes} at a time"
+        with stages.stage("consensus", what + expected) as tell:
+            agreed = refits(Job(rows, p, before), cost.processes, tell)
+        expected = ""
     if engine == "cuml":
-        expected = f"by cuML {cuml_fit.cuml_version()}"
-    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs; {expected}") as tell:
-        reducer = cuml_fit.fit_umap(rows, p) if engine == "cuml" else fit_umap(rows, p, tell, before)
+        expected = f"; by cuML {cuml_fit.cuml_version()}"
+    with stages.stage("umap", f"{len(rows)} images, {p.n_epochs} epochs{expected}") as tell:
+        reducer = cuml_fit.fit_umap(rows, p) if engine == "cuml" else fit_umap(rows, p, tell, before, agreed)
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = (cuml_fit.fit_hdbscan if engine == "cuml" else fit_hdbscan)(reducer.embedding_, p)
-    with stages.stage("stability", f"{p.refits} samples of the images, clustered again") as tell:
-        selection = select(clusterer, reducer.embedding_, p, tell, before)
+    samples = "how far the fits agree" if agreed else f"{p.refits} samples of the images, clustered again"
+    with stages.stage("stability", samples) as tell:
+        selection = select(clusterer, reducer.embedding_, p, tell, before, agreed)
     return reducer, clusterer, selection

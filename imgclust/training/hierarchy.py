@@ -65,6 +65,17 @@ class Hierarchy:
         )
         return self.under @ pairs.tocsr()
 
+    def found_again(self, other: Hierarchy, rows: Rows) -> Floats64:
+        """float64 (k,), 0..1: of each node, its best Jaccard index with any node of a tree of some points.
+
+        Args:
+            rows: int64 (m,); which of this tree's points the other one has, in its order.
+        """
+        nodes = self.node_of[rows]
+        both = self.shared(nodes, other.node_of, len(other.parent)) @ other.under.T
+        own = self.under @ np.bincount(nodes, minlength=len(self.parent))
+        return best_jaccard(both.tocsr(), own, other.size.astype(np.float64))
+
 
 def _largest(values: Floats64) -> float:
     """The largest finite density: images that lie on one point part at an infinite one."""

@@ -1,4 +1,4 @@
-"""The parameters of a fit, as a function of the number of training images alone, and what a fit will cost."""
+"""The parameters of a fit, as a function of the number of training images alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgclust.errors import FitError
-from imgclust.support.machine import available_memory
-from imgclust.types import Floats
 
 Count = int | tuple[int, int]  # so many, or at least and at most so many
 
@@ -18,7 +16,7 @@ MAX_CLUSTERS = 10_000
 RECIPES = ("steady", "article")
 SEED = 35  # the published recipe's
 SAMPLED = 40_000  # images of a sample; larger ones cost more than UMAP and say the same of large clusters
-LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
+CONSENSUS, CONSENSUS_IMAGES = 6, 10_000  # refits, and up to how many training images there are any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +33,10 @@ class Parameters:
         min_clusters, max_clusters: how many there must be, chosen from the tree; 0: as many as there are.
         levels: 2: groups above the clusters, too; see `imgclust.training.levels`.
         min_groups, max_groups: how many groups there must be; 0: as many as there are.
-        refits: on samples, that say how stable clusters are; 0 with "eom" and "leaf": it stays unknown.
+        consensus: whole refits on samples, whose clusters decide which images UMAP draws together, and how
+            stable clusters are (see `imgclust.training.consensus`); 0: one UMAP decides.
+        refits: of HDBSCAN alone, on samples of UMAP's points, that say how stable clusters are where there
+            is no consensus; 0 with "eom" and "leaf": it stays unknown.
     """
 
     n_neighbors: int
@@ -52,14 +53,20 @@ class Parameters:
     levels: int = 1
     min_groups: int = 0
     max_groups: int = 0
+    consensus: int = 0
     refits: int = 6
     random_state: int = SEED
 
     @classmethod
     def for_size(cls, n: int) -> Parameters:
-        """The defaults for n training images: they grow with n, and nothing jumps anywhere."""
+        """The defaults for n training images: sizes grow with n; one thing ends, the consensus."""
         size = _clamp(n // 90, 5, 1000)
-        return cls(n_neighbors=_clamp(n // 150, 15, 70), min_cluster_size=size, min_samples=_half(size))
+        return cls(
+            n_neighbors=_clamp(n // 150, 15, 70),
+            min_cluster_size=size,
+            min_samples=_half(size),
+            consensus=CONSENSUS if n <= CONSENSUS_IMAGES else 0,
+        )
 
     @classmethod
     def of_recipe(cls, name: str, n: int) -> Parameters:
@@ -88,6 +95,13 @@ class Parameters:
             min_cluster_size=max(2, round(self.min_cluster_size * share)),
             min_samples=max(1, round(self.min_samples * share)),
         )
+
+    def alone(self, seed: int) -> Parameters:
+        """For a fit on a sample, of which only the clusters matter: no consensus, no groups, no number."""
+        return dataclasses.replace(
+            self, consensus=0, levels=1, min_clusters=0, max_clusters=0, min_groups=0, max_groups=0,
+            random_state=seed % 2**32,
+        )  # fmt: skip
 
     def replaced(self, others: Mapping[str, Any]) -> Parameters:
         """These parameters with some replaced.
@@ -139,6 +153,7 @@ class Parameters:
             "min_cluster_size": (2, n // 2),
             "min_samples": (1, n // 2),
             "levels": (1, 2),
+            "consensus": (0, 100),
             "refits": (1 if self.cluster_selection_method == "stable" else 0, 100),
         }
         for name, (least, most) in limits.items():
@@ -175,6 +190,11 @@ class Parameters:
                 f"a number of {what} is chosen by how stable they are: it needs cluster_selection_method "
                 f"'stable', not {self.cluster_selection_method!r:.60}"
             )
+
+
+def consensus_size(n: int) -> int:
+    """Of the samples that a consensus is made of: four fifths of n images."""
+    return n - n // 5
 
 
 def sample_size(n: int) -> int:
@@ -231,44 +251,3 @@ def _half(size: int) -> int:
 
 def _clamp(value: int, least: int, most: int) -> int:
     return max(least, min(most, value))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cost:
-    """What a fit takes: bytes of memory at its peak, seconds on one core of about 3 GHz."""
-
-    memory: int
-    seconds: float
-
-
-def estimate(n: int, dim: int, total: int, p: Parameters) -> Cost:
-    """Of fitting n of `total` embeddings of `dim` numbers.
-
-    Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph and pynndescent's
-    index (230 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
-    n × min_samples.
-    Time: two lines through fits of 1,500 to 150,000 images.
-    """
-    embeddings = total * dim * 6
-    umap = n * dim * 8 + n * p.n_neighbors * 230 + (n * n * 12 if n < 4096 else 0)
-    hdbscan = n * p.min_samples * 23 + n * 400
-    sampled = p.refits * sample_size(n) ** 2 / n if p.cluster_selection_method == "stable" else 0
-    seconds = 20 + n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5 + (n + sampled) * p.min_samples * 8e-7
-    return Cost(memory=int(LIBRARIES + embeddings + max(umap, n * dim * 8 + hdbscan)), seconds=seconds)
-
-
-def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:
-    """What fitting n of the rows will cost.
-
-    Raises:
-        FitError: there is not enough memory.
-    """
-    cost = estimate(n, rows.shape[1], len(rows), parameters)
-    there = available_memory()
-    if there is not None and cost.memory - rows.nbytes > there:  # the rows are in memory already
-        raise FitError(
-            f"fitting {n} images needs about {cost.memory / 1e9:.1f} GB of memory, "
-            f"{(there + rows.nbytes) / 1e9:.1f} GB are available: train on fewer (max_train, now {n}) "
-            f"or lower min_samples (now {parameters.min_samples})"
-        )
-    return cost

@@ -21,6 +21,7 @@ from imgclust.errors import FitError
 from imgclust.model.freeze import selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.before import Before
+from imgclust.training.coassociation import Refits
 from imgclust.training.dedupe import Rows
 from imgclust.training.hierarchy import Floats64, Hierarchy, best_jaccard
 from imgclust.training.levels import Level, level_above
@@ -29,6 +30,7 @@ from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats, Ints
 
 DISSOLVED = 0.5  # stability below which a cluster is not found again
+DISSOLVED_AMONG_FITS = 0.4  # the same among whole fits, whose borders differ more
 KEPT = (
     2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
 )
@@ -98,6 +100,7 @@ def select(
     p: Parameters,
     progress: Callable[[float], None] | None = None,
     before: Before | None = None,
+    refits: Refits | None = None,
 ) -> Selection:
     """Choose clusters from a fitted HDBSCAN's condensed tree, as `cluster_selection_method` says.
 
@@ -105,16 +108,20 @@ def select(
         clusterer: fitted on `points` with these parameters.
         progress: called with the share that is done.
         before: what the previous model says of the points: its clusters and groups are preferred.
+        refits: whole fits on samples, which say how stable clusters are; else samples of the points do.
 
     Raises:
         FitError: there is none.
     """
     tree = clusterer._condensed_tree
     hierarchy = Hierarchy.of(tree)
-    stability = stabilities(hierarchy, points, p, progress)
+    if refits is None:
+        stability, dissolved = stabilities(hierarchy, points, p, progress), DISSOLVED
+    else:
+        stability, dissolved = agreed_stabilities(hierarchy, refits), DISSOLVED_AMONG_FITS
     bounded = level = None
     if p.cluster_selection_method == "stable":
-        own = values(hierarchy, stability, p.max_cluster_share)
+        own = values(hierarchy, stability, p.max_cluster_share, dissolved)
         value = own if before is None else own + kept_values(hierarchy, before.labels)
         chosen = antichain(hierarchy, value)
         if p.max_clusters:
@@ -143,7 +150,7 @@ def _bounded(
     return chosen, Bounded(least, most, *cuts)
 
 
-def values(hierarchy: Hierarchy, stability: Floats64, share: float) -> Floats64:
+def values(hierarchy: Hierarchy, stability: Floats64, share: float, dissolved: float = DISSOLVED) -> Floats64:
     """float64 (k,): what each node is worth as a cluster; the root, which is everything, is worth nothing.
 
     A node of half of all points has an index of a half with everything, so its stability counts from there;
@@ -155,7 +162,7 @@ def values(hierarchy: Hierarchy, stability: Floats64, share: float) -> Floats64:
     own_choice = antichain(hierarchy, np.where(part < 1, hierarchy.mass, -np.inf))
     total = hierarchy.mass[own_choice].sum()
     mass = hierarchy.mass * (hierarchy.size[0] / total if total > 0 else 0.0)
-    value = np.sqrt(hierarchy.size * mass) * (beyond_chance - DISSOLVED) * np.minimum(1, share / part)
+    value = np.sqrt(hierarchy.size * mass) * (beyond_chance - dissolved) * np.minimum(1, share / part)
     return np.where(part < 1, value, -np.inf)
 
 
@@ -184,10 +191,13 @@ def stabilities(
     for refit in range(p.refits):
         rows = np.sort(np.random.default_rng([p.random_state, refit]).permutation(n)[:m])
         other = Hierarchy.of(fit_hdbscan(points[rows], smaller, prediction_data=False)._condensed_tree)
-        nodes = hierarchy.node_of[rows]
-        there = hierarchy.shared(nodes, other.node_of, len(other.parent)) @ other.under.T
-        own = hierarchy.under @ np.bincount(nodes, minlength=len(hierarchy.parent))
-        total += best_jaccard(there.tocsr(), own, other.size.astype(np.float64))
+        total += hierarchy.found_again(other, rows)
         if progress:
             progress((refit + 1) / p.refits)
     return total / p.refits if p.refits else np.full(len(total), np.nan)
+
+
+def agreed_stabilities(hierarchy: Hierarchy, refits: Refits) -> Floats64:
+    """float64 (k,): how well each node is found again by whole fits on samples of the images, 0..1."""
+    found = [hierarchy.found_again(Hierarchy.of(fit.tree), fit.rows) for fit in refits.fits]
+    return np.asarray(np.mean(found, axis=0), np.float64)

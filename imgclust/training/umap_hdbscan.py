@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import warnings
 from typing import Any
@@ -11,6 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from imgclust.support.progress import umap_progress
 from imgclust.training.before import Before
+from imgclust.training.coassociation import Refits
+from imgclust.training.labelled_umap import weakened
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
@@ -40,16 +43,21 @@ def keep_compiled() -> None:
                 function.enable_caching()
 
 
-def fit_umap(rows: Floats, p: Parameters, tell: Any = None, before: Before | None = None) -> Any:
+def fit_umap(
+    rows: Floats,
+    p: Parameters,
+    tell: Any = None,
+    before: Before | None = None,
+    refits: Refits | None = None,
+) -> Any:
     """A fitted `umap.UMAP`.
 
     Args:
         before: what a model before this one says of the rows. They start from its places and are moved
             little (fewer epochs, at a lower rate), and its clusters are kept apart.
+        refits: what fits on samples of the rows say: who is together there is drawn together here.
     """
-    import umap
-
-    from imgclust.training.labelled_umap import LabelledUMAP
+    from imgclust.training.reweighted_umap import ReweightedUMAP
 
     keep_compiled()
     # its many small products gain nothing from BLAS's threads, which wait for each other spinning
@@ -59,7 +67,7 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, before: Before | Non
         start = None if before is None else before.places(p.n_components)
         warm = {} if start is None else {"init": start.copy()}
         near = nearest_rows(rows, p.n_neighbors, p.metric) if len(rows) >= UMAPS_OWN else None
-        reducer = (umap.UMAP if before is None else LabelledUMAP)(
+        reducer = ReweightedUMAP(
             n_neighbors=p.n_neighbors,
             n_components=p.n_components,
             min_dist=p.min_dist,
@@ -73,7 +81,9 @@ def fit_umap(rows: Floats, p: Parameters, tell: Any = None, before: Before | Non
             **(umap_progress(tell) if tell else {}),
         )
         if before is not None:
-            reducer.before = before
+            reducer.changes += (functools.partial(weakened, before=before),)
+        if refits is not None:
+            reducer.changes += (refits.reweighted,)
         reducer.fit(rows)
     reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began
     return reducer

@@ -22,12 +22,14 @@ FEWEST, MOST = 400, 20  # the smallest cluster: one over so many of the images
 def umap_settings(n: int, count: int, seed: int) -> list[Parameters]:
     """Settings of UMAP to try, the default first, the others drawn from a grid around it.
 
+    All without consensus: its refits depend on HDBSCAN's sizes, so that each trial would cost seven UMAPs.
+
     Args:
         n: training images.
         count: settings at most; each costs a UMAP.
         seed: of the draw.
     """
-    default = Parameters.for_size(n)
+    default = dataclasses.replace(Parameters.for_size(n), consensus=0)
     grid = [
         dataclasses.replace(
             default,

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from imgclust.errors import FitError, ImgclustError
 from imgclust.model.freeze import chosen_clusters, tree_arrays
 from imgclust.support.tables import appearing
+from imgclust.training.cost import check_memory
 from imgclust.training.dedupe import NEAR, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.ordering import content_order
-from imgclust.training.parameters import MIN_IMAGES, Parameters, check_memory
+from imgclust.training.parameters import MIN_IMAGES, Parameters
 from imgclust.training.selection import select
 from imgclust.training.split import split_rows
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap

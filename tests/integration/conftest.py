@@ -78,5 +78,5 @@ def fit_pictures(folder: Path) -> None:
     embeddings = np.concatenate(
         [encoder.encode(np.stack(decoded[i : i + 32])) for i in range(0, TRAINING, 32)]
     )
-    model = fit(embeddings, ids=files, encoder=encoder.identity).model
+    model = fit(embeddings, ids=files, encoder=encoder.identity, parameters={"consensus": 0}).model
     model.save(folder)

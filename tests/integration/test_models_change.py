@@ -59,9 +59,8 @@ def models(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     named = first.edit().rename({c.id: f"cluster {c.id}" for c in first.clusters})
     named.edit().merge(into, merged).save(root / "edited")
     rows = first.arrays["embeddings"].astype(np.float32)
-    fit(rows, encoder=first.encoder, parameters={"random_state": 3, "n_epochs": 100}).model.save(
-        root / "again"
-    )
+    other = {"random_state": 3, "n_epochs": 100, "consensus": 0}
+    fit(rows, encoder=first.encoder, parameters=other).model.save(root / "again")
     return root
 
 

@@ -43,7 +43,7 @@ def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model fitted on them, saved."""
     path = tmp_path_factory.mktemp("model") / "model"
-    fit(read_embeddings(embeddings)).model.save(path)
+    fit(read_embeddings(embeddings), parameters={"consensus": 0}).model.save(path)
     return path
 
 

@@ -22,7 +22,10 @@ ENCODER = EncoderIdentity(
     precision="float32",
     dim=DIM,
 )
-SMALL = {"n_epochs": 60, "n_components": 3, "min_cluster_size": 8, "min_samples": 5, "n_neighbors": 8}
+SMALL = {
+    "n_epochs": 60, "n_components": 3, "min_cluster_size": 8, "min_samples": 5, "n_neighbors": 8,
+    "consensus": 0,
+}  # fmt: skip
 
 
 def grouped(seed: int = 0, groups: int = GROUPS, each: int = EACH) -> tuple[np.ndarray, np.ndarray]:

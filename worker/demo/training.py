@@ -183,7 +183,10 @@ def train(
     """
     from imgclust.training.fit import fit
 
-    result = fit(embeddings, vocabulary=vocabulary, test_fraction=HELD_OUT, seed=seed, progress=progress)
+    result = fit(
+        embeddings, vocabulary=vocabulary, test_fraction=HELD_OUT, seed=seed, progress=progress,
+        parameters={"consensus": 0},  # who tries this out waits for it
+    )  # fmt: skip
     model = out / "model"
     result.model.save(model)
     rows = [int(row) for row in result.split.test]

@@ -29,6 +29,7 @@ from imgclust.model.model import ClusterModel
 from imgclust.model.parts import Group
 from imgclust.types import EncoderIdentity
 
+ALONE = "--set=consensus=0"  # one fit is enough where its clusters are not the subject
 COMMANDS = (
     "embed",
     "fit",
@@ -93,7 +94,16 @@ def model(images: Path, mini: TorchEncoder, tmp_path_factory: pytest.TempPathFac
 
         patch.setattr(imgclust.embedding.encoder, "load_encoder", lambda *_, **__: mini)
         done = arguments.main(
-            ["fit", str(folder / "embeddings"), "-o", str(folder / "model"), "--quiet", "--near", "1.1"]
+            [
+                "fit",
+                str(folder / "embeddings"),
+                "-o",
+                str(folder / "model"),
+                "--quiet",
+                "--near",
+                "1.1",
+                ALONE,
+            ]
         )
     assert done == 0
     return folder / "model"
@@ -250,7 +260,7 @@ def test_fit_prints_what_it_used(model: Path, capsys: pytest.CaptureFixture[str]
     """The parameters, the clusters, what a wanted number of them cost, the figures, and that no picture could
     be read."""
     again = model.parent / "again"
-    argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1"]
+    argv = ["fit", str(model.parent / "embeddings"), "-o", str(again), "--no-names", "--near", "1.1", ALONE]
     assert arguments.main([*argv, "--min-cluster-size", "8", "--clusters", "1..2"]) == 0
     printed = capsys.readouterr()
     assert "min_cluster_size = 8" in printed.out
@@ -506,7 +516,15 @@ def test_duplicates_are_listed(
 
     monkeypatch.setattr(imgclust.embedding.encoder, "load_encoder", lambda *_, **__: mini)
     listed = tmp_path / "duplicates.csv"
-    argv = ["fit", str(tmp_path / "embeddings"), "-o", str(tmp_path / "model"), "--quiet", "--no-names"]
+    argv = [
+        "fit",
+        str(tmp_path / "embeddings"),
+        "-o",
+        str(tmp_path / "model"),
+        "--quiet",
+        "--no-names",
+        ALONE,
+    ]
     assert arguments.main([*argv, "--duplicates", str(listed)]) == 0, capsys.readouterr().err
     lines = listed.read_text().splitlines()
     assert lines == ["duplicate,kept,cosine,exact", "copy of 0,0,1.0000,1", "copy of 1,1,1.0000,1"]
@@ -531,7 +549,7 @@ def test_fit_continues_a_taxonomy(
 
     folder, out = embeddings(tmp_path / "embeddings", mini.identity), tmp_path / "next"
     argv = ["fit", str(folder), "-o", str(out), "--quiet", "--near", "1.1", "--no-names", "--no-thumbnails"]
-    assert arguments.main([*argv, "--previous", str(model)]) == 0
+    assert arguments.main([*argv, "--previous", str(model), ALONE]) == 0
     first, second = ClusterModel.load(model), ClusterModel.load(out)
     printed = capsys.readouterr().out
     assert (
@@ -554,5 +572,5 @@ def test_fit_continues_a_taxonomy(
     assert re.fullmatch(r"imgclust: .* is not a model folder: .*\n", capsys.readouterr().err)
     other = dataclasses.replace(mini.identity, name="another", weights="1" * 64)
     argv[1] = str(embeddings(tmp_path / "others", other))
-    assert arguments.main([*argv, "--previous", str(model)]) == 1
+    assert arguments.main([*argv, "--previous", str(model), ALONE]) == 1
     assert re.fullmatch(r"imgclust: .* from another .*fitted on mini .*\n", capsys.readouterr().err)

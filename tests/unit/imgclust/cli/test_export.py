@@ -173,7 +173,20 @@ def test_imported_rows_are_fitted_and_exported(tmp_path: Path, capsys: pytest.Ca
     np.save(tmp_path / "v.npy", grouped(groups=3)[0])
     for argv in (
         ["import", "v.npy", "-o", "e", "--encoder-name", "mini"],
-        ["fit", "e", "-o", "m", "--quiet", "--near", "1.1", "--min-cluster-size", "8", "--no-thumbnails"],
+        [
+            "fit",
+            "e",
+            "-o",
+            "m",
+            "--quiet",
+            "--near",
+            "1.1",
+            "--min-cluster-size",
+            "8",
+            "--no-thumbnails",
+            "--set",
+            "consensus=0",
+        ],
         ["export", "m", "e", "--to", "csv", "-o", "l.csv"],
     ):
         paths = [str(tmp_path / word) if word in {"v.npy", "e", "m", "l.csv"} else word for word in argv]

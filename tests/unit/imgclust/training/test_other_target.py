@@ -96,9 +96,11 @@ def test_refits_are_read_in_our_clusters(monkeypatch: pytest.MonkeyPatch) -> Non
     """A refit numbers its clusters otherwise; each is the one of ours that most of its images are in."""
     rows = np.eye(40, dtype=np.float32)
     truth = np.arange(40) % 2
-    monkeypatch.setattr(
-        agreement, "_clustered", lambda some, p: (1 - truth[some.argmax(axis=1)]).astype(np.int32)
-    )
+
+    def fit_sample(some: np.ndarray, p: Parameters) -> tuple[np.ndarray, np.ndarray]:
+        return (1 - truth[some.argmax(axis=1)]).astype(np.int32), np.empty(0)
+
+    monkeypatch.setattr(agreement, "fit_sample", fit_sample)
     split = Split(np.arange(30), np.arange(30, 40), np.arange(0))
     judge = ByRefits.of(rows, split, truth[:30].astype(np.int32), Parameters.for_size(30))
     votes = judge.votes(split.test, truth[30:].astype(np.int32))
