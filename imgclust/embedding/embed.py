@@ -6,13 +6,15 @@ import csv
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import pyarrow as pa
+
 from imgclust.embedding.known import KnownImages, Meeting
 from imgclust.embedding.manifest import RunRecord
-from imgclust.embedding.store import EmbeddingsWriter
+from imgclust.embedding.store import EmbeddingsWriter, schema
 from imgclust.embedding.stream import (
     BATCH,
     NOT_AN_IMAGE,
@@ -39,7 +41,33 @@ FAILED = "failed.csv"
 MET_BEFORE = "the same file again"
 DUPLICATE_ID = "duplicate-id"
 
-Outcomes = Callable[[Iterable[Item]], Generator[list[EmbedOutcome]]]
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """An image whose embedding is in a shard already, written by whoever encoded it."""
+
+    item: Item
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A folder for an engine whose workers write the shards themselves.
+
+    Attributes:
+        folder: an absolute path.
+        columns: of a shard, with its metadata.
+        is_contested: whether an item's id is decided by its content, so that its embedding has to come back.
+        adopt: makes a file that a worker has written a shard, by its name.
+    """
+
+    folder: Path
+    columns: pa.Schema
+    is_contested: Callable[[Item], bool]
+    adopt: Callable[[str], None]
+
+
+Outcomes = Callable[[Iterable[Item], Target], Generator[Sequence[EmbedOutcome | Stored]]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,7 +126,7 @@ def embed(
         progress: show a bar (on a terminal) or a line now and then, on stderr.
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
-        outcomes: what reads, decodes and encodes instead of this process; see `imgclust.engines`.
+        outcomes: what reads, decodes, encodes and writes instead of this process; see `imgclust.engines`.
         engine: how the manifest calls that.
         clock: monotonic seconds.
 
@@ -118,8 +146,9 @@ def embed(
         known = KnownImages(summary.folder)
         bar = stack.enter_context(bar_for("embed", _counter(sources) if progress else None))
         todo = _new(items(sources, summary.skipped), known, summary, failures, bar)
-        batches = (
-            outcomes(todo)
+        target = Target(summary.folder.absolute(), schema(encoder.identity), known.is_contested, writer.adopt)
+        batches: Generator[Sequence[EmbedOutcome | Stored]] = (
+            outcomes(todo, target)
             if outcomes
             else stream(
                 todo,
@@ -178,7 +207,7 @@ def _new(
 
 
 def _record(
-    outcome: EmbedOutcome,
+    outcome: EmbedOutcome | Stored,
     known: KnownImages,
     writer: EmbeddingsWriter,
     failures: _FailureList,
@@ -206,6 +235,9 @@ def _record(
             )
             summary.embedded += 1
             summary.renamed += name != item.id
+        case Stored():
+            known.add(item, outcome.sha256)
+            summary.embedded += 1
         case Failed():
             failures.add(outcome)
             summary.failed[outcome.code] += 1

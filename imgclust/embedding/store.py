@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from imgclust.embedding.tables import as_table
 from imgclust.errors import EmbeddingsError
 from imgclust.images.perceptual import Hashes
 from imgclust.support.path_text import from_text, storable, to_text
-from imgclust.support.tables import remove_unfinished, whole
+from imgclust.support.tables import UNFINISHED, remove_unfinished, whole
 from imgclust.types import EncoderIdentity, Floats
 
 MAX_SHARD_ROWS = 100_000
@@ -144,7 +145,7 @@ class EmbeddingsWriter:
             raise EmbeddingsError(
                 f"another process is writing to {str(self.folder)!a}; wait for it, or use another folder"
             ) from None
-        remove_unfinished(self.folder, f"{_PATTERN}*")
+        remove_unfinished(self.folder, "embeddings-*")
         found = shards(self.folder)
         for shard in found:
             _check_same(self.identity, _identity_of(shard), shard)
@@ -192,12 +193,34 @@ class EmbeddingsWriter:
         flat = pa.array(np.concatenate(self._columns["embedding"]), pa.float16())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, self.identity.dim)
         table = pa.table({n: columns[n] for n in self._schema.names}, schema=self._schema)
-        path = self.folder / f"embeddings-{self._next:06d}.parquet"
-        with _writing(self.folder), whole(path) as file:
+        with _writing(self.folder), whole(self._path) as file:
             pq.write_table(table, file, compression="zstd")
         self._next += 1
         for values in self._columns.values():
             values.clear()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"embeddings-{self._next:06d}.parquet"
+
+    def adopt(self, name: str) -> None:
+        """Make a file of `write_apart` the next shard: from now on its images count.
+
+        Raises:
+            EmbeddingsError: it is not in this folder.
+        """
+        try:
+            (self.folder / name).rename(self._path)
+        except FileNotFoundError:
+            raise EmbeddingsError(
+                f"{str(self.folder / name)!a} was written on another machine and is not here: the output "
+                "folder must be on storage that every machine sees under the same path"
+            ) from None
+        except OSError as error:
+            raise EmbeddingsError(
+                f"embeddings cannot be written to {str(self.folder)!a}: {error.strerror or error}"
+            ) from None
+        self._next += 1
 
     def __enter__(self) -> EmbeddingsWriter:
         return self
@@ -217,6 +240,23 @@ def _writing(folder: Path) -> Iterator[None]:
         raise EmbeddingsError(
             f"embeddings cannot be written to {str(folder)!a}: {error.strerror or error}"
         ) from None
+
+
+def write_apart(folder: Path, rows: pa.Table) -> str:
+    """Write rows of `schema` beside the shards, for any number of processes at once; → the file's name.
+
+    The file is no shard before the folder's `EmbeddingsWriter` adopts it; the next one removes those that
+    were not adopted.
+
+    Raises:
+        EmbeddingsError: it cannot be written.
+    """
+    name = f".embeddings-{uuid.uuid4().hex}{UNFINISHED}"
+    with _writing(folder), (folder / name).open("xb") as file:
+        pq.write_table(rows, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    return name
 
 
 def shards(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from imgclust.embedding.embed import Stored
 from imgclust.embedding.stream import Embedded, EmbedOutcome, Failed, Present, Skipped
 from imgclust.images.sources import Item
 from imgclust.support.path_text import from_text, storable, to_text
@@ -24,6 +25,19 @@ ITEMS = pa.schema(
     ]
 )
 EMBEDDED, SKIPPED = "", "skipped"  # in the column "code", beside the codes of what failed
+CONTESTED = pa.field("contested", pa.bool_())  # whether its content decides its id
+REPORTED = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("sha256", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("embedding", pa.list_(pa.float16())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("phash", pa.uint64()),
+    ]
+)
 
 
 def embedded_schema(dim: int) -> pa.Schema:
@@ -55,8 +69,13 @@ def in_batches(items: Iterable[Item], rows: int) -> Iterator[pa.RecordBatch]:
         yield of_items(some)
 
 
+def to_be_written(items: Sequence[Item], contested: Iterable[bool]) -> pa.RecordBatch:
+    """Of `ITEMS`' columns and `CONTESTED`."""
+    return of_items(items).append_column(CONTESTED, pa.array(contested, pa.bool_()))
+
+
 def items_of(batch: pa.RecordBatch) -> list[Item]:
-    """What `of_items` was given."""
+    """The items of a batch with `ITEMS`' columns."""
     return [
         Item(
             row["id"], from_text(row["source"]), row["named"], json.loads(row["attributes"]), row["fixed_id"],
@@ -85,21 +104,43 @@ def of_outcomes(outcomes: Sequence[EmbedOutcome], dim: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=embedded_schema(dim))
 
 
-def outcomes_of(batch: pa.RecordBatch) -> list[EmbedOutcome]:
-    """What `of_outcomes` was given."""
-    dim = batch.schema.field("embedding").type.list_size
-    flat = batch.column("embedding").values.to_numpy(zero_copy_only=False)
-    first = batch.column("embedding").offset
-    vectors = flat.reshape(-1, dim)[first : first + len(batch)].astype(np.float32)
-    known = batch.select(["width", "height", "sha256", "phash", "code", "message"]).to_pylist()
-    found: list[EmbedOutcome] = []
-    for item, vector, row in zip(items_of(batch), vectors, known, strict=True):
-        if row["code"] == EMBEDDED:
-            found.append(Embedded(item, vector, row["width"], row["height"], row["sha256"], row["phash"]))
-        elif row["code"] == SKIPPED:
+def report_of(embedded: pa.RecordBatch, stored: Sequence[bool], shard: str) -> pa.RecordBatch:
+    """What a worker reports of the images that it has embedded; of those that it has stored, no embedding.
+
+    Args:
+        embedded: of `embedded_schema`.
+        stored: whether each is in `shard`.
+    """
+    codes = embedded.column("code").to_pylist()
+    vectors = [
+        vector.values.to_numpy() if code == EMBEDDED and not there else None
+        for vector, code, there in zip(embedded.column("embedding"), codes, stored, strict=True)
+    ]
+    columns = {
+        **{name: embedded.column(name) for name in REPORTED.names if name in embedded.schema.names},
+        "shard": pa.array([shard if there else None for there in stored], pa.string()),
+        "embedding": pa.array(vectors, REPORTED.field("embedding").type),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in REPORTED.names], schema=REPORTED)
+
+
+def outcomes_of(report: pa.RecordBatch, items: Sequence[Item]) -> list[EmbedOutcome | Stored]:
+    """What became of items.
+
+    Args:
+        report: of `report_of`, a row for each of them.
+    """
+    found: list[EmbedOutcome | Stored] = []
+    for item, row in zip(items, report.to_pylist(), strict=True):
+        if row["code"] == SKIPPED:
             found.append(Skipped(item))
-        else:
+        elif row["code"] != EMBEDDED:
             found.append(Failed(item, row["code"], row["message"]))
+        elif row["shard"] is not None:
+            found.append(Stored(item, row["sha256"]))
+        else:
+            vector = np.array(row["embedding"], np.float16).astype(np.float32)
+            found.append(Embedded(item, vector, row["width"], row["height"], row["sha256"], row["phash"]))
     return found
 
 

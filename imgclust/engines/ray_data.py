@@ -11,15 +11,18 @@ tags = predict_dataset(embed_dataset(images, EmbedOptions(model.encoder)), model
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from imgclust.engines.batches import whole
-from imgclust.engines.steps import EmbedOptions, embed_batch, predict_batch
+from imgclust.engines.steps import EmbedOptions, embed_batch, predict_batch, write_batch
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
@@ -48,11 +51,23 @@ class Embedder:
     """An actor that has loaded the encoder, with processes that decode for it: they end when it does."""
 
     def __init__(self, options: EmbedOptions) -> None:
-        self._options, self._encoder, self._decoders = options, options.encoder(), options.decoders()
+        with contextlib.suppress(OSError):  # a machine without that folder reads absolute paths
+            os.chdir(options.folder)
+        self._made_with = options.encoder(), options, options.decoders()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        batch = embed_batch(whole(table), self._encoder, self._options, self._decoders)
-        return pa.Table.from_batches([batch])
+        return pa.Table.from_batches([embed_batch(whole(table), *self._made_with)])
+
+
+class ShardWriter(Embedder):
+    """An actor that embeds, and writes the embeddings beside the shards of a folder."""
+
+    def __init__(self, options: EmbedOptions, folder: Path, columns: pa.Schema) -> None:
+        super().__init__(options)
+        self._target = folder, columns
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_batches([write_batch(whole(table), *self._made_with, *self._target)])
 
 
 class Predictor:
@@ -68,6 +83,13 @@ class Predictor:
 def embed_dataset(dataset: Dataset, options: EmbedOptions, workers: Workers = Workers()) -> Dataset:
     """Items, as `imgclust.engines.batches.ITEMS` has them → the same with embeddings and error codes."""
     return _mapped(dataset, Embedder, {"options": options}, workers)
+
+
+def write_dataset(
+    dataset: Dataset, options: EmbedOptions, folder: Path, columns: pa.Schema, workers: Workers = Workers()
+) -> Dataset:
+    """Items as `imgclust.engines.batches.to_be_written` has them → `REPORTED`, once they are written."""
+    return _mapped(dataset, ShardWriter, {"options": options, "folder": folder, "columns": columns}, workers)
 
 
 def predict_dataset(dataset: Dataset, model: ClusterModel, workers: Workers = Workers()) -> Dataset:

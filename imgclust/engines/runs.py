@@ -1,7 +1,8 @@
-"""`embed` and `predict` on Ray: this process lists the images and writes what comes of them, in order."""
+"""`embed` and `predict` on Ray: this process lists the images, and what comes of them comes in order."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from imgclust.embedding.embed import Outcomes
+from imgclust.embedding.embed import Outcomes, Stored, Target
 from imgclust.embedding.store import shard_batches
 from imgclust.embedding.stream import EmbedOutcome
 from imgclust.engines import ray_data
-from imgclust.engines.batches import in_batches, outcomes_of
+from imgclust.engines.batches import in_batches, outcomes_of, to_be_written
 from imgclust.engines.parts import PART_ROWS, Parts, digest_of
 from imgclust.engines.ray_data import BLOCK_ROWS, Workers
 from imgclust.engines.steps import EmbedOptions
@@ -23,23 +24,37 @@ from imgclust.model.model import ClusterModel
 from imgclust.tagging.files import schema
 
 BATCH_ROWS = 10_000
+SHARD_ROWS = 4096  # images that an actor writes at once, at most: what a killed run does again
+BLOCKS = 4  # for each actor, at least, so that none waits long for the others
 
 
 def outcomes_on_ray(
-    options: EmbedOptions, workers: Workers, *, part_rows: int = PART_ROWS, block_rows: int = BLOCK_ROWS
+    options: EmbedOptions, workers: Workers, *, part_rows: int = PART_ROWS, block_rows: int = SHARD_ROWS
 ) -> Outcomes:
-    """What `imgclust.embedding.embed.embed` takes to have images read and encoded by Ray.
+    """What `imgclust.embedding.embed.embed` takes to have images read, encoded and written by Ray's actors.
+
+    This process gives out the images, adopts the shards that come of them, and writes only those whose ids
+    their contents decide.
 
     Args:
         part_rows: images that are given to Ray at once.
-        block_rows: images of one task.
+        block_rows: images of one task and one shard, at most.
     """
-    embedding = partial(ray_data.embed_dataset, options=options, workers=workers)
 
-    def outcomes(found: Iterable[Item]) -> Generator[list[EmbedOutcome]]:
-        for part in in_batches(found, part_rows):
-            for batch in ray_data.run([part], embedding, rows=block_rows):
-                yield outcomes_of(batch)
+    def outcomes(found: Iterable[Item], target: Target) -> Generator[list[EmbedOutcome | Stored]]:
+        writing = partial(
+            ray_data.write_dataset, options=options, folder=target.folder, columns=target.columns,
+            workers=workers,
+        )  # fmt: skip
+        rest = iter(found)
+        while part := list(itertools.islice(rest, part_rows)):
+            rows = min(block_rows, max(options.batch, -(-len(part) // (BLOCKS * workers.count))))
+            batch = to_be_written(part, map(target.is_contested, part))
+            given = iter(part)
+            for report in ray_data.run([batch], writing, rows=rows):
+                for shard in report.column("shard").unique().drop_null().to_pylist():
+                    target.adopt(shard)
+                yield outcomes_of(report, list(itertools.islice(given, len(report))))
 
     return outcomes
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from imgclust.embedding.store import write_apart
 from imgclust.embedding.stream import BATCH, stream
-from imgclust.engines.batches import EMBEDDED, items_of, of_outcomes
+from imgclust.engines.batches import EMBEDDED, items_of, of_outcomes, report_of
 from imgclust.images.decode import DEFAULT_LIMITS, Limits
 from imgclust.images.decoder_pool import DECODE, DecoderPool
 from imgclust.images.reader import Reader
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
 PREDICTED = pa.schema([*schema(), ("code", pa.string()), ("message", pa.string())])
 
 
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EmbedOptions:
     """How a machine reads and encodes images; travels to each of them.
@@ -45,6 +54,7 @@ class EmbedOptions:
         limits: what one image may cost.
         policy: what may be fetched; None: URLs of public addresses.
         decode: dotted name of the decoder; tests put a crashing one here.
+        folder: where relative paths begin; by default where these options are made.
     """
 
     identity: EncoderIdentity
@@ -56,6 +66,7 @@ class EmbedOptions:
     limits: Limits = DEFAULT_LIMITS
     policy: FetchPolicy | None = None
     decode: str = DECODE
+    folder: str = dataclasses.field(default_factory=_working_folder)
 
     def decoders(self) -> DecoderPool:
         """Processes of this machine that decode; for all its batches."""
@@ -108,6 +119,38 @@ def embed_batch(
         decoder=None if decoders is None else decoders.decode,
     )
     return of_outcomes([outcome for some in outcomes for outcome in some], encoder.identity.dim)
+
+
+def write_batch(
+    batch: pa.RecordBatch,
+    encoder: Encoder,
+    options: EmbedOptions,
+    decoders: DecoderPool | None,
+    folder: Path,
+    columns: pa.Schema,
+) -> pa.RecordBatch:
+    """Read, decode and encode images, and write their embeddings beside an embeddings folder's shards.
+
+    Args:
+        batch: of `batches.to_be_written`; embeddings of contested images are returned, and not written.
+        decoders: as of `embed_batch`.
+        folder: on storage that this machine shares with the process that adopts what is written.
+        columns: of a shard, see `imgclust.embedding.store.schema`.
+
+    Returns:
+        `batches.REPORTED`, a row for each of the batch, in its order.
+
+    Raises:
+        EmbeddingsError: they cannot be written.
+    """
+    embedded = embed_batch(batch, encoder, options, decoders)
+    codes, contested = embedded.column("code").to_pylist(), batch.column("contested").to_pylist()
+    stored = [code == EMBEDDED and not other for code, other in zip(codes, contested, strict=True)]
+    shard = ""
+    if any(stored):
+        rows = pa.Table.from_batches([embedded.filter(pa.array(stored))])
+        shard = write_apart(folder, rows.select(columns.names).cast(columns))
+    return report_of(embedded, stored, shard)
 
 
 def predict_batch(batch: pa.RecordBatch, model: ClusterModel) -> pa.RecordBatch:

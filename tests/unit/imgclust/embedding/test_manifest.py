@@ -45,7 +45,7 @@ def test_a_run_that_ends_early_is_not_complete(tmp_path: Path) -> None:
     """What it wrote stays, and its record says that there may be more."""
     picture(tmp_path / "pictures", "a.png", 10)
 
-    def breaks(found):  # type: ignore[no-untyped-def]
+    def breaks(found, target):  # type: ignore[no-untyped-def]
         (item,) = found
         yield [Embedded(item, np.array([1, 0], np.float32), 8, 8, "0" * 64)]
         raise RuntimeError("the cluster is gone")

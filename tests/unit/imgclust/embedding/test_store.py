@@ -19,6 +19,7 @@ from imgclust.embedding.store import (
     read_embeddings,
     read_ids,
     shards,
+    write_apart,
 )
 from imgclust.errors import EmbeddingsError
 from imgclust.types import EncoderIdentity, Floats, Preprocessing
@@ -113,6 +114,29 @@ def test_a_shard_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
         fill(writer, rows(1))
     assert list(tmp_path.glob(".*.part")) == []
     assert len(read_embeddings(tmp_path)) == 1
+
+
+def test_what_others_write_counts_once_it_is_adopted(tmp_path: Path) -> None:
+    """In order, between the writer's own shards; what nobody adopted is removed by the next run."""
+    with EmbeddingsWriter(tmp_path / "other", IDENTITY) as writer:
+        fill(writer, rows(3), 1)
+    table = pq.read_table(shards(tmp_path / "other")[0])
+    with EmbeddingsWriter(tmp_path / "a", IDENTITY) as writer:
+        fill(writer, rows(1))
+        writer.flush()
+        names = [write_apart(tmp_path / "a", table), write_apart(tmp_path / "a", table)]
+        assert len(read_embeddings(tmp_path / "a")) == 1
+        writer.adopt(names[0])
+        fill(writer, rows(1), 4)
+    assert read_embeddings(tmp_path / "a").ids == [f"{i}.png" for i in range(5)]
+    assert (tmp_path / "a" / names[1]).exists()
+    with EmbeddingsWriter(tmp_path / "a", IDENTITY) as writer:
+        assert not (tmp_path / "a" / names[1]).exists()
+        assert writer.next_shard == 3
+        with pytest.raises(EmbeddingsError, match="storage that every machine sees"):
+            writer.adopt(names[1])
+    with pytest.raises(EmbeddingsError, match=r"cannot be written to .*nowhere"):
+        write_apart(tmp_path / "nowhere", table)
 
 
 def test_two_encoders_do_not_mix(tmp_path: Path) -> None:

@@ -7,21 +7,32 @@ import io
 import pickle
 import sys
 from collections import Counter
-from functools import cache
+from collections.abc import Generator, Iterable
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from imgclust.cli.arguments import main
-from imgclust.embedding.embed import embed
-from imgclust.embedding.store import EmbeddingsWriter, read_embeddings, shard_batches
-from imgclust.embedding.stream import Embedded, Failed, Skipped
-from imgclust.engines.batches import in_batches, items_of, of_items, of_outcomes, outcomes_of
+from imgclust.embedding.embed import Stored, Target, embed
+from imgclust.embedding.store import Embeddings, EmbeddingsWriter, read_embeddings, shard_batches, shards
+from imgclust.embedding.stream import Embedded, EmbedOutcome, Failed, Skipped
+from imgclust.engines.batches import (
+    in_batches,
+    items_of,
+    of_items,
+    of_outcomes,
+    outcomes_of,
+    report_of,
+    to_be_written,
+)
 from imgclust.engines.ray_data import parts_of
-from imgclust.engines.steps import PREDICTED, EmbedOptions, embed_batch, predict_batch
+from imgclust.engines.steps import PREDICTED, EmbedOptions, embed_batch, predict_batch, write_batch
 from imgclust.errors import EmbeddingsError
 from imgclust.images.sources import Item, items
 from imgclust.model.model import ClusterModel
@@ -78,28 +89,46 @@ def test_outcomes_travel_as_they_are() -> None:
     """Also a slice of a batch, and one in which nothing was embedded."""
     item = Item("a", "a.png")
     embedded = Embedded(item, np.array([0.6, 0.8], np.float16).astype(np.float32), 3, 4, "ab", 2**63 + 5)
-    sent = [Failed(item, "too-large", "\udce4 is large"), embedded, Skipped(item), embedded]
+    sent: list[EmbedOutcome] = [
+        Failed(item, "too-large", "\udce4 is large"),
+        embedded,
+        Skipped(item),
+        embedded,
+    ]
     for start in range(4):
-        found = outcomes_of(of_outcomes(sent, 2).slice(start))
-        assert len(found) == 4 - start
-        for one, other in zip(found, sent[start:], strict=True):
+        stored = [False, False, False, True][start:]
+        report = report_of(of_outcomes(sent, 2).slice(start), stored, "a shard")
+        assert report.column("shard").to_pylist() == ["a shard" if there else None for there in stored]
+        assert report.column("embedding").is_valid().to_pylist() == [False, True, False, False][start:]
+        found = outcomes_of(report, [item] * (4 - start))
+        assert found.pop() == Stored(item, "ab")
+        for one, other in zip(found, sent[start:3], strict=True):
             assert type(one) is type(other)
             assert one.item == other.item
             if isinstance(one, Embedded) and isinstance(other, Embedded):
                 assert one.vector.tobytes() == other.vector.tobytes()
                 assert (one.width, one.height, one.sha256, one.phash) == (3, 4, "ab", 2**63 + 5)
-    assert isinstance(outcomes_of(of_outcomes(sent[:1], 2))[0], Failed)
+
+
+def written_apart(
+    found: Iterable[Item], target: Target, *, rows: int
+) -> Generator[list[EmbedOutcome | Stored]]:
+    """What an engine does, a batch after the other."""
+    rest = iter(found)
+    while some := list(islice(rest, rows)):
+        batch = to_be_written(some, map(target.is_contested, some))
+        options = EmbedOptions(IDENTITY)
+        report = write_batch(batch, FakeEncoder(), options, None, target.folder, target.columns)
+        for shard in report.column("shard").unique().drop_null().to_pylist():
+            target.adopt(shard)
+        yield outcomes_of(report, some)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 100])
 def test_embedding_in_batches_is_embedding_alone(pictures: Path, tmp_path: Path, rows: int) -> None:
     """Folder for folder: rows, ids, skipped and failed files."""
     alone = embed([pictures], tmp_path / "alone", FakeEncoder(), progress=False)
-
-    def outcomes(found):  # type: ignore[no-untyped-def]
-        for batch in in_batches(found, rows):
-            yield outcomes_of(embed_batch(batch, FakeEncoder(), EmbedOptions(IDENTITY)))
-
+    outcomes = partial(written_apart, rows=rows)
     summary = embed([pictures], tmp_path / "out", FakeEncoder(), progress=False, outcomes=outcomes)
     assert (summary.embedded, summary.failed, summary.skipped) == (
         alone.embedded,
@@ -110,8 +139,28 @@ def test_embedding_in_batches_is_embedding_alone(pictures: Path, tmp_path: Path,
     assert found.ids == expected.ids
     assert found.vectors.tobytes() == expected.vectors.tobytes()
     assert found.hashes.tolist() == expected.hashes.tolist()
+    assert len(shards(tmp_path / "out")) == len(range(0, 11, rows))
     again = embed([pictures], tmp_path / "out", FakeEncoder(), progress=False, outcomes=outcomes)
     assert (again.embedded, again.present) == (0, 11)
+
+
+def test_a_name_that_is_taken_is_decided_where_all_is_known(pictures: Path, tmp_path: Path) -> None:
+    """Of another camera's pictures with the same names, one is the same picture, one gets an id of its
+    content; they come back, and the one with a new name is written by the worker."""
+    (other := tmp_path / "other").mkdir()
+    (other / "03.png").write_bytes((pictures / "03.png").read_bytes())
+    (other / "05.png").write_bytes(png(77))
+    (other / "new.png").write_bytes(png(78))
+    found: list[Embeddings] = []
+    for folder, outcomes in (("alone", None), ("out", partial(written_apart, rows=100))):
+        for sources, embedded in ((pictures, 11), (other, 2)):
+            summary = embed([sources], tmp_path / folder, FakeEncoder(), progress=False, outcomes=outcomes)
+            assert summary.embedded == embedded
+        assert (summary.present, summary.renamed) == (1, 1)
+        found.append(read_embeddings(tmp_path / folder))
+    rows, alone = ({i: v.tobytes() for i, v in zip(e.ids, e.vectors, strict=True)} for e in found)
+    assert rows == alone
+    assert [len(pq.read_table(shard)) for shard in shards(tmp_path / "out")] == [11, 1, 1]
 
 
 @pytest.mark.parametrize("rows", [7, 64, 1000])
