@@ -39,7 +39,7 @@ class Library:
         PREDICT_MS, "ms of a core", MEASURED, "predicting, 150,000 training images, compiled"
     )
     driver_ms: float = figure(
-        0.06, "ms of a core", MEASURED, "the process that lists and writes, without Ray's own part"
+        0.02, "ms of a core", MEASURED, "the process that lists and counts, without Ray's own part"
     )
     retag_images: float = figure(
         2_212,
@@ -67,7 +67,7 @@ def needs(library: Library) -> Iterator[tuple[str, str, str]]:
     yield "predicting", f"{predicting:,.1f} core-hours", "images × predict"
     yield "· encoding on the cluster", f"{with_gpus:,.1f} h", "GPU-hours / (GPUs × busy)"
     yield "· decoding on the cluster", f"{with_cores:,.1f} h", "core-hours / (cores × busy)"
-    yield "· writing embeddings, one process", f"{driver:,.1f} h", "images × driver"
+    yield "· listing and counting, one process", f"{driver:,.1f} h", "images × driver"
     yield "`embed --engine ray`", f"{max(with_gpus, with_cores, driver):,.1f} h", "the longest of the three"
     yield "images read", size(n * library.image_kb * 1e3), "images × image"
     row = library.dim * 2 + library.row_bytes

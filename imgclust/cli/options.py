@@ -79,7 +79,7 @@ def add_saving_options(command: argparse.ArgumentParser) -> None:
 
 def add_reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--workers", type=positive, metavar="N", help="decoder threads (default: the number of cores)"
+        "--workers", type=positive, metavar="N", help="processes that decode (default: the number of cores)"
     )
     command.add_argument(
         "--max-pixels", type=positive, metavar="N",

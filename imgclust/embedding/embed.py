@@ -122,7 +122,7 @@ def embed(
         sources: folders, files, CSV/TSV/Parquet lists, http(s) URLs; see `imgclust.images.sources.items`.
         out: the folder; made if missing.
         batch: images per call of the encoder.
-        workers: threads that decode; by default as many as cores.
+        workers: processes that decode; by default as many as cores.
         progress: show a bar (on a terminal) or a line now and then, on stderr.
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.

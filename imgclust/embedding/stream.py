@@ -1,6 +1,6 @@
-"""Images → outcomes, as a stream: read and decode in threads, encode in batches.
+"""Images → outcomes, as a stream: read in threads, decode in processes, encode in batches.
 
-Pillow and the encoder release the interpreter's lock, so threads keep all cores busy. A device that goes on
+A codec that crashes or hangs costs its image: it has no part of this process. A device that goes on
 by itself gets a batch while it encodes the last one. At no time is more held than a window of decoded images.
 """
 
@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 
 import numpy as np
 
 from imgclust.embedding.encode_ahead import EncodeAhead
 from imgclust.errors import EncoderError, ImageError, UnsupportedFormat
 from imgclust.images import containers
-from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits, decode
+from imgclust.images.decode import DEFAULT_LIMITS, Decoded, Limits
+from imgclust.images.decoder_pool import DecoderPool
 from imgclust.images.reader import Reader
 from imgclust.images.sources import Item
 from imgclust.support.machine import available_cores
@@ -108,19 +108,25 @@ def stream(
     Args:
         found: the images.
         batch: images per call of the encoder.
-        workers: threads that decode; by default as many as cores.
+        workers: images that are decoded at once; by default as many as cores.
         limits: what one image may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
         hashed: compute perceptual hashes, too.
         is_present: (item, SHA-256 of its bytes) → whether it need not be decoded; called in threads.
-        decoder: decodes instead of this process, by the same preprocessing and limits; called in threads.
+        decoder: decodes, by the same preprocessing and limits; called in threads. By default a pool of
+            processes for this stream alone.
+
+    Raises:
+        ImgclustError: a process that decodes does not start.
     """
-    preprocessing = encoder.identity.preprocessing
-    own_reader = reader or Reader()
-    here = partial(decode, preprocessing=preprocessing, limits=limits, hashed=hashed)
-    read = _Read(own_reader, decoder or here, limits, workers or available_cores(), is_present)
-    with own_reader, closing(_ahead(found, read, WINDOW * batch)) as results:
-        batches = _batches(results, batch)
+    with contextlib.ExitStack() as stack:
+        own_reader = stack.enter_context(reader or Reader())
+        decoders = workers or available_cores()
+        if decoder is None:
+            pool = DecoderPool(decoders, encoder.identity.preprocessing, limits, hashed=hashed)
+            decoder = stack.enter_context(pool).decode
+        read = _Read(own_reader, decoder, limits, decoders, is_present)
+        batches = _batches(stack.enter_context(closing(_ahead(found, read, WINDOW * batch))), batch)
         if isinstance(encoder, StreamingEncoder):
             yield from _overlapping(batches, encoder)
         else:

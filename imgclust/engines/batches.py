@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgclust.embedding.embed import Stored
 from imgclust.embedding.stream import Embedded, EmbedOutcome, Failed, Present, Skipped
@@ -131,7 +132,11 @@ def outcomes_of(report: pa.RecordBatch, items: Sequence[Item]) -> list[EmbedOutc
         report: of `report_of`, a row for each of them.
     """
     found: list[EmbedOutcome | Stored] = []
-    for item, row in zip(items, report.to_pylist(), strict=True):
+    dim = max(pc.list_value_length(report.column("embedding")).drop_null().to_pylist(), default=0)
+    flat = report.column("embedding").flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    vectors = iter(flat.reshape(-1, max(1, dim)))
+    known = report.select([name for name in report.schema.names if name != "embedding"])
+    for item, row in zip(items, known.to_pylist(), strict=True):
         if row["code"] == SKIPPED:
             found.append(Skipped(item))
         elif row["code"] != EMBEDDED:
@@ -139,8 +144,8 @@ def outcomes_of(report: pa.RecordBatch, items: Sequence[Item]) -> list[EmbedOutc
         elif row["shard"] is not None:
             found.append(Stored(item, row["sha256"]))
         else:
-            vector = np.array(row["embedding"], np.float16).astype(np.float32)
-            found.append(Embedded(item, vector, row["width"], row["height"], row["sha256"], row["phash"]))
+            sizes = row["width"], row["height"]
+            found.append(Embedded(item, next(vectors), *sizes, row["sha256"], row["phash"]))
     return found
 
 

@@ -103,7 +103,7 @@ def embed_batch(
 
     Args:
         batch: of `batches.ITEMS`.
-        decoders: of `EmbedOptions.decoders`, so that a codec's crash costs one image; None: decode here.
+        decoders: of `EmbedOptions.decoders`; None: of this batch alone, which takes half a second.
 
     Returns:
         `batches.embedded_schema`, a row for each of the batch, in its order.

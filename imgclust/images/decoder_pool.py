@@ -121,6 +121,7 @@ class DecoderPool:
         self._size = preprocessing.size
         self._may_decode = threading.BoundedSemaphore(processes)
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._closed = False
         self.lost = 0
 
     def decode(self, data: bytes) -> Decoded:
@@ -138,13 +139,13 @@ class DecoderPool:
                     process.kill()
                     self.lost += 1
                 except ImageError:
-                    self._idle.put(process)
+                    self._give_back(process)
                     raise
                 except BaseException:
                     process.kill()
                     raise
                 else:
-                    self._idle.put(process)
+                    self._give_back(process)
                     return picture
         raise DecodeFailed(_GIVEN_UP)
 
@@ -152,6 +153,11 @@ class DecoderPool:
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         return _Process(self._config)
+
+    def _give_back(self, process: _Process) -> None:
+        self._idle.put(process)
+        if self._closed:
+            self.close()
 
     def _picture(self, header: dict[str, Any], pixels: bytearray) -> Decoded:
         try:
@@ -165,7 +171,8 @@ class DecoderPool:
             raise _LostError(f"an answer that is none: {error}") from None
 
     def close(self) -> None:
-        """End the processes that decode nothing."""
+        """End the processes; one that is decoding ends after that."""
+        self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().kill()

@@ -21,6 +21,7 @@ from typing import Any
 from imgclust.errors import ImageError
 from imgclust.images.decode import Limits
 from imgclust.support.confined import confine
+from imgclust.support.machine import keep_freed_memory
 from imgclust.types import Preprocessing
 
 LENGTH = struct.Struct("!Q")
@@ -75,6 +76,7 @@ def answer(decode: Callable[[bytes], Any], data: bytes) -> tuple[dict[str, Any],
 def serve(channel: socket.socket) -> None:
     config = json.loads(receive(channel, 1 << 20))
     confine(config["memory_limit"])
+    keep_freed_memory()
     module, _, function = config["decode"].partition(":")
     decoder = getattr(importlib.import_module(module), function)
     raw = config["preprocessing"]

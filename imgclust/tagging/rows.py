@@ -93,7 +93,7 @@ def predict_paths(
         sources: folders, files, CSV/TSV/Parquet lists, http(s) URLs; see `imgclust.images.sources.items`.
         on_failed: called with each picture that could not be had; the others go on.
         skipped: counts by reason what a folder holds beside pictures.
-        workers: threads that decode; by default as many as cores.
+        workers: processes that decode; by default as many as cores.
         limits: what one picture may cost.
         reader: how bytes are had; by default files, and URLs of public addresses.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 
 from benchmarks.fake_device import FakeDevice
+from imgclust.embedding import stream as stream_module
 from imgclust.embedding.stream import Embedded, EmbedOutcome, Failed, stream
 from imgclust.embedding.streamed_encoder import StreamedEncoder
 from imgclust.errors import EncoderError
+from imgclust.images.decoder_pool import DecoderPool
 from imgclust.images.sources import items
 from imgclust.types import Encoder, Floats, Pixels
 from tests.support.ahead_encoder import AheadEncoder
 from tests.support.fake_encoder import FakeEncoder
+from tests.support.light_steps import CRASH
 from tests.support.towers import streamed_tower
 
 
@@ -95,3 +99,21 @@ def test_the_bits_of_one_batch_after_the_other(folder: Path, seed: int) -> None:
     for i, outcome in enumerate(found):
         alone = encoder.encode(np.full((1, 8, 8, 3), i, np.uint8))
         assert outcome.vector.tobytes() == alone[0].tobytes()
+
+
+def test_a_codec_that_crashes_costs_its_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process goes on, the failure is named, and the pictures beside it are those of a run without it."""
+    expected = outcomes(folder, FakeEncoder())
+    hooked = functools.partial(DecoderPool, 1, decode="tests.support.light_steps:decode")
+    monkeypatch.setattr(stream_module, "DecoderPool", lambda _, *about, **options: hooked(*about, **options))
+    crashing = folder / "07a.png"
+    crashing.write_bytes((folder / "07.png").read_bytes() + CRASH)
+    try:
+        found = outcomes(folder, FakeEncoder())
+    finally:
+        crashing.unlink()
+    (failed,) = [o for o in found if Path(o.item.source).name == crashing.name]
+    assert isinstance(failed, Failed)
+    assert failed.code == "decode-failed"
+    assert "died or hung, and did so again" in failed.message
+    assert np.array_equal(vectors(found), vectors(expected))
