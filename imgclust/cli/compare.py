@@ -37,12 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
     from imgclust.comparing import comparison_output
     from imgclust.comparing.compare import compare
     from imgclust.comparing.comparison_page import write_comparison
+    from imgclust.embedding.store_columns import count_rows
     from imgclust.model.model import ClusterModel
+    from imgclust.support.progress import bar_for
 
     as_page = is_page(arguments)
     format = None if as_page else result_format(arguments)
     before, after = ClusterModel.load(arguments.before), ClusterModel.load(arguments.after)
-    found = compare(before, after, arguments.on)
+    with bar_for("compare", None if arguments.on is None else lambda: count_rows(arguments.on)) as bar:
+        found = compare(before, after, arguments.on, bar.advance)
     if format is not None:
         write_result(found, comparison_output, format, arguments.output)
         return 0

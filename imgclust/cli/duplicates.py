@@ -11,8 +11,7 @@ from imgclust.cli.output import note
 from imgclust.errors import ImgclustError
 
 if TYPE_CHECKING:
-    from imgclust.embedding.store import Embeddings
-    from imgclust.training.dedupe import Duplicates
+    from imgclust.training.stored_duplicates import StoredDuplicates
 
 PAGE = ".html"
 COLUMNS = ("group", "id", "source", "kept", "exact", "cosine", "bits")
@@ -39,29 +38,36 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--near", type=float, default=0.98, metavar="COSINE",
         help=("near duplicates have at least this cosine similarity, and matching perceptual hashes "
-              "(%(default)s)"),
+              "(%(default)s); 2: only equal files count, and no embedding is read"),
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.embedding.store import read_embeddings
+    from imgclust.embedding.store_columns import count_rows
+    from imgclust.support.progress import bar_for
     from imgclust.support.tables import check_ending, write_records
-    from imgclust.training.dedupe import find_duplicates
+    from imgclust.training.stored_duplicates import find_stored_duplicates
 
     if arguments.output is not None:
         check_ending(arguments.output, [PAGE])
     if not arguments.near > 0:
         raise ImgclustError(f"--near is a cosine above 0, got {arguments.near}")
-    embeddings = read_embeddings(arguments.embeddings)
-    found = find_duplicates(
-        embeddings.vectors, embeddings.sha256, hashes=embeddings.hashes, threshold=arguments.near
-    )
-    if unknown := int((embeddings.hashes == 0).sum()):
+    total, done = count_rows(arguments.embeddings), 0
+    with bar_for("duplicates", lambda: total) as bar:
+
+        def advance(share: float) -> None:
+            nonlocal done
+            bar.advance(round(share * total) - done)
+            done = round(share * total)
+
+        stored = find_stored_duplicates(arguments.embeddings, arguments.near, advance)
+    found = stored.found
+    if unknown := int((stored.hashes == 0).sum()):
         note(
             f"{unknown} images have no perceptual hash, as in older folders: they are compared by "
             "what the encoder saw, a crop; embed them into another folder to compare whole pictures"
         )
-    groups = _groups(embeddings, found)
+    groups = _groups(stored)
     if arguments.output is None:
         _print(groups)
     elif arguments.output.suffix.lower() == PAGE:
@@ -70,25 +76,25 @@ def run(arguments: argparse.Namespace) -> int:
         write_records([row for group in groups for row in group], arguments.output, COLUMNS)
     exact = int(found.exact.sum())
     print(
-        f"{len(found)} of {len(embeddings)} images are copies, in {len(groups)} groups: {exact} equal files, "
+        f"{len(found)} of {total} images are copies, in {len(groups)} groups: {exact} equal files, "
         f"{len(found) - exact} near duplicates"
     )
     return 0
 
 
-def _groups(embeddings: Embeddings, found: Duplicates) -> list[list[dict[str, Any]]]:
+def _groups(stored: StoredDuplicates) -> list[list[dict[str, Any]]]:
     """Each kept image with its copies, the largest group first; rows have `COLUMNS`."""
     from imgclust.images.perceptual import UNKNOWN, differing
 
-    hashes = embeddings.hashes
+    found, hashes, images = stored.found, stored.hashes, stored.images
     bits = differing(hashes[found.duplicate], hashes[found.original])
     members: dict[int, list[dict[str, Any]]] = {}
     for i, (row, original) in enumerate(zip(found.duplicate.tolist(), found.original.tolist(), strict=True)):
         known = UNKNOWN not in (hashes[row], hashes[original])
         members.setdefault(original, []).append(
             {
-                "id": embeddings.ids[row],
-                "source": embeddings.sources[row],
+                "id": images[row][0],
+                "source": images[row][1],
                 "kept": False,
                 "exact": bool(found.exact[i]),
                 "cosine": round(min(1.0, float(found.cosine[i])), 4),
@@ -97,7 +103,7 @@ def _groups(embeddings: Embeddings, found: Duplicates) -> list[list[dict[str, An
         )
     groups: list[list[dict[str, Any]]] = []
     for original, copies in sorted(members.items(), key=lambda pair: (-len(pair[1]), pair[0])):
-        kept = {"id": embeddings.ids[original], "source": embeddings.sources[original], "kept": True}
+        kept = {"id": images[original][0], "source": images[original][1], "kept": True}
         first = {**kept, "exact": False, "cosine": 1.0, "bits": 0}
         groups.append([{"group": len(groups) + 1, **row} for row in (first, *copies)])
     return groups

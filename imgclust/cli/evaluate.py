@@ -34,10 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     from imgclust.comparing import evaluation_output
     from imgclust.comparing.evaluate import evaluate, read_labels
     from imgclust.model.model import ClusterModel
+    from imgclust.support.progress import bar_for
 
     format = result_format(arguments)
     labels = read_labels(arguments.labels)
-    found = evaluate(ClusterModel.load(arguments.model), labels, arguments.on)
+    model = ClusterModel.load(arguments.model)
+    with bar_for("evaluate", None if arguments.on is None else lambda: len(labels)) as bar:
+        found = evaluate(model, labels, arguments.on, bar.advance)
     if found.unknown:
         where = (
             "are not in the folder"

@@ -102,7 +102,7 @@ def _added(editor: Editor, arguments: argparse.Namespace) -> ClusterModel:
 
 
 def _image(model: ClusterModel, arguments: argparse.Namespace) -> tuple[str, Floats]:
-    from imgclust.comparing.labelled_images import other_images
+    from imgclust.comparing.labelled_images import image_of
 
     if arguments.id is None:
         found = embedded([arguments.image], model, arguments)
@@ -110,11 +110,11 @@ def _image(model: ClusterModel, arguments: argparse.Namespace) -> tuple[str, Flo
         if len(ids) != 1:
             raise ImgclustError(f"{arguments.image!a:.200} is {len(ids)} pictures: add them one by one")
         return ids[0], rows[0]
-    known, rows = other_images(model, arguments.on)
-    if arguments.id not in known:
+    row = image_of(model, arguments.on, arguments.id)
+    if row is None:
         where = "in the folder" if arguments.on else "of the model (others need --on EMBEDDINGS)"
         raise ImgclustError(f"{arguments.id!a:.200} is not {where}")
-    return arguments.id, rows[list(known).index(arguments.id)]
+    return arguments.id, row
 
 
 def _print_list(model: ClusterModel) -> int:

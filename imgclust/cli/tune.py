@@ -51,6 +51,11 @@ def add(commands: Commands) -> None:
         help="how many UMAP settings to try; each takes as long as a fit, each trial a fraction of "
              "that (%(default)s)",
     )  # fmt: skip
+    command.add_argument(
+        "--max-train", type=positive, default=200_000, metavar="N",
+        help="maximum number of images to search with, and to read; with the same number, `fit` trains on "
+             "the same images (%(default)s)",
+    )  # fmt: skip
     add_labels(command, "labels, for the aim ami, or only to show the AMI")
     command.add_argument(
         "--seed", type=int, default=0, help=("random seed of the split and the search (%(default)s)")
@@ -59,19 +64,19 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from imgclust.embedding.store import read_embeddings
     from imgclust.errors import FitError
     from imgclust.support.tables import write_records
+    from imgclust.training.sample import read_sample
     from imgclust.tuning import tradeoffs
     from imgclust.tuning.aims import Aim
-    from imgclust.tuning.tune import Tuning, training_rows
+    from imgclust.tuning.tune import TEST_FRACTION, Tuning, training_rows
 
     aims = [Aim.parse(text) for text in arguments.aim or DEFAULT]
     if any(aim.name == "ami" for aim in aims) and arguments.labels is None:
         raise FitError("the aim ami needs labels: give --labels FILE, or --labels folders")
-    embeddings = read_embeddings(arguments.embeddings)
+    embeddings = read_sample(arguments.embeddings, arguments.max_train, TEST_FRACTION).embeddings
     labels = labels_of(arguments.labels, embeddings.ids)
-    rows = training_rows(embeddings, seed=arguments.seed)
+    rows = training_rows(embeddings, seed=arguments.seed, max_train=arguments.max_train)
     tuning = Tuning(
         arguments.output,
         embeddings.vectors[rows],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,15 +93,23 @@ class Comparison:
         return self.moved / self.images
 
 
-def compare(before: ClusterModel, after: ClusterModel, folder: Path | None = None) -> Comparison:
+def compare(
+    before: ClusterModel,
+    after: ClusterModel,
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda images: None,
+) -> Comparison:
     """Compare two models on an embeddings folder, or on the training images of both.
+
+    Args:
+        advance: called with numbers of images as they are predicted.
 
     Raises:
         ModelError: models of different encoders.
         EmbeddingsError: the folder is unreadable, or of another encoder.
         ImgclustError: a model does not know the names of its training images.
     """
-    predicted = predict_images([before, after], folder)
+    predicted = predict_images([before, after], folder, advance=advance)
     same = before.taxonomy == after.taxonomy
     return compare_labels(predicted, before.clusters, after.clusters, by_number=same)
 

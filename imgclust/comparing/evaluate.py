@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +80,17 @@ class Evaluation:
     drift: Drift | None = None
 
 
-def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None = None) -> Evaluation:
+def evaluate(
+    model: ClusterModel,
+    labels: Mapping[str, str],
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
     """Judge a model by labels, on an embeddings folder or on its training images.
 
     Args:
         labels: image id → label.
+        advance: called with numbers of images as they are predicted.
 
     Raises:
         EmbeddingsError: the folder is unreadable, or of another encoder.
@@ -93,7 +99,7 @@ def evaluate(model: ClusterModel, labels: Mapping[str, str], folder: Path | None
     reference = None if folder is None else Reference.of_model(model)
     counted: list[DriftCounts] = []
     seen = None if reference is None else lambda predicted: counted.append(_new_images(reference, predicted))
-    predicted = predict_images([model], folder, labels, seen)
+    predicted = predict_images([model], folder, labels, seen, advance)
     ids = [str(image) for image in predicted.ids]
     found = evaluate_labels(
         ids, predicted.labels[0].tolist(), model.clusters, labels, others=predicted.left_out,

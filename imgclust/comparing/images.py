@@ -44,6 +44,7 @@ def predict_images(
     folder: Path | None = None,
     wanted: Collection[str] | None = None,
     seen: Callable[[Prediction], None] | None = None,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> PredictedImages:
     """Predict the images of an embeddings folder, or else the training images of the models, each once.
 
@@ -55,6 +56,7 @@ def predict_images(
         folder: made by `imgclust embed`.
         wanted: ids of the folder's images that are; the others are counted. None: all.
         seen: called with each batch of predictions, of each model in turn.
+        advance: called with the number of images of each batch.
 
     Raises:
         ModelError: the models take embeddings of different encoders.
@@ -72,6 +74,7 @@ def predict_images(
             labels.append(predicted.labels)
             if seen is not None:
                 seen(predicted)
+        advance(len(names))
     known = pa.chunked_array(ids, pa.string())
     of_images = tuple(np.concatenate(labels) for labels in found)
     if folder is None or wanted is None:

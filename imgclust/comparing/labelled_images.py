@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imgclust.embedding.store_columns import check_memory, count_rows
 from imgclust.errors import ImgclustError
 from imgclust.searching.rows import SearchRows, rows_of_folder, rows_of_model
 from imgclust.types import Floats
@@ -15,14 +16,34 @@ from imgclust.types import Floats
 if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
 
+ID_BYTES = 150  # of an image's id, as Python's
+COPIES = 12  # bytes of each number of an embedding: as they are read, joined, and without copies of examples
+
+
+def image_of(model: ClusterModel, folder: Path | None, image: str) -> Floats | None:
+    """The embedding of one image of a folder, or of the model's training images: float32 (d,); None: it is
+    not there.
+
+    Raises:
+        EmbeddingsError, ImgclustError: as with `other_images`.
+    """
+    for block in _blocks(model, folder):
+        if image in block.ids:
+            found: Floats = block.vectors[list(block.ids).index(image)]
+            return found
+    return None
+
 
 def other_images(model: ClusterModel, folder: Path | None) -> tuple[Sequence[str], Floats]:
     """Ids and embeddings of a folder's images, or of the model's training images.
 
     Raises:
-        EmbeddingsError: the folder is unreadable, or of another encoder.
+        EmbeddingsError: the folder is unreadable, of another encoder, or larger than memory.
         ImgclustError: the model does not know the names of its training images.
     """
+    if folder is not None:
+        remedy = "leave --on out to judge by the model's training images, or give labels"
+        check_memory(folder, count_rows(folder), ID_BYTES, COPIES, remedy)
     blocks = list(_blocks(model, folder))
     return [i for block in blocks for i in block.ids], np.concatenate([block.vectors for block in blocks])
 

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgclust.embedding.store import checked_shards, shards
+from imgclust.errors import EmbeddingsError, ImgclustError
 from imgclust.support.columns import pieces, wanted_ids
+from imgclust.support.machine import available_memory
 from imgclust.types import EncoderIdentity
 
 
@@ -38,3 +40,34 @@ def first_id(folder: Path) -> str | None:
 def count_rows(folder: Path) -> int:
     """How many images there are; no column is read."""
     return sum(pq.read_metadata(shard).num_rows for shard in shards(folder))
+
+
+def check_memory(
+    folder: Path,
+    rows: int,
+    each: int,
+    copies: int,
+    remedy: str,
+    error: type[ImgclustError] = EmbeddingsError,
+) -> None:
+    """Refuse to load more of a folder than memory holds, before anything is read.
+
+    Args:
+        rows: images that would be loaded.
+        each: bytes of each image beside its embedding.
+        copies: bytes of each number of its embedding.
+        remedy: what to do instead.
+
+    Raises:
+        EmbeddingsError: or `error`; it would not fit. Where the system reports no memory, all is let through.
+    """
+    there, found = available_memory(), shards(folder)
+    if there is None or not found:
+        return
+    dim = pq.read_schema(found[0]).field("embedding").type.list_size
+    needed = rows * (copies * dim + each)
+    if needed > there:
+        raise error(
+            f"reading {rows} embeddings of {dim} numbers needs about {needed / 1e9:.1f} GB of memory, "
+            f"{there / 1e9:.1f} GB are available: {remedy}"
+        )

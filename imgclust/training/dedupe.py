@@ -65,7 +65,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    embeddings: Floats,
+    embeddings: Floats | Callable[[Rows], Floats],
     digests: Sequence[str | None] | None = None,
     *,
     hashes: Hashes | None = None,
@@ -84,8 +84,9 @@ def find_duplicates(
     kept ones of its nearest cells only, which finds nearly all duplicates.
 
     Args:
-        embeddings: float32 (n, d), unit-norm rows.
-        digests: SHA-256 of each file; None where it is not known.
+        embeddings: float32 (n, d), unit-norm rows; or what reads those of some numbers, ascending, which is
+            asked once at most, and only for different files.
+        digests: SHA-256 of each file; None where it is not known. To be given where embeddings are read.
         hashes: uint64 (n,); perceptual hashes of the whole pictures, 0 where one is not known.
         threshold: cosine from which two rows are the same picture; above 1, only digests count.
         progress: called with the share that is done, 0..1.
@@ -95,12 +96,16 @@ def find_duplicates(
     """
     if not threshold > 0:
         raise ValueError(f"threshold must be a cosine above 0, is {threshold}")
-    first = _first_of_digest(digests, len(embeddings))
+    first = _first_of_digest(digests, len(digests or ()) if callable(embeddings) else len(embeddings))
     unique = np.flatnonzero(first == np.arange(len(first)))
     whole = np.zeros(len(first), np.uint64) if hashes is None else np.asarray(hashes, np.uint64)
-    if len(unique) < len(first):
-        embeddings, whole = embeddings[unique], whole[unique]
-    leader, cosine = _leaders(embeddings, whole, threshold, progress)
+    leader, cosine = np.arange(len(unique)), np.ones(len(unique), np.float32)
+    if threshold <= 1 and len(unique):
+        if callable(embeddings):
+            embeddings = embeddings(unique)
+        elif len(unique) < len(first):
+            embeddings = embeddings[unique]
+        leader, cosine = _leaders(embeddings, whole[unique], threshold, progress)
     original, cosines = unique[leader], np.ones(len(first), np.float32)
     owner = first.copy()
     owner[unique] = original
@@ -135,8 +140,6 @@ def _leaders(
     """For every row the kept row that it joins (itself, if it is kept) and their cosine."""
     n = len(embeddings)
     leader, cosine = np.arange(n), np.ones(n, np.float32)
-    if threshold > 1 or not n:
-        return leader, cosine
     kept = _Cells(embeddings) if n > ALL_PAIRS else _All(n)
     with _own_threads() as pool:
         for start in range(0, n, BLOCK):

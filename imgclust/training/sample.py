@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from imgclust.embedding.store import (
     Embeddings,
@@ -24,9 +23,9 @@ from imgclust.embedding.store import (
     shard_batches,
     shards,
 )
+from imgclust.embedding.store_columns import check_memory, count_rows
 from imgclust.errors import FitError
 from imgclust.model.model import ClusterModel
-from imgclust.support.machine import available_memory
 from imgclust.types import OTHER
 
 LISTS = 1_087  # bytes of an image's id, source, digest and attributes, once they are Python's
@@ -78,12 +77,12 @@ def read_sample(folder: Path, max_train: int, test_fraction: float, among: Rows 
     """
     folder = Path(folder)
     wanted = math.ceil(max_train / (1 - min(test_fraction, 0.9)))
-    found = shards(folder)
-    if not found:
+    if not shards(folder):
         return Sample(read_embeddings(folder), folder, np.empty(0, np.int64))  # which says what to do
-    total = sum(pq.read_metadata(shard).num_rows for shard in found)
+    total = count_rows(folder)
     rows = np.arange(total) if among is None else among
-    _check_memory(found, min(len(rows), wanted), max_train)
+    remedy = f"train on fewer (max_train, now {max_train})"
+    check_memory(folder, min(len(rows), wanted), LISTS, COPIES, remedy, FitError)
     if len(rows) <= wanted:
         return Sample(read_rows(folder, rows), folder, np.empty(0, np.int64))
     hashes = np.concatenate(
@@ -95,16 +94,3 @@ def read_sample(folder: Path, max_train: int, test_fraction: float, among: Rows 
 
 def _hashes(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids), "<u8")
-
-
-def _check_memory(found: list[Path], rows: int, max_train: int) -> None:
-    there = available_memory()
-    if there is None:
-        return
-    dim = pq.read_schema(found[0]).field("embedding").type.list_size
-    needed = rows * (COPIES * dim + LISTS)
-    if needed > there:
-        raise FitError(
-            f"reading {rows} embeddings of {dim} numbers needs about {needed / 1e9:.1f} GB of memory, "
-            f"{there / 1e9:.1f} GB are available: train on fewer (max_train, now {max_train})"
-        )

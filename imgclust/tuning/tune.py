@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from imgclust.embedding.store import Embeddings
 
+TEST_FRACTION = 0.2  # that a fit holds out by default
 JOURNAL = "trials.log"
 NOTHING = TrialFigures(0, 1.0, 0.0, 0.0)  # no cluster was found
 Labels = Sequence[str | None]
@@ -201,7 +202,11 @@ def _study(folder: Path, seed: int) -> optuna.Study:
 
 
 def training_rows(
-    embeddings: Embeddings | Floats, *, seed: int = 0, test_fraction: float = 0.2, max_train: int = 200_000
+    embeddings: Embeddings | Floats,
+    *,
+    seed: int = 0,
+    test_fraction: float = TEST_FRACTION,
+    max_train: int = 200_000,
 ) -> npt.NDArray[np.int64]:
     """Rows that a fit with the same seed trains on, in its order.
 

@@ -12,6 +12,7 @@ import pytest
 
 from imgclust.cli.arguments import main
 from imgclust.cli.fit import _chosen_rows
+from imgclust.embedding import store_columns
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError, FitError
 from imgclust.training import sample
@@ -90,7 +91,7 @@ def test_of_some_images_only(folder: Path) -> None:
 
 def test_memory_is_asked_for_before_anything_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bytes of what would be read, which a smaller sample is less of."""
-    monkeypatch.setattr(sample, "available_memory", lambda: 200 * (12 * 24 + 1_087))
+    monkeypatch.setattr(store_columns, "available_memory", lambda: 200 * (12 * 24 + 1_087))
     assert len(read_sample(folder, 160, 0.2).embeddings) == 200
     monkeypatch.setattr(sample, "read_rows", lambda *_: pytest.fail("it was read"))
     with pytest.raises(FitError, match=r"reading 300 embeddings of 24 numbers.*max_train, now 1000"):

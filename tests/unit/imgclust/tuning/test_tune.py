@@ -9,9 +9,12 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs the extra `tune`: pip install 'imgclust[tune]'")
 
+from imgclust.cli.arguments import main
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import ImgclustError
 from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
+from imgclust.training.sample import read_sample
 from imgclust.training.split import Split
 from imgclust.tuning import tradeoffs, tune
 from imgclust.tuning.aims import Aim
@@ -99,6 +102,34 @@ def test_the_images_are_those_of_the_fit() -> None:
     with pytest.raises(_Enough):
         fit(rows, seed=3, announce=announce)
     assert sorted(training_rows(rows, seed=3).tolist()) == sorted(trained)
+
+
+def test_of_a_large_folder_it_is_the_fits_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same `--max-train`; no other embeddings are read."""
+    rows, _ = fitted.grouped()
+    with EmbeddingsWriter(tmp_path / "embeddings", fitted.ENCODER) as writer:
+        for i, row in enumerate(rows):
+            writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=None)
+    trained: list[int] = []
+
+    def announce(parameters: Parameters, split: Split) -> None:
+        trained.extend(split.train.tolist())
+        raise _Enough
+
+    with pytest.raises(_Enough):
+        fit(tmp_path / "embeddings", max_train=80, seed=3, announce=announce)
+    sample = read_sample(tmp_path / "embeddings", 80, 0.2).embeddings
+    assert 40 < len(trained) <= 80
+    searched: list[np.ndarray] = []
+
+    def begin(_: object, folder: Path, rows: np.ndarray, *others: object, **options: object) -> None:
+        searched.append(rows)
+        raise _Enough
+
+    monkeypatch.setattr(Tuning, "__init__", begin)
+    command = ["tune", str(tmp_path / "embeddings"), "-o", str(tmp_path), "--max-train", "80", "--seed", "3"]
+    assert main(command) == 1
+    assert sorted(map(bytes, searched[0])) == sorted(map(bytes, sample.vectors[trained]))
 
 
 def test_settings_of_umap() -> None:
