@@ -9,10 +9,11 @@
 Each fit is on a fresh random 80 % of the pictures without duplicates, with another random state. *matched*:
 of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
 "other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
-"other" as one more cluster. *kept*: of the pictures that are in a cluster in both, those whose number a fit
-with `previous` keeps, on other pictures of the same mixture and where a third of the pictures is new, and
-where an eighth of the categories is new: of their pictures, *new* counts those that get a new number. EVoC is
-measured where it is installed; it has no prediction, so only pictures that two fits share are compared.
+"other" as one more cluster. *gap*: training pictures that are predicted otherwise than they were fitted.
+*kept*: of the pictures that are in a cluster in both, those whose number a fit with `previous` keeps, on
+other pictures of the same mixture and where a third of the pictures is new, and where an eighth of the
+categories is new: of their pictures, *new* counts those that get a new number. EVoC is measured where it is
+installed; it has no prediction, so only pictures that two fits share are compared.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
 
 UNKNOWN = -2  # of pictures that a method says nothing of
+Found = tuple[np.ndarray, float | None]  # labels, and the gap where it is known
 
 
 def folder(path: Path) -> Data:
@@ -62,16 +64,24 @@ def different(data: Data) -> Data:
     return Data(data.rows[kept].astype(np.float16).astype(np.float32), data.categories[kept])
 
 
-def with_defaults(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+def with_defaults(data: Data, train: np.ndarray, seed: int, consensus: int | None = None) -> Found:
     """`imgclust.training.fit` as it is; of what it was not fitted on, its predictor's labels."""
-    parameters = dataclasses.replace(Parameters.for_size(len(train)), random_state=seed)
+    parameters = Parameters.for_size(len(train))
+    if consensus is not None:
+        parameters = dataclasses.replace(parameters, consensus=consensus)
+    parameters = dataclasses.replace(parameters, random_state=seed)
     result = fit(data.rows[train], parameters=parameters, test_fraction=0, thumbnails=False, seed=seed)
     labels = result.model.predict(data.rows).labels
     labels[train] = result.labels
-    return labels
+    return labels, 1 - result.figures["predicted_as_fitted"]["share"]
 
 
-def with_bertopic_settings(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+def without_consensus(data: Data, train: np.ndarray, seed: int) -> Found:
+    """The same by one UMAP."""
+    return with_defaults(data, train, seed, consensus=0)
+
+
+def with_bertopic_settings(data: Data, train: np.ndarray, seed: int) -> Found:
     """What BERTopic builds when it is asked for nothing."""
     import hdbscan
     import umap
@@ -83,20 +93,21 @@ def with_bertopic_settings(data: Data, train: np.ndarray, seed: int) -> np.ndarr
     labels[train] = clusterer.labels_
     rest = np.setdiff1d(np.arange(len(data.rows)), train)
     labels[rest] = hdbscan.approximate_predict(clusterer, reducer.transform(data.rows[rest]))[0]
-    return labels
+    return labels, None
 
 
-def with_evoc(data: Data, train: np.ndarray, seed: int) -> np.ndarray:
+def with_evoc(data: Data, train: np.ndarray, seed: int) -> Found:
     """EVoC's defaults."""
     from evoc import EVoC
 
     labels = np.full(len(data.rows), UNKNOWN)
     labels[train] = EVoC(random_state=seed).fit_predict(data.rows[train])
-    return labels
+    return labels, None
 
 
-METHODS: dict[str, Callable[[Data, np.ndarray, int], np.ndarray]] = {
+METHODS: dict[str, Callable[[Data, np.ndarray, int], Found]] = {
     "imgclust": with_defaults,
+    "imgclust without consensus": without_consensus,
     "BERTopic's settings": with_bertopic_settings,
     "EVoC": with_evoc,
 }
@@ -112,11 +123,13 @@ def matched(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
-    found = []
+    found, gaps = [], []
     for number in range(fits):
         order = np.random.default_rng(100 + number).permutation(len(data.rows))
         train = np.sort(order[: round(0.8 * len(order))])
-        found.append(METHODS[method](data, train, number + 1))
+        labels, gap = METHODS[method](data, train, number + 1)
+        found.append(labels)
+        gaps += [] if gap is None else [gap]
     agreement = [
         (
             adjusted_mutual_info_score(data.categories[labels >= 0], labels[labels >= 0]),
@@ -128,7 +141,14 @@ def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
     ]
     ami, ami_all, other, clusters = np.mean(agreement, axis=0)
     pairs = [matched(one, two) for one, two in itertools.combinations(found, 2)]
-    return {"ami": ami, "ami_all": ami_all, "other": other, "matched": np.mean(pairs), "clusters": clusters}
+    figures = {
+        "ami": ami,
+        "ami_all": ami_all,
+        "other": other,
+        "matched": np.mean(pairs),
+        "clusters": clusters,
+    }
+    return {**figures, "gap": float(np.mean(gaps))} if gaps else figures
 
 
 def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:

@@ -40,7 +40,8 @@ def group(
     expected = f"; all in all about {cost.memory / 1e9:.1f} GB and {max(1, round(cost.seconds / 60))} min"
     agreed = None
     if p.consensus:
-        what = f"{p.consensus} fits on four fifths of the images each, {cost.processes} at a time"
+        pace = f"{cost.processes} at a time" if cost.processes > 1 else "one after another"
+        what = f"{p.consensus} fits, each on four fifths of the images, {pace}"
         with stages.stage("consensus", what + expected) as tell:
             agreed = refits(Job(rows, p, before), cost.processes, tell)
         expected = ""

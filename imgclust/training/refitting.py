@@ -72,11 +72,18 @@ class Job:
         return Refit(some, *fit_sample(self.rows[some], own, progress, before))
 
     def write(self, folder: Path) -> None:
-        np.save(folder / "rows.npy", self.rows)
-        (folder / "parameters.json").write_text(json.dumps(self.parameters.to_dict()), "utf-8")
-        if self.before is not None:
-            fields = {name: getattr(self.before, name) for name in self.before.__slots__}
-            np.savez(folder / "before.npz", **fields)
+        """For another process. Raises FitError if it cannot be written."""
+        try:
+            np.save(folder / "rows.npy", self.rows)
+            (folder / "parameters.json").write_text(json.dumps(self.parameters.to_dict()), "utf-8")
+            if self.before is not None:
+                fields = {name: getattr(self.before, name) for name in self.before.__slots__}
+                np.savez(folder / "before.npz", **fields)
+        except OSError as error:
+            raise FitError(
+                f"{self.rows.nbytes / 1e6:.0f} MB for fits in other processes cannot be written to "
+                f"{str(folder)!a}: {error.strerror}; TMPDIR names another folder, consensus = 0 needs none"
+            ) from None
 
     @classmethod
     def read(cls, folder: Path) -> Job:

@@ -35,6 +35,7 @@ def test_a_file_in_and_out(tmp_path: Path) -> None:
     assert Parameters(**of("--parameters", str(file))) == parameters
     assert of("--parameters", str(file), "--set", "min_dist=0.5")["min_dist"] == 0.5
     assert of("--set", "min_samples=3", "--min-samples", "9") == {"min_samples": 9}
+    assert of("--parameters", str(file), "--consensus", "0")["consensus"] == 0
 
 
 @pytest.mark.parametrize(

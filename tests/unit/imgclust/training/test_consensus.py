@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,12 @@ def test_a_process_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Job, "refit", lambda self, number, progress: agreed()[0].fits[number])
     with pytest.raises(FitError, match=r"ended with 1: .*No module named.*consensus = 0"):
         refits(job(), 2)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """With how much was to be written, where, and what to do."""
+    with pytest.raises(FitError, match=r"0 MB .*nowhere.*No such file.*TMPDIR.*consensus = 0"):
+        job().write(tmp_path / "nowhere")
 
 
 def apart(points: np.ndarray, half: np.ndarray) -> float:
