@@ -89,9 +89,11 @@ def mock_kafka() -> Iterator[Kafka]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def processes_meet(tmp_path_factory: pytest.TempPathFactory) -> None:
+def processes_meet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is made once in a run is made in its folder."""
     between.begin(tmp_path_factory)
+    yield
+    between.end()
 
 
 @pytest.fixture(scope="session")

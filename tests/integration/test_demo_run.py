@@ -50,12 +50,18 @@ def environment(**more: str) -> dict[str, str]:
     return {**{k: v for k, v in os.environ.items() if k not in hidden}, "OMP_NUM_THREADS": "1", **more}
 
 
-def command(run_folder: Path, *arguments: str) -> list[str]:
-    return ["worker", "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
+FITS_ONCE = "tests.support.fitted_demo"  # a demo that goes on with the model of an earlier run
 
 
-def demo(run_folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return preloaded.run(*command(run_folder, *arguments), env=environment(**more), timeout=PATIENCE)
+def command(run_folder: Path, *arguments: str, module: str = "worker") -> list[str]:
+    return [module, "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
+
+
+def demo(
+    run_folder: Path, *arguments: str, module: str = "worker", **more: str
+) -> subprocess.CompletedProcess[str]:
+    asked = command(run_folder, *arguments, module=module)
+    return preloaded.run(*asked, env=environment(**more), timeout=PATIENCE)
 
 
 def check_summary(text: str) -> None:
@@ -90,7 +96,7 @@ def check_fewer(run_folder: Path, text: str) -> None:
 
 def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) -> None:
     """On a folder of anybody's pictures, with the embedded Kafka: exit code 0, a report, a clean output."""
-    done = demo(run_folder, str(pictures))
+    done = demo(run_folder, str(pictures), module=FITS_ONCE)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_summary(done.stdout)
     assert (run_folder / "report.html").stat().st_size > 10_000
@@ -100,7 +106,7 @@ def test_the_demo_accounts_for_every_upload(run_folder: Path, pictures: Path) ->
 
 def test_the_demo_runs_on_apache_kafka(apache_kafka: Kafka, run_folder: Path, pictures: Path) -> None:
     """The same on a real broker that somebody else runs, on topics of its own."""
-    done = demo(run_folder, "--kafka", apache_kafka.bootstrap, str(pictures))
+    done = demo(run_folder, "--kafka", apache_kafka.bootstrap, str(pictures), module=FITS_ONCE)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_summary(done.stdout)
     assert re.search(r"demo-\d{8}-\d{6}-uploads", done.stdout)
@@ -128,11 +134,14 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_demo_leaves_nothing_running(run_folder: Path, pictures: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "module"), [(signal.SIGINT, "worker"), (signal.SIGTERM, FITS_ONCE)])
+def test_a_stopped_demo_leaves_nothing_running(
+    run_folder: Path, pictures: Path, number: int, module: str
+) -> None:
     """Ctrl-C and SIGTERM while the stream runs: exit code 130, no traceback, every child process is gone."""
+    asked = command(run_folder, "--uploads", "100000", str(pictures), module=module)
     process = subprocess.Popen(
-        [sys.executable, "-m", *command(run_folder, "--uploads", "100000", str(pictures))],
+        [sys.executable, "-m", *asked],
         env=environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,8 +168,9 @@ def test_a_stopped_demo_leaves_nothing_running(run_folder: Path, pictures: Path,
 
 def test_a_worker_that_dies_is_shown_with_its_log(run_folder: Path, pictures: Path) -> None:
     """The end of the worker's own log, and exit code 1, instead of a wait for nothing."""
+    asked = command(run_folder, "--uploads", "100000", str(pictures), module=FITS_ONCE)
     process = subprocess.Popen(
-        [sys.executable, "-m", *command(run_folder, "--uploads", "100000", str(pictures))],
+        [sys.executable, "-m", *asked],
         env=environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -199,7 +209,7 @@ def test_the_demo_starts_apache_kafka_itself(run_folder: Path, pictures: Path) -
     home = os.environ.get("KAFKA_HOME")
     if not home or not find_java():
         pytest.skip("no Apache Kafka: set KAFKA_HOME, with Java 17 installed")
-    done = demo(run_folder, str(pictures), KAFKA_HOME=home)
+    done = demo(run_folder, str(pictures), module=FITS_ONCE, KAFKA_HOME=home)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_summary(done.stdout)
     assert "Kafka: Apache Kafka" in done.stdout

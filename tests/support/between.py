@@ -25,6 +25,11 @@ def begin(factory: pytest.TempPathFactory) -> None:
     _this_run[:] = [Between(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)]
 
 
+def end() -> None:
+    """After the last test."""
+    this_run().until_its_end.close()
+
+
 def this_run() -> Between:
     (found,) = _this_run
     return found
@@ -35,10 +40,14 @@ class Between:
 
     Args:
         folder: it is there, and gone after the run or kept by pytest.
+
+    Attributes:
+        until_its_end: what this process leaves after its last test.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.until_its_end = contextlib.ExitStack()
 
     def made(self, name: str, make: Callable[[Path], object]) -> Path:
         """What `make` writes to the path that it is given; it does so once in a run.

@@ -1,12 +1,11 @@
 """Python programs that start at once: forked from a process that has loaded the slow modules already.
 
 What runs is the program as `python -m MODULE` runs it, in a process of its own, with an environment, a log
-and an exit of its own; only the seconds that loading torch takes are spent once for all of them.
+and an exit of its own; only the seconds that loading torch and umap takes are spent once for all of them.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -14,46 +13,68 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support import between
+
 # what takes long to load and starts no thread, which a fork would lose
-SLOW = ("torch", "timm", "confluent_kafka", "redis", "prometheus_client", "aiohttp")
+SLOW = (
+    "torch", "timm", "umap", "hdbscan", "duckdb", "confluent_kafka", "redis", "prometheus_client", "aiohttp",
+    "worker.run", "imgclust.training.fit",
+)  # fmt: skip
+# begun with a library, else: numpy's threads, if it may have more than one, and the one of pyarrow's memory
+ALONE = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 LOOK_AGAIN = 0.01
 
 
 class Preloaded:
-    """The process that forks programs; it ends with this one."""
+    """A connection to the process that forks programs, which all processes of a test run have in common."""
 
-    def __init__(self) -> None:
-        # numpy's library begins threads when it is loaded, if it may have more than one
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], env=os.environ | alone,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+    def __init__(self, address: str) -> None:
         self._lock = threading.Lock()
-        atexit.register(self._process.kill)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address)
+        self._connection = connection.makefile("rwb")
 
     def ask(self, **question: Any) -> Any:
         with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            self._connection.write(json.dumps(question).encode() + b"\n")
+            self._connection.flush()
+            return json.loads(self._connection.readline())
 
 
 @functools.cache
 def preloaded() -> Preloaded:
-    return Preloaded()
+    run = between.this_run()
+    return Preloaded(run.until_its_end.enter_context(run.served("preloaded", _started)))
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[str]:
+    """The process runs until the end of its input, which comes when this process ends, however it does."""
+    with tempfile.TemporaryDirectory(prefix="imgclust-preloaded-") as folder:
+        address = f"{folder}/socket"
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, address], env=os.environ | ALONE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield address
 
 
 class Program:
@@ -126,24 +147,54 @@ def run(
         return subprocess.CompletedProcess((module, *arguments), code, log.read_text(), errors.read_text())
 
 
-def serve() -> dict[str, Any]:
-    """Answer questions until there are no more; returns in each forked process, with what it is to run."""
+def serve(address: str) -> dict[str, Any]:
+    """Answer questions until nobody is there; returns in each forked process, with what it is to run."""
     for name in SLOW:
         with contextlib.suppress(ImportError):  # of an extra: who needs it says so
             importlib.import_module(name)
     gc.freeze()
-    with open(0, "rb", buffering=0, closefd=False) as questions:
-        while question := json.loads(questions.readline() or "null"):
-            if "pid" in question:
-                pid, status = os.waitpid(question["pid"], os.WNOHANG)
-                answer = os.waitstatus_to_exitcode(status) if pid else None
-            else:
-                assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose a thread"
-                answer = os.fork()
-                if answer == 0:
-                    return dict(question)
-            os.write(1, json.dumps(answer).encode() + b"\n")
-    raise SystemExit
+    sockets = [socket.socket(socket.AF_UNIX)]
+    sockets[0].bind(address)
+    sockets[0].listen()
+    os.write(1, b"ready\n")
+    while True:
+        readable, _, _ = select.select([0, *sockets], [], [])
+        if 0 in readable:
+            raise SystemExit
+        for found in readable:
+            if found is sockets[0]:
+                sockets.append(found.accept()[0])
+            elif not (line := _line(found)):
+                sockets.remove(found)
+                found.close()
+            elif (program := _answer(found, json.loads(line))) is not None:
+                for each in sockets:
+                    each.close()
+                return program
+
+
+def _line(client: socket.socket) -> bytes:
+    """What it asks; empty when it is gone."""
+    received = b""
+    while not received.endswith(b"\n"):
+        if not (part := client.recv(1 << 16)):
+            return b""
+        received += part
+    return received
+
+
+def _answer(client: socket.socket, question: dict[str, Any]) -> dict[str, Any] | None:
+    """Answer a question; None, but in a process that was forked what it is to run."""
+    if "pid" in question:
+        pid, status = os.waitpid(question["pid"], os.WNOHANG)
+        answer = os.waitstatus_to_exitcode(status) if pid else None
+    else:
+        assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose a thread"
+        answer = os.fork()
+        if answer == 0:
+            return question
+    client.sendall(json.dumps(answer).encode() + b"\n")
+    return None
 
 
 def become(module: str, arguments: list[str], env: dict[str, str], log: str, errors: str, cwd: str) -> None:
@@ -161,4 +212,4 @@ def become(module: str, arguments: list[str], env: dict[str, str], log: str, err
 
 
 if __name__ == "__main__":
-    become(**serve())
+    become(**serve(sys.argv[1]))
