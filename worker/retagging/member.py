@@ -78,6 +78,7 @@ class Member:
         self._clock, self._in_thread = clock, in_thread
         self._job: _PartitionJob | None = None
         self._at: int | None = None  # the partition that is claimed, or to be
+        self._idle = False  # there is nothing to be tagged here now
         self._later: dict[int, float] = {}  # partitions whose claim was lost → when to try again
         self._look_at = -math.inf
         self._lost = 0
@@ -99,7 +100,7 @@ class Member:
             StartError: a right is missing.
             WorkerError: Kafka does not let this process go on.
         """
-        self._share.poll(0 if self._job is not None else IDLE)
+        self._share.poll(IDLE if self._idle else 0)
         try:
             self._step()
         except ClaimLost as error:
@@ -111,6 +112,7 @@ class Member:
         if self._job is None:
             self._at = self._next()
             self._job = None if self._at is None else self._begin(self._at)
+        self._idle = self._at is None
         job = self._job
         if job is not None and (job.partition not in self._share.owned or not job.step()):
             job.commit()

@@ -149,6 +149,23 @@ def test_one_process_tags_all(connect: Any) -> None:
     assert (run.tags, run.deletions, run.done, run.left) == (10 * 3, 3, 33, 0)
 
 
+def test_between_two_partitions_nothing_is_waited_for(connect: Any) -> None:
+    """Only who has nothing to tag waits for the group: half a second for each partition is a lot."""
+    cluster = connect()
+    only = cluster.member()
+    polled, waits = only._share.poll, []
+
+    def poll(timeout: float) -> None:
+        waits.append(timeout)
+        if len(waits) > 2:
+            polled(timeout)
+
+    only._share.poll = poll  # type: ignore[method-assign]
+    cluster.finish(only)
+    assert waits[:3] == [0, members.IDLE, members.IDLE]
+    assert set(waits[3:]) == {0}
+
+
 def test_a_run_ends_where_it_was_to_end_when_it_began(connect: Any) -> None:
     """For whoever joins later, too. The next run tags what has come since, and nothing else."""
     cluster = connect()
