@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +22,6 @@ from imgclust.embedding.embed import FAILED, EmbedSummary, embed
 from imgclust.embedding.store import Embeddings, read_embeddings, shards
 from imgclust.engines import ray_data, runs
 from imgclust.engines.ray_data import Workers
-from imgclust.images.sources import Item, items
 from imgclust.model.model import ClusterModel
 from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_embeddings
@@ -40,7 +36,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`: pip install 'imgclust[ray]'"),
 ]
 
-IMAGES = 200
+IMAGES = 120  # what takes long is to start actors
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +89,8 @@ def model(alone: Path) -> ClusterModel:
     return ClusterModel.from_fitted(*pair, encoder=found.identity, ids=found.ids)
 
 
-def embed_on_ray(pictures: Path, out: Path, options: LightOptions) -> EmbedSummary:
-    outcomes = runs.outcomes_on_ray(options, Workers(2), part_rows=300, block_rows=20)
+def embed_on_ray(pictures: Path, out: Path, options: LightOptions, workers: Workers) -> EmbedSummary:
+    outcomes = runs.outcomes_on_ray(options, workers, part_rows=300, block_rows=20)
     return embed([pictures], out, FakeEncoder(), progress=False, outcomes=outcomes)
 
 
@@ -117,11 +113,13 @@ def test_an_actor_that_is_killed_and_a_codec_that_crashes(
     (actors := tmp_path / "actors").mkdir()
     options = LightOptions(IDENTITY, actors=str(actors), killed=str(tmp_path / "killed"))
     try:
-        summary = embed_on_ray(pictures, tmp_path / "out", options)
+        summary = embed_on_ray(pictures, tmp_path / "out", options, Workers(2))
     finally:
         crashing.unlink()
     assert (tmp_path / "killed").exists()
     assert_same(read_embeddings(tmp_path / "out"), read_embeddings(alone))
+    assert len(shards(tmp_path / "out")) == 7, "each block was written by the actor that had it"
+    assert not list((tmp_path / "out").glob("*.part"))
     assert summary.failed == {"decode-failed": 2}
     folders = alone, tmp_path / "out"
     before, now = (list(csv.DictReader((f / FAILED).read_text().splitlines())) for f in folders)
@@ -133,15 +131,14 @@ def test_an_actor_that_is_killed_and_a_codec_that_crashes(
 
 
 BEGINS = """
-import itertools, sys
+import sys
 from imgclust.embedding.embed import embed
 from imgclust.engines import ray_data, runs
 from tests.support.fake_encoder import IDENTITY, FakeEncoder
 from tests.support.light_steps import LightOptions
 ray_data.connected()
-hours = itertools.count(step=3600)   # so that each batch is written at once
-embed([sys.argv[1]], sys.argv[2], FakeEncoder(), progress=False, clock=lambda: next(hours),
-      outcomes=runs.outcomes_on_ray(LightOptions(IDENTITY), ray_data.Workers(2), part_rows=60, block_rows=10))
+embed([sys.argv[1]], sys.argv[2], FakeEncoder(), progress=False,
+      outcomes=runs.outcomes_on_ray(LightOptions(IDENTITY), ray_data.Workers(1), part_rows=60, block_rows=10))
 """
 
 
@@ -160,15 +157,11 @@ def test_a_killed_run_goes_on(cluster: str, pictures: Path, alone: Path, tmp_pat
     before = shards(out)
     done = len(read_embeddings(out))
     assert 0 < done < IMAGES
-    summary = embed_on_ray(pictures, out, LightOptions(IDENTITY))
+    summary = embed_on_ray(pictures, out, LightOptions(IDENTITY), Workers(1))
     assert (summary.present, summary.embedded) == (done, IMAGES - done)
     assert shards(out)[: len(before)] == before
     assert_same(read_embeddings(out), read_embeddings(alone))
     assert (out / FAILED).read_text() == (alone / FAILED).read_text()
-
-
-class Stopped(Exception):
-    pass
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -186,36 +179,21 @@ def expected(alone: Path, model: ClusterModel, tmp_path_factory: pytest.TempPath
     return pq.read_table(path)
 
 
-def test_predictions_go_on_part_by_part(
-    cluster: str, pictures: Path, model: ClusterModel, expected: pa.Table, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Stopped after the first part and run again: it is not made anew, and the rows are a lone run's."""
-    folder = tmp_path / "tags"
-    predict = partial(
-        runs.predict_on_ray, model, [str(pictures)], folder, LightOptions(IDENTITY), Workers(1),
-        skipped=Counter(), part_rows=120, block_rows=40, batch_rows=60,
+def test_pictures_are_predicted(
+    cluster: str, pictures: Path, model: ClusterModel, expected: pa.Table, tmp_path: Path
+) -> None:
+    """By actors that embed and actors that predict: the rows are a lone run's. How a run goes on part by part
+    is shown without Ray."""
+    parts = runs.predict_on_ray(
+        model, [str(pictures)], tmp_path, LightOptions(IDENTITY), Workers(1), skipped=Counter(),
+        block_rows=40, batch_rows=60,
     )  # fmt: skip
-
-    def listed(sources: Any, skipped: Counter[str]) -> Iterator[Item]:
-        yield from itertools.islice(items(sources, skipped), 190)
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "items", listed)
-        with pytest.raises(Stopped):
-            predict()
-    (first,) = parts_in(folder)
-    made = first.stat().st_mtime_ns
-    parts = predict()
-    assert parts.present == pq.read_metadata(first).num_rows
-    assert first.stat().st_mtime_ns == made
-    assert rows_in(folder).equals(expected)
+    assert rows_in(tmp_path).equals(expected)
     assert dict(parts.failed) == {"decode-failed": 1}
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["made_by"]["model"] == model.version
-    assert (manifest["parts"], manifest["rows"]) == (2, IMAGES)
+    assert (manifest["parts"], manifest["rows"]) == (1, IMAGES)
 
 
 def test_the_command_predicts_embeddings(
