@@ -1,10 +1,11 @@
-"""What the process does that was started with `embed --engine ray`: processor time for each image.
+"""What the process does that was started with `embed` or `predict --engine ray`: processor time of an image.
 
     python -m benchmarks.driver [--images 100000]
 
 It lists the images of a CSV of URLs, gives them out, and takes in what actors report; actors are played by
 prepared reports, whose cost is left out, and Ray's own part is not in it. Once the actors have written the
-embeddings, once every embedding comes back and is written here, as it is where names are contested.
+embeddings, once every embedding comes back and is written here, as it is where names are contested. Then that
+folder is read, sent to actors that predict, and what they report is written.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +28,7 @@ from imgclust.embedding.embed import embed
 from imgclust.engines import ray_data, runs
 from imgclust.engines.batches import REPORTED
 from imgclust.engines.ray_data import Workers
-from imgclust.engines.steps import EmbedOptions
+from imgclust.engines.steps import PREDICTED, EmbedOptions
 from imgclust.types import EncoderIdentity, Preprocessing
 
 DIM = 512
@@ -42,7 +45,7 @@ class Encoder:
 
 
 def report(rows: int, first: int, shard: str | None) -> pa.RecordBatch:
-    vectors = np.full((rows, DIM), DIM**-0.5, np.float16)
+    vectors = np.random.default_rng(first).standard_normal((rows, DIM)).astype(np.float16)
     columns = {
         "shard": pa.array([shard] * rows, pa.string()),
         "sha256": [f"{i:064x}" for i in range(first, first + rows)],
@@ -76,22 +79,56 @@ class Actors:
                 yield found
 
 
-def measured(images: Path, count: int, *, written: bool) -> float:
+def embedding(images: Path, folder: Path, count: int, *, written: bool) -> float:
     """Milliseconds of a processor for each image."""
-    with tempfile.TemporaryDirectory() as folder:
-        actors = Actors(Path(folder), written=written)
-        with replaced(actors.run):
-            outcomes = runs.outcomes_on_ray(EmbedOptions(IDENTITY), Workers(2))
-            began = time.process_time()
-            summary = embed([images], folder, Encoder(), progress=False, outcomes=outcomes)
-            used = time.process_time() - began - actors.seconds
+    actors = Actors(folder, written=written)
+    with replaced(actors.run):
+        outcomes = runs.outcomes_on_ray(EmbedOptions(IDENTITY), Workers(2))
+        began = time.process_time()
+        summary = embed([images], folder, Encoder(), progress=False, outcomes=outcomes)
+        used = time.process_time() - began - actors.seconds
     assert summary.embedded == count
     return used / count * 1000
 
 
-def replaced(run: Callable[..., Any]) -> Any:
-    from unittest import mock
+class Model:
+    """Of which only names are asked for."""
 
+    version = taxonomy = "made up"
+
+    def check_encoder(self, identity: EncoderIdentity) -> None: ...
+
+
+def predicted(rows: int) -> pa.RecordBatch:
+    guess = {"cluster": 1, "name": "cluster 1", "score": 0.25}
+    row = {
+        "id": "12345678", "source": "https://images.example/012345678.jpg", "cluster": 1, "name": "cluster 1",
+        "probability": 0.5, "novel": False, "candidates": [guess] * 3, "model": "made up",
+        "taxonomy": "made up", "attributes": "{}", "similarity": 0.5, "assigned": False, "from_class": False,
+        "group": None, "code": "", "message": "",
+    }  # fmt: skip
+    return pa.RecordBatch.from_pylist([row] * rows, schema=PREDICTED)
+
+
+def predicting(folder: Path, count: int) -> float:
+    """Milliseconds of a processor for each image."""
+    made = predicted(ray_data.BLOCK_ROWS)
+
+    def run(batches: Iterable[pa.RecordBatch], *_: object, rows: int) -> Generator[pa.RecordBatch]:
+        for batch in batches:
+            yield from (made.slice(0, len(batch) - start) for start in range(0, len(batch), rows))
+
+    with tempfile.TemporaryDirectory() as out, replaced(run):
+        began = time.process_time()
+        parts = runs.predict_on_ray(
+            cast(Any, Model()), [str(folder)], Path(out) / "tags", None, Workers(2), skipped=Counter()
+        )
+        used = time.process_time() - began
+    assert parts.rows == count
+    return used / count * 1000
+
+
+def replaced(run: Callable[..., Any]) -> Any:
     return mock.patch.object(ray_data, "run", run)
 
 
@@ -102,9 +139,13 @@ def figures(count: int, turns: int) -> Iterator[Figure]:
         images.write_text("id,url,category\n" + "".join(rows))
         for turn in range(turns):
             for written in (True, False):
-                what = "actors write" if written else "embeddings come back"
-                found = measured(images, count, written=written)
-                yield Figure("driver", f"{what}, turn {turn + 1}", "ms/image", found)
+                with tempfile.TemporaryDirectory() as out:
+                    found = embedding(images, Path(out), count, written=written)
+                    what = "embed, actors write" if written else "embed, embeddings come back"
+                    yield Figure("driver", f"{what}, turn {turn + 1}", "ms/image", found)
+                    if not written:
+                        found = predicting(Path(out), count)
+                        yield Figure("driver", f"predict, turn {turn + 1}", "ms/image", found)
 
 
 def main() -> None:
