@@ -22,9 +22,9 @@ _TAYLOR = [
 ]  # of exp, degree 8 to 0
 
 BINS = 512  # table entries per power of two: the function of the middle is off by 1/1024 of its slope at most
-_SHIFT = 23 - 9  # of float32's 23 mantissa bits the table's index keeps 9
+SHIFT = 23 - 9  # of float32's 23 mantissa bits the table's index keeps 9
 _LOWEST, _HIGHEST = -30, 17  # powers of two that a table covers; beyond them it answers for its ends
-_BASE = (_LOWEST + 127) * BINS
+BASE = (_LOWEST + 127) * BINS
 
 _SMALL = 4096  # numbers below which the calls cost more than the arithmetic
 
@@ -156,14 +156,14 @@ def table(function: Any) -> npt.NDArray[np.float32]:
     Computed once, when a model is frozen: a later prediction needs no transcendental function.
     """
     size = (_HIGHEST - _LOWEST) * BINS
-    left = ((np.arange(size + 1) + _BASE).astype(np.int32) << _SHIFT).view(np.float32).astype(np.float64)
+    left = ((np.arange(size + 1) + BASE).astype(np.int32) << SHIFT).view(np.float32).astype(np.float64)
     return np.asarray(function((left[:-1] + left[1:]) / 2), dtype=np.float32)
 
 
 def lookup(values: Any, x: Any) -> Any:
     """The tabulated function of float32 x ≥ 0: bins of equal width within each power of two."""
     xp = module(x)
-    index = (x.view(xp.int32) >> _SHIFT) - _BASE
+    index = (x.view(xp.int32) >> SHIFT) - BASE
     if xp is np:
         return values.take(index, mode="clip")
     return values[xp.clip(index, 0, len(values) - 1).to(xp.int64)]

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 import scipy.sparse as sp
-import umap
+
+from imgclust.training.quick_umap import QuickUMAP
 
 
-class ReweightedUMAP(umap.UMAP):  # type: ignore[misc]
-    """`umap.UMAP`, with some edges heavier than others.
+class ReweightedUMAP(QuickUMAP):
+    """UMAP with some edges heavier than others.
 
     Attributes:
         changes: of the graph (sparse, n × n), one after the other; to be set before `fit`.
     """
 
     changes: tuple[Callable[[sp.csr_matrix], sp.csr_matrix], ...] = ()
-    graph_: sp.csr_matrix
 
     def _fit_embed_data(self, X: Any, *rest: Any, **others: Any) -> Any:  # noqa: N803
         """Umap-learn (0.5.12) calls this to lay the graph out, "can be replaced by subclasses"."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from imgclust.support.progress import umap_progress
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
 from imgclust.training.labelled_umap import weakened
@@ -27,12 +26,11 @@ COMPILED = (
     ("umap.utils", "submatrix"),
     ("umap.umap_", "smooth_knn_dist"),
     ("umap.umap_", "compute_membership_strengths"),
-    ("umap.layouts", "_nb_optimize_layout_euclidean_single_epoch"),
 )
 
 
 def keep_compiled() -> None:
-    """umap compiles these in every process, for 12 s; numba can keep them for the next one.
+    """umap compiles these in every process; numba can keep them for the next one.
 
     See docs/decisions/0111-compiled-umap-is-kept.md.
     """
@@ -78,13 +76,14 @@ def fit_umap(
             n_jobs=1,
             **({} if near is None else {"precomputed_knn": near}),
             **warm,
-            **(umap_progress(tell) if tell else {}),
         )
+        reducer.tell = tell
         if before is not None:
             reducer.changes += (functools.partial(weakened, before=before),)
         if refits is not None:
             reducer.changes += (refits.reweighted,)
         reducer.fit(rows)
+    reducer.tell = None
     reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began
     return reducer
 
