@@ -91,21 +91,20 @@ def fit_umap(
 def fit_hdbscan(
     points: Floats, p: Parameters, *, prediction_data: bool = True, validity: bool = False
 ) -> Any:
-    """A fitted `hdbscan.HDBSCAN`; where the method is "stable", only its tree matters, not its labels.
+    """A fitted HDBSCAN; where the method is "stable", only its tree matters, not its labels.
 
     Args:
         prediction_data: keep what `freeze` needs.
         validity: keep what hdbscan's `relative_validity_` needs.
     """
-    import hdbscan
+    from imgclust.training.threaded_hdbscan import ThreadedHDBSCAN
 
     limited = p.cluster_selection_method == "eom" and p.max_cluster_share < 1
-    return hdbscan.HDBSCAN(
+    return ThreadedHDBSCAN(
         min_cluster_size=p.min_cluster_size,
         min_samples=p.min_samples,
         cluster_selection_method="leaf" if p.cluster_selection_method == "leaf" else "eom",
         max_cluster_size=int(p.max_cluster_share * len(points)) if limited else 0,
         prediction_data=prediction_data,
         gen_min_span_tree=validity,
-        core_dist_n_jobs=1,
     ).fit(points)
