@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import umap
-from umap.spectral import spectral_layout
 from umap.umap_ import noisy_scale_coords
 
 from imgclust.predictor.umap_transform import Curves
 from imgclust.training.layout import Descent, lay_out, pruned
+from imgclust.training.spectral import spectral_places
 from imgclust.types import Floats
 
 SIDE = 10.0  # of the box that the places start in
@@ -41,9 +41,8 @@ class QuickUMAP(umap.UMAP):  # type: ignore[misc]
     def _start(self, rows: Any, edges: sp.coo_matrix, init: Any, state: Any) -> Floats:
         """Where the points start, in a box: places that were given, or the graph's spectral ones."""
         if isinstance(init, str):
-            init = spectral_layout(
-                rows, edges, self.n_components, state, self._input_distance_func, self._metric_kwds
-            )
+            metric = self._input_distance_func, self._metric_kwds
+            init = spectral_places(edges, self.n_components, rows, state, metric)
         places = noisy_scale_coords(init, state, SIDE, NOISE)
         low, high = places.min(0), places.max(0)
         return np.asarray(SIDE * (places - low) / (high - low), np.float32)
