@@ -18,7 +18,6 @@ from imgclust.types import Floats, Ints
 
 OUTSIDE = -2  # of the sample
 APART = 0.05  # refits that are added as ones with both apart, and as many with both together: no edge is lost
-POWER = 2  # of the co-association, that an edge's weight is multiplied by
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,5 +56,5 @@ class Refits:
     def reweighted(self, graph: sp.spmatrix) -> sp.csr_matrix:
         """UMAP's graph (sparse, n × n): the less often an edge's ends are together, the weaker it is."""
         edges = graph.tocoo()
-        weight = edges.data * self.coassociation(edges.row, edges.col) ** POWER
+        weight = edges.data * self.coassociation(edges.row, edges.col)
         return sp.coo_matrix((weight, (edges.row, edges.col)), edges.shape).tocsr()

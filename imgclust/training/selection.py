@@ -5,8 +5,10 @@ images come or go. Here the clustering is repeated on samples of the points; a n
 well it is found again, the mean over the repetitions of its best Jaccard index with any node there (Hennig,
 "Cluster-wise assessment of cluster stability", 2007; below a half he calls a cluster dissolved). The clusters
 are the nodes, none above another, with the largest sum of √(size × excess of mass) × (stability − ½), as
-`values` has it: mass alone leaves more to "other", size alone joins what is well apart. It changes what is
-chosen from the tree, and nothing of how a new image finds its place in it.
+`values` has it: mass alone leaves more to "other", size alone joins what is well apart. Where whole fits on
+samples of the images were made (`imgclust.training.consensus`), stability is how well a node is found again
+by these, and `AMONG_FITS` says what counts. It changes what is chosen from the tree, and nothing of how a new
+image finds its place in it.
 """
 
 from __future__ import annotations
@@ -30,10 +32,26 @@ from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats, Ints
 
 DISSOLVED = 0.5  # stability below which a cluster is not found again
-DISSOLVED_AMONG_FITS = 0.4  # the same among whole fits, whose borders differ more
 KEPT = (
     2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """What a node is worth by its size, its excess of mass and its stability; see `values`.
+
+    Attributes:
+        size: the power of the size; that of the mass is what is left to 1.
+        dissolved: stability from which a node is worth something.
+    """
+
+    size: float
+    dissolved: float
+
+
+AMONG_SAMPLES = Rule(0.5, DISSOLVED)
+AMONG_FITS = Rule(0.75, 0.45)  # their borders differ more
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,12 +134,12 @@ def select(
     tree = clusterer._condensed_tree
     hierarchy = Hierarchy.of(tree)
     if refits is None:
-        stability, dissolved = stabilities(hierarchy, points, p, progress), DISSOLVED
+        stability, rule = stabilities(hierarchy, points, p, progress), AMONG_SAMPLES
     else:
-        stability, dissolved = agreed_stabilities(hierarchy, refits), DISSOLVED_AMONG_FITS
+        stability, rule = agreed_stabilities(hierarchy, refits), AMONG_FITS
     bounded = level = None
     if p.cluster_selection_method == "stable":
-        own = values(hierarchy, stability, p.max_cluster_share, dissolved)
+        own = values(hierarchy, stability, p.max_cluster_share, rule)
         value = own if before is None else own + kept_values(hierarchy, before.labels)
         chosen = antichain(hierarchy, value)
         if p.max_clusters:
@@ -150,7 +168,7 @@ def _bounded(
     return chosen, Bounded(least, most, *cuts)
 
 
-def values(hierarchy: Hierarchy, stability: Floats64, share: float, dissolved: float = DISSOLVED) -> Floats64:
+def values(hierarchy: Hierarchy, stability: Floats64, share: float, rule: Rule = AMONG_SAMPLES) -> Floats64:
     """float64 (k,): what each node is worth as a cluster; the root, which is everything, is worth nothing.
 
     A node of half of all points has an index of a half with everything, so its stability counts from there;
@@ -162,7 +180,8 @@ def values(hierarchy: Hierarchy, stability: Floats64, share: float, dissolved: f
     own_choice = antichain(hierarchy, np.where(part < 1, hierarchy.mass, -np.inf))
     total = hierarchy.mass[own_choice].sum()
     mass = hierarchy.mass * (hierarchy.size[0] / total if total > 0 else 0.0)
-    value = np.sqrt(hierarchy.size * mass) * (beyond_chance - dissolved) * np.minimum(1, share / part)
+    worth = hierarchy.size**rule.size * mass ** (1 - rule.size)
+    value = worth * (beyond_chance - rule.dissolved) * np.minimum(1, share / part)
     return np.where(part < 1, value, -np.inf)
 
 

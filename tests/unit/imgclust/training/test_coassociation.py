@@ -67,4 +67,4 @@ def test_edges_between_what_is_apart_get_weaker(refits: Refits, seed: int) -> No
     assert np.array_equal(found > 0, before > 0)
     assert (found <= before).all()
     assert np.array_equal(found, found.T)
-    np.testing.assert_allclose(found, before * pairs(refits) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(found, before * pairs(refits), rtol=1e-6)
