@@ -3,16 +3,18 @@
     python -m benchmarks.steadiness                       the clip-art example
     python -m benchmarks.steadiness --data digits         scikit-learn's handwritten digits
     python -m benchmarks.steadiness --data FOLDER/        pictures in folders by category, through `mini`
-    python -m benchmarks.steadiness --kept                `fit --previous`, too: who keeps a number
+    python -m benchmarks.steadiness --fits 0 --kept 3     only `fit --previous`: who keeps a number
     python -m benchmarks.steadiness --assigned            `fit --other-target`, too: who is assigned rightly
 
 Each fit is on a fresh random 80 % of the pictures without duplicates, with another random state. *matched*:
 of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
 "other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
 "other" as one more cluster. *gap*: training pictures that are predicted otherwise than they were fitted.
-*kept*: of the pictures that are in a cluster in both, those whose number a fit with `previous` keeps, on
-other pictures of the same mixture and where a third of the pictures is new, and where an eighth of the
-categories is new: of their pictures, *new* counts those that get a new number. EVoC is measured where it is
+*kept*: of the pictures that are in a cluster in both, those whose number a fit with `previous` keeps, on the
+same pictures split otherwise, where a third of the pictures is new, and where an eighth of the categories is
+new: there *kept* is of the others' pictures, and *new* is the share of their own that get a new number.
+*retired*: of the same pictures as *kept*, those whose number is gone; *to_other*, which *kept* leaves out: of
+those in a cluster before, those in "other" now. EVoC is measured where it is
 installed; it has no prediction, so only pictures that two fits share are compared.
 """
 
@@ -152,7 +154,7 @@ def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
 
 
 def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:
-    """Three fits that continue another: of the same mixture, with a third new, with new categories."""
+    """Three fits that continue another: on the same pictures, with a third new, with new categories."""
     order = np.random.default_rng(pair).permutation(len(data.rows))
     size, everything = round(0.75 * len(order)), np.arange(len(order))
     kinds = np.unique(data.categories)
@@ -162,19 +164,34 @@ def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:
         "a third new": (order[:size], order[-size:]),
         "new categories": (everything[~new], everything),
     }
+    previous, fitted_on = None, np.empty(0, int)
     for name, (first, second) in cases.items():
-        previous = fit(data.rows[first], seed=pair, thumbnails=False).model
+        if previous is None or not np.array_equal(first, fitted_on):
+            previous, fitted_on = fit(data.rows[first], seed=pair, thumbnails=False).model, first
         model = fit(data.rows[second], seed=pair + 50, thumbnails=False, previous=previous).model
         before, after = (one.predict(data.rows).labels for one in (previous, model))
-        both = (before >= 0) & (after >= 0)
+        some = ~new if name == "new categories" else np.ones(len(order), bool)
         line = {
-            "case": name,
-            "kept": float((before == after)[both].mean()),
-            "other": float((after < 0).mean()),
+            **numbers_kept(before[some], after[some]),
+            "other_before": (before < 0).mean(),
+            "other": (after < 0).mean(),
+            "ami": adjusted_mutual_info_score(data.categories[after >= 0], after[after >= 0]),
+            "ami_all": adjusted_mutual_info_score(data.categories, after),
         }
         if name == "new categories":
-            line["new"] = float((after[new] >= previous.next_number).mean())
-        yield {key: round(value, 3) if isinstance(value, float) else value for key, value in line.items()}
+            line["new"] = (after[new] >= previous.next_number).mean()
+        yield {"case": name, **{key: round(float(value), 3) for key, value in line.items()}}
+
+
+def numbers_kept(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """What became of the numbers of pictures, -1 is "other"; see above."""
+    was, both = before >= 0, (before >= 0) & (after >= 0)
+    gone = ~np.isin(before[both], after)
+    return {
+        "kept": float((before == after)[both].mean()),
+        "retired": float(gone.mean()),
+        "to_other": float((after[was] < 0).mean()),
+    }
 
 
 def assigned(data: Data) -> Iterator[dict[str, object]]:
@@ -190,9 +207,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="clipart", help="clipart, digits, or a folder (%(default)s)")
-    parser.add_argument("--fits", type=int, default=6, help="of each method (%(default)s)")
+    parser.add_argument("--fits", type=int, default=6, help="of each method (%(default)s); 0: leave them out")
     parser.add_argument("--method", choices=list(METHODS), action="append", help="one of them; else all")
-    parser.add_argument("--kept", action="store_true", help="measure `previous`, too, in two pairs")
+    parser.add_argument(
+        "--kept", nargs="?", type=int, default=0, const=2, metavar="PAIRS",
+        help="measure `previous`, too, in so many pairs (%(const)s)",
+    )  # fmt: skip
     parser.add_argument("--assigned", action="store_true", help="measure `other_target`, too")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -200,7 +220,7 @@ def main() -> None:
     print(
         json.dumps({"data": arguments.data, "pictures": len(data.rows), "fits": arguments.fits}), flush=True
     )
-    for method in arguments.method or METHODS:
+    for method in (arguments.method or METHODS) if arguments.fits else ():
         if method == "EVoC" and importlib.util.find_spec("evoc") is None:
             print(json.dumps({"method": method, "left out": "pip install evoc"}), flush=True)
             continue
@@ -208,8 +228,8 @@ def main() -> None:
         print(
             json.dumps({"method": method, **{name: round(v, 3) for name, v in figures.items()}}), flush=True
         )
-    if arguments.kept:
-        for pair, line in ((p, line) for p in range(2) for line in kept(data, p)):
+    for pair in range(arguments.kept):
+        for line in kept(data, pair):
             print(json.dumps({"pair": pair, **line}), flush=True)
     for line in assigned(data) if arguments.assigned else ():
         print(json.dumps(line), flush=True)

@@ -12,19 +12,20 @@ from imgclust.types import Floats, Ints
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Before:
-    """Of n images.
+    """Of n images; every array has a row for each.
 
     Attributes:
-        labels: int32 (n,); as its arrays count clusters; "other", too, what is unlike all that it knows.
+        labels: int32 (n,); as its arrays count clusters; "other", too, what is unlike all that it knows, and
+            what is new.
         groups: int32 (n,); as it counts its groups; -1 in none.
         points: float32 (n, d); where it puts them.
-        known: bool (n,); whether it knows them well. It does not know what it puts into no cluster.
+        new: bool (n,); whether they show something that it has not seen, wherever it puts them.
     """
 
     labels: Ints
     groups: Ints
     points: Floats
-    known: npt.NDArray[np.bool_]
+    new: npt.NDArray[np.bool_]
 
     def places(self, dimensions: int) -> Floats | None:
         """Where UMAP may start; None where the previous one had another number of dimensions."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from imgclust.editing.log import Edit, RenameGroup, effective
 from imgclust.errors import EmbeddingsError, FitError
-from imgclust.model.drift import Reference
 from imgclust.model.folder import Array
 from imgclust.model.meaning import Births
 from imgclust.model.model import ClusterModel
@@ -20,6 +19,9 @@ from imgclust.naming.namers import names_by_people
 from imgclust.predictor.batches import predict_batches
 from imgclust.training.before import Before
 from imgclust.training.dedupe import Rows
+from imgclust.training.neighbours import nearest_rows
+from imgclust.training.novel_kinds import kinds_not_seen
+from imgclust.training.parameters import Parameters
 from imgclust.types import OTHER, EncoderIdentity, Floats, Ints, Predictor
 
 
@@ -42,22 +44,20 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
 
 
 def predicted_before(
-    previous: ClusterModel, rows: Floats, progress: Callable[[float], None] | None = None
+    previous: ClusterModel, rows: Floats, p: Parameters, progress: Callable[[float], None] | None = None
 ) -> Before:
-    """What the previous model says of the training images of the next one.
+    """What the previous model says of the training images of the next one, whose parameters are p.
 
-    It knows an image well that is as near to one of its own as half of the images that were held out from it.
-    So what shows something new is bound to no cluster, even where it was put into one.
+    What is new to it belongs to no cluster, even where it was put into one.
     """
     found = predict_batches(
         previous.predictor, rows, progress=lambda done: progress(done / len(rows)) if progress else None
     ).unassigned()
-    labels = np.where(found.novel, np.int32(OTHER), found.labels)
-    reference = Reference.of_model(previous)
-    edges = reference.edges if reference is not None else np.zeros(0)
-    familiar = float(np.median(edges)) if len(edges) else -np.inf
-    known = (found.similarities >= familiar) & (labels >= 0)
-    return Before(labels, previous.level[labels], found.points, known)
+    near, distances = nearest_rows(rows, min(p.n_neighbors, len(rows) - 1), "cosine")
+    old = len(previous.arrays["labels"])
+    new = kinds_not_seen(found.similarities, near[:, 1:], 1 - distances[:, 1:], old)
+    labels = np.where(found.novel | new, np.int32(OTHER), found.labels)
+    return Before(labels, previous.level[labels], found.points, new)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 from imgclust.support.progress import Stages
 from imgclust.training import cuml_fit
 from imgclust.training.before import Before
+from imgclust.training.borders import put_borders
 from imgclust.training.consensus import refits
 from imgclust.training.cost import Cost
 from imgclust.training.parameters import Parameters
@@ -51,6 +52,7 @@ def group(
         reducer = cuml_fit.fit_umap(rows, p) if engine == "cuml" else fit_umap(rows, p, tell, before, agreed)
     with stages.stage("hdbscan", f"{len(rows)} images, min_samples {p.min_samples}"):
         clusterer = (cuml_fit.fit_hdbscan if engine == "cuml" else fit_hdbscan)(reducer.embedding_, p)
+        put_borders(clusterer, before, p)
     samples = "how far the fits agree" if agreed else f"{p.refits} samples of the images, clustered again"
     with stages.stage("stability", samples) as tell:
         selection = select(clusterer, reducer.embedding_, p, tell, before, agreed)

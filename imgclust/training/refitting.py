@@ -19,6 +19,7 @@ import numpy.typing as npt
 from imgclust.errors import FitError
 from imgclust.model.freeze import chosen_clusters, tree_arrays
 from imgclust.training.before import Before
+from imgclust.training.borders import put_borders
 from imgclust.training.coassociation import Refit
 from imgclust.training.dedupe import Rows
 from imgclust.training.parameters import Parameters, consensus_size
@@ -39,6 +40,7 @@ def fit_sample(
     """
     points = fit_umap(rows, p, progress, before).embedding_
     clusterer = fit_hdbscan(points, p, prediction_data=False)
+    put_borders(clusterer, before, p)
     tree: npt.NDArray[Any] = clusterer._condensed_tree
     try:
         nodes = select(clusterer, points, p, before=before).nodes

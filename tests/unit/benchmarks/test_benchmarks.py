@@ -98,3 +98,14 @@ def test_matched_is_the_share_after_the_best_matching() -> None:
     assert matched(one, np.array([1, 1, 1, 0, 0, -1, -1, 2])) == 1
     assert matched(one, np.array([1, 1, 0, 0, 0, -1, 2, 2])) == 6 / 8
     assert matched(one, np.array([1, 1, UNKNOWN, 0, 0, -1, UNKNOWN, 2])) == 1
+
+
+def test_numbers_kept_are_of_pictures_in_a_cluster_in_both() -> None:
+    """What goes to "other" or comes from there counts in no share but its own."""
+    import numpy as np
+
+    from benchmarks.steadiness import numbers_kept
+
+    before = np.array([0, 0, 0, 1, 1, 2, -1, -1, 2, 2])
+    after = np.array([0, 0, 5, 1, -1, 5, 0, -1, 5, -1])
+    assert numbers_kept(before, after) == pytest.approx({"kept": 3 / 6, "retired": 2 / 6, "to_other": 2 / 8})

@@ -29,6 +29,7 @@ from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_rows
 from imgclust.training import continuation
 from imgclust.training.fit import FitResult, fit
+from imgclust.training.parameters import Parameters
 from tests.support import fitted
 from worker.tagger.drift_gauges import DriftWatch
 from worker.tagger.prediction import ModelInfo
@@ -240,16 +241,43 @@ def test_a_number_does_not_end_up_meaning_something_else() -> None:
     assert warned[0] < changes[0]
 
 
-def test_only_pictures_like_its_own_are_known_well() -> None:
-    """Of a kind that the previous model never saw hardly any, also where it puts them into a cluster; of the
-    kinds that it knows about half; without held-out images all that are in a cluster."""
+def test_pictures_of_a_new_kind_belong_to_no_cluster() -> None:
+    """Of a kind that the previous model never saw nearly all are new, of the kinds that it knows hardly any;
+    its own pictures never are."""
+    p = Parameters.for_size(350).replaced(fitted.SMALL)
     rows, kind = pictures(FIRST | {6}, seed=51)
-    before = continuation.predicted_before(first(), rows)
-    assert not before.known[before.labels < 0].any()
-    assert before.known[kind == 6].mean() < 0.05
-    assert 0.3 < before.known[kind != 6].mean() < 0.7
-    silent = dataclasses.replace(first(), reference=None)
-    np.testing.assert_array_equal(continuation.predicted_before(silent, rows).known, before.labels >= 0)
+    before = continuation.predicted_before(first(), rows, p)
+    assert before.new[kind == 6].mean() > 0.8
+    assert before.new[kind != 6].mean() < 0.1
+    assert (before.labels[before.new] == -1).all()
+    own = first().arrays["embeddings"].astype(np.float32)
+    assert not continuation.predicted_before(first(), own, p).new.any()
+
+
+def beside(angle: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kinds 0 to 5 as in `fitted`, and kind 6 so many degrees beside kind 0."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(7, fitted.DIM))
+    lengths = np.linalg.norm(centres, axis=1)
+    across = centres[6] - centres[6] @ centres[0] / lengths[0] ** 2 * centres[0]
+    across *= lengths[0] / np.linalg.norm(across)
+    centres[6] = np.cos(np.radians(angle)) * centres[0] + np.sin(np.radians(angle)) * across
+    kind = rng.permutation(np.repeat(np.arange(7), fitted.EACH))
+    rows = centres[kind] + 0.45 * rng.normal(size=(len(kind), fitted.DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float16).astype(np.float32), kind
+
+
+def test_a_new_kind_beside_an_old_cluster_gets_its_own_number() -> None:
+    """The previous model puts all of it into that cluster."""
+    rows, kind = beside(30, seed=2)
+    old, new = kind == 0, kind == 6
+    number = first().predict(rows[old]).labels[0]
+    assert (first().predict(rows[new]).labels == number).mean() > 0.9
+    found = fit(rows, encoder=fitted.ENCODER, parameters=fitted.SMALL, seed=2, previous=first(), names=False)
+    labels = found.model.predict(rows).labels
+    assert (labels[old] == number).mean() > 0.9
+    assert (labels[new] >= first().next_number).mean() > 0.9
 
 
 def test_births_survive_the_folder(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.training.before import Before
-from imgclust.training.labelled_umap import LEFT, weakened
+from imgclust.training.labelled_umap import APART, OLD_AND_NEW, weakened
 from imgclust.training.parameters import Parameters
 from imgclust.training.umap_hdbscan import fit_umap
 from tests.support.fitted import SMALL, grouped
@@ -16,26 +16,28 @@ from tests.support.fitted import SMALL, grouped
 N = 12
 
 
-def said(labels: np.ndarray, known: np.ndarray) -> Before:
+def said(labels: np.ndarray, new: np.ndarray | None = None) -> Before:
     labels = labels.astype(np.int32)
-    return Before(labels, np.full_like(labels, -1), np.zeros((len(labels), 1), np.float32), known)
+    new = np.zeros(len(labels), bool) if new is None else new
+    return Before(labels, np.full_like(labels, -1), np.zeros((len(labels), 1), np.float32), new)
 
 
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000),
     labels=st.lists(st.integers(-1, 3), min_size=N, max_size=N),
-    sure=st.lists(st.booleans(), min_size=N, max_size=N),
+    unseen=st.lists(st.booleans(), min_size=N, max_size=N),
 )
-def test_edges_out_of_known_clusters_get_weaker(seed: int, labels: list[int], sure: list[bool]) -> None:
-    """The more the more of their ends are known; none appears or is lost, and both ways are alike."""
+def test_edges_out_of_known_clusters_get_weaker(seed: int, labels: list[int], unseen: list[bool]) -> None:
+    """And those between old and new; none appears or is lost, and both ways are alike."""
     graph = sp.random(N, N, 0.4, "csr", np.float32, seed)
     graph = graph + graph.T
-    known = np.array(sure) & (np.array(labels) >= 0)
-    found = weakened(graph, said(np.array(labels), known)).toarray()
+    new = np.array(unseen)
+    known = np.where(new, -1, labels)
+    found = weakened(graph, said(known, new)).toarray()
     for i, j in np.argwhere(graph.toarray() > 0):
-        inside = labels[i] == labels[j] != -1
-        assert found[i, j] == graph[i, j] * LEFT[0 if inside else int(known[i]) + int(known[j])]
+        left = 1 if known[i] == known[j] != -1 or (new[i] and new[j]) else APART
+        assert found[i, j] == graph[i, j] * np.float32(OLD_AND_NEW if new[i] != new[j] else left)
     assert np.array_equal(found > 0, graph.toarray() > 0)
     assert np.array_equal(found, found.T)
 
@@ -48,13 +50,12 @@ def apart(points: np.ndarray, half: np.ndarray) -> float:
 
 
 def test_two_halves_of_a_group_stay_apart() -> None:
-    """Where nothing but what is known divides them; the other groups lie as without it."""
+    """Where nothing but what is known divides them; where all is new, all lies as without a model before."""
     rows, group = grouped(each=30)
     half = np.where(group == 0, rows[:, 0] > np.median(rows[group == 0, 0]), -1)
     p = Parameters.for_size(len(rows)).replaced(SMALL)
-    points = {
-        known: fit_umap(rows, p, before=said(half, known & (half >= 0))).embedding_ for known in (True, False)
-    }
+    nothing = said(np.full(len(rows), -1), np.ones(len(rows), bool))
+    known, new = (fit_umap(rows, p, before=before).embedding_ for before in (said(half), nothing))
     some = group == 0
-    assert apart(points[True][some], half[some]) > 1.5 * apart(points[False][some], half[some])
-    np.testing.assert_array_equal(points[False], fit_umap(rows, p).embedding_)
+    assert apart(known[some], half[some]) > 1.5 * apart(new[some], half[some])
+    np.testing.assert_array_equal(new, fit_umap(rows, p).embedding_)

@@ -1,0 +1,37 @@
+"""Which images show a kind of picture that a previous model has not seen.
+
+It puts them somewhere all the same, often into a cluster, and no bound on how near they are to its own
+images finds them: kinds are not equally dense. But they have each other. Each image has some new ones that
+are nearer to it than any that the previous model was trained on; among the same kinds chance says how many,
+and where an image and those around it have more, there is something new.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from imgclust.training.dedupe import NEAR
+from imgclust.types import Floats, Ints
+
+CHANCE = 0.05  # that an image of a kind that the previous model knows has so many new ones nearest
+
+
+def kinds_not_seen(nearest_old: Floats, rows: Ints, cosines: Floats, old: int) -> npt.NDArray[np.bool_]:
+    """bool (n,): which of n images show something new.
+
+    Args:
+        nearest_old: float32 (n,); cosine to the nearest of the images that the previous model was trained on.
+        rows, cosines: int32 and float32 (n, k); the nearest others of the n images, the nearest first.
+        old: how many images the previous model was trained on.
+    """
+    unseen = nearest_old < NEAR
+    if not unseen.any():
+        return unseen
+    nearer = (cosines > nearest_old[:, None]).sum(axis=1)
+    nearer[~unseen] = 0
+    around = nearer + nearer[rows].mean(axis=1)
+    by_chance = math.log(CHANCE) / math.log(unseen.sum() / (unseen.sum() + old))
+    return np.asarray(unseen & (around > max(1.0, min(by_chance, cosines.shape[1]))))
