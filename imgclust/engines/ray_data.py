@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,8 +139,12 @@ def run(batches: Iterable[pa.RecordBatch], *steps: Any, rows: int = BLOCK_ROWS) 
 
     Args:
         rows: of a block, at most.
+
+    Raises:
+        ImgclustError: an actor failed, or Ray did; what is said is the actor's own reason, if it has one.
     """
     import ray.data
+    from ray.exceptions import RayError
 
     blocks = [
         pa.Table.from_batches([batch.slice(start, rows)])
@@ -151,9 +156,19 @@ def run(batches: Iterable[pa.RecordBatch], *steps: Any, rows: int = BLOCK_ROWS) 
     dataset = ray.data.from_arrow(blocks)
     for step in steps:
         dataset = step(dataset)
-    for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-        if len(table):
-            yield whole(table)
+    try:
+        for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+            if len(table):
+                yield whole(table)
+    except RayError as error:
+        raise ImgclustError(f"an actor on Ray failed: {_reason(str(error))}") from error
+
+
+def _reason(text: str) -> str:
+    """What a machine's own error says, of the report that Ray makes of it: traces of all who passed it on."""
+    own = re.findall(r"^imgclust\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): .+$", text, re.MULTILINE)
+    return str([text[:300], *raised[:1], *own[:1]][-1])
 
 
 def parts_of(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:

@@ -22,10 +22,10 @@ from PIL import Image
 from imgclust.embedding import encoder
 from imgclust.embedding.embed import FAILED, embed
 from imgclust.embedding.store import read_embeddings
-from imgclust.engines.ray_data import Workers
+from imgclust.engines.ray_data import Embedder, Workers
 from imgclust.engines.runs import outcomes_on_ray, predict_on_ray
 from imgclust.engines.steps import EmbedOptions
-from imgclust.errors import EmbeddingsError
+from imgclust.errors import EmbeddingsError, ImgclustError
 from imgclust.images.decode import Limits
 from imgclust.images.decoder_pool import DecoderPool
 from imgclust.model.model import ClusterModel
@@ -51,6 +51,10 @@ class Dataset:
             yield table
 
 
+class RayError(Exception):
+    pass
+
+
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Rows of the blocks of each dataset that was made."""
@@ -60,11 +64,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         made.append([len(table) for table in tables])
         return Dataset(tables)
 
-    ray, data = ModuleType("ray"), ModuleType("ray.data")
+    ray, data, exceptions = (ModuleType(name) for name in ("ray", "ray.data", "ray.exceptions"))
+    vars(exceptions).update(RayError=RayError)
     vars(data).update(from_arrow=from_arrow, ActorPoolStrategy=SimpleNamespace)
-    vars(ray).update(data=data)
+    vars(ray).update(data=data, exceptions=exceptions)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", data)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     monkeypatch.setattr(encoder, "load_encoder", lambda *_, **__: FakeEncoder())
     monkeypatch.setattr(EmbedOptions, "decoders", lambda _: decoders())
     return made
@@ -115,6 +121,52 @@ def test_embedding(pictures: Path, tmp_path: Path, engine: list[list[int]]) -> N
     assert found.ids == expected.ids
     assert found.vectors.tobytes() == expected.vectors.tobytes()
     assert (tmp_path / "out" / FAILED).read_text() == (tmp_path / "alone" / FAILED).read_text()
+
+
+def test_relative_paths_begin_where_the_command_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For actors, too, which Ray starts elsewhere; a machine without that folder reads absolute paths."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    options = EmbedOptions(IDENTITY)
+    monkeypatch.chdir(tmp_path)
+    Embedder(dataclasses.replace(options, folder=str(tmp_path / "nowhere")))
+    assert Path.cwd() == tmp_path
+    Embedder(options)
+    assert Path.cwd() == tmp_path / "here"
+
+
+OWN = """ray::MapWorker(MapBatches(ShardWriter)).submit() (pid=7)
+  File "store.py", line 7, in write_apart
+FileNotFoundError: [Errno 2] No such file or directory: '/out/x'
+During handling of the above exception, another exception occurred:
+imgclust.errors.EmbeddingsError: embeddings cannot be written to '/out': No such file or directory
+The above exception was the direct cause of the following exception:
+ray.exceptions.UserCodeException: UDF failed to process a data block."""
+OTHER = """ray::MapWorker(MapBatches(ShardWriter)).submit() (pid=7)
+  File "stream.py", line 7, in stream
+RuntimeError: CUDA error
+ray.exceptions.UserCodeException: UDF failed to process a data block."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(OWN, "embeddings cannot be written to '/out': No such file or directory"),
+     (OTHER, "RuntimeError: CUDA error"), ("the head is gone", "the head is gone")],
+)  # fmt: skip
+def test_an_actors_error_is_a_sentence(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    def fails(*_: object, **__: object) -> Iterator[pa.Table]:
+        raise RayError(text)
+        yield
+
+    monkeypatch.setattr(Dataset, "iter_batches", fails)
+    outcomes = outcomes_on_ray(EmbedOptions(IDENTITY), Workers())
+    with pytest.raises(ImgclustError) as failed:
+        embed([pictures], tmp_path / "out", FakeEncoder(), progress=False, outcomes=outcomes)
+    assert str(failed.value) == f"an actor on Ray failed: {reason}"
 
 
 def test_predicting_goes_on_part_by_part(pictures: Path, tmp_path: Path, engine: list[list[int]]) -> None:
