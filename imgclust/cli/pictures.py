@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from imgclust.model.model import ClusterModel
     from imgclust.types import Floats
 
+NUMBERS, TEXT = 12, 300  # bytes that are held of each number of an embedding, and of an id and a source
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pictures:
@@ -40,12 +42,14 @@ def embedded(images: Sequence[str], model: ClusterModel, arguments: argparse.Nam
     import numpy as np
 
     from imgclust.embedding.store import iter_embeddings
+    from imgclust.embedding.store_columns import check_memory, count_rows
 
     ids: list[str] = []
     sources: list[str] = []
     found: list[Floats] = []
     stored, others = by_kind(images)
     for folder in stored:
+        check_memory(folder, count_rows(folder), TEXT, NUMBERS, "a few hundred pictures are enough")
         for shard in iter_embeddings(folder):
             model.check_encoder(shard.identity)
             ids += shard.ids

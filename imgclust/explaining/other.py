@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LEAST = 5  # images of a candidate cluster
 PART = 50  # or one of so many, of all images in "other"
+NUMBERS, TEXT = 12, 2_000  # bytes that are held of each number of an embedding, and of the rest of an image
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,12 +139,16 @@ def _training(model: ClusterModel) -> Found:
 
 def _stored(model: ClusterModel, folder: Path) -> Found:
     from imgclust.embedding.store import iter_embeddings
+    from imgclust.embedding.store_columns import check_memory, count_rows
 
     total, rows, found = 0, [], []
     for shard in iter_embeddings(folder):
         model.check_encoder(shard.identity)
         prediction = predict_batches(model.predictor, shard.vectors)
         some = np.flatnonzero(model.shown(prediction, shard.vectors).unassigned().labels == OTHER)
+        if not total:  # as many of the others, presumably
+            likely = round(count_rows(folder) * len(some) / len(shard))
+            check_memory(folder, likely, TEXT, NUMBERS, "leave --on out to look at the training images")
         total += len(shard)
         rows.append(SearchRows(shard.ids, shard.sources, shard.vectors, None).of(some))
         found.append(prediction.of(some))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from imgclust.cli import arguments, loading
+from imgclust.embedding import store_columns
 from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EncoderError
 from imgclust.model.model import ClusterModel
@@ -75,6 +76,27 @@ def test_add_list_and_remove(folder: Path, model: Path, capsys: pytest.CaptureFi
     assert "class 6 removed" in capsys.readouterr().out
     assert imgclust("class", model, "list") == 0
     assert "has no classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [("class {model} add receipts --examples {all}", "a few hundred pictures are enough"),
+     ("class {model} add receipts --examples {examples} --on {all}", "leave --on out"),
+     ("duplicates {all}", "--near 2 finds equal files"),
+     ("tune {all} -o {model}/tuning", "train on fewer (max_train, now 200000)"),
+     ("fit {all} -o {model}/next --max-train 100", "train on fewer (max_train, now 100)")],
+)  # fmt: skip
+def test_what_memory_does_not_hold_is_refused(
+    folder: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    command: str, remedy: str,
+) -> None:  # fmt: skip
+    """In a sentence that names what to do, by every command that holds a folder's embeddings."""
+    monkeypatch.setattr(store_columns, "available_memory", lambda: 10_000)
+    places = {"model": model, "examples": folder / "examples", "all": folder / "embeddings"}
+    assert imgclust(*command.format(**places).split()) == 1
+    said = capsys.readouterr().err
+    assert "0.0 GB are available" in said
+    assert remedy in said
 
 
 def test_labels_judge_a_class(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

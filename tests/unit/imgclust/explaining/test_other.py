@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imgclust.embedding import store_columns
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.errors import EmbeddingsError
 from imgclust.explaining import other_output
 from imgclust.explaining.other import Other, explain_other, groups_in
@@ -19,6 +21,7 @@ from imgclust.model.parts import Cluster
 from imgclust.model.reasons import KINDS, thin_regions
 from imgclust.predictor.assignment import TABLE
 from imgclust.types import OTHER, Prediction
+from tests.support.fake_encoder import IDENTITY
 from tests.support.frozen_pair import frozen_pair
 
 HOSTILE = "<img src=x onerror=window.pwned=1>\x1b[2J"
@@ -137,3 +140,19 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     """The error names it."""
     with pytest.raises(EmbeddingsError, match="missing"):
         explain_other(model(), tmp_path / "missing")
+
+
+def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first shard, which tells how much of a folder is in "other"; as much as fits is explained."""
+    rows = model().arrays["embeddings"].astype(np.float32)
+    identity = dataclasses.replace(IDENTITY, dim=rows.shape[1])
+    with EmbeddingsWriter(tmp_path, identity, shard_rows=100) as writer:
+        for i, row in enumerate(rows):
+            writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=None)
+    monkeypatch.setattr(store_columns, "available_memory", lambda: 10**9)
+    found = explain_other(model(), tmp_path)
+    assert found.total == len(rows)
+    assert found.images
+    monkeypatch.setattr(store_columns, "available_memory", lambda: 1000)
+    with pytest.raises(EmbeddingsError, match=r"available: leave --on out"):
+        explain_other(model(), tmp_path)
