@@ -54,6 +54,7 @@ FLOORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("editing", "what people changed"),
         ("embedding", "pixels → embeddings"),
         ("images", "files → pixels"),
+        ("placing", "neighbours → points"),
         ("predictor", "embedding → cluster"),
         ("fetching", "URL → bytes"),
         ("support", "progress, memory, cores"),

@@ -129,17 +129,24 @@ def draw_map(
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import umap
-    from threadpoolctl import threadpool_limits
+
+    from imgclust.placing.near_points import UMAPS_OWN, near_points
+    from imgclust.placing.quick_umap import QuickUMAP, calmly
 
     chosen = np.arange(len(points))
     if len(chosen) > MAP_ROWS:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
-    reducer = umap.UMAP(
-        n_neighbors=min(30, len(chosen) - 1), min_dist=0.6, n_epochs=200, random_state=seed or 0, n_jobs=1
-    )
-    with threadpool_limits(1, "blas"):  # as in `imgclust.training.umap_hdbscan`
-        plane = reducer.fit_transform(points[chosen])
+    count = min(30, len(chosen) - 1)
+    near = near_points(points[chosen], count) if len(chosen) >= UMAPS_OWN else (None, None, None)
+    with calmly():
+        plane = QuickUMAP(
+            n_neighbors=count,
+            min_dist=0.6,
+            n_epochs=200,
+            random_state=seed or 0,
+            n_jobs=1,
+            precomputed_knn=near,
+        ).fit_transform(points[chosen])
     table = pa.table(
         {
             "id": pa.array([ids[int(row)] for row in chosen], pa.string()),

@@ -11,7 +11,7 @@ from typing import Any
 
 import scipy.sparse as sp
 
-from imgclust.training.quick_umap import QuickUMAP
+from imgclust.placing.quick_umap import QuickUMAP
 
 
 class ReweightedUMAP(QuickUMAP):

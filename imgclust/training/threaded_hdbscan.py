@@ -15,14 +15,12 @@ import numpy.typing as npt
 from hdbscan._hdbscan_boruvka import KDTreeBoruvkaAlgorithm
 from hdbscan._hdbscan_linkage import label
 from hdbscan.hdbscan_ import _tree_to_labels
-from scipy.spatial import cKDTree
 
-from imgclust.support.machine import available_cores
+from imgclust.placing.near_points import near_points
 from imgclust.types import Floats
 
 MOST_AXES = 60  # hdbscan takes another algorithm above
 LEAF = 40  # points; hdbscan's
-BLOCK = 8192  # points that are asked for at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class ThreadedHDBSCAN(hdbscan.HDBSCAN):  # type: ignore[misc]
             return self
         self._raw_data, self._all_finite = points, True
         count = min(self.min_samples or self.min_cluster_size, len(points) - 1)
-        known = nearest_points(points, count + 1)
+        rows, distances = near_points(points, count + 1)
+        known = Known(np.ascontiguousarray(points, np.float64), distances, rows)
         forest = KDTreeBoruvkaAlgorithm(
             known, count, leaf_size=LEAF // 3, approx_min_span_tree=True, n_jobs=1
         )
@@ -73,14 +72,3 @@ class ThreadedHDBSCAN(hdbscan.HDBSCAN):  # type: ignore[misc]
         if self.prediction_data:
             self._prediction_data = Core(known.distances[:, count - 1].copy())
         return self
-
-
-def nearest_points(points: Floats, count: int) -> Known:
-    """The nearest points of each among all, itself the first; exact, so the same on any number of cores."""
-    data = np.ascontiguousarray(points, np.float64)
-    tree, cores = cKDTree(data, LEAF), available_cores()
-    distances, rows = np.empty((len(data), count)), np.empty((len(data), count), np.int64)
-    # points that lie side by side read the same part of the tree
-    for some in np.split(tree.indices, range(BLOCK, len(data), BLOCK)):
-        distances[some], rows[some] = tree.query(data[some], count, workers=cores)
-    return Known(data, distances, rows)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import warnings
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
+from imgclust.placing.near_points import UMAPS_OWN
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
 from imgclust.training.labelled_umap import weakened
@@ -17,7 +15,6 @@ from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
 
-UMAPS_OWN = 4096  # rows below which umap compares all pairs; from here on it searches, with one thread
 WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from places that are nearly right
 
 
@@ -55,13 +52,11 @@ def fit_umap(
             little (fewer epochs, at a lower rate), and its clusters are kept apart.
         refits: what fits on samples of the rows say: who is together there is drawn together here.
     """
+    from imgclust.placing.quick_umap import calmly
     from imgclust.training.reweighted_umap import ReweightedUMAP
 
     keep_compiled()
-    # its many small products gain nothing from BLAS's threads, which wait for each other spinning
-    with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
-        warnings.filterwarnings("ignore", message="precomputed_knn")  # our predictor searches by itself
+    with calmly():
         start = None if before is None else before.places(p.n_components)
         warm = {} if start is None else {"init": start.copy()}
         near = nearest_rows(rows, p.n_neighbors, p.metric) if len(rows) >= UMAPS_OWN else None

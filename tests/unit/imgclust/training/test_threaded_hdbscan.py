@@ -8,6 +8,7 @@ import hdbscan
 import numpy as np
 import pytest
 
+from imgclust.placing import near_points
 from imgclust.training import threaded_hdbscan
 from imgclust.training.threaded_hdbscan import ThreadedHDBSCAN
 
@@ -59,6 +60,6 @@ def test_many_axes_are_hdbscans_own() -> None:
 def test_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     points, found = clouds(3000), []
     for cores in (1, 3):
-        monkeypatch.setattr(threaded_hdbscan, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(near_points, "available_cores", lambda cores=cores: cores)
         found.append(ThreadedHDBSCAN(min_cluster_size=40).fit(points))
     np.testing.assert_array_equal(found[0]._condensed_tree, found[1]._condensed_tree)

@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from umap.spectral import spectral_layout
 
-from imgclust.training import spectral
-from imgclust.training.spectral import spectral_places
+from imgclust.placing import spectral
+from imgclust.placing.spectral import spectral_places
 
 
 def band(n: int, seed: int = 0) -> sp.coo_matrix:

@@ -1,22 +1,37 @@
-"""UMAP whose places are laid out by `imgclust.training.layout`; all else is umap-learn's."""
+"""UMAP whose places are laid out by `imgclust.placing.layout`; all else is umap-learn's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import umap
+from threadpoolctl import threadpool_limits
 from umap.umap_ import noisy_scale_coords
 
+from imgclust.placing.layout import Descent, lay_out, pruned
+from imgclust.placing.spectral import spectral_places
 from imgclust.predictor.umap_transform import Curves
-from imgclust.training.layout import Descent, lay_out, pruned
-from imgclust.training.spectral import spectral_places
 from imgclust.types import Floats
 
 SIDE = 10.0  # of the box that the places start in
 NOISE = 1e-4  # so that no two rows start in one place
+
+
+@contextmanager
+def calmly() -> Iterator[None]:
+    """Without umap-learn's warnings of what is meant, and without BLAS's threads.
+
+    Its many small products gain nothing from these, which wait for each other spinning.
+    """
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed random state uses one thread
+        warnings.filterwarnings("ignore", message="precomputed_knn")  # it cannot search for new rows' ones
+        yield
 
 
 class QuickUMAP(umap.UMAP):  # type: ignore[misc]

@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse as sp
 from umap.umap_ import make_epochs_per_sample
 
+from imgclust.placing.layout import Descent, lay_out, pruned
 from imgclust.predictor import exact
 from imgclust.predictor.umap_transform import Curves
-from imgclust.training.layout import Descent, lay_out, pruned
 
 CURVES = Curves(1.8222, 0.8212, 1.0)
 
