@@ -52,7 +52,7 @@ def test_nearest_other_leaves_the_row_itself_out(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("searched", [50, 5000])
 def test_a_large_map_is_a_sample(searched: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a sample is drawn; ids and clusters still belong together, whoever finds neighbours."""
+    """Beyond the limit a sample is drawn; ids and clusters still belong together, whoever searches."""
     monkeypatch.setattr(near_points, "UMAPS_OWN", searched)
     monkeypatch.setattr(gallery, "MAP_ROWS", 60)
     rng = np.random.default_rng(1)
