@@ -25,11 +25,12 @@ from imgclust.tagging.files import schema
 
 BATCH_ROWS = 10_000
 SHARD_ROWS = 4096  # images that an actor writes at once, at most: what a killed run does again
+MOST_ROWS = 1_000_000  # that are given to Ray at once: 0.7 kB of memory each
 BLOCKS = 4  # for each actor, at least, so that none waits long for the others
 
 
 def outcomes_on_ray(
-    options: EmbedOptions, workers: Workers, *, part_rows: int = PART_ROWS, block_rows: int = SHARD_ROWS
+    options: EmbedOptions, workers: Workers, *, part_rows: int | None = None, block_rows: int = SHARD_ROWS
 ) -> Outcomes:
     """What `imgclust.embedding.embed.embed` takes to have images read, encoded and written by Ray's actors.
 
@@ -37,9 +38,11 @@ def outcomes_on_ray(
     their contents decide.
 
     Args:
-        part_rows: images that are given to Ray at once.
+        part_rows: images that are given to Ray at once; None: enough for all workers, at most a million.
         block_rows: images of one task and one shard, at most.
     """
+    several = BLOCKS * workers.count
+    part_rows = part_rows or min(MOST_ROWS, max(PART_ROWS, several * block_rows))
 
     def outcomes(found: Iterable[Item], target: Target) -> Generator[list[EmbedOutcome | Stored]]:
         writing = partial(
@@ -48,7 +51,7 @@ def outcomes_on_ray(
         )  # fmt: skip
         rest = iter(found)
         while part := list(itertools.islice(rest, part_rows)):
-            rows = min(block_rows, max(options.batch, -(-len(part) // (BLOCKS * workers.count))))
+            rows = min(block_rows, max(options.batch, -(-len(part) // several)))
             batch = to_be_written(part, map(target.is_contested, part))
             given = iter(part)
             for report in ray_data.run([batch], writing, rows=rows):

@@ -22,6 +22,7 @@ from PIL import Image
 from imgclust.embedding import encoder
 from imgclust.embedding.embed import FAILED, embed
 from imgclust.embedding.store import read_embeddings
+from imgclust.engines import runs
 from imgclust.engines.ray_data import Embedder, Workers
 from imgclust.engines.runs import outcomes_on_ray, predict_on_ray
 from imgclust.engines.steps import EmbedOptions
@@ -121,6 +122,19 @@ def test_embedding(pictures: Path, tmp_path: Path, engine: list[list[int]]) -> N
     assert found.ids == expected.ids
     assert found.vectors.tobytes() == expected.vectors.tobytes()
     assert (tmp_path / "out" / FAILED).read_text() == (tmp_path / "alone" / FAILED).read_text()
+
+
+def test_more_workers_get_more_at_once(
+    pictures: Path, tmp_path: Path, engine: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four blocks each, so that shards stay large; never more than the most."""
+    monkeypatch.setattr(runs, "PART_ROWS", 10)
+    monkeypatch.setattr(runs, "MOST_ROWS", 15)
+    for count, parts in ((1, [[2] * 5, [2] * 5, [2, 2, 1]]), (100, [[2] * 7 + [1], [2] * 5])):
+        outcomes = outcomes_on_ray(EmbedOptions(IDENTITY), Workers(count), block_rows=2)
+        embed([pictures], tmp_path / f"{count}", FakeEncoder(), progress=False, outcomes=outcomes)
+        assert engine == parts
+        engine.clear()
 
 
 def test_relative_paths_begin_where_the_command_was_started(
