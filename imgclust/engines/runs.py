@@ -25,7 +25,7 @@ from imgclust.tagging.files import schema
 
 BATCH_ROWS = 10_000
 SHARD_ROWS = 4096  # images that an actor writes at once, at most: what a killed run does again
-MOST_ROWS = 1_000_000  # that are given to Ray at once: 0.7 kB of memory each
+MOST_ROWS = 1_000_000  # that are given to Ray at once: 0.9 kB of memory each
 BLOCKS = 4  # for each actor, at least, so that none waits long for the others
 
 
