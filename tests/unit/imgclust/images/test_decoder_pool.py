@@ -103,3 +103,13 @@ def test_a_process_that_does_not_start_ends_the_run() -> None:
     ):
         pool.decode(picture())
     assert not isinstance(error.value, DecodeFailed)
+
+
+def test_a_process_that_decodes_at_the_end_ends_after_that() -> None:
+    """Nobody else would end it: it is in no queue while it decodes."""
+    with DecoderPool(1, PREPROCESSING, LIMITS) as pool:
+        pool.decode(picture())
+        decoding = pool._taken()
+    assert decoding._process.poll() is None
+    pool._give_back(decoding)
+    assert decoding._process.poll() is not None
