@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from imgclust.training.before import Before
 from imgclust.training.dedupe import Rows
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.novel_kinds import kinds_not_seen
-from imgclust.training.parameters import Parameters
+from imgclust.training.parameters import Count, Parameters
 from imgclust.types import OTHER, EncoderIdentity, Floats, Ints, Predictor
 
 
@@ -41,6 +42,18 @@ def check_space(previous: ClusterModel, rows: Floats, encoder: EncoderIdentity |
             f"model {previous.version} cannot be continued: it takes embeddings of {previous.dim} numbers, "
             f"these have {rows.shape[1]}: give embeddings of its encoder, {otherwise}"
         )
+
+
+def as_before(
+    previous: ClusterModel, parameters: Mapping[str, Any], groups: Count | bool | None
+) -> dict[str, Any]:
+    """The parameters that are not the recipe's in a fit that continues this model.
+
+    Groups as it has them. No consensus: starting places and graph are steady already, and what several fits
+    agree on leaves less to "other".
+    """
+    levels = {"levels": 2} if groups is None and previous.groups else {}
+    return {"consensus": 0, **levels, **parameters}
 
 
 def predicted_before(

@@ -25,6 +25,7 @@ from imgclust.training.agreement import REFITS, judge_of
 from imgclust.training.carrying import carry_edits, carry_group_names, class_pictures
 from imgclust.training.continuation import (
     Numbering,
+    as_before,
     ask_both,
     births,
     check_space,
@@ -143,7 +144,8 @@ def fit(
         max_train: maximum number of training images; the others are predicted.
         previous: the model, or its folder, whose taxonomy to continue. Clusters that match one of its
             clusters (`imgclust.model.taxonomy.match`) keep its number and name; others get numbers that the
-            taxonomy has never used. The fit starts from its map and prefers its clusters.
+            taxonomy has never used. The fit starts from its map and prefers its clusters; there is no
+            consensus, unless the parameters ask for it.
         near: cosine similarity from which two images count as the same picture; above 1, only equal files.
         novel_rate: share of images similar to the training images that may be called novel; 0..0.2.
         other_target: share of the images that may stay in "other". Images between clusters, those with the
@@ -178,8 +180,8 @@ def fit(
     labels = None if labels is None else [labels[row] for row in as_given]
     if previous is not None:
         check_space(previous, given.rows, given.encoder)
-        if groups is None and previous.groups and not isinstance(parameters, Parameters):
-            parameters = {"levels": 2, **(parameters or {})}
+        if not isinstance(parameters, Parameters):
+            parameters = as_before(previous, parameters or {}, groups)
     stages = Stages(progress)
     with stages.stage("duplicates", f"{len(given.ids)} images") as tell:
         duplicates = find_duplicates(

@@ -280,6 +280,11 @@ def test_a_new_kind_beside_an_old_cluster_gets_its_own_number() -> None:
     assert (labels[new] >= first().next_number).mean() > 0.9
 
 
+def test_there_is_no_consensus_unless_it_is_asked_for() -> None:
+    assert continuation.as_before(first(), {"min_samples": 4}, None) == {"consensus": 0, "min_samples": 4}
+    assert continuation.as_before(first(), {"consensus": 6}, None) == {"consensus": 6}
+
+
 def test_births_survive_the_folder(tmp_path: Path) -> None:
     """A number's first direction is that of the first model, in the second and when it is loaded again."""
     one = dict(zip(first().numbers.tolist(), Births.of(first().arrays).directions, strict=True))
