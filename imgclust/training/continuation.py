@@ -63,10 +63,16 @@ def predicted_before(
 
     What is new to it belongs to no cluster, even where it was put into one.
     """
+
+    def report(done: float) -> None:
+        if progress:
+            progress(done / 2)
+
     found = predict_batches(
-        previous.predictor, rows, progress=lambda done: progress(done / len(rows)) if progress else None
+        previous.predictor, rows, progress=lambda done: report(done / len(rows))
     ).unassigned()
-    near, distances = nearest_rows(rows, min(p.n_neighbors, len(rows) - 1), "cosine")
+    count = min(p.n_neighbors, len(rows) - 1)
+    near, distances = nearest_rows(rows, count, "cosine", lambda done: report(1 + done))
     old = len(previous.arrays["labels"])
     new = kinds_not_seen(found.similarities, near[:, 1:], 1 - distances[:, 1:], old)
     labels = np.where(found.novel | new, np.int32(OTHER), found.labels)

@@ -20,7 +20,7 @@ CHANCE = 0.05  # that an image of a kind that the previous model knows has so ma
 
 
 def kinds_not_seen(nearest_old: Floats, rows: Ints, cosines: Floats, old: int) -> npt.NDArray[np.bool_]:
-    """bool (n,): which of n images show something new.
+    """bool (n,): which of n images show something new; none, where k neighbours are too few to tell.
 
     Args:
         nearest_old: float32 (n,); cosine to the nearest of the images that the previous model was trained on.
@@ -28,10 +28,10 @@ def kinds_not_seen(nearest_old: Floats, rows: Ints, cosines: Floats, old: int) -
         old: how many images the previous model was trained on.
     """
     unseen = nearest_old < NEAR
-    if not unseen.any():
-        return unseen
+    share = unseen.sum() / (unseen.sum() + old)
+    by_chance = max(1.0, math.log(CHANCE) / math.log(share)) if share else math.inf
+    if by_chance > cosines.shape[1]:
+        return np.zeros(len(unseen), bool)
     nearer = (cosines > nearest_old[:, None]).sum(axis=1)
     nearer[~unseen] = 0
-    around = nearer + nearer[rows].mean(axis=1)
-    by_chance = math.log(CHANCE) / math.log(unseen.sum() / (unseen.sum() + old))
-    return np.asarray(unseen & (around > max(1.0, min(by_chance, cosines.shape[1]))))
+    return np.asarray(unseen & (nearer + nearer[rows].mean(axis=1) > by_chance))

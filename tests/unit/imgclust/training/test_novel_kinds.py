@@ -44,3 +44,8 @@ def test_pictures_that_were_there_are_not_new() -> None:
     old = pictures(6, 50, 1)
     assert not judged(old, old).any()
     assert not judged(old, np.concatenate([old, pictures(7, 50, 2)]))[:300].any()
+
+
+def test_nothing_is_new_where_there_was_hardly_anything() -> None:
+    """Among ten times as many images, all of those around an image are new ones, whatever it shows."""
+    assert not judged(pictures(6, 10, 1), pictures(7, 100, 2)).any()
