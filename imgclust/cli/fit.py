@@ -79,7 +79,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--consensus", type=int, metavar="N",
         help="fits on samples of the images whose common clusters make the model's more stable; 0: none, "
-             "seven times as fast (default: 6 up to 10,000 training images, 0 beyond and with --previous)",
+             "faster (default: 6 up to 10,000 training images, 0 beyond and with --previous)",
     )  # fmt: skip
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",

@@ -34,7 +34,7 @@ def estimate(n: int, dim: int, total: int, p: Parameters, processes: int = 1) ->
     Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph and pynndescent's
     index (230 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
     n × min_samples.
-    Time: two lines through fits of 1,500 to 150,000 images.
+    Time: lines through fits of 1,500 to 150,000 images.
     """
     embeddings = total * dim * 6
     hdbscan = n * p.min_samples * 23 + n * 400
@@ -54,7 +54,7 @@ def _umap_memory(n: int, dim: int, p: Parameters) -> int:
 
 
 def _umap_seconds(n: int, p: Parameters) -> float:
-    return n * (p.n_epochs / 300) * p.n_neighbors * 5.2e-5
+    return n * (p.n_epochs / 300) * p.n_neighbors * 1e-5
 
 
 def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:

@@ -35,15 +35,15 @@ def test_estimate_counts_hdbscan() -> None:
 
 def test_refits_are_counted_and_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many at a time as there are cores, and memory, for, where that is faster."""
-    p = Parameters.for_size(4000)
+    p = Parameters.for_size(9000)
     alone = dataclasses.replace(p, consensus=0)
-    seconds = [estimate(4000, 512, 4000, p, processes).seconds for processes in (1, 2, 6)]
+    seconds = [estimate(9000, 512, 9000, p, processes).seconds for processes in (1, 2, 6)]
     assert seconds == sorted(seconds, reverse=True)
-    assert seconds[-1] > estimate(4000, 512, 4000, alone).seconds
-    rows = np.empty((4000, 512), np.float32)
+    assert seconds[-1] > estimate(9000, 512, 9000, alone).seconds
+    rows = np.empty((9000, 512), np.float32)
     monkeypatch.setattr(cost_module, "available_cores", lambda: 16)
-    assert (check_memory(4000, rows, p).processes, check_memory(4000, rows, alone).processes) == (6, 0)
-    most = estimate(4000, 512, 4000, p, 3).memory - rows.nbytes
+    assert (check_memory(9000, rows, p).processes, check_memory(9000, rows, alone).processes) == (6, 0)
+    most = estimate(9000, 512, 9000, p, 3).memory - rows.nbytes
     monkeypatch.setattr(cost_module, "available_memory", lambda: most)
-    assert check_memory(4000, rows, p).processes == 3
+    assert check_memory(9000, rows, p).processes == 3
     assert check_memory(300, rows, Parameters.for_size(300)).processes == 1  # done before another has started
