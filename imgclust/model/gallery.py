@@ -130,14 +130,13 @@ def draw_map(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from imgclust.placing.near_points import UMAPS_OWN, near_points
+    from imgclust.placing.near_points import near_points
     from imgclust.placing.quick_umap import QuickUMAP, calmly
 
     chosen = np.arange(len(points))
     if len(chosen) > MAP_ROWS:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
     count = min(30, len(chosen) - 1)
-    near = near_points(points[chosen], count) if len(chosen) >= UMAPS_OWN else (None, None, None)
     with calmly():
         plane = QuickUMAP(
             n_neighbors=count,
@@ -145,7 +144,7 @@ def draw_map(
             n_epochs=200,
             random_state=seed or 0,
             n_jobs=1,
-            precomputed_knn=near,
+            precomputed_knn=near_points(points[chosen], count),
         ).fit_transform(points[chosen])
     table = pa.table(
         {

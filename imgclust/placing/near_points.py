@@ -9,7 +9,6 @@ from scipy.spatial import cKDTree
 from imgclust.support.machine import available_cores
 from imgclust.types import Floats
 
-UMAPS_OWN = 4096  # rows below which umap-learn compares all pairs; from here on it searches, with one thread
 LEAF = 40  # points
 BLOCK = 8192  # points that are asked for at once
 

@@ -7,7 +7,6 @@ import functools
 import importlib
 from typing import Any
 
-from imgclust.placing.near_points import UMAPS_OWN
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
 from imgclust.training.labelled_umap import weakened
@@ -59,7 +58,6 @@ def fit_umap(
     with calmly():
         start = None if before is None else before.places(p.n_components)
         warm = {} if start is None else {"init": start.copy()}
-        near = nearest_rows(rows, p.n_neighbors, p.metric) if len(rows) >= UMAPS_OWN else None
         reducer = ReweightedUMAP(
             n_neighbors=p.n_neighbors,
             n_components=p.n_components,
@@ -69,7 +67,7 @@ def fit_umap(
             metric=p.metric,
             random_state=p.random_state,
             n_jobs=1,
-            **({} if near is None else {"precomputed_knn": near}),
+            precomputed_knn=nearest_rows(rows, p.n_neighbors, p.metric),
             **warm,
         )
         reducer.tell = tell

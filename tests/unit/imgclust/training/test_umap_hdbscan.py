@@ -11,7 +11,6 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust.model.model import ClusterModel
-from imgclust.training import umap_hdbscan
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.training.umap_hdbscan import COMPILED, fit_hdbscan, fit_umap, keep_compiled
@@ -36,11 +35,10 @@ def test_nothing_is_kept_where_nothing_can_be_written(monkeypatch: pytest.Monkey
     keep_compiled()
 
 
-def test_umap_takes_the_neighbours_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it would search itself, with one thread; the fitted pair freezes and predicts as any other."""
+def test_umap_takes_the_neighbours_that_it_is_given() -> None:
+    """It compares no pairs itself, and searches for none; the pair freezes and predicts as any other."""
     rows, group = grouped()
     p = Parameters.for_size(len(rows)).replaced(SMALL)
-    monkeypatch.setattr(umap_hdbscan, "UMAPS_OWN", len(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reducer = fit_umap(rows, p)
