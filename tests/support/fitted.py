@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -53,9 +54,16 @@ def _fit(path: Path) -> None:
 @cache
 def fitted_pair() -> tuple[object, object, Parameters]:
     """umap-learn's and hdbscan's own fitted objects, for the same rows."""
-    from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
+    import hdbscan
+    import umap
 
     rows, _ = grouped()
-    parameters = Parameters.for_size(len(rows)).replaced(SMALL)
-    reducer = fit_umap(rows, parameters)
-    return reducer, fit_hdbscan(reducer.embedding_, parameters), parameters
+    p = Parameters.for_size(len(rows)).replaced(SMALL)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_jobs value")
+        reducer = umap.UMAP(
+            n_neighbors=p.n_neighbors, n_components=p.n_components, min_dist=p.min_dist, n_epochs=p.n_epochs,
+            metric=p.metric, random_state=p.random_state,
+        ).fit(rows)  # fmt: skip
+    sizes = {"min_cluster_size": p.min_cluster_size, "min_samples": p.min_samples}
+    return reducer, hdbscan.HDBSCAN(**sizes, prediction_data=True).fit(reducer.embedding_), p

@@ -56,7 +56,7 @@ def image_of(kind: int) -> np.ndarray:
 
 @cache
 def later() -> FitResult:
-    return continued(FIRST, 33, edited())
+    return continued(FIRST, 34, edited())
 
 
 @cache
@@ -120,7 +120,7 @@ def test_a_result_has_the_labels_that_people_see(tmp_path: Path) -> None:
     assert set(found.labels.tolist()) <= {-1, *(c.id for c in loaded.clusters)}
     assert np.array_equal(found.labels[found.split.train], loaded.labels_)
     assert np.array_equal(found.labels[found.split.test], found.test.labels)
-    rows, _ = pictures(FIRST, 33)
+    rows, _ = pictures(FIRST, 34)
     assert np.array_equal(found.test.labels, loaded.predict(rows[found.split.test]).labels)
 
 
