@@ -45,6 +45,8 @@ class Claim:
         self._member, self._source = member, source
         self._producer = Producer(claim_config(connection, client_id, name), logger=client_log)
         self._open = False
+        # once it is connected; before, librdkafka looks for the coordinator half a second later
+        self._call(lambda patience: self._producer.list_topics(source, patience))
         self._call(self._producer.init_transactions)
 
     def produce(
