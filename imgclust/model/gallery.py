@@ -131,12 +131,13 @@ def draw_map(
     import pyarrow.parquet as pq
 
     from imgclust.placing.near_points import near_points
-    from imgclust.placing.quick_umap import QuickUMAP, calmly
+    from imgclust.placing.quick_umap import QuickUMAP, calmly, keep_compiled
 
     chosen = np.arange(len(points))
     if len(chosen) > MAP_ROWS:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:MAP_ROWS])
     count = min(30, len(chosen) - 1)
+    keep_compiled()
     with calmly():
         plane = QuickUMAP(
             n_neighbors=count,

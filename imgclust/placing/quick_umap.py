@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,24 @@ from imgclust.types import Floats
 
 SIDE = 10.0  # of the box that the places start in
 NOISE = 1e-4  # so that no two rows start in one place
+COMPILED = (
+    ("umap.utils", "fast_knn_indices"),
+    ("umap.utils", "submatrix"),
+    ("umap.umap_", "smooth_knn_dist"),
+    ("umap.umap_", "compute_membership_strengths"),
+)
+
+
+def keep_compiled() -> None:
+    """umap compiles these in every process; numba can keep them for the next one.
+
+    See docs/decisions/0111-compiled-umap-is-kept.md.
+    """
+    for module, name in COMPILED:
+        function = getattr(importlib.import_module(module), name, None)  # other versions may have others
+        with contextlib.suppress(RuntimeError):  # there is no folder that it may write to
+            if function is not None:
+                function.enable_caching()
 
 
 @contextmanager

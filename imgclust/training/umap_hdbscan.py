@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 from typing import Any
 
 from imgclust.training.before import Before
@@ -15,26 +13,6 @@ from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
 
 WARM_EPOCHS, WARM_RATE = 3, 0.25  # part of the epochs, and learning rate, from places that are nearly right
-
-
-COMPILED = (
-    ("umap.utils", "fast_knn_indices"),
-    ("umap.utils", "submatrix"),
-    ("umap.umap_", "smooth_knn_dist"),
-    ("umap.umap_", "compute_membership_strengths"),
-)
-
-
-def keep_compiled() -> None:
-    """umap compiles these in every process; numba can keep them for the next one.
-
-    See docs/decisions/0111-compiled-umap-is-kept.md.
-    """
-    for module, name in COMPILED:
-        function = getattr(importlib.import_module(module), name, None)  # other versions may have others
-        with contextlib.suppress(RuntimeError):  # there is no folder that it may write to
-            if function is not None:
-                function.enable_caching()
 
 
 def fit_umap(
@@ -51,7 +29,7 @@ def fit_umap(
             little (fewer epochs, at a lower rate), and its clusters are kept apart.
         refits: what fits on samples of the rows say: who is together there is drawn together here.
     """
-    from imgclust.placing.quick_umap import calmly
+    from imgclust.placing.quick_umap import calmly, keep_compiled
     from imgclust.training.reweighted_umap import ReweightedUMAP
 
     keep_compiled()

@@ -353,6 +353,10 @@ class FakeProducer:
     def purge(self) -> None:
         self.purged = True
 
+    def list_topics(self, topic: str, timeout: float = 0) -> None:
+        with self.broker.call("metadata"):
+            pass
+
     # ── transactions ─────────────────────────────────────────────────────────────────────────────────────
 
     def _fenced_call(self, name: str) -> Any:

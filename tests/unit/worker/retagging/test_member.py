@@ -166,6 +166,14 @@ def test_between_two_partitions_nothing_is_waited_for(connect: Any) -> None:
     assert set(waits[3:]) == {0}
 
 
+def test_a_claim_is_made_over_a_connection(connect: Any) -> None:
+    """Without one, librdkafka looks for the coordinator half a second later: for each partition."""
+    cluster = connect()
+    cluster.finish(cluster.member())
+    before = [cluster.broker.calls[i - 1] for i, name in enumerate(cluster.broker.calls) if name == "init"]
+    assert before == ["metadata"] * (1 + PARTITIONS)
+
+
 def test_a_run_ends_where_it_was_to_end_when_it_began(connect: Any) -> None:
     """For whoever joins later, too. The next run tags what has come since, and nothing else."""
     cluster = connect()
