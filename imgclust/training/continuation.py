@@ -21,8 +21,8 @@ from imgclust.predictor.batches import predict_batches
 from imgclust.training.before import Before
 from imgclust.training.dedupe import Rows
 from imgclust.training.neighbours import nearest_rows
-from imgclust.training.novel_kinds import kinds_not_seen
-from imgclust.training.parameters import Count, Parameters
+from imgclust.training.novel_kinds import NEIGHBOURS, kinds_not_seen
+from imgclust.training.parameters import Count
 from imgclust.types import OTHER, EncoderIdentity, Floats, Ints, Predictor
 
 
@@ -57,9 +57,9 @@ def as_before(
 
 
 def predicted_before(
-    previous: ClusterModel, rows: Floats, p: Parameters, progress: Callable[[float], None] | None = None
+    previous: ClusterModel, rows: Floats, progress: Callable[[float], None] | None = None
 ) -> Before:
-    """What the previous model says of the training images of the next one, whose parameters are p.
+    """What the previous model says of the training images of the next one.
 
     What is new to it belongs to no cluster, even where it was put into one.
     """
@@ -71,8 +71,7 @@ def predicted_before(
     found = predict_batches(
         previous.predictor, rows, progress=lambda done: report(done / len(rows))
     ).unassigned()
-    count = min(p.n_neighbors, len(rows) - 1)
-    near, distances = nearest_rows(rows, count, "cosine", lambda done: report(1 + done))
+    near, distances = nearest_rows(rows, 1 + NEIGHBOURS, "cosine", lambda done: report(1 + done))
     old = len(previous.arrays["labels"])
     new = kinds_not_seen(found.similarities, near[:, 1:], 1 - distances[:, 1:], old)
     labels = np.where(found.novel | new, np.int32(OTHER), found.labels)

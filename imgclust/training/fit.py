@@ -198,7 +198,7 @@ def fit(
     before = None
     if previous is not None:
         with stages.stage("previous", f"what model {previous.version} says of the training images") as tell:
-            before = predicted_before(previous, given.rows[split.train], parameters, tell)
+            before = predicted_before(previous, given.rows[split.train], tell)
     reducer, clusterer, selection = group(given.rows[split.train], parameters, cost, stages, before, engine)
     parts = freeze(reducer, clusterer, selection.nodes).selected_by(parameters.cluster_selection_method)
     predictor = FrozenPredictor(parts.arrays, parts.parameters)

