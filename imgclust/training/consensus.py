@@ -1,7 +1,7 @@
 """Fits on samples of the images, side by side in processes.
 
 One UMAP of a few thousand images depends on which of them it was given, more than on how clusters are chosen
-from it; what several of them agree on does so less. See docs/decisions/0027-steady-clusters.md.
+from it; so several of them are asked. See docs/decisions/0027-steady-clusters.md.
 """
 
 from __future__ import annotations

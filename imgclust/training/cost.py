@@ -54,7 +54,7 @@ def _umap_memory(n: int, dim: int, p: Parameters) -> int:
 
 
 def _umap_seconds(n: int, p: Parameters) -> float:
-    return n * (p.n_epochs / 300) * p.n_neighbors * 1e-5
+    return n * (p.n_epochs / 300) * p.n_neighbors * 8e-6
 
 
 def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:
