@@ -33,12 +33,17 @@ FIRST = (
     "tests/integration/test_demo_run.py",
     "tests/integration/test_view_consumer.py",
     "tests/integration/test_examples.py",  # short: xdist gives it to the process that the faults keep busy
-    "tests/integration/test_hostile_uploads.py",
-    "tests/integration/test_models_change.py",
     "tests/integration/test_install.py",
     "tests/integration/test_readme_clusters.py",
     "tests/integration/test_kafka_away.py",
+    "tests/integration/test_hostile_uploads.py",
+    "tests/integration/test_ray.py",
+    "tests/integration/test_models_change.py",
+    "tests/integration/test_topics_made_anew.py",
+    "tests/integration/test_fetchers.py",
     "tests/integration/test_rights.py",
+    "tests/integration/test_secured.py",
+    "tests/integration/test_docs.py",
 )
 
 

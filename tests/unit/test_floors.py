@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 
 from tests.support.promql import script
@@ -19,6 +20,12 @@ FLOOR = {
 FOR_TYPES = {("imgclust.model.editor", "imgclust.model.model")}
 
 
+@cache
+def imports() -> dict[str, list[tuple[str, int]]]:
+    """Module → what it imports, and where; read once."""
+    return {module: list(wings.imports(file, KNOWN)) for module, file in KNOWN.items()}
+
+
 def test_every_wing_has_its_floor() -> None:
     """A new wing says where it stands, and one that is gone leaves no floor behind."""
     assert {wings.wing(module) for module in KNOWN} == set(FLOOR), "name it in FLOORS of docs/wings.py"
@@ -27,9 +34,9 @@ def test_every_wing_has_its_floor() -> None:
 def test_a_wing_imports_only_what_stands_below_it() -> None:
     """Imports in functions and for types count: what is loaded late is a dependency all the same."""
     up = [
-        f"{file.relative_to(wings.ROOT)}:{line} imports {name}"
-        for module, file in KNOWN.items()
-        for name, line in wings.imports(file, KNOWN)
+        f"{KNOWN[module].relative_to(wings.ROOT)}:{line} imports {name}"
+        for module, found in imports().items()
+        for name, line in found
         if wings.wing(module)[0] == wings.wing(name)[0]
         and FLOOR[wings.wing(module)] < FLOOR[wings.wing(name)]
     ]
@@ -40,8 +47,8 @@ def test_imgclust_never_imports_worker() -> None:
     """The library works without the service."""
     found = [
         f"{module} imports {name}"
-        for module, file in KNOWN.items()
-        for name, _ in wings.imports(file, KNOWN)
+        for module, imported in imports().items()
+        for name, _ in imported
         if module.startswith("imgclust.") and name.startswith("worker.")
     ]
     assert not found
@@ -50,8 +57,8 @@ def test_imgclust_never_imports_worker() -> None:
 def test_no_module_imports_itself_in_a_circle() -> None:
     """Not within a wing either, and not for types alone."""
     graph: defaultdict[str, set[str]] = defaultdict(set)
-    for module, file in KNOWN.items():
-        graph[module] |= {name for name, _ in wings.imports(file, KNOWN) if (module, name) not in FOR_TYPES}
+    for module, found in imports().items():
+        graph[module] |= {name for name, _ in found if (module, name) not in FOR_TYPES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -7,8 +7,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,19 +361,6 @@ def test_a_cluster_that_is_everything(seed: int, epsilon: float) -> None:
     assert (model.predict(rows[members]).labels == 0).mean() >= 0.9
     tree = model.predictor.tree.predict(points)
     assert (tree.labels == clusterer.labels_).mean() >= 0.9
-
-
-def test_loading_and_predicting_load_no_fitting_libraries(folder: Path, tmp_path: Path) -> None:
-    """umap, hdbscan and pynndescent compile for seconds: a process that only predicts never sees them."""
-    rows, _ = fitted.grouped(each=2)
-    np.save(tmp_path / "rows.npy", rows)
-    code = (
-        "import sys, numpy as np; from imgclust import ClusterModel; "
-        f"m = ClusterModel.load({str(folder)!r}); m.predict(np.load({str(tmp_path / 'rows.npy')!r})); m.map; "
-        "print([x for x in ('umap', 'hdbscan', 'pynndescent', 'numba') if x in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_copied_folder_loads_anywhere(folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""A model in a terminal, a notebook, a table, a plot, a copy and another process."""
+"""A model in a terminal, a notebook, a table, a plot and a copy."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import pickle
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from html.parser import HTMLParser
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -95,11 +94,3 @@ def test_copies_and_threads_predict_the_same() -> None:
     fresh = copy.copy(model())
     with ThreadPoolExecutor(4) as threads:
         assert all(np.array_equal(found, expected) for found in threads.map(predicted, [fresh] * 8))
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_another_process_predicts_the_same(method: str) -> None:
-    """However it begins, and whatever this process has predicted before."""
-    expected = predicted(model())
-    with ProcessPoolExecutor(1, get_context(method)) as processes:
-        assert np.array_equal(processes.submit(predicted, model()).result(timeout=120), expected)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,28 +55,6 @@ def test_concurrent_calls_share_a_predictor() -> None:
         parts = list(pool.map(predictor.predict, [ROWS[i : i + 24] for i in range(0, 96, 24)]))
     assert_equal(Prediction.concat(parts), ALL, slice(None))
     assert predictor.rows == len(ROWS)
-
-
-def test_a_new_process_answers_the_same(tmp_path: Path) -> None:
-    """Bit for bit the same after a save and a load, in a process with no HOME and other thread counts."""
-    safetensors.numpy.save_file({**ARRAYS, "rows": ROWS}, tmp_path / "arrays.safetensors")
-    script = f"""
-        import numpy as np, safetensors.numpy, sys
-        from imgclust.predictor.predictor import FrozenPredictor
-        arrays = safetensors.numpy.load_file({str(tmp_path / "arrays.safetensors")!r})
-        found = FrozenPredictor(arrays, {PARAMS!r}).predict(arrays.pop("rows"))
-        np.savez({str(tmp_path / "found.npz")!r}, **{{n: getattr(found, n) for n in found.__slots__}})
-        print(sorted(set(sys.modules) & {{"umap", "hdbscan", "pynndescent", "numba", "sklearn"}}))
-    """
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]", "the predictor must load none of these"
-    with np.load(tmp_path / "found.npz") as found:
-        for field in dataclasses.fields(Prediction):
-            assert found[field.name].tobytes() == getattr(ALL, field.name).tobytes(), field.name
 
 
 def test_prepared_arrays_are_a_function_of_the_fitted_ones() -> None:
