@@ -8,6 +8,8 @@ import pytest
 
 from imgclust.model.freeze import freeze, selected_nodes
 from imgclust.predictor.reference import TREE, ReferencePredictor, best_candidates
+from imgclust.training.coassociation import Refit, Refits
+from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from tests.support import fitted
 
 
@@ -44,6 +46,19 @@ def test_training_rows_are_placed_and_not_looked_up(pair: tuple, rebuilt: Refere
     np.testing.assert_array_equal(reducer.transform(reducer._raw_data), reducer.embedding_)
     computed = rebuilt.umap.transform(reducer._raw_data)
     assert not np.array_equal(computed, reducer.embedding_)
+
+
+def test_the_weights_of_a_consensus_are_not_needed(pair: tuple) -> None:
+    """New rows are placed by the points alone, whatever was drawn together: to the last bit."""
+    rows, group = fitted.grouped()
+    everything = np.arange(len(rows))
+    votes = Refits(len(rows), (Refit(everything, group.astype(np.int32), np.empty(0)),))
+    reducer = fit_umap(rows, pair[2], refits=votes)
+    assert not np.array_equal(reducer.embedding_, pair[0].embedding_)
+    parts = freeze(reducer, fit_hdbscan(reducer.embedding_, pair[2]))
+    new, _ = fitted.grouped(seed=5, each=1)
+    found = ReferencePredictor(parts.arrays, parts.parameters).predict(new).points
+    np.testing.assert_array_equal(found, np.concatenate([reducer.transform(row[None]) for row in new]))
 
 
 def test_seeds_are_told_apart(pair: tuple) -> None:

@@ -10,8 +10,6 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from imgclust.errors import FitError
-from imgclust.model.freeze import freeze
-from imgclust.predictor.reference import ReferencePredictor
 from imgclust.support.progress import Progress
 from imgclust.training import consensus
 from imgclust.training.before import Before
@@ -113,19 +111,6 @@ def test_what_the_refits_agree_on_is_drawn_apart() -> None:
     stability = agreed_stabilities(hierarchy, votes)
     assert ((stability >= 0) & (stability <= 1)).all()
     assert stability.max() > 0.95
-
-
-def test_new_images_are_placed_as_umap_places_them() -> None:
-    """The predictor needs the points, and nothing of the weights that they come from."""
-    rows, _ = fitted.grouped(each=30)
-    votes, _ = agreed()
-    reducer = fit_umap(rows, job().parameters, refits=votes)
-    reducer._small_data = True  # umap-learn's own way with few rows, where it finds their neighbours itself
-    del reducer._knn_search_index
-    parts = freeze(reducer, fit_hdbscan(reducer.embedding_, job().parameters))
-    new, _ = fitted.grouped(seed=5, each=2)
-    found = ReferencePredictor(parts.arrays, parts.parameters).predict(new).points
-    np.testing.assert_array_equal(found, np.concatenate([reducer.transform(row[None]) for row in new]))
 
 
 def test_a_fit_by_consensus() -> None:

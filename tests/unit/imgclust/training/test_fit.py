@@ -242,6 +242,7 @@ class TestParameters:
         p = Parameters.of_recipe("article", 150_000)
         assert (p.n_neighbors, p.min_dist, p.n_epochs, p.n_components) == (70, 0.03, 300, 5)
         assert (p.min_cluster_size, p.min_samples, p.cluster_selection_method) == (1000, 1000, "leaf")
+        assert (p.consensus, Parameters.of_recipe("article", 500).consensus) == (0, 0)
         with pytest.raises(FitError, match="unknown recipe 'paper'; there are steady and article"):
             Parameters.of_recipe("paper", 150_000)
 
