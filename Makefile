@@ -7,7 +7,8 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 # A package index of torch builds, for one without CUDA (docs/install.md): make install TORCH_INDEX=…
 TORCH_INDEX ?=
-# Tests wait much (for Kafka, for timeouts), so there are more processes than two cores would keep busy.
+# Tests wait much (for Kafka, for timeouts), so there are more processes than two cores would keep busy; unit
+# tests do not, and each process loads torch and umap once more.
 # Files go to processes in the order of tests/conftest.py. More threads of torch in each would be in each other's
 # way, and a Kafka of some minutes is not worth what Java's second compiler costs. Tests start many processes:
 # compiled modules are kept, also where the environment (a container's, for one) says not to.
@@ -28,10 +29,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 test: install ## run all tests; those that need Kafka, Redis or a browser are skipped without them
-	$(PYTEST) --numprocesses 3 $(ARGS)
+	$(PYTEST) --numprocesses 4 $(ARGS)
 
 unit: install ## run the fast tests only
-	$(PYTEST) tests/unit --numprocesses 3 $(ARGS)
+	$(PYTEST) tests/unit --numprocesses 2 $(ARGS)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

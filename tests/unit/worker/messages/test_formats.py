@@ -135,6 +135,13 @@ def test_bytes_that_fit_no_schema_are_bad_events(data: bytes) -> None:
             assert error.code == "bad-event"
 
 
+@pytest.fixture
+def asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client asks again where nobody answers, as often as ever, without the seconds in between."""
+    used = "confluent_kafka.schema_registry._sync.schema_registry_client.full_jitter"
+    monkeypatch.setattr(used, lambda *_: 0.0)
+
+
 class Away:
     """A registry's client that answers with an error, and counts."""
 
@@ -152,6 +159,7 @@ class Away:
         return ask
 
 
+@pytest.mark.usefixtures("asked_at_once")
 def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
     """No answer, or a refusal, is not the event's fault: another error, which ends the process. A number that
     the registry does not know is the event's fault, and asked for once."""
@@ -175,6 +183,7 @@ def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
     assert asked == asked[:1] * 3
 
 
+@pytest.mark.usefixtures("asked_at_once")
 def test_check_asks_the_registry_where_a_format_needs_it() -> None:
     """`imgclust-worker check`: silent with JSON, `ok` when it answers, a remedy when nobody listens there."""
     from worker.commands.check import _registry
