@@ -9,7 +9,7 @@ import pytest
 from imgclust.model.freeze import freeze, selected_nodes
 from imgclust.predictor.reference import TREE, ReferencePredictor, best_candidates
 from imgclust.training.coassociation import Refit, Refits
-from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
+from imgclust.training.reweighted_umap import ReweightedUMAP
 from tests.support import fitted
 
 
@@ -53,9 +53,12 @@ def test_the_weights_of_a_consensus_are_not_needed(pair: tuple) -> None:
     rows, group = fitted.grouped()
     everything = np.arange(len(rows))
     votes = Refits(len(rows), (Refit(everything, group.astype(np.int32), np.empty(0)),))
-    reducer = fit_umap(rows, pair[2], refits=votes)
+    reducer = ReweightedUMAP(**pair[0].get_params())
+    reducer.changes = (votes.reweighted,)
+    reducer.fit(rows)
     assert not np.array_equal(reducer.embedding_, pair[0].embedding_)
-    parts = freeze(reducer, fit_hdbscan(reducer.embedding_, pair[2]))
+    clusterer = hdbscan.HDBSCAN(min_cluster_size=8, min_samples=5, prediction_data=True)
+    parts = freeze(reducer, clusterer.fit(reducer.embedding_))
     new, _ = fitted.grouped(seed=5, each=1)
     found = ReferencePredictor(parts.arrays, parts.parameters).predict(new).points
     np.testing.assert_array_equal(found, np.concatenate([reducer.transform(row[None]) for row in new]))
