@@ -7,6 +7,7 @@ moments, which a random kill hardly ever meets.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -51,16 +52,22 @@ class Failpoint:
         os.kill(os.getpid(), self._signal)
 
 
-_armed = Failpoint(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+@functools.cache
+def _armed() -> Failpoint | None:
+    """Read at the first failpoint and not with the module: a test's program may be a fork that had it."""
+    text = os.environ.get(VARIABLE)
+    return Failpoint(text) if text else None
 
 
 def reach(name: str) -> None:
     """The process is at the failpoint `name`."""
-    if _armed is not None and _armed.name == name and _armed.hit():
-        _armed.act()
+    armed = _armed()
+    if armed is not None and armed.name == name and armed.hit():
+        armed.act()
 
 
 def enter(name: str) -> None:
     """The process is about to make the call that the failpoint `name` interrupts."""
-    if _armed is not None and _armed.name == name and _armed.hit():
-        threading.Timer(_DURING, _armed.act).start()
+    armed = _armed()
+    if armed is not None and armed.name == name and armed.hit():
+        threading.Timer(_DURING, armed.act).start()
