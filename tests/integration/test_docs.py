@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import preloaded
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -33,10 +34,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, target)
     script = ROOT / "examples" / "quickstart.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(work / "pictures"), str(work / "out")],
-        capture_output=True, text=True, timeout=600, cwd=work,
-    )  # fmt: skip
+    done = preloaded.run(str(script), str(work / "pictures"), str(work / "out"), cwd=work, timeout=600)
     assert done.returncode == 0, done.stderr
     return work / "out", done.stdout
 

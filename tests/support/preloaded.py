@@ -81,6 +81,7 @@ class Program:
     """`python -m MODULE ARGUMENTS`, started; as much of `subprocess.Popen` as tests use.
 
     Args:
+        module: or the path of a script.
         log: stdout is added to this file, and stderr to `errors` or here.
         cwd: the folder that it starts in; this process's, when left out.
     """
@@ -206,9 +207,13 @@ def become(module: str, arguments: list[str], env: dict[str, str], log: str, err
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path[0] = cwd
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module.endswith(".py"):
+        sys.path[0] = str(Path(module).parent)
+        runpy.run_path(module, run_name="__main__")
+    else:
+        sys.path[0] = cwd
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
