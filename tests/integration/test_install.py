@@ -135,8 +135,9 @@ def test_it_installs_and_tags_with_nothing_but_a_temporary_folder(
 
     pins = (line.partition("==") for line in (source / "constraints.txt").read_text().splitlines())
     pinned = {canonical(name): version for name, _, version in pins}
-    there = [*distributions(path=[str(site)]), *distributions(path=[str(folder / "taken")])]
-    versions = {canonical(d.metadata["Name"]): d.version for d in there}
+    taken = [found for found in distributions(path=[str(SITE)]) if is_taken(found.metadata["Name"])]
+    there = [*distributions(path=[str(site)]), *taken]
+    versions = {canonical(found.metadata["Name"]): found.version for found in there}
     loose = [
         (name, version, pinned.get(name)) for name, version in versions.items()
         if name not in ("pip", "imgclust") and not comes_with_torch(name) and version != pinned.get(name)

@@ -58,7 +58,8 @@ def test_what_does_not_fit_is_a_dead_letter_and_the_rest_goes_on(
     for n, upload_id in enumerate(good):
         topics.send(upload_id.encode(), orjson.dumps({"id": upload_id, "url": "http://x/"}), n % 2)
     topics.flush()
-    world = KafkaWorld(topics, exactly_once=exactly_once)
+    # so long that the tries do not come to an end before the broker's refusal is here
+    world = KafkaWorld(topics, exactly_once=exactly_once, retry=60.0)
     tags, dead = topics.reader(topics.tags), topics.reader(topics.dlq)
     world.until("all have a result", lambda: world.count("dead") >= 4 and not world.pipeline.in_flight)
     world.until("everything is published", lambda: not world.delivery.waiting)
