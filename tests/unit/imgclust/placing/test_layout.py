@@ -54,15 +54,18 @@ def by_hand(points: np.ndarray, edges: sp.coo_matrix, how: Descent) -> np.ndarra
         for edge in np.flatnonzero(due <= epoch + 1e-6):
             row, other = edges.row[edge], edges.col[edge]
             here = points[row].copy()
-            move = -force(here, points[other], attraction)
-            points[other] -= rate * move
+            step = rate * force(here, points[other], attraction)
+            here -= step
+            points[other] += step
             due[edge] += apart[edge]
             times = int((epoch - due_negative[edge]) / apart_negative[edge] + 1e-6)
             due_negative[edge] += times * apart_negative[edge]
             for _ in range(times):
                 counter = (counter + 0x9E3779B97F4A7C15) % 2**64
-                move += force(here, points[drawn(counter, len(points))], repulsion)
-            points[row] = here + rate * move
+                other = drawn(counter, len(points))
+                if other != row:
+                    here += rate * force(here, points[other], repulsion)
+            points[row] = here
     return points
 
 
