@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from umap.umap_ import noisy_scale_coords
 
 from imgclust.placing.layout import Descent, lay_out, pruned
-from imgclust.placing.spectral import spectral_places
+from imgclust.placing.spectral import OWN, spectral_places
 from imgclust.predictor.umap_transform import Curves
 from imgclust.types import Floats
 
@@ -64,8 +64,10 @@ class QuickUMAP(umap.UMAP):  # type: ignore[misc]
     tell: Callable[[float], None] | None = None
     graph_: sp.csr_matrix
 
-    def _fit_embed_data(self, X: Any, epochs: int, init: Any, state: Any, **_: Any) -> Any:  # noqa: N803
+    def _fit_embed_data(self, X: Any, epochs: int, init: Any, state: Any, **others: Any) -> Any:  # noqa: N803
         """Umap-learn (0.5.12) calls this to lay the graph out, "can be replaced by subclasses"."""
+        if self.graph_.shape[0] < OWN:
+            return super()._fit_embed_data(X, epochs, init, state, **others)
         edges = pruned(self.graph_, epochs)
         start = self._start(X, edges, init, state)
         curves = Curves(self._a, self._b, self.repulsion_strength)
