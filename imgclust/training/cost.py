@@ -31,16 +31,15 @@ class Cost:
 def estimate(n: int, dim: int, total: int, p: Parameters, processes: int = 1) -> Cost:
     """Of fitting n of `total` embeddings of `dim` numbers, with refits in so many processes.
 
-    Memory: the embeddings as float16 and float32; UMAP's own float32 copies, its graph and pynndescent's
-    index (230 bytes an edge while they are made); HDBSCAN's neighbour lists, 23 bytes for each of
-    n × min_samples.
-    Time: lines through fits of 1,500 to 150,000 images.
+    Memory: the embeddings as float16 and float32; UMAP's own float32 copies and its graph (130 bytes an edge
+    while it is made); HDBSCAN's neighbour lists, 17 bytes for each of n × min_samples.
+    Time: lines through fits of 1,500 to 150,000 images, on two cores.
     """
     embeddings = total * dim * 6
-    hdbscan = n * p.min_samples * 23 + n * 400
+    hdbscan = n * p.min_samples * 17 + n * 400
     sampled = p.refits * sample_size(n) ** 2 / n if p.cluster_selection_method == "stable" else 0
     memory = max(_umap_memory(n, dim, p), n * dim * 8 + hdbscan)
-    seconds = 20 + _umap_seconds(n, p) + (n + sampled) * p.min_samples * 8e-7
+    seconds = 20 + total * 1e-4 + _umap_seconds(n, p) + (n + sampled) * p.min_samples * 1.5e-7
     if p.consensus:
         m = consensus_size(n)
         memory = max(memory, processes * _umap_memory(m, dim, p) + (processes - 1) * REFITTING)
@@ -50,7 +49,7 @@ def estimate(n: int, dim: int, total: int, p: Parameters, processes: int = 1) ->
 
 
 def _umap_memory(n: int, dim: int, p: Parameters) -> int:
-    return n * dim * 8 + n * p.n_neighbors * 230 + (n * n * 12 if n < 4096 else 0)
+    return n * dim * 8 + n * p.n_neighbors * 130
 
 
 def _umap_seconds(n: int, p: Parameters) -> float:
