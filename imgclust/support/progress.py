@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 LINE_SECONDS = 10.0
 
@@ -83,6 +85,31 @@ class Stages:
                 thread.join()
         self.seconds[name] = round(self._clock() - start, 3)
         update(1.0)
+
+
+_STEPS = re.compile(r"steps (\d+)/(\d+)")
+
+
+class _Bar(io.TextIOBase):
+    """Takes the text of a tqdm bar and reports the share that it shows."""
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+
+    def write(self, text: str) -> int:
+        found = _STEPS.search(text)
+        if found and int(found[2]):
+            self._update(int(found[1]) / int(found[2]))
+        return len(text)
+
+
+def umap_progress(update: Update) -> dict[str, Any]:
+    """Arguments for `umap.UMAP` that send its progress bar to `update` instead of the terminal.
+
+    Not `verbose`: that would print, and standard output belongs to whoever calls.
+    """
+    bars = {"disable": False, "file": _Bar(update), "bar_format": "steps {n_fmt}/{total_fmt}"}
+    return {"tqdm_kwds": {**bars, "mininterval": 0.5}}
 
 
 class Bar(Protocol):

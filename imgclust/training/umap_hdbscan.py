@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from imgclust.support.progress import umap_progress
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
 from imgclust.training.labelled_umap import weakened
@@ -47,6 +48,7 @@ def fit_umap(
             n_jobs=1,
             precomputed_knn=nearest_rows(rows, p.n_neighbors, p.metric),
             **warm,
+            **(umap_progress(tell) if tell else {}),
         )
         reducer.tell = tell
         if before is not None:
