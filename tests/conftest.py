@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """From here on there is garbage; what was loaded until now is not looked through again, and the rest
-    seldom: by default 700 new objects are enough, and a seventh of the time of tests went into that."""
+    seldom: by default 700 new objects are enough, which took half as much time again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
