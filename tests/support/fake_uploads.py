@@ -205,13 +205,14 @@ class FakeDelivery:
         results: what is committed, in order.
         gathered: what is not.
         prompt: whether turns commit.
+        refuses: whether nothing more can be committed for partitions that go.
     """
 
     def __init__(self, consumer: FakeUploadsConsumer) -> None:
         self.consumer = consumer
         self.results: list[Result] = []
         self.gathered: list[Result] = []
-        self.prompt = False
+        self.prompt = self.refuses = False
         self.on_refused: OnRefused = cut_or_raise
 
     @property
@@ -239,9 +240,12 @@ class FakeDelivery:
         self.consumer.commit(leaving=leaving)
 
     def leave(self, partitions: set[int], lost: bool) -> None:
-        if not lost:
+        if not (lost or self.refuses):
             self.commit(frozenset(partitions))
+        gone = [r for r in self.gathered if r.source.partition in partitions]
         self.gathered = [r for r in self.gathered if r.source.partition not in partitions]
+        for result in gone:
+            result.ended("dropped")
 
     def finish(self, timeout: float) -> bool:
         self.commit(frozenset(self.consumer.owned))

@@ -84,6 +84,7 @@ class PoisonGuard:
         self._waiting: deque[Ready] = deque()  # for a commit, or for the end of a trial
         self._suspects: deque[Ready] = deque()
         self._trial: Ready | None = None
+        self._trial_partition = -1
         self._state = Trial.ENCODER
 
     # ── partitions ───────────────────────────────────────────────────────────────────────────────────────
@@ -100,9 +101,11 @@ class PoisonGuard:
         )  # fmt: skip
 
     def leave(self, partition: int) -> None:
-        """It is somebody else's; its works have been abandoned."""
+        """It is somebody else's; its works have been abandoned, and results that were not safe dropped."""
         self._known.discard(partition)
         self._suspected.pop(partition, None)
+        if self._state in (Trial.OUTCOME, Trial.END) and self._trial_partition == partition:
+            self._trial = None  # if its work has ended, nobody will say any more that the end is safe
 
     def _suspects_work(self, work: Work) -> bool:
         if work.deaths:
@@ -172,6 +175,7 @@ class PoisonGuard:
 
     def _write(self, ready: Ready, work: Work) -> None:
         """Write the note, and go on when it is safe, and again when the end is."""
+        self._trial_partition = work.record.partition
         work.deaths += 1  # unless it ends; then its record is taken back
         work.stored = True
 

@@ -28,7 +28,7 @@ from worker.messages.tag import Tag
 from worker.tagger.pacing import FULL_WAIT, MAX_BYTES, PATIENCE
 from worker.tagger.parts import PipelinePolicy
 from worker.tagger.poison import DEATHS
-from worker.tagger.prediction import Predicted
+from worker.tagger.prediction import Predicted, Ready
 
 events = st.one_of(
     st.sampled_from(["p-0", "p-1", "p-2"]).map(upload),  # few ids, so that they supersede one another
@@ -678,6 +678,47 @@ def test_a_drain_works_on_while_suspects_are_encoded_alone() -> None:
     assert world.pipeline.drain(10.0, encoded)
     assert len(world.delivery.ends) == 3
     assert world.consumer.stored[0] == (3, "")
+
+
+@pytest.mark.parametrize(
+    "reached", ["waiting", "note written", "note safe", "encoded", "ended", "end written"]
+)
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_partition_that_goes_takes_its_suspect_with_it(reached: str, lost: bool) -> None:
+    """However far the suspect is: others are encoded afterwards, and its slot is free again, once."""
+    world = World({0: [upload("0-0")], 1: []})
+    world.consumer.stored[0] = (0, "2:~2:")
+    world.consumer.revoke(0, lost=True)
+    world.assign(0)
+    world.pipeline.run_once()
+    job = world.fetchers.jobs.pop()
+    if reached == "waiting":
+        world.inference.has.append(Ready(-1, -1))  # the encoder is at work
+    world.pipeline.on_fetched([decoded(job.token, 5)])
+    world.pipeline.run_once()
+    if reached not in ("waiting", "note written"):
+        world.delivery.commit()
+        assert [ready.slot for ready in world.inference.has] == [5]
+    if reached in ("encoded", "end written"):
+        world.inference.has.clear()  # it gives the slot back
+        world.pipeline.run_once()
+    if reached in ("ended", "end written"):  # its outcome may be here before the encoder counts as empty
+        world.pipeline.on_predicted([Predicted(MAKER, job.token, 1, 0.5, (), False)])
+        world.pipeline.run_once()
+        assert [r.topic for r in world.delivery.gathered] == ["tags", "retry"]
+    world.delivery.refuses = True  # as a broker that does not answer, or a group that is left already
+    world.consumer.revoke(0, lost=lost)
+    world.delivery.refuses = False
+    world.inference.has.clear()
+    world.pipeline.run_once()
+    assert world.fetchers.released == ([5] if reached in ("waiting", "note written") else [])
+    world.consumer.logs[1].append(upload("1-0"))
+    world.pipeline.run_once()
+    world.pipeline.on_fetched([decoded(world.fetchers.jobs.pop().token, 6)])
+    world.pipeline.run_once()
+    world.delivery.commit()
+    world.pipeline.run_once()
+    assert [ready.slot for ready in world.inference.has] == [6]
 
 
 def test_pictures_of_superseded_uploads_give_their_slots_back() -> None:
