@@ -20,12 +20,14 @@ class Before:
         groups: int32 (n,); as it counts its groups; -1 in none.
         points: float32 (n, d); where it puts them.
         new: bool (n,); whether they show something that it has not seen, wherever it puts them.
+        seen: bool (n,); whether it was trained on them, or on copies of them.
     """
 
     labels: Ints
     groups: Ints
     points: Floats
     new: npt.NDArray[np.bool_]
+    seen: npt.NDArray[np.bool_]
 
     def places(self, dimensions: int) -> Floats | None:
         """Where UMAP may start; None where the previous one had another number of dimensions."""

@@ -19,7 +19,7 @@ from imgclust.naming.fitting import FitNamer
 from imgclust.naming.namers import names_by_people
 from imgclust.predictor.batches import predict_batches
 from imgclust.training.before import Before
-from imgclust.training.dedupe import Rows
+from imgclust.training.dedupe import NEAR, Rows
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.novel_kinds import NEIGHBOURS, kinds_not_seen
 from imgclust.training.parameters import Count
@@ -75,7 +75,7 @@ def predicted_before(
     old = len(previous.arrays["labels"])
     new = kinds_not_seen(found.similarities, near[:, 1:], 1 - distances[:, 1:], old)
     labels = np.where(found.novel | new, np.int32(OTHER), found.labels)
-    return Before(labels, previous.level[labels], found.points, new)
+    return Before(labels, previous.level[labels], found.points, new, found.similarities >= NEAR)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ P = Parameters(n_neighbors=15, min_cluster_size=25, min_samples=5)
 
 def said(labels: np.ndarray) -> Before:
     nothing, labels = np.full(len(labels), -1, np.int32), labels.astype(np.int32)
-    return Before(labels, nothing, np.empty((len(labels), 2), np.float32), np.zeros(len(labels), bool))
+    no = np.zeros(len(labels), bool)
+    return Before(labels, nothing, np.empty((len(labels), 2), np.float32), no, no)
 
 
 def scattered(seed: int, groups: int = 5, each: int = 40, between: int = 80) -> tuple[np.ndarray, np.ndarray]:

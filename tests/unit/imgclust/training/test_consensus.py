@@ -31,7 +31,7 @@ def job() -> Job:
     rows, group = fitted.grouped(each=30)
     labels, p = group.astype(np.int32), Parameters.for_size(len(rows)).replaced(SHORT)
     points = np.eye(fitted.GROUPS, 3, dtype=np.float32)[group] + 0.1 * rows[:, :3]
-    return Job(rows, p, Before(labels, labels, points, labels >= 0))
+    return Job(rows, p, Before(labels, labels, points, labels >= 0, labels < 0))
 
 
 @cache

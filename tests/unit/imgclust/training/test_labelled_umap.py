@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.training.before import Before
-from imgclust.training.labelled_umap import APART, OLD_AND_NEW, weakened
+from imgclust.training.labelled_umap import APART, AROUND, OLD_AND_NEW, weakened
 from imgclust.training.parameters import Parameters
 from imgclust.training.umap_hdbscan import fit_umap
 from tests.support.fitted import SMALL, grouped
@@ -16,27 +16,31 @@ from tests.support.fitted import SMALL, grouped
 N = 12
 
 
-def said(labels: np.ndarray, new: np.ndarray | None = None) -> Before:
-    labels = labels.astype(np.int32)
-    new = np.zeros(len(labels), bool) if new is None else new
-    return Before(labels, np.full_like(labels, -1), np.zeros((len(labels), 1), np.float32), new)
+def said(labels: np.ndarray, new: np.ndarray | None = None, seen: np.ndarray | None = None) -> Before:
+    labels, no = labels.astype(np.int32), np.zeros(len(labels), bool)
+    new, seen = no if new is None else new, no if seen is None else seen
+    return Before(labels, np.full_like(labels, -1), np.zeros((len(labels), 1), np.float32), new, seen)
 
 
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000),
     labels=st.lists(st.integers(-1, 3), min_size=N, max_size=N),
-    unseen=st.lists(st.booleans(), min_size=N, max_size=N),
+    kinds=st.lists(st.sampled_from(["new", "seen", "like it"]), min_size=N, max_size=N),
 )
-def test_edges_out_of_known_clusters_get_weaker(seed: int, labels: list[int], unseen: list[bool]) -> None:
-    """And those between old and new; none appears or is lost, and both ways are alike."""
+def test_edges_out_of_known_clusters_get_weaker(seed: int, labels: list[int], kinds: list[str]) -> None:
+    """And those between old and new; those to what was left in "other" less so. None appears or is lost, and
+    both ways are alike."""
     graph = sp.random(N, N, 0.4, "csr", np.float32, seed)
     graph = graph + graph.T
-    new = np.array(unseen)
+    new, seen = (np.array(kinds) == kind for kind in ("new", "seen"))
     known = np.where(new, -1, labels)
-    found = weakened(graph, said(known, new)).toarray()
+    around = seen & (known < 0)
+    found = weakened(graph, said(known, new, seen)).toarray()
     for i, j in np.argwhere(graph.toarray() > 0):
         left = 1 if known[i] == known[j] != -1 or (new[i] and new[j]) else APART
+        if (around[i] and known[j] >= 0) or (around[j] and known[i] >= 0):
+            left = AROUND
         assert found[i, j] == graph[i, j] * np.float32(OLD_AND_NEW if new[i] != new[j] else left)
     assert np.array_equal(found > 0, graph.toarray() > 0)
     assert np.array_equal(found, found.T)

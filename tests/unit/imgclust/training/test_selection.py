@@ -198,7 +198,8 @@ def test_a_large_cluster_has_to_be_far_steadier_than_what_is_below() -> None:
 def said(labels: np.ndarray) -> Before:
     """What a previous model says, without groups."""
     nothing, labels = np.full(len(labels), -1, np.int32), labels.astype(np.int32)
-    return Before(labels, nothing, np.empty((len(labels), 2), np.float32), np.zeros(len(labels), bool))
+    no = np.zeros(len(labels), bool)
+    return Before(labels, nothing, np.empty((len(labels), 2), np.float32), no, no)
 
 
 def test_what_the_previous_model_had_is_preferred() -> None:
