@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_limits
 from umap.umap_ import noisy_scale_coords
 
 from imgclust.placing.layout import Descent, lay_out, pruned
-from imgclust.placing.spectral import OWN, spectral_places
+from imgclust.placing.spectral import spectral_places
 from imgclust.predictor.umap_transform import Curves
 from imgclust.types import Floats
 
+OWN = 4096  # rows; below, umap-learn takes no time
 SIDE = 10.0  # of the box that the places start in
 NOISE = 1e-4  # so that no two rows start in one place
 COMPILED = (

@@ -21,7 +21,6 @@ from umap.spectral import spectral_layout
 from imgclust.support.machine import available_cores
 
 KEPT, TOLERANCE = 40, 1e-4  # Lanczos vectors; error of an eigenvalue, relative
-OWN = 4096  # rows; below, umap-learn takes no time
 BLOCKS = 16  # of rows, for threads: a row's sum is the same in any block
 
 Floats64 = npt.NDArray[np.float64]
@@ -34,7 +33,7 @@ def spectral_places(edges: sp.coo_matrix, dim: int, rows: Any, state: Any, metri
         edges: symmetric (n, n).
         rows, state, metric: for umap-learn, which places a graph of several parts.
     """
-    if edges.shape[0] >= OWN and connected_components(edges, directed=False)[0] == 1:
+    if connected_components(edges, directed=False)[0] == 1:
         try:
             return _eigenvectors(edges.tocsr(), dim)
         except ArpackError:  # umap-learn has an answer to that, too

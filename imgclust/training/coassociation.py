@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from imgclust.training.dedupe import Rows
 from imgclust.types import Floats, Ints
@@ -42,8 +41,11 @@ class Refits:
     n: int
     fits: tuple[Refit, ...]
 
-    def coassociation(self, one: Rows, two: Rows) -> Floats:
-        """float32, 0..1, of pairs of images: how often they are together; a half where no refit has both."""
+    def coassociation(self, one: Rows | Ints, two: Rows | Ints) -> Floats:
+        """float32, 0..1, of pairs of images: how often they are together; a half where no refit has both.
+
+        What is left of an edge of UMAP's graph between them.
+        """
         together, both = np.full(len(one), APART, np.float32), np.full(len(one), 2 * APART, np.float32)
         for fit in self.fits:
             there = np.full(self.n, OUTSIDE, np.int32)
@@ -52,9 +54,3 @@ class Refits:
             both += known
             together += known & (there[one] == there[two])
         return together / both
-
-    def reweighted(self, graph: sp.spmatrix) -> sp.csr_matrix:
-        """UMAP's graph (sparse, n × n): the less often an edge's ends are together, the weaker it is."""
-        edges = graph.tocoo()
-        weight = edges.data * self.coassociation(edges.row, edges.col)
-        return sp.coo_matrix((weight, (edges.row, edges.col)), edges.shape).tocsr()

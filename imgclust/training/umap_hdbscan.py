@@ -8,7 +8,7 @@ from typing import Any
 from imgclust.support.progress import umap_progress
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
-from imgclust.training.labelled_umap import weakened
+from imgclust.training.labelled_umap import left_of_edges
 from imgclust.training.neighbours import nearest_rows
 from imgclust.training.parameters import Parameters
 from imgclust.types import Floats
@@ -52,9 +52,9 @@ def fit_umap(
         )
         reducer.tell = tell
         if before is not None:
-            reducer.changes += (functools.partial(weakened, before=before),)
+            reducer.shares += (functools.partial(left_of_edges, before),)
         if refits is not None:
-            reducer.changes += (refits.reweighted,)
+            reducer.shares += (refits.coassociation,)
         reducer.fit(rows)
     reducer.tell = None
     reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began

@@ -23,7 +23,6 @@ def band(n: int, seed: int = 0) -> sp.coo_matrix:
 
 def test_the_first_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the normalized graph, but the very first; the same bits for one thread and three."""
-    monkeypatch.setattr(spectral, "OWN", 600)
     edges, found = band(600), []
     for cores in (1, 3):
         monkeypatch.setattr(spectral, "available_cores", lambda cores=cores: cores)
@@ -34,8 +33,7 @@ def test_the_first_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(np.abs(expected.T @ found[0]), np.eye(3), atol=1e-3)
 
 
-def test_a_graph_of_several_parts_is_placed_by_umap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectral, "OWN", 100)
+def test_a_graph_of_several_parts_is_placed_by_umap() -> None:
     edges = sp.block_diag([band(60), band(60, 1)], "coo")
     rows = np.random.default_rng(2).normal(size=(120, 4)).astype(np.float32)
     one, other = (

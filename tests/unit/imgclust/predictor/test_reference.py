@@ -54,7 +54,7 @@ def test_the_weights_of_a_consensus_are_not_needed(pair: tuple) -> None:
     everything = np.arange(len(rows))
     votes = Refits(len(rows), (Refit(everything, group.astype(np.int32), np.empty(0)),))
     reducer = ReweightedUMAP(**pair[0].get_params())
-    reducer.changes = (votes.reweighted,)
+    reducer.shares = (votes.coassociation,)
     reducer.fit(rows)
     assert not np.array_equal(reducer.embedding_, pair[0].embedding_)
     clusterer = hdbscan.HDBSCAN(min_cluster_size=8, min_samples=5, prediction_data=True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.training.coassociation import Refit, Refits
+from imgclust.training.reweighted_umap import reweighted
 
 N = 12
 
@@ -63,7 +64,7 @@ def test_edges_between_what_is_apart_get_weaker(refits: Refits, seed: int) -> No
     """No edge appears, is lost or gets heavier; both ways stay alike."""
     graph = sp.random(N, N, 0.4, "csr", np.float32, seed)
     graph = graph + graph.T
-    found, before = refits.reweighted(graph).toarray(), graph.toarray()
+    found, before = reweighted(graph, [refits.coassociation]).toarray(), graph.toarray()
     assert np.array_equal(found > 0, before > 0)
     assert (found <= before).all()
     assert np.array_equal(found, found.T)

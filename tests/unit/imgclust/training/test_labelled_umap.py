@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgclust.training.before import Before
-from imgclust.training.labelled_umap import APART, AROUND, OLD_AND_NEW, weakened
+from imgclust.training.labelled_umap import APART, AROUND, OLD_AND_NEW, left_of_edges
 from imgclust.training.parameters import Parameters
+from imgclust.training.reweighted_umap import reweighted
 from imgclust.training.umap_hdbscan import fit_umap
 from tests.support.fitted import SMALL, grouped
 
@@ -36,7 +39,7 @@ def test_edges_out_of_known_clusters_get_weaker(seed: int, labels: list[int], ki
     new, seen = (np.array(kinds) == kind for kind in ("new", "seen"))
     known = np.where(new, -1, labels)
     around = seen & (known < 0)
-    found = weakened(graph, said(known, new, seen)).toarray()
+    found = reweighted(graph, [partial(left_of_edges, said(known, new, seen))]).toarray()
     for i, j in np.argwhere(graph.toarray() > 0):
         left = 1 if known[i] == known[j] != -1 or (new[i] and new[j]) else APART
         if (around[i] and known[j] >= 0) or (around[j] and known[i] >= 0):
