@@ -118,7 +118,7 @@ class ClusterTree:
             if len(done):
                 near = _Pairs.of(*found).only(enough)
                 rows[done], reach[done] = self._among(queries.take(done, axis=0), near)
-            radius = np.maximum(sure, radius * 1.3 + np.finfo(np.float64).tiny)[~enough]
+            radius = np.maximum(sure, radius * 1.3 + self.index.step)[~enough]
             sure = sure[~enough]
             waiting = waiting[~enough]
         return rows, reach

@@ -92,6 +92,9 @@ def descend(queries: Any, level: int, depth: int, goes_on: Callable[[int, Any, A
 class KDTree:
     """Points near a query, within a radius given for each query.
 
+    Attributes:
+        step: what a radius of 0, where points repeat, grows by: a millionth of the tree's widest side.
+
     Args:
         points: float32 (n, d), n ≥ 1.
         order: int32 (n,), from `build_order` of the same points.
@@ -114,6 +117,7 @@ class KDTree:
         for _ in range(self.depth):
             self._low.insert(0, np.minimum(self._low[0][:, 0::2], self._low[0][:, 1::2]))
             self._high.insert(0, np.maximum(self._high[0][:, 0::2], self._high[0][:, 1::2]))
+        self.step = float((self._high[0] - self._low[0]).max()) * 2.0**-20 + np.finfo(np.float64).tiny
 
     def tables(self) -> dict[str, Any]:
         """What `kernels/condensed_tree.c` reads of it; the boxes of all levels follow each other."""

@@ -112,12 +112,15 @@ int imgclust_nearest(const Tree *t, int64_t m, const float *points, int64_t *row
     Found f = {0, malloc((size_t)most * 2 * sizeof(double)), NULL, malloc((size_t)most * sizeof(int64_t))};
     int done = f.distance && f.row;
     f.scratch = f.distance + most;
+    double step = 0.0;
+    for (int64_t a = 0; a < t->dim; a++) step = t->high[a] - t->low[a] > step ? t->high[a] - t->low[a] : step;
+    step = step * 0x1p-20 + DBL_MIN; /* KDTree.step */
     for (int64_t i = 0; done && i < m; i++) {
         double x[MOST_AXES], radius, sure;
         for (int64_t a = 0; a < t->dim; a++) x[a] = (double)points[i * t->dim + a];
         guess(t, x, &radius, &sure);
         for (within(t, x, radius, &f); f.count <= t->rank; within(t, x, radius, &f)) {
-            radius = radius * 1.3 + DBL_MIN;
+            radius = radius * 1.3 + step;
             radius = radius > sure ? radius : sure;
         }
         double core = ranked(&f, t->rank);

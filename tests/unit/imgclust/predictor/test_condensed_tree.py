@@ -123,6 +123,18 @@ def test_on_a_grid_the_distances_are_hdbscans(seed: int, samples: int) -> None:
         assert max(gaps[1], core[found.neighbours[i]]) <= own + 1e-9
 
 
+@pytest.mark.parametrize("apart", [1e-3, 1.0, 1e4])
+def test_where_points_repeat_few_radii_are_tried(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point whose neighbours up to min_samples lie where it lies says nothing of how far the others are."""
+    points = np.repeat(clouds(2, 100, 3, 3) * np.float32(apart), 3, axis=0)
+    clusterer, tree = fitted(points, min_cluster_size=10, min_samples=3)
+    walks = []
+    within = tree.index.within
+    monkeypatch.setattr(tree.index, "within", lambda *args: walks.append(args) or within(*args))
+    assert_same(clusterer, tree, points[::7])
+    assert len(walks) < 60
+
+
 def test_points_are_checked() -> None:
     """Another dimension, or a coordinate that is not finite, is refused."""
     _, tree = fitted(clouds(0, 100, 3, 2), min_cluster_size=5)
