@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import random
@@ -10,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 from tests.faults.surroundings import EXIT_START, SESSION, Surroundings, Worker
 
@@ -27,6 +27,15 @@ FAILPOINTS = (
 AT_START = ("after-committed-read", "retry-restore")
 PATIENCE = 60.0  # seconds until a failpoint is reached
 TRIES = 2
+T = TypeVar("T")
+
+
+def _look_for(find: Callable[[], T]) -> T:
+    """What there is within `PATIENCE`; nothing of its kind if there is none."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 @dataclasses.dataclass(slots=True)
@@ -138,10 +147,11 @@ class Breaker:
         self.feed()
         worker = self._some_worker()
         self.parts.wait_ready(worker)
-        for pid in worker.fetchers()[:1]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                self.done["fetcher killed"] += 1
+        if fetchers := _look_for(worker.fetchers):
+            os.kill(fetchers[0], signal.SIGKILL)
+            self.done["fetcher killed"] += 1
+        else:
+            self.missed.append("a fetcher to kill")
 
     # ── what they rest on ────────────────────────────────────────────────────────────────────────────────
 
@@ -199,10 +209,13 @@ class Breaker:
 
     def cut_log(self) -> None:
         self.feed()
-        self.parts.broker.cut_log()
+        cut = _look_for(self.parts.broker.cut_log)
         self.parts.kill(self._some_worker())  # whoever comes next begins at the cut
         self.parts.join()
-        self.done["log cut"] += 1
+        if cut:
+            self.done["log cut"] += 1
+        else:
+            self.missed.append("something to cut from the log")
 
     def kill_redis(self) -> None:
         """It comes back empty."""

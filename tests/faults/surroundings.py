@@ -21,6 +21,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from tests.support import redis_server
 from tests.support.guarded_kafka import GuardedKafka, Right
 from tests.support.paths import ROOT
+from tests.support.preloaded import Preloaded, Program, started
 from tests.support.waiting import wait_for
 from tests.support.worker_process import WorkerProcess
 from worker.demo.backends import JavaKafka, free_ports
@@ -29,6 +30,8 @@ PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourt
 EXIT_START = 3  # something that a start needs is not there
 SESSION = 5.0  # seconds after which the group gives a silent member's partitions away
 FOLDER = Path(__file__).parent
+SUBJECT = "tests.faults.subject"
+FETCHER = b"worker.fetching.process"
 EVERYTHING: list[Right] = [
     (kind, "*", ResourcePatternType.LITERAL, AclOperation.ALL)
     for kind in (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
@@ -135,8 +138,8 @@ class Broker:
     def _write_tags(self) -> Right:
         return ResourceType.TOPIC, self.topics.tags, ResourcePatternType.LITERAL, AclOperation.WRITE
 
-    def cut_log(self) -> None:
-        """Retention takes what the group is done with, up to the committed offsets."""
+    def cut_log(self) -> bool:
+        """Retention takes what the group is done with, up to the committed offsets; whether there is any."""
         config = {"bootstrap.servers": self.bootstrap, "group.id": self.topics.group}
         asking = Consumer({**config, "enable.auto.commit": False}, logger=quiet)
         asked = [TopicPartition(self.topics.uploads, partition) for partition in range(PARTITIONS)]
@@ -145,6 +148,7 @@ class Broker:
         admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
         for future in admin.delete_records(cut).values() if cut else ():
             future.result(timeout=20)
+        return bool(cut)
 
     @property
     def bootstrap(self) -> str:
@@ -192,23 +196,23 @@ class ImageServer:
 class Worker(WorkerProcess):
     """One worker under test.
 
-    Attributes:
+    Args:
         number: of this worker in the run.
+        server: forks it.
+
+    Attributes:
         expected: exit codes that what was done to it may bring; None while nothing was done to it.
     """
 
-    def __init__(self, number: int, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, number: int, folder: Path, env: dict[str, str], server: Preloaded) -> None:
         super().__init__(folder, env, "run")
         self.log = folder / f"worker-{number:03}.log"
         self.number = number
         self.expected: set[int] | None = None
+        self._server = server
 
     def start(self) -> Worker:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.subject", *self.arguments],
-                env=self.env, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        self.process = Program(SUBJECT, *self.arguments, env=self.env, log=self.log, server=self._server)
         return self
 
     @property
@@ -252,7 +256,7 @@ class Worker(WorkerProcess):
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.pid and b"fetcher_process" in (folder / "cmdline").read_bytes():
+                if parent == self.pid and FETCHER in (folder / "cmdline").read_bytes():
                     found.append(int(folder.name))
         return found
 
@@ -268,13 +272,14 @@ class Surroundings:
     images: ImageServer
     env: dict[str, str]  # for every worker
     say: Callable[[str], None]
+    server: Preloaded  # forks the workers
     workers: list[Worker] = dataclasses.field(default_factory=list)
     ended: list[Worker] = dataclasses.field(default_factory=list)
     restarts: int = 0  # of workers that ended by themselves
 
     def join(self, **env: str) -> Worker:
         """One more worker."""
-        worker = Worker(len(self.workers) + len(self.ended), self.folder, {**self.env, **env})
+        worker = Worker(len(self.workers) + len(self.ended), self.folder, {**self.env, **env}, self.server)
         self.workers.append(worker.start())
         return worker
 
@@ -350,6 +355,7 @@ def surroundings(
     with (
         start_kafka(home, folder / "kafka", guarded=guarded) as kafka,
         redis_server.running() as redis,
+        started("worker.run", "worker.__main__") as forking,
     ):
         names = [topics.uploads, topics.tags, topics.retry, topics.dlq]
         make_topics(kafka.bootstrap, names, {topics.tags, topics.retry}, PARTITIONS)
@@ -388,7 +394,9 @@ def surroundings(
                 "WORKER_KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000)),
                 "WORKER_KAFKA_HEARTBEAT_INTERVAL_MS": "1000",
             }
-        parts = Surroundings(folder, topics, Broker(kafka, topics), redis, images, worker_env, say)
+        parts = Surroundings(
+            folder, topics, Broker(kafka, topics), redis, images, worker_env, say, Preloaded(forking)
+        )
         try:
             yield parts
         finally:

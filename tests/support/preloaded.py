@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ ALONE = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 LOOK_AGAIN = 0.01
+SHARED = "IMGCLUST_PRELOADED"  # where programs that start programs find the process that forks them
 
 
 class Preloaded:
     """A connection to the process that forks programs, which all processes of a test run have in common."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self._lock = threading.Lock()
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(address)
@@ -58,18 +60,23 @@ class Preloaded:
 
 @functools.cache
 def preloaded() -> Preloaded:
+    if SHARED in os.environ:
+        return Preloaded(os.environ[SHARED])
     run = between.this_run()
-    return Preloaded(run.until_its_end.enter_context(run.served("preloaded", _started)))
+    return Preloaded(run.until_its_end.enter_context(run.served("preloaded", started)))
 
 
 @contextlib.contextmanager
-def _started() -> Iterator[str]:
-    """The process runs until the end of its input, which comes when this process ends, however it does."""
+def started(*modules: str) -> Iterator[str]:
+    """The address of a process that has loaded these modules, or all that take long.
+
+    It runs until the end of its input, which comes when this process ends, however it does.
+    """
     with tempfile.TemporaryDirectory(prefix="imgclust-preloaded-") as folder:
         address = f"{folder}/socket"
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, address], env=os.environ | ALONE,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", __name__, address, *modules], env=os.environ | ALONE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         with process:
             assert process.stdout is not None
@@ -84,22 +91,24 @@ class Program:
         module: or the path of a script.
         log: stdout is added to this file, and stderr to `errors` or here.
         cwd: the folder that it starts in; this process's, when left out.
+        server: what forks it.
     """
 
     def __init__(
         self, module: str, *arguments: str, env: Mapping[str, str], log: Path, errors: Path | None = None,
-        cwd: Path | None = None,
+        cwd: Path | None = None, server: Preloaded | None = None,
     ) -> None:  # fmt: skip
         log.touch()
         self.returncode: int | None = None
-        self.pid: int = preloaded().ask(
+        self._server = server or preloaded()
+        self.pid: int = self._server.ask(
             module=module, arguments=arguments, env=dict(env), log=str(log), errors=str(errors or log),
             cwd=str(cwd or Path.cwd()),
         )  # fmt: skip
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = preloaded().ask(pid=self.pid)
+            self.returncode = self._server.ask(pid=self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -148,9 +157,9 @@ def run(
         return subprocess.CompletedProcess((module, *arguments), code, log.read_text(), errors.read_text())
 
 
-def serve(address: str) -> dict[str, Any]:
+def serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
     """Answer questions until nobody is there; returns in each forked process, with what it is to run."""
-    for name in SLOW:
+    for name in modules or SLOW:
         with contextlib.suppress(ImportError):  # of an extra: who needs it says so
             importlib.import_module(name)
     gc.freeze()
@@ -199,7 +208,8 @@ def _answer(client: socket.socket, question: dict[str, Any]) -> dict[str, Any] |
 
 
 def become(module: str, arguments: list[str], env: dict[str, str], log: str, errors: str, cwd: str) -> None:
-    """Run the program in this process."""
+    """Run the program in this process, which Ctrl-C on the terminal does not reach."""
+    os.setsid()
     for number, path in enumerate((os.devnull, log, errors)):
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         os.dup2(file, number)
@@ -217,4 +227,4 @@ def become(module: str, arguments: list[str], env: dict[str, str], log: str, err
 
 
 if __name__ == "__main__":
-    become(**serve(sys.argv[1]))
+    become(**serve(sys.argv[1], sys.argv[2:]))
