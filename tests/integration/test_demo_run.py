@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image
 from imgclust.model.model import ClusterModel
 from tests.support import preloaded
 from tests.support.paths import CLIPART
+from tests.support.preloaded import Program
+from tests.support.waiting import wait_for
 from worker.demo.backends import Kafka, find_java
 
 CATEGORIES = ("flags", "smileys", "stars", "playing-cards")
@@ -47,10 +50,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     hidden = ("KAFKA", "KAFKA_HOME")
-    return {**{k: v for k, v in os.environ.items() if k not in hidden}, "OMP_NUM_THREADS": "1", **more}
+    return {
+        **{k: v for k, v in os.environ.items() if k not in hidden},
+        "OMP_NUM_THREADS": "1",
+        preloaded.SHARED: preloaded.preloaded().address,
+        **more,
+    }
 
 
-FITS_ONCE = "tests.support.fitted_demo"  # a demo that goes on with the model of an earlier run
+# a demo that goes on with the model of an earlier run, and whose worker is forked
+FITS_ONCE = "tests.support.fitted_demo"
 
 
 def command(run_folder: Path, *arguments: str, module: str = "worker") -> list[str]:
@@ -133,61 +142,56 @@ def alive(process: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def streaming(run_folder: Path, pictures: Path, module: str, log: Path) -> Iterator[Program]:
+    """A demo that goes on for long, as soon as its stream runs."""
+    for number in run_folder.glob("*.pid"):
+        number.unlink()
+    asked = command(run_folder, "--uploads", "100000", str(pictures), module=module)
+    program = Program(*asked, env=environment(PYTHONUNBUFFERED="1"), log=log)
+    try:
+
+        def streams() -> bool:
+            assert program.poll() is None, log.read_text()
+            return "uploads done" in log.read_text()
+
+        wait_for("the stream", streams)
+        yield program
+    finally:
+        program.kill()
+
+
+def forked(run_folder: Path) -> dict[str, int]:
+    """What a demo of `FITS_ONCE` started by a fork: name → process."""
+    return {path.stem: int(path.read_text()) for path in run_folder.glob("*.pid")}
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found by /proc")
 @pytest.mark.parametrize(("number", "module"), [(signal.SIGINT, "worker"), (signal.SIGTERM, FITS_ONCE)])
 def test_a_stopped_demo_leaves_nothing_running(
-    run_folder: Path, pictures: Path, number: int, module: str
+    run_folder: Path, pictures: Path, number: int, module: str, tmp_path: Path
 ) -> None:
     """Ctrl-C and SIGTERM while the stream runs: exit code 130, no traceback, every child process is gone."""
-    asked = command(run_folder, "--uploads", "100000", str(pictures), module=module)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *asked],
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        text = ""
-        while "uploads done" not in text:
-            line = process.stdout.readline()
-            assert line, text
-            text += line
-        below = children(process.pid)
-        assert len(below) >= 3  # the worker, a fetcher, Redis
-        process.send_signal(number)
-        rest, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, rest
-    assert "nothing that the demo started is left running" in rest
-    assert "Traceback" not in rest
+    log = tmp_path / "demo.log"
+    with streaming(run_folder, pictures, module, log) as program:
+        others = set(forked(run_folder).values())
+        below = others.union(*(children(process) for process in {program.pid, *others}))
+        assert len(below) >= 4  # the worker, a fetcher, the wall, Redis
+        program.send_signal(number)
+        assert program.wait(PATIENCE) == 130, log.read_text()
+    text = log.read_text()
+    assert "nothing that the demo started is left running" in text
+    assert "Traceback" not in text
     assert not [child for child in below if alive(child)]
 
 
-def test_a_worker_that_dies_is_shown_with_its_log(run_folder: Path, pictures: Path) -> None:
+def test_a_worker_that_dies_is_shown_with_its_log(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     """The end of the worker's own log, and exit code 1, instead of a wait for nothing."""
-    asked = command(run_folder, "--uploads", "100000", str(pictures), module=FITS_ONCE)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *asked],
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        while "uploads done" not in process.stdout.readline():
-            pass
-        (worker,) = (
-            p for p in children(process.pid) if b"worker\0run" in Path(f"/proc/{p}/cmdline").read_bytes()
-        )
-        os.kill(worker, signal.SIGKILL)
-        text, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 1, text
+    log = tmp_path / "demo.log"
+    with streaming(run_folder, pictures, FITS_ONCE, log) as program:
+        os.kill(forked(run_folder)["worker"], signal.SIGKILL)
+        assert program.wait(PATIENCE) == 1, log.read_text()
+    text = log.read_text()
     assert "the worker ended by itself, exit code -9" in text
     assert "encoder and model are warm" in text
 
