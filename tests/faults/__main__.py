@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tests.faults.breaking import FAILPOINTS, Plan
 from tests.faults.run import Options, RunOutcome, run
-from tests.faults.sabotage import CONTROLS, control
+from tests.faults.sabotage import CONTROLS, caught, control
 
 SHORT = Plan(
     failpoint_kills=1, failpoint_freezes=1, freeze_at=("after-committed-read", "before-commit"), kills=10,
@@ -81,9 +81,9 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps(_figures(options, outcome), indent=1))
     if args.control:
-        caught = not outcome.report.ok
-        print(f"control {args.control}: {'caught, as it should be' if caught else 'NOT CAUGHT'}")
-        return 0 if caught else 1
+        found = caught(args.control, outcome)
+        print(f"control {args.control}: {'caught, as it should be' if found else 'NOT CAUGHT'}")
+        return 0 if found else 1
     return 0 if outcome.ok else 1
 
 

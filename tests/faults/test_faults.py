@@ -36,7 +36,6 @@ def test_nothing_is_lost_repeated_or_out_of_order() -> None:
 
 
 def test_a_broken_promise_is_caught() -> None:
-    """At-least-once delivery with kills publishes some results twice, and the checker says so."""
-    assert "caught" in faults(
-        "--control", "at-least-once", "--seed", "1", "--uploads", "1000", "--kills", "3", seconds=900
-    )
+    """Under at-least-once delivery, a worker that dies between publishing and committing has its results
+    published twice, and the checker says so; nothing is lost or left uncommitted."""
+    assert "caught" in faults("--control", "at-least-once", "--seed", "1", "--uploads", "1000", seconds=900)

@@ -150,8 +150,8 @@ def test_a_table_for_people(written: Written, command: Command, monkeypatch: pyt
     """On a terminal: letters and counts, and nothing of a stranger's unescaped."""
     written.letter(EVIL, 0, error_message=EVIL)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    code, out, _ = command("dlq", "list")
-    assert code == 0
+    code, out, err = command("dlq", "list")
+    assert code == 0, err
     assert "2:0" in out
     assert "fetch-failed" in out
     assert "x\\x1b[31m" in out
@@ -176,8 +176,8 @@ def test_replay_sends_what_has_no_later_event(written: Written, command: Command
     written.write(topics.retry, "pending", upload("pending"), 9, attempt="1", not_before="0")
     written.upload("waiting")  # offset 10: nobody has read it
 
-    code, out, _ = command("dlq", "replay", "--dry-run")
-    assert code == 0
+    code, out, err = command("dlq", "replay", "--dry-run")
+    assert code == 0, err
     plan = [(f["id"], f["action"], str(f.get("reason", ""))) for f in lines(out)]
     assert [(name, action) for name, action, _ in plan] == [
         ("sent", "send"), ("tagged", "skip"), ("dead-again", "skip"), ("pending", "skip"),
@@ -212,12 +212,12 @@ def test_the_newest_events_are_looked_at(written: Written, command: Command) -> 
     wait_for("the empty topic is seen", lambda: "no event yet" in command("check", "--event")[1])
     for number in range(12):
         written.upload(f"u{number}")
-    code, out, _ = command("check", "--event")
-    assert code == 0
+    code, out, err = command("check", "--event")
+    assert code == 0, err
     assert [f"event 2:{offset}:" in out for offset in (1, 2, 11)] == [False, True, True]
     written.write(written.topics.uploads, "who", b"{not json")
-    code, out, _ = command("check", "--event")
-    assert code == 3
+    code, out, err = command("check", "--event")
+    assert code == 3, err
     assert "event 2:12: would be a dead letter, bad-event" in out
 
 
@@ -252,8 +252,8 @@ def test_explain_knows_every_fate(written: Written, command: Command, redis_stor
     written.write(topics.tags, "deleted", None, 5)
 
     def outcomes(name: str, *more: str) -> tuple[list[object], dict[str, object]]:
-        code, out, _ = command("explain", name, *more)
-        assert code == 0
+        code, out, err = command("explain", name, *more)
+        assert code == 0, err
         story = json.loads(out)
         return [event["outcome"] for event in story["events"]], story
 
@@ -287,8 +287,8 @@ def test_explain_for_people(written: Written, command: Command, monkeypatch: pyt
     written.write(written.topics.uploads, EVIL, upload(EVIL))
     written.letter(EVIL, 0, error_message=EVIL)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    code, out, _ = command("explain", EVIL)
-    assert code == 0
+    code, out, err = command("explain", EVIL)
+    assert code == 0, err
     assert "→ dead" in out
     assert "fetch-failed" in out
     assert "\x1b" not in out

@@ -34,8 +34,13 @@ ANSWER = 0.05  # seconds between two looks for the answer to the last commit
 _LEAVING = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._DESTROY)
 
 
-def _place(source: Record) -> tuple[int, int, int]:
-    return source.partition, source.epoch, source.offset
+Place = tuple[int, int, int, bool]
+
+
+def _place(source: Record) -> Place:
+    """What a result counts for. A retry's own results are none of its upload's: the offset is done with the
+    record of the first retry, and a broker may be slower with it than the retry is due."""
+    return source.partition, source.epoch, source.offset, source.handed_over
 
 
 class AtLeastOnce:
@@ -64,7 +69,7 @@ class AtLeastOnce:
         self._stage = metrics.stages["publish"]
         self._clock = clock
         self._waiting = 0
-        self._left: Counter[tuple[int, int, int]] = Counter()  # results of a source that are not safe yet
+        self._left: Counter[Place] = Counter()  # results that are not safe yet
         self._bytes = 0
         self._gathered: list[Result] = []
         self._singles: list[Result] = []  # of requests that were refused

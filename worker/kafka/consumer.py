@@ -389,6 +389,7 @@ class UploadsConsumer:
         if not states:
             return
         snapshot = Snapshot(self._topic, None, states)
+        reach("before-commit")
         try:
             self._consumer.commit(offsets=snapshot.offsets, asynchronous=True)
         except KafkaException as error:

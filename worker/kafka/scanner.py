@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -22,7 +22,9 @@ from worker.messages.text import readable
 TIMEOUT = 10.0  # seconds for each question to the brokers
 QUIET = 30.0  # a broker that sends nothing for so long is away
 CHUNK = 2000  # records of one call
+PAUSE = 0.1  # seconds between two questions to a partition without a leader
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Told how many offsets have been passed, and of how many."""
 
@@ -102,10 +104,7 @@ class Scanner:
         """
         asked = [TopicPartition(topic, p) for p in partitions]
         try:
-            found = self._consumer.committed(asked, timeout=TIMEOUT)
-            for p in found:
-                if p.error is not None:
-                    raise KafkaException(p.error)
+            found = _all_of(self._consumer.committed(asked, timeout=TIMEOUT))
         except KafkaException as error:
             raise WorkerError(
                 f"the group's committed offsets cannot be read: {error.args[0].str()}"
@@ -118,10 +117,9 @@ class Scanner:
         Raises:
             WorkerError: the brokers do not say.
         """
+        here = TopicPartition(topic, partition)
         try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=TIMEOUT
-            )
+            low, high = _ask(lambda: self._consumer.get_watermark_offsets(here, timeout=TIMEOUT))
         except KafkaException as error:
             raise _unreadable(topic, partition, error.args[0]) from None
         return low, high
@@ -134,7 +132,7 @@ class Scanner:
         """
         asked = [TopicPartition(topic, p, since_ms) for p in partitions]
         try:
-            found = self._consumer.offsets_for_times(asked, timeout=TIMEOUT)
+            found = _ask(lambda: _all_of(self._consumer.offsets_for_times(asked, timeout=TIMEOUT)))
         except KafkaException as error:
             raise _unreadable(topic, None, error.args[0]) from None
         return {p.partition: p.offset if p.offset >= 0 else self.bounds(topic, p.partition)[1] for p in found}
@@ -211,6 +209,43 @@ class Scanner:
             return None
         at, headers = message.timestamp()[1], headers_of(message)
         return Entry(topic, partition, offset, at, key, value, headers, self.formats)
+
+
+def _all_of(found: list[TopicPartition]) -> list[TopicPartition]:
+    """
+    Raises:
+        KafkaException: the error of the first partition that has one.
+    """
+    for partition in found:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return found
+
+
+_NO_LEADER = (
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+
+
+def _ask(question: Callable[[], T]) -> T:
+    """The answer of the first leader that gives one.
+
+    Right after a topic was made or a broker died, a partition has no leader for a moment, or one that has not
+    heard of it yet. librdkafka passes that on instead of asking again.
+
+    Raises:
+        KafkaException: any other answer, or this one for `TIMEOUT` seconds.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return question()
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER or time.monotonic() >= deadline:
+                raise
+        time.sleep(PAUSE)
 
 
 # reports of the client itself, which goes on trying

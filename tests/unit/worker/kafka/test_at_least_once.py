@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
@@ -21,7 +23,7 @@ class Bench:
     """Four partitions, of which everything below offset 1 is done; the broker answers when a test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.broker = FakeBroker({"uploads": 4, "tags": 4, "embeddings": 4})
+        self.broker = FakeBroker({"uploads": 4, "tags": 4, "retries": 4, "embeddings": 4})
         self.broker.acknowledges = False
         monkeypatch.setattr("worker.kafka.at_least_once.Producer", self.broker.producer)
         self.now = 0.0
@@ -85,6 +87,20 @@ def test_an_upload_of_several_results_is_done_with_the_last(bench: Bench) -> Non
     bench.producer.answer(KafkaError.MSG_SIZE_TOO_LARGE)  # once more, alone
     assert bench.safe == []
     bench.publisher.run_once()
+    bench.producer.answer()
+    assert bench.safe == [5]
+
+
+def test_a_retry_that_is_due_before_its_record_is_safe(bench: Bench) -> None:
+    """The offset is done with the first retry's record, whatever the tries after it have added meanwhile."""
+    record = bench.record(5)
+    bench.publisher.publish(Result("retries", b"k", b"v", record))
+    bench.publisher.run_once()
+    later = dataclasses.replace(record, handed_over=True)
+    bench.publisher.publish(Result("tags", b"k", b"v", later), Result("retries", b"k", None, later))
+    bench.now += ROUND_PATIENCE
+    bench.publisher.run_once()
+    assert len(bench.producer.open) == 3
     bench.producer.answer()
     assert bench.safe == [5]
 
