@@ -56,7 +56,7 @@ def _umap_seconds(n: int, p: Parameters) -> float:
     return n * (p.n_epochs / 300) * p.n_neighbors * 8e-6
 
 
-def check_memory(n: int, rows: Floats, parameters: Parameters) -> Cost:
+def affordable(n: int, rows: Floats, parameters: Parameters) -> Cost:
     """What fitting n of the rows will cost, with refits side by side where that is possible and faster.
 
     Raises:

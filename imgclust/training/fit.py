@@ -33,7 +33,7 @@ from imgclust.training.continuation import (
     names_by_hand,
     predicted_before,
 )
-from imgclust.training.cost import check_memory
+from imgclust.training.cost import affordable
 from imgclust.training.cuml_fit import check_engine, cuml_version, for_engine
 from imgclust.training.dedupe import NEAR, Duplicates, find_duplicates
 from imgclust.training.given import MAX_TRAIN, Given
@@ -192,7 +192,7 @@ def fit(
         parameters, recipe, len(split.train), len(duplicates.kept), len(duplicates), clusters, groups
     )
     parameters = for_engine(engine, parameters)
-    cost = check_memory(len(split.train), given.rows, parameters)
+    cost = affordable(len(split.train), given.rows, parameters)
     if announce:
         announce(parameters, split.renumbered(as_given))
     before = None

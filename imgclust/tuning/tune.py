@@ -19,7 +19,7 @@ import numpy.typing as npt
 from imgclust.errors import FitError, ImgclustError
 from imgclust.model.freeze import chosen_clusters, tree_arrays
 from imgclust.support.tables import appearing
-from imgclust.training.cost import check_memory
+from imgclust.training.cost import affordable
 from imgclust.training.dedupe import NEAR, find_duplicates
 from imgclust.training.given import Given
 from imgclust.training.ordering import content_order
@@ -161,7 +161,7 @@ class Tuning:
         """The points of a setting of UMAP, made once."""
         file, p = self._folder / f"points-{setting}.npy", self._settings[setting]
         if not file.exists():
-            check_memory(len(self._rows), self._rows, p)
+            affordable(len(self._rows), self._rows, p)
             if announce:
                 announce(p)
             with appearing(file) as opened:

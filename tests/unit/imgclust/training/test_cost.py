@@ -10,7 +10,7 @@ import pytest
 from imgclust.errors import FitError
 from imgclust.training import cost as cost_module
 from imgclust.training import fit as fit_module
-from imgclust.training.cost import check_memory, estimate
+from imgclust.training.cost import affordable, estimate
 from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
 from tests.support import fitted
@@ -42,8 +42,8 @@ def test_refits_are_counted_and_shared_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert seconds[-1] > estimate(9000, 512, 9000, alone).seconds
     rows = np.empty((9000, 512), np.float32)
     monkeypatch.setattr(cost_module, "available_cores", lambda: 16)
-    assert (check_memory(9000, rows, p).processes, check_memory(9000, rows, alone).processes) == (6, 0)
+    assert (affordable(9000, rows, p).processes, affordable(9000, rows, alone).processes) == (6, 0)
     most = estimate(9000, 512, 9000, p, 3).memory - rows.nbytes
     monkeypatch.setattr(cost_module, "available_memory", lambda: most)
-    assert check_memory(9000, rows, p).processes == 3
-    assert check_memory(300, rows, Parameters.for_size(300)).processes == 1  # done before another has started
+    assert affordable(9000, rows, p).processes == 3
+    assert affordable(300, rows, Parameters.for_size(300)).processes == 1  # done before another has started
