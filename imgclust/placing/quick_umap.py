@@ -24,10 +24,12 @@ OWN = 4096  # rows; below, umap-learn takes no time
 SIDE = 10.0  # of the box that the places start in
 NOISE = 1e-4  # so that no two rows start in one place
 COMPILED = (
+    ("umap.distances", "euclidean"),
     ("umap.utils", "fast_knn_indices"),
     ("umap.utils", "submatrix"),
     ("umap.umap_", "smooth_knn_dist"),
     ("umap.umap_", "compute_membership_strengths"),
+    ("umap.layouts", "_nb_optimize_layout_euclidean_single_epoch"),
 )
 
 

@@ -56,9 +56,9 @@ def start(tmp_path: Path, topics: Topics, model_folder: Path, redis_store: Redis
         worker.__exit__()
 
 
-def picture(width: int, height: int, form: str = "PNG") -> bytes:
+def picture(width: int, height: int, form: str = "PNG", mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (200, 30, 30)).save(buffer, form)
+    Image.new(mode, (width, height), "firebrick").save(buffer, form)
     return buffer.getvalue()
 
 
@@ -69,7 +69,7 @@ BROKEN = {
     "/cut.jpg": (then_close(response(picture(64, 64, "JPEG")[:300], length=9000)), "fetch-failed"),
     "/half.jpg": (response(picture(400, 400, "JPEG")[:900]), "decode-failed"),
     "/text.jpg": (response(b"this is no picture"), "unsupported-format"),
-    "/wide.png": (response(picture(30_000, 2_000)), "too-many-pixels"),
+    "/wide.png": (response(picture(30_000, 2_000, mode="1")), "too-many-pixels"),
     "/heavy.jpg": (response(b"\xff\xd8\xff" + bytes(3_000_000)), "too-large"),
     "/silent.jpg": (silence, "fetch-timeout"),
 }
