@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from imgclust.embedding.store import EmbeddingsWriter
 from imgclust.model.model import ClusterModel
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.types import Prediction
-from tests.support.fitted import fitted, grouped
+from tests.support.fitted import ENCODER, fitted, grouped
 from tests.support.frozen_pair import embeddings, frozen_pair
 
 
@@ -35,17 +36,24 @@ def test_another_process_predicts_the_same(method: str) -> None:
 
 
 def test_loading_and_predicting_load_no_fitting_libraries(tmp_path: Path) -> None:
-    """umap, hdbscan and pynndescent compile for seconds: a process that only predicts never sees them."""
-    folder = tmp_path / "model"
+    """umap, hdbscan and pynndescent compile for seconds: a process that only predicts never sees them, in Python
+    or as `imgclust predict`."""
+    folder, rows = tmp_path / "model", grouped(each=2)[0]
     fitted().model.save(folder)
-    np.save(tmp_path / "rows.npy", grouped(each=2)[0])
+    np.save(tmp_path / "rows.npy", rows)
+    with EmbeddingsWriter(tmp_path / "embeddings", ENCODER) as writer:
+        for i, row in enumerate(rows):
+            writer.append(id=f"{i}", source="", embedding=row, width=1, height=1, sha256=f"{i:064x}")
+    argv = ["predict", str(folder), str(tmp_path / "embeddings"), "-o", str(tmp_path / "tags.csv")]
     code = (
-        "import sys, numpy as np; from imgclust import ClusterModel; "
+        "import sys, numpy as np; from imgclust import ClusterModel; from imgclust.cli import arguments; "
         f"m = ClusterModel.load({str(folder)!r}); m.predict(np.load({str(tmp_path / 'rows.npy')!r})); m.map; "
+        f"assert arguments.main({argv}) == 0; "
         "print([x for x in ('umap', 'hdbscan', 'pynndescent', 'numba') if x in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len((tmp_path / "tags.csv").read_text().splitlines()) == len(rows) + 1
 
 
 def test_a_predictor_answers_the_same(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from imgclust.training.before import Before
 from imgclust.training.fit import FitResult, fit
 from imgclust.training.parameters import Parameters
+from imgclust.training.refitting import Job
 from imgclust.types import EncoderIdentity, Preprocessing
 from tests.support import between
 
@@ -27,6 +29,7 @@ SMALL = {
     "n_epochs": 60, "n_components": 3, "min_cluster_size": 8, "min_samples": 5, "n_neighbors": 8,
     "consensus": 0,
 }  # fmt: skip
+SHORT = {**SMALL, "n_epochs": 30, "consensus": 2}
 
 
 def grouped(seed: int = 0, groups: int = GROUPS, each: int = EACH) -> tuple[np.ndarray, np.ndarray]:
@@ -37,6 +40,14 @@ def grouped(seed: int = 0, groups: int = GROUPS, each: int = EACH) -> tuple[np.n
     rows = centres[group] + 0.45 * rng.normal(size=(len(group), DIM))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float16).astype(np.float32), group
+
+
+def job() -> Job:
+    """Two refits that continue a model."""
+    rows, group = grouped(each=30)
+    labels, p = group.astype(np.int32), Parameters.for_size(len(rows)).replaced(SHORT)
+    points = np.eye(GROUPS, 3, dtype=np.float32)[group] + 0.1 * rows[:, :3]
+    return Job(rows, p, Before(labels, labels, points, labels >= 0, labels < 0))
 
 
 @cache
@@ -57,6 +68,9 @@ def fitted_pair() -> tuple[object, object, Parameters]:
     import hdbscan
     import umap
 
+    from imgclust.placing.quick_umap import keep_compiled
+
+    keep_compiled()
     rows, _ = grouped()
     p = Parameters.for_size(len(rows)).replaced(SMALL)
     with warnings.catch_warnings():

@@ -12,7 +12,6 @@ from sklearn.metrics import adjusted_mutual_info_score
 from imgclust.errors import FitError
 from imgclust.support.progress import Progress
 from imgclust.training import consensus
-from imgclust.training.before import Before
 from imgclust.training.coassociation import Refit, Refits
 from imgclust.training.consensus import refits
 from imgclust.training.fit import fit
@@ -23,22 +22,14 @@ from imgclust.training.selection import agreed_stabilities
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from tests.support import fitted
 
-SHORT = {**fitted.SMALL, "n_epochs": 30, "consensus": 2}
-
-
-def job() -> Job:
-    """Two refits that continue a model."""
-    rows, group = fitted.grouped(each=30)
-    labels, p = group.astype(np.int32), Parameters.for_size(len(rows)).replaced(SHORT)
-    points = np.eye(fitted.GROUPS, 3, dtype=np.float32)[group] + 0.1 * rows[:, :3]
-    return Job(rows, p, Before(labels, labels, points, labels >= 0, labels < 0))
+SHORT = fitted.SHORT
 
 
 @cache
 def agreed() -> tuple[Refits, list[float]]:
     """In this process alone; and the progress that was reported."""
     told: list[float] = []
-    return refits(job(), 1, told.append), told
+    return refits(fitted.job(), 1, told.append), told
 
 
 def test_each_refit_is_on_another_sample() -> None:
@@ -54,28 +45,18 @@ def test_each_refit_is_on_another_sample() -> None:
     assert told[-1] == 1.0
 
 
-def test_the_number_of_processes_decides_nothing() -> None:
-    """Refits of another process are those of this one, bit for bit."""
-    told: list[float] = []
-    here, there = agreed()[0], refits(job(), 2, told.append)
-    assert told[-1] == 1.0
-    for one, two in zip(here.fits, there.fits, strict=True):
-        for name in ("rows", "labels", "tree"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-
-
 def test_a_process_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what it wrote last, and what to do."""
     monkeypatch.setattr(consensus, "PROGRAM", "imgclust.training.nothing")
     monkeypatch.setattr(Job, "refit", lambda self, number, progress: agreed()[0].fits[number])
     with pytest.raises(FitError, match=r"ended with 1: .*No module named.*consensus = 0"):
-        refits(job(), 2)
+        refits(fitted.job(), 2)
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """With how much was to be written, where, and what to do."""
     with pytest.raises(FitError, match=r"0 MB .*nowhere.*No such file.*TMPDIR.*consensus = 0"):
-        job().write(tmp_path / "nowhere")
+        fitted.job().write(tmp_path / "nowhere")
 
 
 def apart(points: np.ndarray, half: np.ndarray) -> float:
