@@ -36,8 +36,8 @@ def test_another_process_predicts_the_same(method: str) -> None:
 
 
 def test_loading_and_predicting_load_no_fitting_libraries(tmp_path: Path) -> None:
-    """umap, hdbscan and pynndescent compile for seconds: a process that only predicts never sees them, in Python
-    or as `imgclust predict`."""
+    """umap, hdbscan and pynndescent compile for seconds: what only predicts never sees them, in Python
+    and as a command."""
     folder, rows = tmp_path / "model", grouped(each=2)[0]
     fitted().model.save(folder)
     np.save(tmp_path / "rows.npy", rows)

@@ -57,12 +57,17 @@ class World:
         metrics: Metrics | None = None,
         **results: Any,
     ) -> None:
-        """`results`: what `Results` takes beside its defaults."""
+        """
+        Args:
+            metrics: those of others, where there are many worlds: making them takes longer than all the rest.
+            results: what `Results` takes beside its defaults.
+        """
         self.now = 0.0
         self.policy = policy
         self.fetchers = FakeFetchers()
         self.inference = FakeInference()
         self.metrics = metrics or Metrics()
+        self.before = ended(self.metrics)
         self.retrying = Retrying(retry, clock=self.clock, wall_ms=self.wall_ms, spread=lambda: 0.5)
         self.results = Results(
             topics, Formats(), model=lambda: MAKER.version, wall_ms=self.wall_ms, metrics=self.metrics,
@@ -106,10 +111,9 @@ class World:
         return len(self.retrying)
 
     def next_life(self) -> World:
-        """Another process, after this one was killed: it has what the broker has. (And the metrics go on:
-        making them takes longer than all the rest.)"""
+        """Another process, after this one was killed: it has what the broker has. (And the metrics go on.)"""
         after = World({}, self.policy, metrics=self.metrics)
-        after.now = self.now
+        after.now, after.before = self.now, self.before
         after.delivery.results = list(self.delivery.results)
         after.consumer.logs, after.consumer.stored = self.consumer.logs, dict(self.consumer.stored)
         for partition in self.consumer.logs:
@@ -147,8 +151,13 @@ class World:
             self.pipeline.run_once()
 
     def ends(self) -> dict[str, float]:
-        return {o: self.metrics.value("imgclust_uploads_total", outcome=o) or 0.0
-                for o in ("tagged", "deleted", "dead", "superseded")}  # fmt: skip
+        """Uploads by how they ended, in this world."""
+        return {outcome: count - self.before[outcome] for outcome, count in ended(self.metrics).items()}
+
+
+def ended(metrics: Metrics) -> dict[str, float]:
+    return {o: metrics.value("imgclust_uploads_total", outcome=o) or 0.0
+            for o in ("tagged", "deleted", "dead", "superseded")}  # fmt: skip
 
 
 def upload(upload_id: str, url: str = "http://x/1.jpg") -> bytes:

@@ -220,4 +220,6 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float | None:
         """One sample as a scrape would show it, e.g. `value("imgclust_tags_total", cluster="3")`."""
-        return self.registry.get_sample_value(name, labels)
+        families = self.registry.restricted_registry([name]).collect()  # `get_sample_value` would collect all
+        found = (sample.value for family in families for sample in family.samples if sample.labels == labels)
+        return next(found, None)

@@ -25,6 +25,7 @@ from worker.telemetry.metrics import Metrics
 
 LIMIT = 50  # max.message.bytes of the topic `tags`
 CONNECTION = {"bootstrap.servers": "b:1"}
+METRICS = Metrics()  # of all
 
 
 class Bench:
@@ -43,7 +44,7 @@ class Bench:
             patch.setattr("worker.kafka.at_least_once.Producer", self.broker.producer)
             self.delivery: Any = kind(
                 {**base, "message.max.bytes": message_max_bytes}, "uploads", self.consumer,  # type: ignore[arg-type]
-                interval=0.0, metrics=Metrics(), clock=lambda: self.now,
+                interval=0.0, metrics=METRICS, clock=lambda: self.now,
             )  # fmt: skip
         self.delivery.on_refused = self.refused
         self.refusals: list[int] = []

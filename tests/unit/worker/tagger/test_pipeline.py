@@ -29,23 +29,24 @@ from worker.tagger.pacing import FULL_WAIT, MAX_BYTES, PATIENCE
 from worker.tagger.parts import PipelinePolicy
 from worker.tagger.poison import DEATHS
 from worker.tagger.prediction import Predicted, Ready
+from worker.telemetry.metrics import Metrics
 
-events = st.one_of(
-    st.sampled_from(["p-0", "p-1", "p-2"]).map(upload),  # few ids, so that they supersede one another
-    st.just(b"not an event"),
-    st.just(None),
-    st.sampled_from(["p-0", "p-1"]).map(lambda i: orjson.dumps({"id": i, "deleted": True})),
+# one number draws an event, and one a move: choices of choices take hypothesis several times as long
+events = st.sampled_from(
+    [upload(f"p-{n}") for n in range(3)] * 2  # few ids, so that they supersede one another
+    + [b"not an event", None] * 6
+    + [orjson.dumps({"id": f"p-{n}", "deleted": True}) for n in range(2)] * 3
 )
 steps = st.lists(
-    st.one_of(
-        st.just(("turn", 0)),
-        st.tuples(st.sampled_from(["tag", "transient", "dead", "unencodable"]), st.integers(0, 20)),
-        st.just(("commit", 0)),
-        st.tuples(st.just("later"), st.integers(1, 5)),
-        st.tuples(st.sampled_from(["revoke", "lose", "die"]), st.integers(0, 1)),
+    st.sampled_from(
+        [("turn", 0), ("commit", 0)] * 84
+        + [(how, n) for how in ("tag", "transient", "dead", "unencodable") for n in range(21)]
+        + [("later", n) for n in range(1, 6)] * 17
+        + [(how, n) for how in ("revoke", "lose", "die") for n in range(2)] * 14
     ),
     max_size=60,
 )
+METRICS = Metrics()  # of many worlds
 
 
 def decoded(token: int, slot: int) -> Decoded:
@@ -66,7 +67,7 @@ def test_every_upload_ends_once_and_the_last_event_of_an_id_wins(
     overtaken by a later event of its id, the last result of each id is that of its last event, and nothing is
     left in the retry topic."""
     logs = {0: [named(0, e) for e in first], 1: [named(1, e) for e in second]}
-    world = World(logs)
+    world = World(logs, metrics=METRICS)
     for move, n in moves:
         if move == "turn":
             world.pipeline.run_once()
@@ -115,7 +116,7 @@ def test_without_a_rebalance_the_counters_are_exact(
     events_: list[bytes | None], moves: list[tuple[str, int]]
 ) -> None:
     """Each event is counted once, by how it ended."""
-    world = World({0: [named(0, e) for e in events_]})
+    world = World({0: [named(0, e) for e in events_]}, metrics=METRICS)
     for move, n in moves:
         if move == "turn":
             world.pipeline.run_once()
@@ -580,6 +581,7 @@ def test_whichever_records_kill_they_and_only_they_are_dead_letters(
     world = World(
         {p: [upload(name) for name in names if name.startswith(f"{p}-")] for p in range(2)},
         PipelinePolicy(max_in_flight=16),
+        metrics=METRICS,
     )
     encoder = Encoder(world, {names[k] for k in killers})
     encoder.late = {names[n] for n in late - killers}
