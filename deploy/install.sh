@@ -86,9 +86,8 @@ imgclust() {
 sbom() {
   # with a tool in an environment of its own, which is not part of what it lists
   tools=$(mktemp -d)
-  "${PYTHON:-python3}" -m venv "$tools"
-  "$tools/bin/python" -m pip --quiet --disable-pip-version-check --no-input \
-    install --only-binary :all: -c "$constraints" cyclonedx-bom
+  "${PYTHON:-python3}" -m venv --without-pip "$tools"
+  pip --python "$tools/bin/python" install --only-binary :all: -c "$constraints" cyclonedx-bom
   "$tools/bin/cyclonedx-py" environment --of JSON --output-reproducible -o "$venv/sbom.cdx.json" "$venv/bin/python"
   rm -rf "$tools"
 }
