@@ -15,24 +15,20 @@ import pytest
 import safetensors.numpy
 
 from imgclust.embedding.store import EmbeddingsWriter
-from imgclust.model.model import ClusterModel
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.types import Prediction
 from tests.support.fitted import ENCODER, fitted, grouped
 from tests.support.frozen_pair import embeddings, frozen_pair
-
-
-def predicted(one: ClusterModel) -> np.ndarray:
-    return one.predict(grouped(5)[0][:30]).labels
+from tests.support.predicting import predicted
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_another_process_predicts_the_same(method: str) -> None:
     """However it begins, and whatever this process has predicted before."""
-    model = fitted().model
-    expected = predicted(model)
+    model, rows = fitted().model, grouped(5)[0][:30]
+    expected = predicted(model, rows)
     with ProcessPoolExecutor(1, get_context(method)) as processes:
-        assert np.array_equal(processes.submit(predicted, model).result(timeout=120), expected)
+        assert np.array_equal(processes.submit(predicted, model, rows).result(timeout=120), expected)
 
 
 def test_loading_and_predicting_load_no_fitting_libraries(tmp_path: Path) -> None:

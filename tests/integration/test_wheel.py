@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 PARTS = ("pyproject.toml", "README.md", "LICENSE")
 PACKAGES = ("imgclust", "worker")
 
-# what was imported: module → file
+# what was imported: module → file; and the kernels, where there are any
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
@@ -23,7 +23,9 @@ found = {}
 for package in sys.argv[2:]:
     modules = [package, *(m.name for m in pkgutil.walk_packages([f"{sys.argv[1]}/{package}"], f"{package}."))]
     found |= {name: importlib.import_module(name).__file__ for name in modules}
-print(json.dumps(found))
+from imgclust.predictor import compiled
+library = compiled.library()
+print(json.dumps([found, library and library._name]))
 """
 
 
@@ -71,17 +73,25 @@ def test_every_file_is_in_the_wheel(installed: Path) -> None:
         assert files(installed, code=code) == wanted
 
 
+@pytest.fixture(scope="module")
+def imported(installed: Path) -> tuple[dict[str, str], str]:
+    """What one process that imports all of both packages finds."""
+    found, kernels = json.loads(
+        run(sys.executable, "-c", IMPORT_ALL, str(installed), *PACKAGES, cwd=installed)
+    )
+    return found, kernels
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_the_predictor_is_built_in_c(installed: Path) -> None:
+def test_the_predictor_is_built_in_c(installed: Path, imported: tuple[dict[str, str], str]) -> None:
     """With a compiler, the wheel holds the compiled kernels, and they can be loaded."""
-    load = "import sys; sys.path.insert(0, sys.argv[1]); from imgclust.predictor import compiled; "
-    load += "print(compiled.library()._name)"
-    found = run(sys.executable, "-c", load, str(installed), cwd=installed)
-    assert found.strip().startswith(str(installed / "imgclust" / "predictor" / "_kernels"))
+    assert imported[1].startswith(str(installed / "imgclust" / "predictor" / "_kernels"))
 
 
-def test_every_module_can_be_imported_from_the_wheel(installed: Path) -> None:
+def test_every_module_can_be_imported_from_the_wheel(
+    installed: Path, imported: tuple[dict[str, str], str]
+) -> None:
     """All of both packages, in one process, and none of them from this checkout."""
-    found = json.loads(run(sys.executable, "-c", IMPORT_ALL, str(installed), *PACKAGES, cwd=installed))
     built = {str(path) for path in installed.glob("imgclust/predictor/_kernels*.so")}
-    assert set(found.values()) == built | {str(installed / name) for name in files(installed, code=True)}
+    wanted = built | {str(installed / name) for name in files(installed, code=True)}
+    assert set(imported[0].values()) == wanted
