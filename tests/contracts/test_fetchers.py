@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.bypass import SLOW, MemoryPool
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.types import Pixels, Preprocessing
+from tests.support import forked_fetchers
 from tests.support.fake_fetchers import FakeFetchers
 from tests.support.origin import Origin, Request, response
 from tests.support.waiting import wait_for
@@ -78,7 +79,6 @@ def _real(origin: Origin) -> Fetchers:
         )
     )
     made.url = origin.url
-    made.pool.start()
     return made
 
 
@@ -99,11 +99,12 @@ def fetchers(request: pytest.FixtureRequest) -> Iterator[Fetchers]:
         preprocessing = Preprocessing(SIDE, SIDE)
         made = Fetchers(lambda take: MemoryPool(slots=SLOTS, preprocessing=preprocessing, on_outcomes=take))
         made.has_own_pictures = False  # it answers whatever is asked with some picture
-        made.pool.start()
     else:
         made = _real(request.getfixturevalue("origin"))
-    yield made
-    made.pool.stop(5)
+    with forked_fetchers.used():
+        made.pool.start()
+        yield made
+        made.pool.stop(5)
 
 
 def test_each_job_ends_once_with_its_picture(fetchers: Fetchers) -> None:

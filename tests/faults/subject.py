@@ -3,7 +3,8 @@
     python -m tests.faults.subject run            settings from WORKER_…, as always
     FAULTS_SABOTAGE=NAME             with one promise broken: the checker must notice (sabotage.py)
 
-Nothing of the worker is replaced but the model that it loads: what is under test is all the rest.
+Nothing of the worker is replaced but the model that it loads, and its fetchers are forked: what is under test
+is all the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from imgclust.model.parts import Cluster
 from imgclust.types import Encoder, EncoderIdentity, Floats, Pixels, Prediction, Preprocessing
+from tests.support import forked_fetchers
 from worker.tagger.prediction import Model
 
 CLASSES = 16
@@ -61,6 +63,7 @@ def main() -> int:
         return ColourModel(), ColourEncoder()
 
     worker.run.load = load  # type: ignore[assignment]
+    forked_fetchers.use(os.environ[forked_fetchers.FORKING])
     name = os.environ.get("FAULTS_SABOTAGE")
     if name:
         from tests.faults.sabotage import SABOTAGES

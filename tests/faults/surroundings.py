@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPart
 from confluent_kafka.admin import AclOperation, AdminClient, ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from tests.support import redis_server
+from tests.support import forked_fetchers, redis_server
 from tests.support.guarded_kafka import GuardedKafka, Right
 from tests.support.paths import ROOT
 from tests.support.preloaded import Preloaded, Program, started
@@ -31,7 +31,6 @@ EXIT_START = 3  # something that a start needs is not there
 SESSION = 5.0  # seconds after which the group gives a silent member's partitions away
 FOLDER = Path(__file__).parent
 SUBJECT = "tests.faults.subject"
-FETCHER = b"worker.fetching.process"
 EVERYTHING: list[Right] = [
     (kind, "*", ResourcePatternType.LITERAL, AclOperation.ALL)
     for kind in (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
@@ -205,14 +204,14 @@ class Worker(WorkerProcess):
     """
 
     def __init__(self, number: int, folder: Path, env: dict[str, str], server: Preloaded) -> None:
-        super().__init__(folder, env, "run")
+        super().__init__(folder, env, "run", program=SUBJECT)
         self.log = folder / f"worker-{number:03}.log"
         self.number = number
         self.expected: set[int] | None = None
         self._server = server
 
     def start(self) -> Worker:
-        self.process = Program(SUBJECT, *self.arguments, env=self.env, log=self.log, server=self._server)
+        self.process = Program(self.program, *self.arguments, env=self.env, log=self.log, server=self._server)
         return self
 
     @property
@@ -252,13 +251,7 @@ class Worker(WorkerProcess):
 
     def fetchers(self) -> list[int]:
         """The process ids of its fetchers."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.pid and FETCHER in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-        return found
+        return forked_fetchers.of(self.pid)
 
 
 @dataclasses.dataclass(slots=True)
@@ -356,6 +349,7 @@ def surroundings(
         start_kafka(home, folder / "kafka", guarded=guarded) as kafka,
         redis_server.running() as redis,
         started("worker.run", "worker.__main__") as forking,
+        forked_fetchers.server() as fetchers,
     ):
         names = [topics.uploads, topics.tags, topics.retry, topics.dlq]
         make_topics(kafka.bootstrap, names, {topics.tags, topics.retry}, PARTITIONS)
@@ -366,6 +360,7 @@ def surroundings(
         images.start()
         worker_env = {
             "PYTHONPATH": str(ROOT),
+            forked_fetchers.FORKING: fetchers,
             "WORKER_BOOTSTRAP_SERVERS": kafka.bootstrap,
             "WORKER_GROUP_ID": topics.group,
             "WORKER_UPLOADS_TOPIC": topics.uploads,

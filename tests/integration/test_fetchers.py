@@ -23,6 +23,7 @@ from PIL import Image
 from imgclust.fetching.urls import FetchPolicy
 from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
+from tests.support import forked_fetchers
 from tests.support.origin import Origin, Request, response, silence
 from tests.support.waiting import wait_for
 from worker.errors import WorkerError
@@ -90,7 +91,10 @@ class Consumer:
 
 
 @contextlib.contextmanager
-def running(origin: Origin, *, processes: int = 1, slots: int = 8, **options: object) -> Iterator[Consumer]:
+def running(
+    origin: Origin, *, processes: int = 1, slots: int = 8, fresh: bool = False, **options: object
+) -> Iterator[Consumer]:
+    """A pool at work; its processes are begun as the pool does it (`fresh`), or forked."""
     consumer = Consumer()
     policy = FetchPolicy(
         allow_networks=(ipaddress.ip_network("127.0.0.0/8"),),
@@ -107,13 +111,14 @@ def running(origin: Origin, *, processes: int = 1, slots: int = 8, **options: ob
         on_outcomes=consumer,
         **options,  # type: ignore[arg-type]
     )
-    consumer.pool.start()
-    try:
-        yield consumer
-    finally:
-        pids = pids_of(consumer.pool)
-        consumer.pool.stop(5)
-        assert not any(exists(pid) for pid in pids)
+    with contextlib.nullcontext() if fresh else forked_fetchers.used():
+        consumer.pool.start()
+        try:
+            yield consumer
+        finally:
+            pids = pids_of(consumer.pool)
+            consumer.pool.stop(5)
+            assert not any(exists(pid) for pid in pids)
 
 
 @pytest.fixture
@@ -147,7 +152,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_pictures_arrive_as_the_decoder_made_them(origin: Origin) -> None:
     """Every job ends once, with the pixels, the size and the bytes of its own image, over two processes."""
-    with running(origin, processes=2, slots=5) as consumer:
+    with running(origin, fresh=True, processes=2, slots=5) as consumer:
         paths = [f"/{i % 20}.png" for i in range(200)]
         consumer.pool.submit(jobs(origin, paths))
         outcomes = consumer.wait(200)
@@ -299,7 +304,7 @@ def test_a_killed_process_loses_nothing(origin: Origin) -> None:
         writer.write(response(picture(0)))
 
     origin.paths["/held"] = handle
-    with running(origin, processes=2, slots=4, connections=8) as consumer:
+    with running(origin, fresh=True, processes=2, slots=4, connections=8) as consumer:
         until(lambda: consumer.pool.alive == 2)
         consumer.pool.submit(jobs(origin, ["/held"] * 16))
         until(lambda: origin.counts["/held"] == 16)
@@ -412,7 +417,7 @@ def test_what_a_codec_writes_to_stderr_is_bounded_and_no_log_line(
     caplog.set_level(logging.INFO)
     origin.paths["/bad"] = response(b'do:mutter {"level":"info","event":"forged"}\n\x1b[2J')
     origin.paths["/crash"] = response(b"do:crash")
-    with running(origin, decode=HOOK) as consumer:
+    with running(origin, fresh=True, decode=HOOK) as consumer:
         consumer.pool.submit(jobs(origin, ["/bad"]))
         consumer.wait(1)
         assert consumer.failures()[1].code == "unsupported-format"
@@ -431,7 +436,7 @@ def test_a_pool_that_cannot_start_says_so_and_tries_ever_more_rarely(
     origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not ready, a loud error with the reason, few tries, and `stop` works."""
-    with running(origin, decode="no.such.module:decode") as consumer:
+    with running(origin, fresh=True, decode="no.such.module:decode") as consumer:
         consumer.pool.submit(jobs(origin, ["/0.png"]))
         until(lambda: consumer.pool.restarts >= 2)
         assert consumer.pool.alive == 0
@@ -448,7 +453,7 @@ def test_stopping_while_busy_leaves_nothing(origin: Origin) -> None:
     """Downloads, a decoder that hangs and pictures nobody took: the processes end, no file is left open."""
     origin.paths |= {"/silent": silence, "/hang": response(b"do:hang")}
     before = len(os.listdir("/dev/fd"))
-    with running(origin, processes=2, slots=4, decode=HOOK) as consumer:
+    with running(origin, fresh=True, processes=2, slots=4, decode=HOOK) as consumer:
         consumer.keep = True
         consumer.pool.submit(jobs(origin, ["/0.png", "/1.png"]))
         consumer.wait(2)
@@ -542,7 +547,7 @@ def test_a_fetcher_is_small_and_knows_no_secrets(origin: Origin, monkeypatch: py
     """Idle it holds less than 80 MB; no heavy library is in it; its environment has no setting."""
     monkeypatch.setenv("WORKER_KAFKA_SASL_PASSWORD", "hunter2")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    with running(origin, slots=64) as consumer:
+    with running(origin, fresh=True, slots=64) as consumer:
         consumer.pool.submit(jobs(origin, ["/0.png"]))
         consumer.wait(1)
         folder = Path("/proc") / str(pids_of(consumer.pool)[0])
@@ -559,7 +564,7 @@ def test_a_fetcher_is_small_and_knows_no_secrets(origin: Origin, monkeypatch: py
 
 def test_signals_of_the_terminal_do_not_end_a_fetcher(origin: Origin) -> None:
     """SIGINT and SIGTERM are the parent's to answer."""
-    with running(origin) as consumer:
+    with running(origin, fresh=True) as consumer:
         until(lambda: consumer.pool.alive == 1)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(pids_of(consumer.pool)[0], number)

@@ -153,7 +153,7 @@ def test_nothing_gets_in_and_nothing_falls_over(
         "WORKER_MAX_IN_FLIGHT": "512",
     }
     tags, letters = topics.reader(topics.tags), topics.reader(topics.dlq)
-    with WorkerProcess(tmp_path, settings) as worker:
+    with WorkerProcess(tmp_path, settings, program="worker") as worker:
         worker.ready()
         assert worker.process is not None
         pids = children(worker.process.pid)

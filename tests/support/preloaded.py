@@ -26,8 +26,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support import between
-
 # what takes long to load and starts no thread, which a fork would lose
 SLOW = (
     "torch", "timm", "umap", "hdbscan", "duckdb", "confluent_kafka", "redis", "prometheus_client", "aiohttp",
@@ -39,6 +37,7 @@ ALONE = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 LOOK_AGAIN = 0.01
+MOST_FILES = 8
 SHARED = "IMGCLUST_PRELOADED"  # where programs that start programs find the process that forks them
 
 
@@ -48,23 +47,27 @@ class Preloaded:
     def __init__(self, address: str) -> None:
         self.address = address
         self._lock = threading.Lock()
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(address)
-        self._connection = connection.makefile("rwb")
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(address)
+        self._answers = self._connection.makefile("rb")
 
-    def ask(self, **question: Any) -> Any:
+    def ask(self, files: Sequence[int] = (), **question: Any) -> Any:
         with self._lock:
-            self._connection.write(json.dumps(question).encode() + b"\n")
-            self._connection.flush()
-            return json.loads(self._connection.readline())
+            socket.send_fds(self._connection, [json.dumps(question).encode() + b"\n"], files)
+            return json.loads(self._answers.readline())
 
 
 @functools.cache
 def preloaded() -> Preloaded:
-    if SHARED in os.environ:
-        return Preloaded(os.environ[SHARED])
+    return Preloaded(os.environ.get(SHARED) or served("preloaded"))
+
+
+def served(name: str, *modules: str) -> str:
+    """The address of one that all processes of a test run have in common, see `started`."""
+    from tests.support import between  # pytest, which no program needs
+
     run = between.this_run()
-    return Preloaded(run.until_its_end.enter_context(run.served("preloaded", started)))
+    return run.until_its_end.enter_context(run.served(name, lambda: started(*modules)))
 
 
 @contextlib.contextmanager
@@ -93,17 +96,18 @@ class Program:
         log: stdout is added to this file, and stderr to `errors` or here.
         cwd: the folder that it starts in; this process's, when left out.
         server: what forks it.
+        files: open files that it inherits; their numbers there are its last arguments.
     """
 
     def __init__(
         self, module: str, *arguments: str, env: Mapping[str, str], log: Path, errors: Path | None = None,
-        cwd: Path | None = None, server: Preloaded | None = None,
+        cwd: Path | None = None, server: Preloaded | None = None, files: Sequence[int] = (),
     ) -> None:  # fmt: skip
         log.touch()
         self.returncode: int | None = None
         self._server = server or preloaded()
         self.pid: int = self._server.ask(
-            module=module, arguments=arguments, env=dict(env), log=str(log), errors=str(errors or log),
+            files, module=module, arguments=arguments, env=dict(env), log=str(log), errors=str(errors or log),
             cwd=str(cwd or Path.cwd()),
         )  # fmt: skip
 
@@ -175,26 +179,30 @@ def serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
         for found in readable:
             if found is sockets[0]:
                 sockets.append(found.accept()[0])
-            elif not (line := _line(found)):
+                continue
+            line, files = _received(found)
+            if not line:
                 sockets.remove(found)
                 found.close()
-            elif (program := _answer(found, json.loads(line))) is not None:
+            elif (program := _answer(found, json.loads(line), files)) is not None:
                 for each in sockets:
                     each.close()
                 return program
 
 
-def _line(client: socket.socket) -> bytes:
-    """What it asks; empty when it is gone."""
-    received = b""
-    while not received.endswith(b"\n"):
-        if not (part := client.recv(1 << 16)):
-            return b""
-        received += part
-    return received
+def _received(client: socket.socket) -> tuple[bytes, list[int]]:
+    """What it asks, empty when it is gone, and the files that come with that."""
+    line, files = b"", []
+    while not line.endswith(b"\n"):
+        part, more, _, _ = socket.recv_fds(client, 1 << 16, MOST_FILES)
+        if not part:
+            return b"", []
+        line += part
+        files += more
+    return line, files
 
 
-def _answer(client: socket.socket, question: dict[str, Any]) -> dict[str, Any] | None:
+def _answer(client: socket.socket, question: dict[str, Any], files: list[int]) -> dict[str, Any] | None:
     """Answer a question; None, but in a process that was forked what it is to run."""
     if "pid" in question:
         pid, status = os.waitpid(question["pid"], os.WNOHANG)
@@ -203,7 +211,9 @@ def _answer(client: socket.socket, question: dict[str, Any]) -> dict[str, Any] |
         assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose a thread"
         answer = os.fork()
         if answer == 0:
-            return question
+            return {**question, "arguments": [*question["arguments"], *map(str, files)]}
+        for file in files:
+            os.close(file)
     client.sendall(json.dumps(answer).encode() + b"\n")
     return None
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.support import forked_fetchers, quick_worker
 from tests.support.kafka_cluster import Topics
 from tests.support.preloaded import Program
 from tests.support.waiting import PATIENCE, wait_for
@@ -34,9 +35,15 @@ def settings_for(topics: Topics, redis_url: str, model: Path, port: int | str) -
 
 
 class WorkerProcess:
-    """One worker with settings of its own; `env` wins over the defaults for tests."""
+    """One worker with settings of its own; `env` wins over the defaults for tests.
 
-    def __init__(self, folder: Path, env: dict[str, str], *arguments: str) -> None:
+    Args:
+        program: `worker`, whose fetchers are its children, or one whose fetchers are forked.
+    """
+
+    def __init__(
+        self, folder: Path, env: dict[str, str], *arguments: str, program: str = quick_worker.__name__
+    ) -> None:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
         self.log = folder / f"worker-{port}.log"
@@ -53,11 +60,13 @@ class WorkerProcess:
             "WORKER_LOG": "json",
             **env,
         }
-        self.arguments = arguments or ("run",)
+        if program == quick_worker.__name__:
+            self.env.setdefault(forked_fetchers.FORKING, forked_fetchers.address())
+        self.program, self.arguments = program, arguments or ("run",)
         self.process: subprocess.Popen[bytes] | Program | None = None
 
     def start(self) -> WorkerProcess:
-        self.process = Program("worker", *self.arguments, env=self.env, log=self.log)
+        self.process = Program(self.program, *self.arguments, env=self.env, log=self.log)
         return self
 
     def ready(self) -> WorkerProcess:
