@@ -101,7 +101,6 @@ class Reader:
             at = parse_pair(position)
             if at is not None:
                 shown[name.decode().removeprefix("imgclust:tag:")] = Shown(at, tag)
-        client.close()
         return shown
 
     def history(self, events: list[Any], *, results: list[Published] | None = None) -> History:

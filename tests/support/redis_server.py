@@ -49,14 +49,20 @@ class RedisServer:
         self.options = options
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: Any = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self, **options: Any) -> Any:
-        """A client of it (Any: what redis-py's types say of replies differs from version to version)."""
-        return redis.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)
+        """A client of it (Any: what redis-py's types say of replies differs from version to version), the same
+        one again where no options are wanted: making one costs more than asking it."""
+        if options:
+            return redis.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)
+        if self._client is None:
+            self._client = redis.Redis(host="127.0.0.1", port=self.port, protocol=2)
+        return self._client
 
     def start(self) -> None:
         """Start the server and wait until it answers; nothing is ever saved, so it starts empty."""
@@ -82,6 +88,9 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def freeze(self) -> None:
         """It keeps its connections and answers nothing."""
