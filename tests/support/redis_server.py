@@ -56,8 +56,10 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self, **options: Any) -> Any:
-        """A client of it (Any: what redis-py's types say of replies differs from version to version), the same
-        one again where no options are wanted: making one costs more than asking it."""
+        """A client of it (Any: what redis-py's types say of replies differs from version to version).
+
+        Without options it is the same one again: to make one costs more than to ask it.
+        """
         if options:
             return redis.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)
         if self._client is None:
