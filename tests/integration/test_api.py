@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from imgclust.fetching.urls import FetchPolicy
 from tests.support.redis_server import RedisServer, running
 from tests.support.tag_records import apply, record
+from tests.support.waiting import PATIENCE
 from worker.feed import AsyncFeed
 from worker.view.client import connect_async
 from worker.view.store import TagsView
@@ -48,13 +50,13 @@ def client(server: RedisServer) -> Any:
     return client
 
 
-@pytest.fixture(scope="module")
-def url(server: RedisServer, client: Any) -> Iterator[str]:
-    """The address of a wall over that Redis."""
+@contextlib.contextmanager
+def listening(server: RedisServer, redis_timeout: float = PATIENCE) -> Iterator[str]:
+    """The address of a wall over that Redis, which waits so long for its answers."""
     ready, stop, found = threading.Event(), asyncio.Event(), []
 
     async def serve() -> None:
-        feed = AsyncFeed(connect_async(server.url, timeout=0.5))
+        feed = AsyncFeed(connect_async(server.url, timeout=redis_timeout))
         async with Wall(feed, (), FetchPolicy(), "127.0.0.1").listening("127.0.0.1", 0) as address:
             found.append((asyncio.get_running_loop(), f"http://{address}"))
             ready.set()
@@ -63,16 +65,22 @@ def url(server: RedisServer, client: Any) -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE)
     loop, address = found[0]
     yield address
     loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
+    thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def url(server: RedisServer, client: Any) -> Iterator[str]:
+    with listening(server) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         yield client
 
 
@@ -154,21 +162,22 @@ def test_what_the_client_has_is_not_sent_again(http: httpx.Client) -> None:
 
 
 def test_a_slow_redis_bounds_who_may_ask(
-    http: httpx.Client, url: str, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While Redis is frozen, requests beyond the bound are refused at once and the others end as 503; then
     all is as before."""
     monkeypatch.setattr(api, "MAX_REQUESTS", 4)
 
-    async def ask_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient() as asking:
-            return await asyncio.gather(*(asking.get(f"{url}/v1/clusters", timeout=30) for _ in range(12)))
+    async def ask_all(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=PATIENCE) as asking:
+            return await asyncio.gather(*(asking.get(f"{url}/v1/clusters") for _ in range(12)))
 
-    server.freeze()
-    try:
-        answers = asyncio.run(ask_all())
-    finally:
-        server.thaw()
+    with listening(server, redis_timeout=0.5) as impatient:
+        server.freeze()
+        try:
+            answers = asyncio.run(ask_all(impatient))
+        finally:
+            server.thaw()
     reasons = sorted(answer.json()["error"] for answer in answers)
     assert {answer.status_code for answer in answers} == {503}
     assert reasons[0] == "4 are asking already"

@@ -48,7 +48,9 @@ def cluster() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))  # the nodes' workers import what this test sends them
-        node = {"num_cpus": 2, "object_store_memory": 100_000_000}
+        # an idle process of a node is ended after a second, and the next step starts another one
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")
+        node = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_log_monitor": False}
         nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         nodes.add_node(**node)
         ray.init(address=nodes.address, log_to_driver=False)
