@@ -14,6 +14,8 @@ from imgclust.model.folder import EXEMPLARS, MAP_ROWS, Array
 from imgclust.model.parts import Cluster
 from imgclust.types import Floats
 
+MAP_EPOCHS = 200
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -142,7 +144,7 @@ def draw_map(
         plane = QuickUMAP(
             n_neighbors=count,
             min_dist=0.6,
-            n_epochs=200,
+            n_epochs=MAP_EPOCHS,
             random_state=seed or 0,
             n_jobs=1,
             precomputed_knn=near_points(points[chosen], count),

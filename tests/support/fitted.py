@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from imgclust.training.before import Before
 from imgclust.training.fit import FitResult, fit
@@ -50,6 +53,16 @@ def job() -> Job:
     return Job(rows, p, Before(labels, labels, points, labels >= 0, labels < 0))
 
 
+@contextmanager
+def rough_maps() -> Iterator[None]:
+    """Maps of models take a third of a small fit; of most nothing but their rows is looked at."""
+    from imgclust.model import gallery
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "MAP_EPOCHS", 20)
+        yield
+
+
 @cache
 def fitted() -> FitResult:
     """A fit of 300 rows in 6 groups; one process of the run makes it, as the first fit compiles for long."""
@@ -59,7 +72,8 @@ def fitted() -> FitResult:
 
 def _fit(path: Path) -> None:
     rows, _ = grouped()
-    path.write_bytes(pickle.dumps(fit(rows, encoder=ENCODER, parameters=SMALL, seed=1)))
+    with rough_maps():
+        path.write_bytes(pickle.dumps(fit(rows, encoder=ENCODER, parameters=SMALL, seed=1)))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Processes that decode are started once for all tests here; `DecoderPool`'s own tests start theirs."""
+"""What all tests here share: processes that decode (`DecoderPool`'s own tests start theirs); rough maps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import cache
 from typing import Any
 
 import pytest
+
+from tests.support import fitted
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,4 +31,10 @@ def decoders_stay() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "DecoderPool", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def maps_are_rough() -> Iterator[None]:
+    with fitted.rough_maps():
         yield

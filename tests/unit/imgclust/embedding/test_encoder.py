@@ -66,11 +66,11 @@ def noise(n: int, side: int) -> Any:
 
 
 def photos() -> list[Path]:
-    from sklearn.datasets import load_sample_images
+    import sklearn.datasets
 
-    folder = Path(sys.modules["sklearn.datasets"].__file__ or "").parent / "images"
-    assert len(load_sample_images().images) == 2
-    return sorted(folder.glob("*.jpg"))
+    found = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    assert len(found) == 2
+    return found
 
 
 def cosines(a: Floats, b: Floats) -> Floats:
@@ -132,38 +132,53 @@ def open_clip_reference(model: Any, images: list[Image.Image]) -> Floats:
         return model.encode_image(torch.stack([transform(image) for image in images])).numpy()
 
 
+@pytest.fixture(scope="module")
+def by_open_clip(tiny: Tiny, clipart: Path) -> tuple[list[Path], Floats]:
+    """Pictures, and their embeddings by open_clip's own loading and preprocessing."""
+    files = [*photos(), *sorted(clipart.glob("*/*.jpg"))[::40]]
+    return files, open_clip_reference(tiny.model, [Image.open(f) for f in files])
+
+
 @pytest.mark.parametrize(("shrink_on_load", "least"), [(False, 0.999), (True, 0.99)])
 def test_same_as_open_clip(
-    tiny: Tiny, tiny_encoder: TorchEncoder, clipart: Path, shrink_on_load: bool, least: float
+    tiny_encoder: TorchEncoder, by_open_clip: tuple[list[Path], Floats], shrink_on_load: bool, least: float
 ) -> None:
     """Embeddings equal those of open_clip's own loading and preprocessing (cosine ≥ 0.999; 0.99 shrunk)."""
-    files = [*photos(), *sorted(clipart.glob("*/*.jpg"))[::40]]
+    files, reference = by_open_clip
     pixels = [
         decode(f.read_bytes(), tiny_encoder.identity.preprocessing, shrink_on_load=shrink_on_load).pixels
         for f in files
     ]
-    reference = open_clip_reference(tiny.model, [Image.open(f) for f in files])
     assert cosines(tiny_encoder.encode(np.stack(pixels)), reference).min() >= least
 
 
-@pytest.mark.parametrize(("shrink_on_load", "least"), [(False, 0.999), (True, 0.99)])
-def test_a_trained_network_sees_the_same(
-    mini: TorchEncoder, clipart: Path, tmp_path: Path, shrink_on_load: bool, least: float
-) -> None:
-    """With trained weights, too, our pixels embed like torchvision's, also of large photographs."""
+@pytest.fixture(scope="module")
+def by_torchvision(
+    mini: TorchEncoder, clipart: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Path], Floats]:
+    """Pictures, also large photographs, and their embeddings by torchvision's preprocessing."""
     from torchvision import transforms
 
-    files = [*photos(), *sorted(clipart.glob("*/*.jpg"))[::150]]
+    files, folder = [*photos(), *sorted(clipart.glob("*/*.jpg"))[::150]], tmp_path_factory.mktemp("large")
     for photo in photos():
-        large = tmp_path / photo.name
+        large = folder / photo.name
         Image.open(photo).resize((4000, 2668), Image.Resampling.LANCZOS).save(large, quality=90)
         files.append(large)
     p = mini.identity.preprocessing
     bicubic = transforms.InterpolationMode.BICUBIC
     reference = transforms.Compose([transforms.Resize(p.resize, bicubic), transforms.CenterCrop(p.size)])
-    theirs = np.stack([np.array(reference(Image.open(f).convert("RGB"))) for f in files])
+    return files, mini.encode(np.stack([np.array(reference(Image.open(f).convert("RGB"))) for f in files]))
+
+
+@pytest.mark.parametrize(("shrink_on_load", "least"), [(False, 0.999), (True, 0.99)])
+def test_a_trained_network_sees_the_same(
+    mini: TorchEncoder, by_torchvision: tuple[list[Path], Floats], shrink_on_load: bool, least: float
+) -> None:
+    """With trained weights, too, our pixels embed like torchvision's, also of large photographs."""
+    files, theirs = by_torchvision
+    p = mini.identity.preprocessing
     ours = np.stack([decode(f.read_bytes(), p, shrink_on_load=shrink_on_load).pixels for f in files])
-    assert cosines(mini.encode(ours), mini.encode(theirs)).min() >= least
+    assert cosines(mini.encode(ours), theirs).min() >= least
 
 
 def test_models_that_also_return_tokens(tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ def test_a_share_of_the_refits_that_have_both(refits: Refits) -> None:
     found = pairs(refits)
     assert np.array_equal(found, found.T)
     assert ((found > 0) & (found < 1)).all()
+    there = [dict(zip(fit.rows.tolist(), fit.labels.tolist(), strict=True)) for fit in refits.fits]
+    expected = np.empty((N, N))
     for i in range(N):
         for j in range(N):
-            there = [dict(zip(fit.rows.tolist(), fit.labels.tolist(), strict=True)) for fit in refits.fits]
             votes = [fit[i] == fit[j] for fit in there if i in fit and j in fit]
-            expected = (sum(votes) + 0.05) / (len(votes) + 0.1)
-            np.testing.assert_allclose(found[i, j], expected, rtol=1e-6)
+            expected[i, j] = (sum(votes) + 0.05) / (len(votes) + 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @settings(max_examples=50)
