@@ -37,6 +37,7 @@ ALONE = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 LOOK_AGAIN = 0.01
+ENDS_IN_FULL = ("worker",)  # librdkafka has crashed then
 MOST_FILES = 8
 SHARED = "IMGCLUST_PRELOADED"  # where programs that start programs find the process that forks them
 
@@ -164,10 +165,12 @@ def run(
 
 def serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
     """Answer questions until nobody is there; returns in each forked process, with what it is to run."""
+    gc.disable()
     for name in modules or SLOW:
         with contextlib.suppress(ImportError):  # of an extra: who needs it says so
             importlib.import_module(name)
     gc.freeze()
+    gc.enable()
     sockets = [socket.socket(socket.AF_UNIX)]
     sockets[0].bind(address)
     sockets[0].listen()
@@ -238,14 +241,14 @@ def become(module: str, arguments: list[str], env: dict[str, str], log: str, err
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as asked:
         code = asked.code or 0
-    if not isinstance(code, int):
+    if module in ENDS_IN_FULL or not isinstance(code, int):
         raise SystemExit(code)
     leave(code)
 
 
 def leave(code: int) -> None:
     """End as Python does, but for taking apart all that was loaded: in a fork that costs half a second of a
-    processor, ten times what a small command takes. Programs that tests start otherwise end in full."""
+    processor, ten times what a small command takes."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
