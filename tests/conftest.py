@@ -62,7 +62,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """At its end Python looks through everything once more, for 0.7 s: nearly all of it is torch's, and stays."""
+    """At its end Python looks through all that was loaded once more, for 0.7 s of a processor."""
     gc.freeze()
 
 
