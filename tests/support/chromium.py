@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 FLAGS = (
     "--headless",
@@ -30,8 +30,6 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-START_SECONDS = 30
-REPLY_SECONDS = 30
 
 
 def executable() -> str | None:
@@ -57,7 +55,7 @@ class Page:
     async def _command(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        async with asyncio.timeout(REPLY_SECONDS):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 message = json.loads(await self._socket.receive_str())
                 if message.get("id") == number:
@@ -102,7 +100,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30) -> None:
+    def wait(self, condition: str, seconds: float = PATIENCE) -> None:
         """Wait until an expression is true."""
         wait_for(f"{condition} (the page complains: {self.complaints})", lambda: self.js(condition), seconds)
 
@@ -182,7 +180,7 @@ def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
     def lines() -> list[str]:
         return file.read_text().splitlines() if file.exists() else []
 
-    wait_for("a DevTools port", lambda: process.poll() is not None or len(lines()) == 2, START_SECONDS)
+    wait_for("a DevTools port", lambda: process.poll() is not None or len(lines()) == 2)
     if process.poll() is not None:
         raise RuntimeError(f"the browser ended without a DevTools port (exit code {process.returncode})")
     return int(lines()[0])

@@ -31,7 +31,7 @@ class PrometheusServer:
         """
         try:
             with urllib.request.urlopen(
-                f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10
+                f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=60
             ) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -132,6 +134,17 @@ def test_starts_at_once() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command itself spares Python the last look for garbage; a program that calls it decides that."""
+    at_the_end: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    monkeypatch.setattr(sys, "argv", ["imgclust", "--version"])
+    for argv, expected in ((["--version"], []), (None, [gc.freeze])):
+        with pytest.raises(SystemExit):
+            arguments.main(argv)
+        assert at_the_end == expected
 
 
 def test_runs_as_a_module() -> None:
