@@ -50,7 +50,7 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files begin first and short ones fill up, so that all processes are busy until the end."""
     place = {name: number for number, name in enumerate(FIRST)}
-    items.sort(key=lambda item: place.get(item.location[0], len(FIRST)))
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(FIRST)))
 
 
 def pytest_collection_finish() -> None:
@@ -59,6 +59,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    # pytest adds two handlers to each logger that does not propagate, three times in each test: torch has 44
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True
+
+
+def pytest_sessionfinish() -> None:
+    """pytest looks through all objects twice at the end, for errors of what nobody holds: once is enough."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

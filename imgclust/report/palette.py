@@ -125,10 +125,11 @@ def colours(centres: npt.NDArray[Any]) -> list[tuple[str, str]]:
     width = float(np.ptp(centres, axis=0).max()) if len(centres) else 0.0
     places = np.asarray(centres, np.float64) / (width or 1.0)
     taken: list[int] = []
+    given = np.zeros(len(palette), np.int64)
     for i in range(len(places)):
-        rounds = len(taken) // len(palette)
-        free = [c for c in range(len(palette)) if taken.count(c) <= rounds]
         nearness = np.exp(-(np.linalg.norm(places[:i] - places[i], axis=1) ** 2) / (2 * _NEAR**2))
-        clash = [float((nearness / (apart[c, taken] + 0.02) ** 2).sum()) for c in free]
-        taken.append(free[int(np.argmin(clash))])
+        clash = (nearness / (apart[:, taken] + 0.02) ** 2).sum(axis=1)
+        clash[given > i // len(palette)] = np.inf  # no colour once more before all are taken
+        taken.append(int(np.argmin(clash)))
+        given[taken[-1]] += 1
     return [palette[c] for c in taken]

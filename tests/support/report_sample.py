@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ ATTACKS = (
 )
 
 
+@cache
 def webp(colour: tuple[int, int, int]) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (128, 96), colour).save(file, "WEBP", quality=60)

@@ -123,7 +123,11 @@ def test_a_place_that_achieves_nothing_waits_longer_and_longer() -> None:
     assert fetcher.start_at == 5.0
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-3, 2**60) | st.floats() | st.text(), st.lists))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-3, 2**60) | st.floats() | st.text(), st.lists, max_leaves=20
+    )
+)
 def test_any_line_is_a_report_or_a_protocol_error(value: object) -> None:
     """Whatever JSON a fetcher sends in whatever place."""
     for message in (
