@@ -73,7 +73,7 @@ def by_hand(points: np.ndarray, edges: sp.coo_matrix, how: Descent) -> np.ndarra
 def test_the_rule_edge_by_edge(dim: int, negatives: float) -> None:
     """The same bits, twice."""
     how = Descent(CURVES, epochs=30, rate=1.0, negatives=negatives, seed=7)
-    edges, places = pruned(graph(40, 1), how.epochs), starts(40, dim)
+    edges, places = pruned(graph(24, 1), how.epochs), starts(24, dim)
     expected = by_hand(places, edges, how)
     assert not np.array_equal(expected, places)
     for _ in range(2):
