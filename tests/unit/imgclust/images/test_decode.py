@@ -164,7 +164,7 @@ def photo(width: int) -> Image.Image:
     from sklearn.datasets import load_sample_image
 
     image = Image.fromarray(load_sample_image("china.jpg"))
-    return image.resize((width, width * image.height // image.width), Image.Resampling.LANCZOS)
+    return image.resize((width, width * image.height // image.width), Image.Resampling.BILINEAR)
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,14 @@ def photo(width: int) -> Image.Image:
 )
 def test_shrink_on_load_keeps_a_reserve(width: int, eighths: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large JPEG is decoded smaller, never below the reserve, and looks the same afterwards."""
-    data = encoded(photo(width), "JPEG", quality=92)
+    original = photo(width)
+    data = encoded(original, "JPEG", quality=92)
     seen = []
     rgb = module._rgb
     monkeypatch.setattr(module, "_rgb", lambda image: seen.append(image.size) or rgb(image))
     clip = Preprocessing(224, 224)
     shrunk, full = decode(data, clip), decode(data, clip, shrink_on_load=False)
-    assert (shrunk.width, shrunk.height) == (full.width, full.height) == photo(width).size
+    assert (shrunk.width, shrunk.height) == (full.width, full.height) == original.size
     assert seen[0][0] == -(-width * eighths // 8)
     assert min(seen[0]) >= 224 * module.SCALING_RESERVE or eighths == 8
     assert np.abs(shrunk.pixels.astype(int) - full.pixels).mean() < 3
@@ -190,7 +191,7 @@ def test_a_jpeg_without_its_end_marker_is_a_picture(mode: str, progressive: bool
     """Nothing but FF D9 is missing (or half of it): the same picture, at full size and scaled. One byte less,
     or a scan less, and it was cut."""
     noise = np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
-    image = Image.fromarray(noise).resize((960, 720)).convert(mode)
+    image = Image.fromarray(noise).resize((640, 480)).convert(mode)
     data = encoded(image, "JPEG", quality=90, progressive=progressive)
     whole, scaled = decode(data, P, shrink_on_load=False).pixels, decode(data, P).pixels
     for lacking in (data[:-2], data[:-1], data[:-2] + bytes(100)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -16,21 +17,19 @@ from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.types import MAX_CANDIDATES, OTHER, Prediction
 from tests.support.frozen_pair import embeddings, frozen_pair
 
-SCORES = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
+SCORES = [
+    sorted(scores, reverse=True)
+    for scores in itertools.combinations_with_replacement([0.0, 0.125, 0.25, 0.5, 0.75, 1.0], MAX_CANDIDATES)
+]
+# one number draws a row
+ROWS = [(label, novel, scores) for label in range(-1, 4) for novel in (False, True) for scores in SCORES]
 
 
 @st.composite
 def predictions(draw: st.DrawFn) -> Prediction:
     """Any rows: in clusters or not, novel or not, with candidates or without."""
-    n = draw(st.integers(0, 30))
-    rows = [
-        (
-            draw(st.integers(-1, 3)),
-            draw(st.booleans()),
-            sorted((draw(SCORES) for _ in range(MAX_CANDIDATES)), reverse=True),
-        )
-        for _ in range(n)
-    ]
+    rows = draw(st.lists(st.sampled_from(ROWS), max_size=30))
+    n = len(rows)
     labels = np.array([label for label, _, _ in rows], np.int32)
     scores = np.array([scores for _, _, scores in rows], np.float32).reshape(n, MAX_CANDIDATES)
     return Prediction(

@@ -119,12 +119,16 @@ def test_training_rows() -> None:
 
 
 @given(
-    st.lists(st.floats(-1.25, 1.25, width=32) | st.floats(-1.25, 1.25, width=16), min_size=24, max_size=24)
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([0, 1e-7, 0.3, 1]),
+    others=st.dictionaries(st.integers(0, 23), st.floats(-1.25, 1.25, width=32), max_size=3),
 )
-def test_what_is_no_embedding_is_found(numbers: list[float]) -> None:
-    """The check in C refuses what the one in numpy refuses, and nothing else."""
+def test_what_is_no_embedding_is_found(seed: int, size: float, others: dict[int, float]) -> None:
+    """The check in C refuses what the one in numpy refuses, and nothing else: halves and a few others."""
     in_c = pair("plain", 500)[0]
-    rows = np.array([numbers], np.float32)
+    rows = (size * np.random.default_rng(seed).uniform(-1.25, 1.25, (1, 24))).astype(np.float16)
+    rows = rows.astype(np.float32)
+    rows[0, list(others)] = list(others.values())
     half = rows.astype(np.float16).astype(np.float32)
     good = bool(rows.any() and np.abs(rows).max() <= LARGEST and (half == rows).all())
     assert in_c._kernels is not None

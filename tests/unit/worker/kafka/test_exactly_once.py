@@ -302,19 +302,16 @@ def test_only_fencing_and_time_outs_deserve_a_new_producer(bench: Any, step: str
     assert b.broker.calls.count("init") == 1
 
 
-failures = st.one_of(
-    st.just((None, True)),
-    st.tuples(st.sampled_from([FATAL, TIMED_OUT]), st.booleans()),
-    st.just((ABORTABLE, False)),
-)
+lasting = [(error, done) for error in (FATAL, TIMED_OUT) for done in (False, True)]
+failures = st.sampled_from([(None, True)] * 4 + lasting + [(ABORTABLE, False)] * 4)
 scripts = st.fixed_dictionaries(
     {
-        "init": st.lists(st.tuples(st.sampled_from([FATAL, TIMED_OUT]), st.just(False)), max_size=3),
+        "init": st.lists(st.sampled_from([(FATAL, False), (TIMED_OUT, False)]), max_size=3),
         "begin": st.lists(st.just((FATAL, False)), max_size=1),
-        "produce": st.lists(st.one_of(st.just((None, True)), st.just((ABORTABLE, False))), max_size=6),
+        "produce": st.lists(st.sampled_from([(None, True), (ABORTABLE, False)]), max_size=6),
         "send": st.lists(failures, max_size=6),
         "commit": st.lists(failures, max_size=6),
-        "abort": st.lists(st.tuples(st.sampled_from([FATAL, TIMED_OUT]), st.booleans()), max_size=4),
+        "abort": st.lists(st.sampled_from(lasting), max_size=4),
         "ask": st.lists(st.just((TIMED_OUT, False)), max_size=2),
     }
 )

@@ -193,7 +193,8 @@ def test_a_run_ends_where_it_was_to_end_when_it_began(connect: Any) -> None:
 
 @given(
     moves=st.lists(
-        st.tuples(st.sampled_from(["step"] * 8 + ["kill", "expel", "start"]), st.integers(0, 3)), max_size=60
+        st.sampled_from([(move, n) for move in ["step"] * 8 + ["kill", "expel", "start"] for n in range(4)]),
+        max_size=60,
     )
 )
 def test_each_record_is_tagged_once_whoever_dies(moves: list[tuple[str, int]]) -> None:

@@ -81,7 +81,7 @@ def test_the_template_for_programs_has_every_setting() -> None:
     assert {entry["name"] for entry in found if entry["secret"]} >= {"redis_password", "fetch_proxy"}
 
 
-KEYS = st.from_regex(r"[a-z_.\"' \[\]#=-]{0,20}", fullmatch=True)
+KEYS = st.text("abcdefghijklmnopqrstuvwxyz_.\"' []#=-", max_size=20)
 
 
 @given(st.lists(st.tuples(KEYS, st.integers()), max_size=6))
@@ -89,7 +89,7 @@ def test_any_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, int]]
 ) -> None:
     """Nothing but a SettingsError, whatever stands in it."""
-    config = tmp_path_factory.mktemp("any") / "w.toml"
+    config = tmp_path_factory.getbasetemp() / "w.toml"
     config.write_text("\n".join(f"{key} = {value}" for key, value in pairs))
     try:
         load({}, config)

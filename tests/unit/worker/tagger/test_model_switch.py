@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import string
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -40,11 +41,14 @@ from worker.telemetry.metrics import Metrics
 
 STRANGER = EncoderIdentity.from_dict({**fitted.ENCODER.to_dict(), "weights": "1" * 64})
 
+versions = st.integers(0, 16**12 - 1).map("{:012x}".format)
 named = st.builds(
     ModelRef,
-    version=st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
-    taxonomy=st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
-    folder=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    version=versions,
+    taxonomy=versions,
+    folder=st.text(f"{string.ascii_letters}{string.digits}_-.", min_size=1, max_size=21).filter(
+        lambda name: name[0] != "."
+    ),
 )
 times = st.integers(0, 2**53)
 assignments = st.builds(Assignment, model=named, at=times, before=st.none() | named)

@@ -18,11 +18,13 @@ from worker.fetching.protocol import Failed
 from worker.kafka.reading import headers_of
 from worker.messages.headers import read_traceparent
 from worker.messages.record import Record
+from worker.telemetry.metrics import Metrics
 from worker.telemetry.tracing import Tracing, connect
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01".encode(), f"00-{TRACE}-{PARENT}-00".encode()
 START = 1_700_000_000.0
+METRICS = Metrics()  # of many worlds
 
 
 class Watched:
@@ -42,7 +44,7 @@ class Watched:
             )  # fmt: skip
             return self.tracing
 
-        self.world = World({0: list(events)}, tracing=tracing)
+        self.world = World({0: list(events)}, tracing=tracing, metrics=METRICS)
         self.world.consumer.traceparent = traceparent
         self.world.now = START
 
