@@ -55,7 +55,7 @@ class Side:
             records.extend(self.consumer.poll(100, 0))
             return len(records) >= count
 
-        wait_for(f"{count} records", enough, 5)
+        wait_for(f"{count} records", enough)
         return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
@@ -118,7 +118,7 @@ class RealSide(Side):
             assert self.consumer.poll(1, 0) == []
             return len(self.begun) == count + 2
 
-        wait_for("all have begun", all_begun, 5)
+        wait_for("all have begun", all_begun)
         self.consumer.resume()
         return self.consumer
 

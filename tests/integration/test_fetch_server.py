@@ -536,6 +536,6 @@ def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         error = refusal(f"https://127.0.0.1:{port}/", policy(port))
-        thread.join(5)
+        thread.join(60)
     assert type(error) is FetchFailed
     assert "certificate" in str(error)

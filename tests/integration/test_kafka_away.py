@@ -112,7 +112,7 @@ def test_the_views_loop_goes_on(broker: MockKafkaProcess, redis_store: RedisServ
 
 def ask(worker: WorkerProcess, path: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(f"http://{worker.address}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{worker.address}{path}", timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

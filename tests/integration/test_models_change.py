@@ -139,7 +139,7 @@ def test_ten_changes_under_load(
         wait_for("the first tags", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > 10)
         for folder in itertools.islice(itertools.cycle(("edited", "again", "first")), SWAPS):
             assert set_models.set_live(settings, folder, wait=60) == 0
-            with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=60) as answer:
                 ready.append(answer.status)
         assert worker.metric('imgclust_model_changes_total{outcome="changed"}') == SWAPS
         sent = stream.stop()
@@ -190,7 +190,7 @@ def test_wrong_models_shadows_and_the_way_back(
         wait_for(
             "tags go on", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > before + RATE
         )
-        with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=60) as answer:
             assert "no folder 'nowhere'" in json.load(answer)["conditions"]["model"]["reason"]
         (reported,) = told()["workers"].values()  # type: ignore[attr-defined]
         assert reported["version"] == first.version

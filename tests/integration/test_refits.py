@@ -33,7 +33,7 @@ class Started(preloaded.Program):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wait(10)
+        self.wait(60)
 
 
 def test_the_number_of_processes_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ class Uploader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def everything_is_answered(prometheus: prometheus_server.PrometheusServer, worke
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(alerts.ALERTS)
     assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
-    with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         scraped = {sample.name for family in families for sample in family.samples} | {"up"}
     panels = [

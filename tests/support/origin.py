@@ -96,7 +96,7 @@ class Origin:
             yield self
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+            self._thread.join(60)
             self._server.close()
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()

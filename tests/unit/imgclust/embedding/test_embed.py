@@ -269,10 +269,10 @@ def test_plain_progress() -> None:
         return 100
 
     with bar_for("embed", count, file=file, clock=lambda: now[0]) as bar:
-        assert counted.wait(10)
+        assert counted.wait(60)
         for thread in threading.enumerate():
             if thread.name == "imgclust-count":
-                thread.join(10)
+                thread.join(60)
         bar.advance(10)
         now[0] = 10.0
         bar.advance(10)

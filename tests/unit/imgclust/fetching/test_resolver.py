@@ -90,7 +90,7 @@ def test_waiters_share_a_question_and_survive_each_others_time_limits() -> None:
 
         def lookup(host: str) -> list[str]:
             asked.append(host)
-            gate.wait(10)
+            gate.wait(60)
             return ["8.8.8.8"]
 
         resolver = CheckedResolver(public, lookup=lookup)

@@ -81,7 +81,7 @@ class Held(FakeModel):
     def predict(self, embeddings: Floats) -> Prediction:
         self.calls.append(len(embeddings))
         self.begun.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return super().predict(embeddings)
 
 
@@ -90,7 +90,7 @@ def test_what_waits_for_the_predictor_is_predicted_together() -> None:
     bench = Bench(encoder := FakeEncoder(), held := Held(), max_batch=64)
     bench.inference.start()
     bench.inference.put([Ready(1000, 0)])
-    assert held.begun.wait(10)
+    assert held.begun.wait(60)
     bench.inference.put([Ready(token, token % 200) for token in range(384)])
     wait_for("five batches to be encoded", lambda: sum(encoder.batches) >= 1 + 5 * 64)
     held.go_on.set()
@@ -109,7 +109,7 @@ def test_a_change_of_model_comes_between_what_waits() -> None:
     other.go_on.set()
     bench.inference.start()
     bench.inference.put([Ready(1000, 0)])
-    assert held.begun.wait(10)
+    assert held.begun.wait(60)
     waiting = bench.inference._encoded
     bench.inference.put([Ready(token, 1) for token in range(128)])
     wait_for("two batches to wait", lambda: len(waiting) == 2)
@@ -119,7 +119,7 @@ def test_a_change_of_model_comes_between_what_waits() -> None:
     bench.inference.put([Ready(token, 2) for token in range(128, 192)])
     wait_for("another batch to wait", lambda: len(waiting) == 4)
     held.go_on.set()
-    change.join(10)
+    change.join(60)
     wait_for("all to be predicted", lambda: len(bench.outcomes) == 193)
     bench.inference.stop()
     assert (held.calls, other.calls) == ([1, 128], [64])
@@ -316,7 +316,7 @@ def test_a_change_waits_for_nobody_who_has_left() -> None:
     bench.inference.stop()
     asking = threading.Thread(target=bench.inference.use, args=(Other(),))
     asking.start()
-    asking.join(timeout=10)
+    asking.join(60)
     assert not asking.is_alive()
 
 
@@ -400,10 +400,10 @@ def test_the_watchdog_ends_the_process(
 def test_a_process_that_does_not_get_away_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
     """With the exit code that it would have had, and what each thread was doing on stderr; not if it went."""
     codes: list[int] = []
-    end_within(0.01, 0, codes.append).join(10)
+    end_within(0.01, 0, codes.append).join(60)
     assert codes == [0]
     assert "test_a_process_that_does_not_get_away" in capfd.readouterr().err
     gone = end_within(60.0, 0, codes.append)
     gone.cancel()
-    gone.join(10)
+    gone.join(60)
     assert codes == [0]
