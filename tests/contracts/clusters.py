@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.support.fake_kafka import FakeBroker
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka
 from worker.kafka.client_config import consumer_config, producer_config, reader_config, transaction_config
 
@@ -48,7 +48,7 @@ class Cluster:
         here = TopicPartition(topic, partition, start)
         admin = AdminClient(self.connection, logger=_quiet)
         for future in admin.delete_records([here]).values():
-            future.result(30)
+            future.result(PATIENCE)
 
     def _open(self, config: Mapping[str, Any]) -> Any:
         client = self._consumer(config, logger=_quiet)
@@ -62,7 +62,7 @@ class Cluster:
         """A producer under a name of the test's own, ready for transactions."""
         config = transaction_config(self.connection, f"{self.group}-{name}")
         producer = self._producer(config, logger=_quiet)
-        producer.init_transactions(30)
+        producer.init_transactions(PATIENCE)
         return producer
 
     def close(self) -> None:

@@ -18,10 +18,10 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from tests.contracts import clusters
 from tests.contracts.clusters import Cluster
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.kafka.assignment import is_member
 
-TIMEOUT = 20.0
+TIMEOUT = PATIENCE
 
 
 @pytest.fixture(params=["fake", pytest.param("apache", marks=pytest.mark.kafka)])

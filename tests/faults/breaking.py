@@ -25,7 +25,8 @@ FAILPOINTS = (
     "retry-restore",
 )
 AT_START = ("after-committed-read", "retry-restore")
-PATIENCE = 60.0  # seconds until a failpoint is reached
+READY = 240.0  # seconds until a worker is ready
+PATIENCE = 60.0  # seconds from then on until a failpoint is reached
 TRIES = 2
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ class Breaker:
 
     Attributes:
         share: uploads of this step that are not sent yet.
+        spare: uploads of no step, which are sent at the end.
         done: how often each thing was done.
         missed: failpoints that were not reached.
         anew: makes the topics anew, with nobody there or not; whether that was seen by the workers.
@@ -55,6 +57,7 @@ class Breaker:
     grant: Callable[[int], None]
     anew: Callable[[bool], bool]
     share: int = 0
+    spare: int = 0
     done: Counter[str] = dataclasses.field(default_factory=Counter)
     missed: list[str] = dataclasses.field(default_factory=list)
 
@@ -76,10 +79,16 @@ class Breaker:
     def failpoint(self, name: str, action: str) -> None:
         """A worker that kills or freezes itself at a failpoint joins; after that it is as any that died.
 
-        Where it is not reached in time (the group may be busy with an earlier fault), another one tries.
+        Where it is not reached in time (the group may be busy with an earlier fault), another one tries, with
+        uploads that were spared for the end.
         """
-        if not any(self._failpoint(name, action) for _ in range(TRIES)):
-            self.missed.append(name)
+        for _ in range(TRIES):
+            if self._failpoint(name, action):
+                return
+            borrowed = self.spare // 2
+            self.spare -= borrowed
+            self.share += borrowed
+        self.missed.append(name)
 
     def _failpoint(self, name: str, action: str) -> bool:
         """Whether it was reached."""
@@ -87,10 +96,11 @@ class Breaker:
         worker = self.parts.join(IMGCLUST_FAILPOINT=f"{name}={action}@{nth}")
         others: list[Worker] = []
         portion, ready = max(1, self.share // 20), name in AT_START
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + (PATIENCE if ready else READY)
         while time.monotonic() < deadline and worker.code is None and not worker.stopped:
             if not ready:
-                ready = worker.is_ready()
+                if ready := worker.is_ready():
+                    deadline = time.monotonic() + PATIENCE
             elif name == "in-revoke" and not others:
                 others.append(self.parts.join())  # takes a share of everybody's partitions
             if ready:

@@ -126,6 +126,7 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
     for worker in parts.workers:
         parts.wait_ready(worker)
     share = options.uploads // (len(steps) + 1)
+    breaker.spare = options.uploads - share * len(steps)
     for number, (what, do) in enumerate(steps, 1):
         breaker.share = share
         say(f"{number}/{len(steps)} {what}; {len(feeder.events):,} sent, {len(parts.workers)} workers")
@@ -134,7 +135,7 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
         parts.watch()
         while len(parts.workers) < FLEET:
             parts.join()
-    feeder.grant(options.uploads - share * len(steps))
+    feeder.grant(breaker.spare)
     feeder.finish(options.uploads, options.uploads / options.rate + 120)
     say(f"all {len(feeder.events):,} are sent; waiting until all are decided")
     if left := _settle(parts, reader, say):

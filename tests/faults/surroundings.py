@@ -22,7 +22,7 @@ from tests.support import forked_fetchers, redis_server
 from tests.support.guarded_kafka import GuardedKafka, Right
 from tests.support.paths import ROOT
 from tests.support.preloaded import Preloaded, Program, started
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess
 from worker.demo.backends import JavaKafka, free_ports
 
@@ -75,7 +75,7 @@ def make_topics(bootstrap: str, names: Sequence[str], compacted: Set[str], parti
     kept = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(7 * 86_400_000)}
     wanted = [NewTopic(name, partitions, 1, config=kept if name in compacted else {}) for name in names]
     for future in admin.create_topics(wanted).values():
-        future.result(timeout=20)
+        future.result(timeout=PATIENCE)
 
 
 class Broker:
@@ -92,7 +92,7 @@ class Broker:
         for names in ([self.topics.uploads], [self.topics.retry, self.topics.tags, self.topics.dlq]):
             wanted = [NewPartitions(name, self._partitions) for name in names]
             for future in admin.create_partitions(wanted).values():
-                future.result(timeout=20)
+                future.result(timeout=PATIENCE)
             if names == [self.topics.uploads]:
                 time.sleep(seconds)
 
@@ -101,7 +101,7 @@ class Broker:
         gone = [self.topics.uploads, self.topics.retry]
         admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
         for future in admin.delete_topics(gone).values():
-            future.result(timeout=20)
+            future.result(timeout=PATIENCE)
 
         def made() -> bool:
             with contextlib.suppress(KafkaException):  # it is not gone everywhere yet
@@ -117,7 +117,7 @@ class Broker:
         """Of the uploads topic; empty while the broker has not heard of it."""
         name = self.topics.uploads
         with contextlib.suppress(KafkaException):
-            found = admin.describe_topics(TopicCollection([name]))[name].result(timeout=20)
+            found = admin.describe_topics(TopicCollection([name]))[name].result(timeout=PATIENCE)
             return str(found.topic_id).rstrip("=")
         return ""
 
@@ -142,11 +142,11 @@ class Broker:
         config = {"bootstrap.servers": self.bootstrap, "group.id": self.topics.group}
         asking = Consumer({**config, "enable.auto.commit": False}, logger=quiet)
         asked = [TopicPartition(self.topics.uploads, partition) for partition in range(PARTITIONS)]
-        cut = [found for found in asking.committed(asked, timeout=20) if found.offset > 0]
+        cut = [found for found in asking.committed(asked, timeout=PATIENCE) if found.offset > 0]
         asking.close()
         admin = AdminClient({"bootstrap.servers": self.bootstrap}, logger=quiet)
         for future in admin.delete_records(cut).values() if cut else ():
-            future.result(timeout=20)
+            future.result(timeout=PATIENCE)
         return bool(cut)
 
     @property
@@ -242,7 +242,7 @@ class Worker(WorkerProcess):
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
-        self.end(20)
+        self.end()
 
     def freeze(self, seconds: float) -> None:
         self.signal(signal.SIGSTOP)
@@ -306,7 +306,7 @@ class Surroundings:
             self.say(f"worker {worker.number} does not leave within {patience:g} s")
             worker.expected = set()
             worker.signal(signal.SIGKILL)
-            worker.end(20)
+            worker.end()
         self.gone(worker)
         return froze
 

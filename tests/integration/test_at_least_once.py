@@ -34,12 +34,12 @@ def test_who_takes_over_finds_what_was_committed_on_the_way_out(apache_kafka: Ka
                 first.round()
                 return len(second.consumer.partitions) == PARTITIONS // 2 and not second.consumer.waiting
 
-            second.until("it takes over half of them", has_its_share, 60)
+            second.until("it takes over half of them", has_its_share)
             taken = second.consumer.partitions
             assert {p: topics.committed()[p][0] for p in taken} == dict.fromkeys(taken, 40 // PARTITIONS)
             assert first.pipeline.drain(10.0, lambda: False)
         found = {p: offset for p, (offset, _) in topics.committed().items()}
         assert found == dict.fromkeys(range(PARTITIONS), 40 // PARTITIONS)
-        second.until("it has the rest", lambda: len(second.consumer.partitions) == PARTITIONS, 60)
+        second.until("it has the rest", lambda: len(second.consumer.partitions) == PARTITIONS)
         second.until("it has looked", lambda: not second.consumer.waiting)
         assert (first.count("tagged"), second.count("tagged")) == (40, 0)

@@ -17,7 +17,7 @@ from imgclust.errors import ImgclustError
 from imgclust.types import OTHER, EncoderIdentity
 from tests.support import fitted
 from tests.support.kafka_cluster import PARTITIONS, Topics
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess
 from worker.commands import tag_changes
 from worker.commands.export import export
@@ -83,7 +83,7 @@ def fill(topics: Topics, times: int = 1) -> dict[str, np.ndarray]:
         producer.poll(0)
     send(1000, other.value(Upload("id-1000", "http://x/", 0), halves(vectors[:1])[0]))
     send(1001, b"somebody else's")
-    assert producer.flush(20) == 0
+    assert producer.flush(PATIENCE) == 0
     return {f"id-{n}": vectors[n] for n in range(300) if n % 30 != 5}
 
 
@@ -167,7 +167,7 @@ def test_retag_goes_on_where_it_was_stopped(
 def sharing(topics: Topics, group: str) -> int:
     """Members of a group that have partitions."""
     admin = AdminClient({"bootstrap.servers": topics.bootstrap})
-    found = admin.describe_consumer_groups([group])[group].result(timeout=20)
+    found = admin.describe_consumer_groups([group])[group].result(PATIENCE)
     return sum(bool(member.assignment.topic_partitions) for member in found.members)
 
 

@@ -25,14 +25,13 @@ from imgclust.images.decode import decode
 from imgclust.types import Preprocessing
 from tests.support import forked_fetchers
 from tests.support.origin import Origin, Request, response, silence
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.errors import WorkerError
 from worker.fetching.pool import FetcherPool, memory_needed
 from worker.fetching.protocol import Decoded, Failed, FetchOutcome, Job
 
 SIZE = Preprocessing(size=32, resize=36)
 HOOK = "tests.support.hooked_decoder:decode"
-PATIENCE = 60.0  # seconds that a test waits for what must happen; none waits so long when it passes
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 
@@ -487,7 +486,7 @@ ORPHANS = """
 import signal, sys
 from imgclust.types import Preprocessing
 from imgclust.fetching.urls import FetchPolicy
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.fetching.pool import FetcherPool
 size = Preprocessing(32, 36)
 pool = FetcherPool(processes=2, slots=2, preprocessing=size, policy=FetchPolicy(), on_outcomes=print)
@@ -513,7 +512,7 @@ import signal, sys
 from pathlib import Path
 from imgclust.types import Preprocessing
 from imgclust.fetching.urls import FetchPolicy
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.fetching import pool as fetchers
 from worker.fetching.protocol import Job
 fetchers.HEARTBEAT_TIMEOUT = 1.0  # the one that fetchers are told

@@ -22,7 +22,7 @@ from imgclust.types import OTHER
 from tests.support.kafka_cluster import PARTITIONS, Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess, settings_for
 from worker.commands import models as models_command
 from worker.commands import set_models
@@ -123,7 +123,7 @@ def name_live(settings: Settings, model: ModelRef) -> None:
     """As a record, past all that `models set` checks."""
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
     producer.produce(settings.models_topic or "", write_assignment(Assignment(model, 1)), b"live", 0)
-    assert producer.flush(20) == 0
+    assert producer.flush(PATIENCE) == 0
 
 
 def test_ten_changes_under_load(
@@ -139,7 +139,7 @@ def test_ten_changes_under_load(
         wait_for("the first tags", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > 10)
         for folder in itertools.islice(itertools.cycle(("edited", "again", "first")), SWAPS):
             assert set_models.set_live(settings, folder, wait=60) == 0
-            with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=60) as answer:
+            with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=PATIENCE) as answer:
                 ready.append(answer.status)
         assert worker.metric('imgclust_model_changes_total{outcome="changed"}') == SWAPS
         sent = stream.stop()
@@ -190,7 +190,7 @@ def test_wrong_models_shadows_and_the_way_back(
         wait_for(
             "tags go on", lambda: worker.metric('imgclust_uploads_total{outcome="tagged"}') > before + RATE
         )
-        with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://{worker.address}/readyz", timeout=PATIENCE) as answer:
             assert "no folder 'nowhere'" in json.load(answer)["conditions"]["model"]["reason"]
         (reported,) = told()["workers"].values()  # type: ignore[attr-defined]
         assert reported["version"] == first.version

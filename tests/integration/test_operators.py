@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.support.kafka_cluster import Topics, headers_of
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import settings_for
 from worker.__main__ import main
 from worker.kafka.offsets import encode_done
@@ -45,7 +45,7 @@ class Written:
             topic, value, key, 2, headers=list(headers.items()), timestamp=AT,
             on_delivery=lambda error, message: offsets.append(message.offset()),
         )  # fmt: skip
-        assert self._producer.flush(20) == 0
+        assert self._producer.flush(PATIENCE) == 0
         return offsets[0]
 
     def upload(self, upload_id: str, **more: object) -> int:

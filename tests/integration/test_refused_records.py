@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tests.support.kafka_cluster import Topics, headers_of
 from tests.support.kafka_world import FAILING, KafkaWorld
+from tests.support.waiting import PATIENCE
 from worker.demo.backends import Kafka
 from worker.kafka.rights import try_transactions
 
@@ -34,7 +35,7 @@ def limit(bootstrap: str, topic: str, size: int) -> None:
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(timeout=20)
+        future.result(PATIENCE)
 
 
 @pytest.mark.parametrize("exactly_once", [True, False])

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.support.kafka_cluster import Topics
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka
 from worker.kafka.client_config import changelog_config
 from worker.kafka.retry_changelog import RetryChangelog
@@ -25,14 +25,14 @@ class Writer:
         self.producer = Producer(
             {"bootstrap.servers": topics.bootstrap, "transactional.id": f"test-{uuid.uuid4()}"}
         )
-        self.producer.init_transactions(20)
+        self.producer.init_transactions(PATIENCE)
         self.producer.begin_transaction()
 
     def write(self, upload_id: str, value: bytes | None) -> None:
         headers = {"source-partition": "1", "source-offset": "7", "source-timestamp": "0"}
         headers |= {"attempt": "1", "not-before": "0"}
         self.producer.produce(self._topic, value, upload_id, 1, headers=list(headers.items()))
-        assert self.producer.flush(20) == 0
+        assert self.producer.flush(PATIENCE) == 0
 
 
 def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
@@ -41,11 +41,11 @@ def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
     topics = Topics(apache_kafka)
     first = Writer(topics)
     first.write("ended", b'{"id":"ended","url":"http://x/"}')
-    first.producer.commit_transaction(20)
+    first.producer.commit_transaction(PATIENCE)
     dead, successor = Writer(topics), Writer(topics)
     dead.write("other", b'{"id":"other","url":"http://x/"}')
     successor.write("ended", None)
-    successor.producer.commit_transaction(20)
+    successor.producer.commit_transaction(PATIENCE)
 
     reader = RetryChangelog(
         changelog_config({"bootstrap.servers": topics.bootstrap}, topics.group), topics.retry,
@@ -58,7 +58,7 @@ def test_an_open_transaction_is_waited_for(apache_kafka: Kafka) -> None:
         while time.monotonic() < deadline:
             restored += reader.poll()
         assert restored == [], "it was restored as it stood before the open transaction"
-        dead.producer.abort_transaction(20)
+        dead.producer.abort_transaction(PATIENCE)
         wait_for("the partition is restored", lambda: restored.extend(reader.poll()) or restored)
         ((partition, epoch, pending),) = restored
         assert (partition, epoch, len(pending)) == (1, 1, 0)

@@ -172,4 +172,4 @@ def test_a_right_that_is_withdrawn_ends_the_worker(
         kafka.withdraw((kind, getattr(topics, of) + "-" * transactions, pattern, operation))
         send(topics, "second", FAILING if of == "retry" else "http://x/")
         with pytest.raises(StartError, match=remedy):
-            world.until("it ends", lambda: False, 30)
+            world.until("it ends", lambda: False)

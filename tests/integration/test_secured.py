@@ -22,7 +22,7 @@ from tests.support.certificates import Certificates
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import JavaKafka, find_java, free_ports
 from worker.errors import SettingsError
@@ -65,7 +65,7 @@ class SecuredKafka(JavaKafka):
             info = ScramCredentialInfo(mechanism, 4096)
             change = UserScramCredentialUpsertion(name, info, password.encode())
             for future in admin.alter_user_scram_credentials([change]).values():
-                future.result(timeout=20)
+                future.result(PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from tests.support.kafka_cluster import PARTITIONS, Topics, make_anew
 from tests.support.kafka_world import FAILING, STUCK, KafkaWorld
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka
 from worker.kafka.offsets import decode_done
 from worker.messages.models import Assignment, ModelRef, WorkerReport, write_assignment
@@ -82,7 +82,7 @@ def test_uploads_made_anew_are_all_tagged(topics: Topics, start: Any, protocol: 
     send(topics, *new)
     if not running:
         world = start(protocol=protocol)
-    world.until("all of the new ones are tagged", lambda: set(new) <= set(tagged(topics)), 90)
+    world.until("all of the new ones are tagged", lambda: set(new) <= set(tagged(topics)))
 
 
 def test_from_the_end_uploads_made_anew_are_all_tagged(topics: Topics, start: Any) -> None:
@@ -100,7 +100,7 @@ def test_from_the_end_uploads_made_anew_are_all_tagged(topics: Topics, start: An
     new = [f"new{n}" for n in range(5)]
     send(topics, *new)
     world = start(start="latest")
-    world.until("all of the new ones are tagged", lambda: tagged(topics) == ["first", *new], 60)
+    world.until("all of the new ones are tagged", lambda: tagged(topics) == ["first", *new])
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
@@ -118,7 +118,7 @@ def test_retries_that_are_gone_with_their_topic_are_counted(
     make_anew(topics.bootstrap, topics.retry)
     if not running:
         world = start()
-    world.until("they are counted", lambda: lost(world) == 3, 60)
+    world.until("they are counted", lambda: lost(world) == 3)
     send(topics, "e")
     world.until("others go on", lambda: "e" in tagged(topics))
     assert tagged(topics).count("d") == 1
@@ -142,7 +142,7 @@ def test_retention_within_the_done_offsets_repeats_nothing(topics: Topics, start
     admin = AdminClient({"bootstrap.servers": topics.bootstrap})
     cut = [TopicPartition(topics.uploads, 0, 5)]
     for future in admin.delete_records(cut).values():
-        future.result(20)
+        future.result(PATIENCE)
     send(topics, "after")
     second = start()
     second.until("it goes on", lambda: "after" in tagged(topics))
@@ -155,7 +155,7 @@ def test_partitions_that_were_added_to_uploads_alone_wait_and_say_so(topics: Top
     world = start(connection={"topic.metadata.refresh.interval.ms": 500})
     world.until("it has begun", lambda: world.consumer.partitions and not world.consumer.waiting)
     admin = AdminClient({"bootstrap.servers": topics.bootstrap})
-    admin.create_partitions([NewPartitions(topics.uploads, PARTITIONS + 1)])[topics.uploads].result(20)
+    admin.create_partitions([NewPartitions(topics.uploads, PARTITIONS + 1)])[topics.uploads].result(PATIENCE)
     topics = topics.reconnected()
     send(topics, "first", "second", partition=PARTITIONS)
 
@@ -166,8 +166,8 @@ def test_partitions_that_were_added_to_uploads_alone_wait_and_say_so(topics: Top
     send(topics, "elsewhere")
     world.until("the others go on", lambda: world.count("tagged") == 1)
     for name in (topics.retry, topics.tags, topics.dlq):
-        admin.create_partitions([NewPartitions(name, PARTITIONS + 1)])[name].result(20)
-    world.until("it begins", lambda: world.count("tagged") == 3, 60)
+        admin.create_partitions([NewPartitions(name, PARTITIONS + 1)])[name].result(PATIENCE)
+    world.until("it begins", lambda: world.count("tagged") == 3)
     assert world.consumer.waiting == {}
 
 
@@ -189,7 +189,7 @@ def test_a_models_topic_that_is_made_anew_is_read_from_its_start(apache_kafka: K
         for _ in range(times):
             value = write_assignment(Assignment(ModelRef(version, version, "folder"), 1))
             producer.produce(topic, value, b"live", 0)
-        assert producer.flush(20) == 0
+        assert producer.flush(PATIENCE) == 0
 
     name("a" * 12, 5)
     watch.start()

@@ -80,7 +80,7 @@ class Topic:
     def _begin(self, first: bool = False) -> None:
         if self._transactional:
             if first:
-                self._producer.init_transactions(30)
+                self._producer.init_transactions(PATIENCE)
             self._producer.begin_transaction()
 
     def send(self, key: str, value: bytes | None) -> None:
@@ -107,14 +107,14 @@ class Topic:
 
     def flush(self) -> None:
         """Everything that was sent can be read now."""
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(PATIENCE) == 0
         if self._transactional:
-            self._producer.commit_transaction(30)
+            self._producer.commit_transaction(PATIENCE)
             self._producer.begin_transaction()
             for partition in range(PARTITIONS):
                 self._producer.produce(self.name, b"aborted", b"aborted", partition)
-            self._producer.flush(30)
-            self._producer.abort_transaction(30)
+            self._producer.flush(PATIENCE)
+            self._producer.abort_transaction(PATIENCE)
             self._producer.begin_transaction()
 
     def _asked(self, offset: int = 0) -> list[TopicPartition]:
@@ -122,11 +122,12 @@ class Topic:
 
     def committed(self) -> int:
         """The sum of the group's committed offsets (asked by a consumer that is no member)."""
-        return sum(max(0, p.offset) for p in self._observer.committed(self._asked(), timeout=30))
+        return sum(max(0, p.offset) for p in self._observer.committed(self._asked(), timeout=PATIENCE))
 
     def end(self) -> int:
         """The sum of the ends of the partitions."""
-        return sum(p.offset for p in self._observer.offsets_for_times(self._asked(OFFSET_END), timeout=30))
+        ends = self._observer.offsets_for_times(self._asked(OFFSET_END), timeout=PATIENCE)
+        return sum(end.offset for end in ends)
 
     def deletions(self) -> int:
         """How many deletions a reader finds in the topic."""
@@ -150,7 +151,7 @@ class Topic:
     def make_anew(self) -> None:
         """Delete the topic, and make it once more, empty."""
         if self._transactional:
-            self._producer.abort_transaction(30)
+            self._producer.abort_transaction(PATIENCE)
         make_anew(self.servers, self.name)
         self._producer = Producer(
             {"bootstrap.servers": self.servers, "log_level": 0, "transactional.id": self.name}
@@ -529,7 +530,7 @@ def test_a_topic_that_was_made_anew_and_has_grown_past_the_old_one(
 
 def _topic_id(topic: Topic) -> str:
     admin = AdminClient({"bootstrap.servers": topic.servers, "log_level": 0})
-    found = admin.describe_topics(TopicCollection([topic.name]))[topic.name].result(30)
+    found = admin.describe_topics(TopicCollection([topic.name]))[topic.name].result(PATIENCE)
     return str(found.topic_id).rstrip("=")
 
 
@@ -565,7 +566,7 @@ def _compact_eagerly(topic: Topic) -> None:
     resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=changes)
     admin = AdminClient({"bootstrap.servers": topic.servers, "log_level": 0})
     for done in admin.incremental_alter_configs([resource]).values():
-        done.result(30)
+        done.result(PATIENCE)
 
 
 @pytest.mark.slow

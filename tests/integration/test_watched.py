@@ -15,7 +15,7 @@ from tests.support import kafka_cluster, prometheus_server, promql
 from tests.support.kafka_cluster import PARTITIONS, Topics, headers_of
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import Kafka
 
@@ -49,7 +49,7 @@ class Uploader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def everything_is_answered(prometheus: prometheus_server.PrometheusServer, worke
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(alerts.ALERTS)
     assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
-    with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://{worker.address}/metrics", timeout=PATIENCE) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         scraped = {sample.name for family in families for sample in family.samples} | {"up"}
     panels = [

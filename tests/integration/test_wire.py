@@ -16,7 +16,7 @@ import pytest
 from tests.support.kafka_cluster import Topics
 from tests.support.origin import Origin
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess, settings_for
 from worker.demo.backends import Kafka, free_ports
 
@@ -49,7 +49,7 @@ def worker(
 def prometheus_value(base: str, query: str) -> float | None:
     url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        answer = json.load(urllib.request.urlopen(url, timeout=5))
+        answer = json.load(urllib.request.urlopen(url, timeout=PATIENCE))
     except OSError:
         return None
     result = answer["data"]["result"]
@@ -133,4 +133,4 @@ def test_kcat_in_kcat_redis_cli_and_prometheus_out(
         wait_for("and no lag", lambda: prometheus_value(base, "sum(imgclust_consumer_lag_records)") == 0)
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=PATIENCE)

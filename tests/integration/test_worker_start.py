@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 from tests.support import preloaded
 from tests.support.kafka_cluster import Topics
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka, free_ports
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_missing_topics_are_made_and_looked_at(
     producer = Producer({"bootstrap.servers": apache_kafka.bootstrap})
     for partition, key in ((0, b"same"), (2, b"same"), (1, None)):
         producer.produce(loaded.uploads_topic, b"{}", key, partition)
-    assert producer.flush(20) == 0
+    assert producer.flush(PATIENCE) == 0
     assert command(loaded, create=True) == 0
     told_now = capsys.readouterr().out
     assert "made: nothing" in told_now

@@ -15,7 +15,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import JavaKafka, free_ports
 
 USER, PASSWORD = "worker", "secret"
@@ -68,7 +68,7 @@ class GuardedKafka(JavaKafka):
         self._add(rights, AclPermissionType.ALLOW)
         user = AdminClient(self.connection)
         named = {name for kind, name, *_ in rights if kind == ResourceType.TOPIC and name != "*"}
-        wait_for("the broker knows them", lambda: named <= user.list_topics(timeout=10).topics.keys())
+        wait_for("the broker knows them", lambda: named <= user.list_topics(timeout=PATIENCE).topics.keys())
 
     def withdraw(self, right: Right) -> None:
         assert self._remove(right, AclPermissionType.ALLOW) == 1
@@ -84,10 +84,10 @@ class GuardedKafka(JavaKafka):
         made = [AclBinding(*right[:3], f"User:{USER}", "*", right[3], permission) for right in rights]
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         for future in admin.create_acls(made).values():
-            future.result(20)
+            future.result(PATIENCE)
 
     def _remove(self, right: Right, permission: AclPermissionType) -> int:
         gone = AclBindingFilter(*right[:3], f"User:{USER}", "*", right[3], permission)
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         (future,) = admin.delete_acls([gone]).values()
-        return len(future.result(20))
+        return len(future.result(PATIENCE))

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.support import between
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java, make_topics
 from worker.errors import StartError
 
@@ -61,7 +61,7 @@ def _started(home: Path) -> Iterator[str]:
 def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
     """Delete a topic of a real broker, and make it once more."""
     admin = AdminClient({"bootstrap.servers": bootstrap}, logger=_quiet)
-    admin.delete_topics([topic])[topic].result(30)
+    admin.delete_topics([topic])[topic].result(PATIENCE)
 
     def made() -> bool:
         with contextlib.suppress(StartError):  # it is not gone everywhere yet
@@ -87,12 +87,19 @@ class Topics:
         self.group = f"group-{run}"
         names = [self.uploads, self.tags, self.retry, self.dlq, self.embeddings]
         kafka.create_topics(names, PARTITIONS)
+        self._connect()
+
+    def _connect(self) -> None:
         self._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
+        # no member of the group
+        self._observer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": self.group}, logger=_quiet
+        )
 
     def reconnected(self) -> Topics:
         """The same topics with a client that knows them as they are now."""
         made = copy.copy(self)
-        made._producer = Producer({"bootstrap.servers": self.bootstrap}, logger=_quiet)
+        made._connect()
         return made
 
     def send(
@@ -106,33 +113,34 @@ class Topics:
         self._producer.poll(0)
 
     def flush(self) -> None:
-        assert self._producer.flush(20) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
     def reader(self, topic: str) -> Reader:
-        return Reader(self.bootstrap, topic)
+        return Reader(self.bootstrap, topic, wait_ms=50 if isinstance(self.kafka, MockKafka) else 500)
 
     def committed(self, topic: str | None = None) -> dict[int, tuple[int, str]]:
         """What the worker's group has committed, of the uploads: partition → (offset, metadata)."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group}, logger=_quiet)
-        try:
-            asked = [TopicPartition(topic or self.uploads, p) for p in range(PARTITIONS)]
-            found = consumer.committed(asked, timeout=10)
-            return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
-        finally:
-            consumer.close()
+        asked = [TopicPartition(topic or self.uploads, p) for p in range(PARTITIONS)]
+        found = self._observer.committed(asked, timeout=PATIENCE)
+        return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
 
 class Reader:
-    """Everything in one topic, from its start, as `read_committed` readers see it."""
+    """Everything in one topic, from its start, as `read_committed` readers see it.
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    Args:
+        wait_ms: that a broker keeps a question without an answer. The mock cluster keeps it until then, also
+            when there is an answer.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, wait_ms: int = 500) -> None:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
                 "group.id": uuid.uuid4().hex,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": wait_ms,
             },
             logger=_quiet,
         )

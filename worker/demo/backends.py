@@ -29,7 +29,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from worker.errors import StartError
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0  # seconds; a busy machine starts Java slowly
 _quiet = logging.getLogger("worker.demo.backends")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False

@@ -40,3 +40,29 @@ def test_nothing_is_cut() -> None:
     made.cut_log()
     assert made.missed == ["something to cut from the log"]
     assert not made.done
+
+
+def test_a_failpoint_that_is_not_reached_is_tried_with_more_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second worker has something to do, out of what is sent at the end, and no upload is sent twice."""
+    granted: list[int] = []
+
+    def try_once(self: Breaker, name: str, action: str) -> bool:
+        granted.append(self.share)
+        self.feed()
+        return len(granted) == 2
+
+    monkeypatch.setattr(Breaker, "_failpoint", try_once)
+    made = breaker()
+    made.share, made.spare = 10, 40
+    made.failpoint("before-commit", "kill")
+    assert granted == [10, 20]
+    assert made.spare == 20
+    assert not made.missed
+
+
+def test_a_failpoint_that_is_never_reached_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers tried."""
+    monkeypatch.setattr(Breaker, "_failpoint", lambda *_: False)
+    made = breaker()
+    made.failpoint("before-commit", "kill")
+    assert made.missed == ["before-commit"]
