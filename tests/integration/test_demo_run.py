@@ -63,7 +63,7 @@ FITS_ONCE = "tests.support.fitted_demo"
 
 
 def command(run_folder: Path, *arguments: str, module: str = "worker") -> list[str]:
-    return [module, "demo", "--out", str(run_folder), "--uploads", "120", *arguments]
+    return [module, "demo", "--out", str(run_folder), "--uploads", "60", *arguments]
 
 
 def demo(

@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-PROGRAM = """
-import sys
-from worker.demo.backends import MockKafka
-with MockKafka() as kafka:
-    kafka.create_topics(sys.argv[1:])
-    print(kafka.bootstrap, flush=True)
-    sys.stdin.read()
-"""
+from tests.support.preloaded import Program
+from tests.support.waiting import wait_for
 
 
 class MockKafkaProcess:
     """A cluster of one broker, with topics of four partitions."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        assert process.stdout is not None
-        self.bootstrap = process.stdout.readline().strip()
+    def __init__(self, program: Program, bootstrap: str) -> None:
+        self._program = program
+        self.bootstrap = bootstrap
 
     def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        self._program.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._program.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def running(*topics: str) -> Iterator[MockKafkaProcess]:
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *topics], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with tempfile.TemporaryDirectory(prefix="imgclust-mock-") as folder:
+        log, errors = Path(folder) / "log", Path(folder) / "errors"
+        program = Program(__name__, *topics, env=os.environ, log=log, errors=errors)
         try:
-            yield MockKafkaProcess(process)
+            wait_for("the mock cluster", lambda: log.read_text().endswith("\n") or program.poll())
+            assert program.poll() is None, errors.read_text()
+            yield MockKafkaProcess(program, log.read_text().strip())
         finally:
-            process.kill()
+            program.kill()
+            program.wait()
+
+
+def main(topics: list[str]) -> None:
+    """Until somebody kills it."""
+    from worker.demo.backends import MockKafka
+
+    with MockKafka() as kafka:
+        kafka.create_topics(topics)
+        print(kafka.bootstrap, flush=True)
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
