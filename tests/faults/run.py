@@ -23,7 +23,7 @@ from tests.faults.uploads import plan as uploads_plan
 from worker.errors import WorkerError
 
 FLEET = 2  # workers that are always there; faults bring a third and a fourth
-STUCK = 120.0  # seconds without any progress after the last fault
+STUCK = 240.0  # seconds without any progress after the last fault
 VIEW = 240.0  # seconds until the view shows it
 # librdkafka itself may crash after a broker was frozen (its issue #5280); the rest must not notice
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT}
@@ -136,7 +136,7 @@ def _run(parts: Surroundings, options: Options, say: Say, started: float) -> Run
         while len(parts.workers) < FLEET:
             parts.join()
     feeder.grant(breaker.spare)
-    feeder.finish(options.uploads, options.uploads / options.rate + 120)
+    feeder.finish(options.uploads, options.uploads / options.rate + STUCK)
     say(f"all {len(feeder.events):,} are sent; waiting until all are decided")
     if left := _settle(parts, reader, say):
         troubles.append(f"nothing more was decided for {STUCK:g} s after the last fault: {left}")

@@ -378,7 +378,7 @@ def surroundings(
             "WORKER_RETRY_MAX": "2",
             "WORKER_RETRY_LIMIT": "5",
             "WORKER_DRAIN_TIMEOUT": "10",
-            "WORKER_STALL_TIMEOUT": "45",  # longer than anything is frozen, shorter than the run waits
+            "WORKER_STALL_TIMEOUT": "90",  # longer than anything is frozen, shorter than the run waits
             "WORKER_LOG": "json",
             "WORKER_KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS": "2000",  # partitions that are added are found
             **env,
