@@ -37,7 +37,8 @@ ALONE = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 LOOK_AGAIN = 0.01
-ENDS_IN_FULL = ("worker",)  # librdkafka has crashed then
+# workers: librdkafka has crashed then
+ENDS_IN_FULL = ("worker", "tests.support.quick_worker", "tests.faults.subject")
 MOST_FILES = 8
 SHARED = "IMGCLUST_PRELOADED"  # where programs that start programs find the process that forks them
 
