@@ -10,6 +10,7 @@ Each fit is on a fresh random 80 % of the pictures without duplicates, with anot
 of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
 "other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
 "other" as one more cluster. *gap*: training pictures that are predicted otherwise than they were fitted.
+*group_…*: the same of the groups above the clusters; pictures in no group count as "other" does.
 *kept*: of the pictures that are in a cluster in both, those whose number a fit with `previous` keeps, on the
 same pictures split otherwise, where a third of the pictures is new, and where an eighth of the categories is
 new: there *kept* is of the others' pictures, and *new* is the share of their own that get a new number.
@@ -41,7 +42,15 @@ from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
 
 UNKNOWN = -2  # of pictures that a method says nothing of
-Found = tuple[np.ndarray, float | None]  # labels, and the gap where it is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The label of each picture, and what only our own fits have: the gap, and each picture's group."""
+
+    labels: np.ndarray
+    gap: float | None = None
+    groups: np.ndarray | None = None
 
 
 def folder(path: Path) -> Data:
@@ -72,10 +81,12 @@ def with_defaults(data: Data, train: np.ndarray, seed: int, consensus: int | Non
     if consensus is not None:
         parameters = dataclasses.replace(parameters, consensus=consensus)
     parameters = dataclasses.replace(parameters, random_state=seed)
-    result = fit(data.rows[train], parameters=parameters, test_fraction=0, thumbnails=False, seed=seed)
+    result = fit(
+        data.rows[train], parameters=parameters, groups=True, test_fraction=0, thumbnails=False, seed=seed
+    )
     labels = result.model.predict(data.rows).labels
     labels[train] = result.labels
-    return labels, 1 - result.figures["predicted_as_fitted"]["share"]
+    return Found(labels, 1 - result.figures["predicted_as_fitted"]["share"], result.model.level[labels])
 
 
 def without_consensus(data: Data, train: np.ndarray, seed: int) -> Found:
@@ -95,7 +106,7 @@ def with_bertopic_settings(data: Data, train: np.ndarray, seed: int) -> Found:
     labels[train] = clusterer.labels_
     rest = np.setdiff1d(np.arange(len(data.rows)), train)
     labels[rest] = hdbscan.approximate_predict(clusterer, reducer.transform(data.rows[rest]))[0]
-    return labels, None
+    return Found(labels)
 
 
 def with_evoc(data: Data, train: np.ndarray, seed: int) -> Found:
@@ -104,7 +115,7 @@ def with_evoc(data: Data, train: np.ndarray, seed: int) -> Found:
 
     labels = np.full(len(data.rows), UNKNOWN)
     labels[train] = EVoC(random_state=seed).fit_predict(data.rows[train])
-    return labels, None
+    return Found(labels)
 
 
 METHODS: dict[str, Callable[[Data, np.ndarray, int], Found]] = {
@@ -125,14 +136,24 @@ def matched(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
-    found, gaps = [], []
+    found = []
     for number in range(fits):
         order = np.random.default_rng(100 + number).permutation(len(data.rows))
         train = np.sort(order[: round(0.8 * len(order))])
-        labels, gap = METHODS[method](data, train, number + 1)
-        found.append(labels)
-        gaps += [] if gap is None else [gap]
-    agreement = [
+        found.append(METHODS[method](data, train, number + 1))
+    figures = agreement(data, [one.labels for one in found])
+    gaps = [one.gap for one in found if one.gap is not None]
+    if gaps:
+        figures["gap"] = float(np.mean(gaps))
+    groups = agreement(data, [one.groups for one in found if one.groups is not None])
+    return figures | {f"group_{name}": value for name, value in groups.items()}
+
+
+def agreement(data: Data, found: list[np.ndarray]) -> dict[str, float]:
+    """How far labels of the same pictures agree with the categories, and with each other."""
+    if not found:
+        return {}
+    figures = [
         (
             adjusted_mutual_info_score(data.categories[labels >= 0], labels[labels >= 0]),
             adjusted_mutual_info_score(data.categories[labels > UNKNOWN], labels[labels > UNKNOWN]),
@@ -141,16 +162,9 @@ def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
         )
         for labels in found
     ]
-    ami, ami_all, other, clusters = np.mean(agreement, axis=0)
+    ami, ami_all, other, count = np.mean(figures, axis=0)
     pairs = [matched(one, two) for one, two in itertools.combinations(found, 2)]
-    figures = {
-        "ami": ami,
-        "ami_all": ami_all,
-        "other": other,
-        "matched": np.mean(pairs),
-        "clusters": clusters,
-    }
-    return {**figures, "gap": float(np.mean(gaps))} if gaps else figures
+    return {"ami": ami, "ami_all": ami_all, "other": other, "matched": np.mean(pairs), "count": count}
 
 
 def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:

@@ -78,9 +78,9 @@ def add(commands: Commands) -> None:
     command.add_argument("--min-samples", type=positive, metavar="N", help=f"HDBSCAN's min_samples; {scaled}")
     command.add_argument(
         "--consensus", type=int, metavar="N",
-        help="more fits, on samples of the images, that decide together what belongs together: less in "
-             "\"other\", and predictions closer to the fit; 0: none, faster (default: 6 up to 10,000 "
-             "training images, 0 beyond and with --previous)",
+        help="more fits, on samples of the images, that decide together what belongs together: clusters "
+             "that are found again, less in \"other\", and predictions closer to the fit; 0: none, faster "
+             "(default: 12 to 24 up to 10,000 training images, 0 beyond and with --previous)",
     )  # fmt: skip
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",

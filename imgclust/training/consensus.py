@@ -60,7 +60,9 @@ def refits(job: Job, processes: int, progress: Callable[[float], None] | None = 
             if process.wait():
                 raise FitError(_failure(process.returncode, folder / f"{share[0]}.err"))
             fits |= {number: Refit(**np.load(folder / f"{number}.npz")) for number in share}
-    return Refits(len(job.rows), tuple(fits[number] for number in range(count)))
+    return Refits.of(
+        len(job.rows), [fits[number] for number in range(count)], job.parameters.min_cluster_size
+    )
 
 
 @contextmanager

@@ -7,12 +7,14 @@ import math
 
 from imgclust.errors import FitError
 from imgclust.support.machine import available_cores, available_memory
+from imgclust.training.coassociation import LINKED
 from imgclust.training.parameters import Parameters, consensus_size, sample_size
 from imgclust.types import Floats
 
 LIBRARIES = 1_000_000_000  # bytes that torch, numba, umap and what they compile take before any data
 REFITTING = 800_000_000  # bytes that they take in another process that refits
 STARTING, REFIT = 5.0, 0.5  # seconds until that has imported them, and of a refit beside its UMAP
+LINKING = 5e-8  # seconds for each pair of images that refits are asked about
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ def estimate(n: int, dim: int, total: int, p: Parameters, processes: int = 1) ->
         memory = max(memory, processes * _umap_memory(m, dim, p) + (processes - 1) * REFITTING)
         seconds += math.ceil(p.consensus / processes) * (REFIT + _umap_seconds(m, p))
         seconds += STARTING if processes > 1 else 0
+        linked = min(n, LINKED)
+        memory = max(memory, linked**2 * 8)
+        seconds += n * linked * LINKING
     return Cost(int(LIBRARIES + embeddings + memory), seconds, processes if p.consensus else 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,17 @@ class Hierarchy:
         np.add.at(mass, tree["parent"] - n, (value - birth[tree["parent"] - n]) * tree["child_size"])
         return cls(parent, node_of, size, mass, under)
 
+    @classmethod
+    def joined(cls, parent: Rows, node_of: Rows, height: Floats64) -> Hierarchy:
+        """From nodes that were joined step by step, each at a height (k,), the root at the largest one.
+
+        Their mass is how long, in height, how many points stay together.
+        """
+        under = _under(parent)
+        size = np.asarray(under @ np.bincount(node_of, minlength=len(parent)))
+        mass = size * np.append(0.0, height[parent[1:]] - height[1:])
+        return cls(parent, node_of, size.astype(np.int64), mass, under)
+
     def shared(self, nodes: Rows, labels: Ints | Rows, count: int) -> sp.csr_matrix:
         """How many points each of the k nodes shares with each of `count` groups.
 
@@ -75,6 +87,26 @@ class Hierarchy:
         both = self.shared(nodes, other.node_of, len(other.parent)) @ other.under.T
         own = self.under @ np.bincount(nodes, minlength=len(self.parent))
         return best_jaccard(both.tocsr(), own, other.size.astype(np.float64))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """What is found among some of a hierarchy's points.
+
+    Attributes:
+        rows: int64 (m,); which points.
+    """
+
+    hierarchy: Hierarchy
+    rows: Rows
+
+
+def found_again(hierarchy: Hierarchy, samples: Sequence[Sample]) -> Floats64:
+    """float64 (k,), 0..1: how well samples show each node again; NaN where there are none."""
+    if not samples:
+        return np.full(len(hierarchy.parent), np.nan)
+    found = [hierarchy.found_again(sample.hierarchy, sample.rows) for sample in samples]
+    return np.asarray(np.mean(found, axis=0), np.float64)
 
 
 def _largest(values: Floats64) -> float:

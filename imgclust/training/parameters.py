@@ -16,7 +16,8 @@ MAX_CLUSTERS = 10_000
 RECIPES = ("steady", "article")
 SEED = 35  # the published recipe's
 SAMPLED = 40_000  # images of a sample; larger ones cost more than UMAP and say the same of large clusters
-CONSENSUS, CONSENSUS_IMAGES = 6, 10_000  # refits, and up to how many training images there are any
+CONSENSUS_IMAGES = 10_000  # up to how many training images there is a consensus
+LEAST_REFITS, MOST_REFITS, REFITTED = 12, 24, 60_000  # refits of a consensus; images that they have together
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Parameters:
         min_clusters, max_clusters: how many there must be, chosen from the tree; 0: as many as there are.
         levels: 2: groups above the clusters, too; see `imgclust.training.levels`.
         min_groups, max_groups: how many groups there must be; 0: as many as there are.
-        consensus: whole refits on samples, whose clusters decide which images UMAP draws together, and how
+        consensus: whole refits on samples. UMAP keeps the clusters apart that they agree on, and they say how
             stable clusters are (see `imgclust.training.consensus`); 0: one UMAP decides.
         refits: of HDBSCAN alone, on samples of UMAP's points, that say how stable clusters are where there
             is no consensus; 0 with "eom" and "leaf": it stays unknown.
@@ -65,7 +66,7 @@ class Parameters:
             n_neighbors=_clamp(n // 150, 15, 70),
             min_cluster_size=size,
             min_samples=_half(size),
-            consensus=CONSENSUS if n <= CONSENSUS_IMAGES else 0,
+            consensus=_consensus(n),
         )
 
     @classmethod
@@ -243,6 +244,11 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
 }
+
+
+def _consensus(n: int) -> int:
+    """Refits by default: fewer agree on too little, more take too long."""
+    return _clamp(REFITTED // max(1, n), LEAST_REFITS, MOST_REFITS) if n <= CONSENSUS_IMAGES else 0
 
 
 def _half(size: int) -> int:

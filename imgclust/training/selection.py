@@ -7,14 +7,14 @@ well it is found again, the mean over the repetitions of its best Jaccard index 
 are the nodes, none above another, with the largest sum of √(size × excess of mass) × (stability − ½), as
 `values` has it: mass alone leaves more to "other", size alone joins what is well apart. Where whole fits on
 samples of the images were made (`imgclust.training.consensus`), stability is how well a node is found again
-by these, and `AMONG_FITS` says what counts. It changes what is chosen from the tree, and nothing of how a new
-image finds its place in it.
+by these, `AMONG_FITS` says what counts, and a node is worth more for being a cluster that these agree on. It
+changes what is chosen from the tree, and nothing of how a new image finds its place in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,15 @@ from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.before import Before
 from imgclust.training.coassociation import Refits
 from imgclust.training.dedupe import Rows
-from imgclust.training.hierarchy import Floats64, Hierarchy, best_jaccard
-from imgclust.training.levels import Level, level_above
+from imgclust.training.hierarchy import Floats64, Hierarchy, Sample, best_jaccard, found_again
+from imgclust.training.levels import Level, joined, level_above
 from imgclust.training.parameters import Parameters, sample_size
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from imgclust.types import Floats, Ints
 
 DISSOLVED = 0.5  # stability below which a cluster is not found again
-KEPT = (
-    2.0  # weight of being what the previous model had; see docs/decisions/0028-numbers-keep-their-meaning.md
-)
+# weight of being a cluster of the previous model, or one that refits agree on; see decisions 0027 and 0028
+KEPT = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,19 +133,18 @@ def select(
     tree = clusterer._condensed_tree
     hierarchy = Hierarchy.of(tree)
     if refits is None:
-        stability, rule = stabilities(hierarchy, points, p, progress), AMONG_SAMPLES
+        samples, rule = point_samples(points, p, progress), AMONG_SAMPLES
     else:
-        stability, rule = agreed_stabilities(hierarchy, refits), AMONG_FITS
+        samples, rule = fit_samples(refits), AMONG_FITS
+    stability = found_again(hierarchy, samples)
     bounded = level = None
     if p.cluster_selection_method == "stable":
-        own = values(hierarchy, stability, p.max_cluster_share, rule)
-        value = own if before is None else own + kept_values(hierarchy, before.labels)
+        value = values(hierarchy, stability, p.max_cluster_share, rule)
+        for known in (before, refits):
+            value = value if known is None else value + kept_values(hierarchy, known.labels)
         chosen = antichain(hierarchy, value)
         if p.max_clusters:
             chosen, bounded = _bounded(hierarchy, value, stability, chosen, p)
-        if p.levels == 2:
-            worth = own if before is None else own + kept_values(hierarchy, before.groups)
-            level = level_above(hierarchy, chosen, worth, stability, p)
     else:
         chosen = selected_nodes(tree, np.asarray(clusterer.labels_, np.int32)) - len(points)
     if not len(chosen):
@@ -154,7 +152,26 @@ def select(
             f"no cluster was found among {len(points)} images: give more images, or lower "
             f"min_cluster_size (now {p.min_cluster_size}) or min_samples (now {p.min_samples})"
         )
+    if p.levels == 2:
+        level = _groups(hierarchy, chosen, samples, rule, p, before)
     return Selection(chosen + len(points), stability[chosen], bounded, level)
+
+
+def _groups(
+    hierarchy: Hierarchy,
+    clusters: Rows,
+    samples: Sequence[Sample],
+    rule: Rule,
+    p: Parameters,
+    before: Before | None,
+) -> Level:
+    """The groups above the clusters, from how these lie together in the samples; see `joined`."""
+    above, nodes = joined(hierarchy, clusters, samples)
+    stability = found_again(above, samples)
+    value = values(above, stability, p.max_cluster_share, rule)
+    if before is not None:
+        value = value + kept_values(above, before.groups)
+    return level_above(above, nodes, value, stability, p)
 
 
 def _bounded(
@@ -186,10 +203,13 @@ def values(hierarchy: Hierarchy, stability: Floats64, share: float, rule: Rule =
 
 
 def kept_values(hierarchy: Hierarchy, before: Ints) -> Floats64:
-    """float64 (k,): what each node is worth for being a cluster of the previous model, in `values`' unit.
+    """float64 (k,): what each node is worth for being one of these clusters, in `values`' unit.
 
-    The Jaccard index counts all points: where most of a node is in no cluster of the previous model, it is no
-    cluster of it, and room is left for what is new.
+    The Jaccard index counts all points: where most of a node is in no cluster, it is none of them, and room
+    is left for what is new.
+
+    Args:
+        before: int (n,); the clusters of the previous model, or those that refits agree on; -1: in none.
     """
     count = int(before.max(initial=-1)) + 1
     if not count:
@@ -200,23 +220,22 @@ def kept_values(hierarchy: Hierarchy, before: Ints) -> Floats64:
     return np.asarray(KEPT * hierarchy.size * np.maximum(index - DISSOLVED, 0), np.float64)
 
 
-def stabilities(
-    hierarchy: Hierarchy, points: Floats, p: Parameters, progress: Callable[[float], None] | None = None
-) -> Floats64:
-    """float64 (k,): how well each node is found again by HDBSCAN on samples of the points, 0..1."""
-    n, total = len(points), np.zeros(len(hierarchy.parent))
+def point_samples(
+    points: Floats, p: Parameters, progress: Callable[[float], None] | None = None
+) -> list[Sample]:
+    """What HDBSCAN finds in samples of the points."""
+    n, found = len(points), []
     m = sample_size(n)
     smaller = p.scaled(m / n)
     for refit in range(p.refits):
         rows = np.sort(np.random.default_rng([p.random_state, refit]).permutation(n)[:m])
-        other = Hierarchy.of(fit_hdbscan(points[rows], smaller, prediction_data=False)._condensed_tree)
-        total += hierarchy.found_again(other, rows)
+        tree = fit_hdbscan(points[rows], smaller, prediction_data=False)._condensed_tree
+        found.append(Sample(Hierarchy.of(tree), rows))
         if progress:
             progress((refit + 1) / p.refits)
-    return total / p.refits if p.refits else np.full(len(total), np.nan)
+    return found
 
 
-def agreed_stabilities(hierarchy: Hierarchy, refits: Refits) -> Floats64:
-    """float64 (k,): how well each node is found again by whole fits on samples of the images, 0..1."""
-    found = [hierarchy.found_again(Hierarchy.of(fit.tree), fit.rows) for fit in refits.fits]
-    return np.asarray(np.mean(found, axis=0), np.float64)
+def fit_samples(refits: Refits) -> list[Sample]:
+    """What whole fits found in samples of the images."""
+    return [Sample(Hierarchy.of(fit.tree), fit.rows) for fit in refits.fits]

@@ -28,7 +28,7 @@ def fit_umap(
     Args:
         before: what a model before this one says of the rows. They start from its places and are moved
             little (fewer epochs, at a lower rate), and its clusters are kept apart.
-        refits: what fits on samples of the rows say: who is together there is drawn together here.
+        refits: what fits on samples of the rows say: the clusters that they agree on are kept apart.
     """
     from imgclust.placing.quick_umap import calmly, keep_compiled
     from imgclust.training.reweighted_umap import ReweightedUMAP
@@ -54,7 +54,7 @@ def fit_umap(
         if before is not None:
             reducer.shares += (functools.partial(left_of_edges, before),)
         if refits is not None:
-            reducer.shares += (refits.coassociation,)
+            reducer.shares += (refits.left_of_edges,)
         reducer.fit(rows)
     reducer.tell = None
     reducer.n_epochs, reducer.learning_rate = p.n_epochs, 1.0  # as new images are placed, however it began

@@ -52,9 +52,9 @@ def test_the_weights_of_a_consensus_are_not_needed(pair: tuple) -> None:
     """New rows are placed by the points alone, whatever was drawn together: to the last bit."""
     rows, group = fitted.grouped()
     everything = np.arange(len(rows))
-    votes = Refits(len(rows), (Refit(everything, group.astype(np.int32), np.empty(0)),))
+    votes = Refits.of(len(rows), [Refit(everything, group.astype(np.int32), np.empty(0))], least=2)
     reducer = ReweightedUMAP(**pair[0].get_params())
-    reducer.shares = (votes.coassociation,)
+    reducer.shares = (votes.left_of_edges,)
     reducer.fit(rows)
     assert not np.array_equal(reducer.embedding_, pair[0].embedding_)
     clusterer = hdbscan.HDBSCAN(min_cluster_size=8, min_samples=5, prediction_data=True)

@@ -15,10 +15,10 @@ from imgclust.training import consensus
 from imgclust.training.coassociation import Refit, Refits
 from imgclust.training.consensus import refits
 from imgclust.training.fit import fit
-from imgclust.training.hierarchy import Hierarchy
+from imgclust.training.hierarchy import Hierarchy, found_again
 from imgclust.training.parameters import Parameters
 from imgclust.training.refitting import Job
-from imgclust.training.selection import agreed_stabilities
+from imgclust.training.selection import fit_samples
 from imgclust.training.umap_hdbscan import fit_hdbscan, fit_umap
 from tests.support import fitted
 
@@ -80,7 +80,7 @@ def test_what_the_refits_agree_on_is_drawn_apart() -> None:
         return Refit(np.arange(n), labels, tree._condensed_tree)
 
     p = Parameters.for_size(n).replaced({**SHORT, "n_epochs": 100})
-    votes = Refits(n, tuple(one(1) for _ in range(6)))
+    votes = Refits.of(n, [one(1) for _ in range(6)], p.min_cluster_size)
     plain, reducer = fit_umap(rows, p), fit_umap(rows, p, refits=votes)
     one_half, other = group == 0, group == 1
     gained = [
@@ -89,7 +89,7 @@ def test_what_the_refits_agree_on_is_drawn_apart() -> None:
     ]
     assert gained[0] > 1.5 > gained[1]
     hierarchy = Hierarchy.of(fit_hdbscan(reducer.embedding_, p)._condensed_tree)
-    stability = agreed_stabilities(hierarchy, votes)
+    stability = found_again(hierarchy, fit_samples(votes))
     assert ((stability >= 0) & (stability <= 1)).all()
     assert stability.max() > 0.95
 

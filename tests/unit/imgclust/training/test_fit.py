@@ -267,7 +267,7 @@ class TestParameters:
             assert values == sorted(values)
         fits = [p.consensus for p in sizes]
         assert fits == sorted(fits, reverse=True)
-        assert (fits[0], fits[-1]) == (6, 0)
+        assert (fits[0], max(fits), min(fit for fit in fits if fit), fits[-1]) == (24, 24, 12, 0)
 
     def test_memory_of_a_container(self, tmp_path: Path) -> None:
         """What a control group leaves: its limit, less what is used, but for cached files; or no limit."""

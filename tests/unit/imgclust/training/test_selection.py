@@ -15,9 +15,9 @@ from imgclust.errors import FitError
 from imgclust.model.freeze import chosen_clusters, selected_nodes
 from imgclust.training.antichains import antichain, counted_antichain
 from imgclust.training.before import Before
-from imgclust.training.hierarchy import Hierarchy, best_jaccard
+from imgclust.training.hierarchy import Hierarchy, best_jaccard, found_again
 from imgclust.training.parameters import Parameters
-from imgclust.training.selection import select, stabilities, values
+from imgclust.training.selection import point_samples, select, values
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from tests.support.frozen_pair import tree_arrays
 
@@ -159,7 +159,7 @@ def test_what_is_there_is_found_again_and_noise_is_not() -> None:
     noise = np.random.default_rng(0).uniform(size=(400, 2)).astype(np.float32)
     hierarchy = Hierarchy.of(fit_hdbscan(noise, p)._condensed_tree)
     small = hierarchy.size < 0.3 * len(noise)
-    assert stabilities(hierarchy, noise, p)[small].mean() < 0.6
+    assert found_again(hierarchy, point_samples(noise, p))[small].mean() < 0.6
 
 
 def test_a_few_images_more_or_less_change_little() -> None:
