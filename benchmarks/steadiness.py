@@ -10,7 +10,9 @@ Each fit is on a fresh random 80 % of the pictures without duplicates, with anot
 of all pictures, those with the same label in two fits after one-to-one matching of clusters ("other" with
 "other"), the mean over all pairs of fits. *AMI* is over pictures that are not in "other", *AMI (all)* counts
 "other" as one more cluster. *gap*: training pictures that are predicted otherwise than they were fitted.
-*group_…*: the same of the groups above the clusters; pictures in no group count as "other" does.
+*group_…*: the same of the groups above the clusters; pictures in no group count as "other" does. Then, by the
+*stability* that a fit gives its clusters: how many have it, the share of pictures in them, and *found_again*,
+how many of them another fit has, as a cluster with a Jaccard index above ½.
 *kept*: of the pictures that are in a cluster in both, those whose number a fit with `previous` keeps, on the
 same pictures split otherwise, where a third of the pictures is new, and where an eighth of the categories is
 new: there *kept* is of the others' pictures, and *new* is the share of their own that get a new number.
@@ -42,15 +44,22 @@ from imgclust.training.fit import fit
 from imgclust.training.parameters import Parameters
 
 UNKNOWN = -2  # of pictures that a method says nothing of
+STABILITIES = (0.6, 0.8, 0.9)  # what is told apart by them
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The label of each picture, and what only our own fits have: the gap, and each picture's group."""
+    """The label of each picture, and what only our own fits have.
+
+    Attributes:
+        groups: the group of each picture.
+        stability: of each cluster.
+    """
 
     labels: np.ndarray
     gap: float | None = None
     groups: np.ndarray | None = None
+    stability: np.ndarray | None = None
 
 
 def folder(path: Path) -> Data:
@@ -86,7 +95,9 @@ def with_defaults(data: Data, train: np.ndarray, seed: int, consensus: int | Non
     )
     labels = result.model.predict(data.rows).labels
     labels[train] = result.labels
-    return Found(labels, 1 - result.figures["predicted_as_fitted"]["share"], result.model.level[labels])
+    gap = 1 - result.figures["predicted_as_fitted"]["share"]
+    stability = np.array([cluster.stability for cluster in result.model.clusters])
+    return Found(labels, gap, result.model.level[labels], stability)
 
 
 def without_consensus(data: Data, train: np.ndarray, seed: int) -> Found:
@@ -135,12 +146,16 @@ def matched(one: np.ndarray, two: np.ndarray) -> float:
     return float((table[1:, 1:][rows, columns].sum() + table[0, 0]) / known.sum())
 
 
-def steadiness(data: Data, method: str, fits: int) -> dict[str, float]:
+def fits_of(data: Data, method: str, fits: int) -> list[Found]:
     found = []
     for number in range(fits):
         order = np.random.default_rng(100 + number).permutation(len(data.rows))
         train = np.sort(order[: round(0.8 * len(order))])
         found.append(METHODS[method](data, train, number + 1))
+    return found
+
+
+def steadiness(data: Data, found: list[Found]) -> dict[str, float]:
     figures = agreement(data, [one.labels for one in found])
     gaps = [one.gap for one in found if one.gap is not None]
     if gaps:
@@ -165,6 +180,32 @@ def agreement(data: Data, found: list[np.ndarray]) -> dict[str, float]:
     ami, ami_all, other, count = np.mean(figures, axis=0)
     pairs = [matched(one, two) for one, two in itertools.combinations(found, 2)]
     return {"ami": ami, "ami_all": ami_all, "other": other, "matched": np.mean(pairs), "count": count}
+
+
+def found_again(found: list[Found]) -> Iterator[dict[str, float]]:
+    """By stability: clusters of a fit, the share of pictures in them, how many of them another fit has."""
+    bounds = [0, *STABILITIES, 1.01]
+    for least, most in itertools.pairwise(bounds):
+        again, share = [], []
+        for one, two in itertools.permutations(found, 2):
+            if one.stability is None:
+                return
+            some = np.flatnonzero((one.stability >= least) & (one.stability < most))
+            again += (jaccard(one.labels, two.labels).max(axis=1)[some] > 0.5).tolist()
+            share.append(np.isin(one.labels, some).mean())
+        yield {
+            "stability_from": least,
+            "clusters": len(again) / max(1, len(share)),
+            "pictures": float(np.mean(share)),
+            "found_again": float(np.mean(again)) if again else float("nan"),
+        }
+
+
+def jaccard(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """The index of each cluster of one with each of the other."""
+    table = np.zeros((one.max() + 2, two.max() + 2))
+    np.add.at(table, (one + 1, two + 1), 1)
+    return (table / (table.sum(axis=1)[:, None] + table.sum(axis=0) - table))[1:, 1:]
 
 
 def kept(data: Data, pair: int) -> Iterator[dict[str, object]]:
@@ -238,10 +279,9 @@ def main() -> None:
         if method == "EVoC" and importlib.util.find_spec("evoc") is None:
             print(json.dumps({"method": method, "left out": "pip install evoc"}), flush=True)
             continue
-        figures = steadiness(data, method, arguments.fits)
-        print(
-            json.dumps({"method": method, **{name: round(v, 3) for name, v in figures.items()}}), flush=True
-        )
+        found = fits_of(data, method, arguments.fits)
+        for line in (steadiness(data, found), *found_again(found)):
+            print(json.dumps({"method": method, **{k: round(v, 3) for k, v in line.items()}}), flush=True)
     for pair in range(arguments.kept):
         for line in kept(data, pair):
             print(json.dumps({"pair": pair, **line}), flush=True)

@@ -100,6 +100,21 @@ def test_matched_is_the_share_after_the_best_matching() -> None:
     assert matched(one, np.array([1, 1, UNKNOWN, 0, 0, -1, UNKNOWN, 2])) == 1
 
 
+def test_a_cluster_is_found_again_where_another_fit_has_most_of_it() -> None:
+    """By stability, over all ordered pairs of fits; methods that know no stability have no such lines."""
+    import numpy as np
+
+    from benchmarks.steadiness import Found, found_again
+
+    one = Found(np.array([0, 0, 0, 1, 1, 1, -1, -1]), stability=np.array([0.95, 0.5]))
+    two = Found(np.array([2, 2, 2, 0, 1, -1, -1, -1]), stability=np.array([0.5, 0.5, 0.85]))
+    lines = {line["stability_from"]: line for line in found_again([one, two])}
+    assert (lines[0]["clusters"], lines[0]["found_again"]) == (1.5, 0.0)
+    assert [lines[least]["found_again"] for least in (0.8, 0.9)] == [1.0, 1.0]
+    assert lines[0.9]["pictures"] == pytest.approx(3 / 16)
+    assert list(found_again([Found(one.labels), Found(two.labels)])) == []
+
+
 def test_numbers_kept_are_of_pictures_in_a_cluster_in_both() -> None:
     """What goes to "other" or comes from there counts in no share but its own."""
     import numpy as np
