@@ -22,7 +22,7 @@ FEWEST, MOST = 400, 20  # the smallest cluster: one over so many of the images
 def umap_settings(n: int, count: int, seed: int) -> list[Parameters]:
     """Settings of UMAP to try, the default first, the others drawn from a grid around it.
 
-    All without consensus: its refits depend on HDBSCAN's sizes, so that each trial would cost seven UMAPs.
+    All without consensus: its refits depend on HDBSCAN's sizes, so that each trial would cost 13 to 25 UMAPs.
 
     Args:
         n: training images.
