@@ -23,9 +23,9 @@ from imgclust.training.carrying import carry_group_names
 from imgclust.training.continuation import Asked, names_by_hand
 from imgclust.training.fit import FitResult, fit
 from imgclust.training.group_numbers import NumberedGroups
-from imgclust.training.hierarchy import Hierarchy
-from imgclust.training.levels import LARGEST, Level, level_above
-from imgclust.training.selection import select
+from imgclust.training.hierarchy import Hierarchy, Sample, found_again
+from imgclust.training.levels import LARGEST, Level, joined, level_above
+from imgclust.training.selection import select, values
 from imgclust.training.umap_hdbscan import fit_hdbscan
 from tests.support import fitted
 from tests.unit.imgclust.training.test_selection import above, hierarchies, parameters
@@ -80,6 +80,39 @@ def test_groups_are_what_lies_together() -> None:
         assert len(selection.level.stability) == count
         found = [np.flatnonzero(selection.level.of_cluster == g) for g in range(count)]
         assert [len(members) for members in found] == [3] * count
+
+
+def test_groups_are_what_samples_show_where_one_tree_errs() -> None:
+    """A cluster that lies elsewhere in the final tree is in the group where all samples have it; every
+    cluster's node holds its points, and no others."""
+    points = places()
+    moved = points.copy()
+    moved[:40], moved[120:160] = points[120:160], points[:40]
+    hierarchy, other = (Hierarchy.of(fit_hdbscan(p, parameters())._condensed_tree) for p in (moved, points))
+    clusters = select(fit_hdbscan(moved, parameters()), moved, parameters()).nodes - len(points)
+    samples = [Sample(other, np.arange(len(points)))] * 2
+    above, nodes = joined(hierarchy, clusters, samples)
+    for node, cluster in zip(nodes, clusters, strict=True):
+        inside = [np.isin(h.node_of, h.under[n].indices) for h, n in ((above, node), (hierarchy, cluster))]
+        assert np.array_equal(*inside)
+    assert (above.size[nodes] == hierarchy.size[clusters]).all()
+    assert (above.mass >= 0).all()
+    stability = found_again(above, samples)
+    found = level_above(above, nodes, values(above, stability, 0.2), stability, parameters(levels=2))
+    place = hierarchy.node_of.reshape(9, 40)[:, 0]
+    order = [next(i for i, c in enumerate(clusters) if n in hierarchy.under[c].indices) for n in place]
+    of_place = found.of_cluster[order].reshape(3, 3)
+    assert all(len(set(row)) == 1 for row in of_place.tolist())
+    assert len(set(of_place[:, 0])) == len(found.stability) == 3
+
+
+def test_one_cluster_is_in_no_group() -> None:
+    """And nothing is joined."""
+    hierarchy = Hierarchy.of(fit_hdbscan(places(), parameters())._condensed_tree)
+    above, nodes = joined(hierarchy, np.array([1]), [Sample(hierarchy, np.arange(360))])
+    assert (nodes.tolist(), above.parent.tolist()) == ([0], [-1])
+    found = level_above(above, nodes, np.array([-np.inf]), np.ones(1), parameters(levels=2))
+    assert (found.of_cluster.tolist(), len(found.stability)) == ([-1], 0)
 
 
 def test_groups_need_the_stable_choice() -> None:
