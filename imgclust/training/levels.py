@@ -43,11 +43,15 @@ class Level:
         return np.append(self.of_cluster, np.int32(OTHER))[clusters]
 
 
-def joined(hierarchy: Hierarchy, clusters: Rows, samples: Sequence[Sample]) -> tuple[Hierarchy, Rows]:
+def joined(
+    hierarchy: Hierarchy, clusters: Rows, samples: Sequence[Sample], before: Ints | None = None
+) -> tuple[Hierarchy, Rows]:
     """The clusters, joined by twos by how they lie in the samples, by average linkage; and their nodes there.
 
     Args:
         clusters: int64 (k,), k ≥ 1; nodes that were chosen, none above another.
+        before: int (n,); the group of each image in the previous model, -1: in none. What was in one group
+            is joined first.
     """
     k = len(clusters)
     last = 2 * k - 2  # scipy counts clusters from 0, and what they are joined to on to here; we from the root
@@ -57,7 +61,10 @@ def joined(hierarchy: Hierarchy, clusters: Rows, samples: Sequence[Sample]) -> t
         label[hierarchy.under[node].indices] = number
     labels = label[hierarchy.node_of]
     if k > 1:
-        joins = linkage(squareform(_apart(labels, k, samples), checks=False), "average")
+        apart = _apart(labels, k, samples)
+        if before is not None:
+            apart *= 1 - _in_one_group(labels, k, before)
+        joins = linkage(squareform(apart, checks=False), "average")
         made = np.arange(k - 2, -1, -1)
         parent[last - joins[:, :2].astype(int)], height[made] = made[:, None], joins[:, 2]
     nodes = last - np.arange(k)
@@ -81,6 +88,15 @@ def _apart(labels: Ints | Rows, count: int, samples: Sequence[Sample]) -> Floats
     apart = 1 - near / len(samples)
     np.fill_diagonal(apart, 0)
     return apart
+
+
+def _in_one_group(labels: Ints | Rows, count: int, before: Ints) -> Floats64:
+    """float64 (count, count), 0..1: the share of pairs of images of both that were in one group."""
+    shared = np.zeros((count, int(before.max(initial=OTHER)) + 1))
+    some = (labels >= 0) & (before >= 0)
+    np.add.at(shared, (labels[some], before[some]), 1)
+    part = shared / np.maximum(np.bincount(labels[labels >= 0], minlength=count), 1)[:, None]
+    return np.asarray(part @ part.T)
 
 
 def level_above(

@@ -166,7 +166,7 @@ def _groups(
     before: Before | None,
 ) -> Level:
     """The groups above the clusters, from how these lie together in the samples; see `joined`."""
-    above, nodes = joined(hierarchy, clusters, samples)
+    above, nodes = joined(hierarchy, clusters, samples, None if before is None else before.groups)
     stability = found_again(above, samples)
     value = values(above, stability, p.max_cluster_share, rule)
     if before is not None:

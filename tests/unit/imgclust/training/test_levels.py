@@ -106,6 +106,19 @@ def test_groups_are_what_samples_show_where_one_tree_errs() -> None:
     assert len(set(of_place[:, 0])) == len(found.stability) == 3
 
 
+def test_groups_of_the_previous_model_are_joined_first() -> None:
+    """Clusters that lie far from each other, nearly all of whose images it had in one group."""
+    points = places()
+    hierarchy = Hierarchy.of(fit_hdbscan(points, parameters())._condensed_tree)
+    clusters = select(fit_hdbscan(points, parameters()), points, parameters()).nodes - len(points)
+    before = np.full(360, -1)
+    before[:38] = before[120:160] = before[240:278] = 0  # the first cluster of each place
+    above, nodes = joined(hierarchy, clusters, [Sample(hierarchy, np.arange(360))], before)
+    first = [next(n for n in nodes if row in np.flatnonzero(above.node_of == n)) for row in (5, 125, 245)]
+    held = [set(nodes) & set(above.under[node].indices) for node in range(len(above.parent))]
+    assert set(first) in held
+
+
 def test_one_cluster_is_in_no_group() -> None:
     """And nothing is joined."""
     hierarchy = Hierarchy.of(fit_hdbscan(places(), parameters())._condensed_tree)
