@@ -193,12 +193,13 @@ def found_again(found: list[Found]) -> Iterator[dict[str, float]]:
             some = np.flatnonzero((one.stability >= least) & (one.stability < most))
             again += (jaccard(one.labels, two.labels).max(axis=1)[some] > 0.5).tolist()
             share.append(np.isin(one.labels, some).mean())
-        yield {
-            "stability_from": least,
-            "clusters": len(again) / max(1, len(share)),
-            "pictures": float(np.mean(share)),
-            "found_again": float(np.mean(again)) if again else float("nan"),
-        }
+        if again:
+            yield {
+                "stability_from": least,
+                "clusters": len(again) / len(share),
+                "pictures": float(np.mean(share)),
+                "found_again": float(np.mean(again)),
+            }
 
 
 def jaccard(one: np.ndarray, two: np.ndarray) -> np.ndarray:
