@@ -111,8 +111,15 @@ def model(images: Path, mini: TorchEncoder, tmp_path_factory: pytest.TempPathFac
     return folder / "model"
 
 
+@pytest.fixture(scope="module")
+def parser() -> argparse.ArgumentParser:
+    return arguments.parser()
+
+
 @pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)])
-def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(
+    command: tuple[str, ...], parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every command explains itself, with examples that its own parser understands."""
     with pytest.raises(SystemExit) as left:
         arguments.main([*command, "--help"])
@@ -121,7 +128,7 @@ def test_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> N
     examples = re.findall(r"^  (?:find .*\| )?imgclust (.*?)(?: > .*)?$", text, re.MULTILINE)
     assert examples
     for example in examples:
-        assert arguments.parser().parse_args(shlex.split(example)).command in COMMANDS
+        assert parser.parse_args(shlex.split(example)).command in COMMANDS
 
 
 def test_starts_at_once() -> None:

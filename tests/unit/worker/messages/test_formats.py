@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -37,6 +37,14 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 DATA = Path(str(resources.files("worker.messages"))) / "schemas"
 WHEN = 1_800_000_000_000
 UPLOADS = SerializationContext("uploads", MessageField.VALUE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A client reads all of them when it is made, though nothing is asked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("none")))
+        yield
 
 
 def settings(**env: str) -> Settings:
