@@ -24,6 +24,7 @@ OWN = 4096  # rows; below, umap-learn takes no time
 SIDE = 10.0  # of the box that the places start in
 NOISE = 1e-4  # so that no two rows start in one place
 COMPILED = (
+    ("umap.distances", "cosine"),
     ("umap.distances", "euclidean"),
     ("umap.utils", "fast_knn_indices"),
     ("umap.utils", "submatrix"),
