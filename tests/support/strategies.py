@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from hypothesis import strategies as st
 
 from worker.messages.tag import Candidate, Tag
 from worker.messages.text import MAX_TIME_MS, MIN_TIME_MS
+
+T = TypeVar("T")
+
+
+def of_any_length(elements: st.SearchStrategy[T], least: int, most: int) -> st.SearchStrategy[list[T]]:
+    """Lists whose lengths are alike in number; of `st.lists` most are short."""
+    return st.integers(least, most).flatmap(lambda n: st.lists(elements, min_size=n, max_size=n))
+
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.checker import Event, History, Published, Shown, Verdict, check
+from tests.support.strategies import of_any_length
 
 
 def event(number: int, upload_id: str, offset: int, kind: str = "tag", partition: int = 1) -> Event:
@@ -201,7 +202,7 @@ def test_letters_and_tags_of_the_same_moment_are_in_order() -> None:
     assert check(History(events, results)).ok
 
 
-@given(st.lists(st.integers(0, 4 * 2**8 - 1), min_size=1, max_size=30), st.integers(0, 29))
+@given(of_any_length(st.integers(0, 4 * 2**8 - 1), 1, 30), st.integers(0, 29))
 def test_one_break_is_always_seen(history: list[int], broken: int) -> None:
     """In any right history, a result that is dropped, repeated or moved behind a later one is found."""
     events, results, offset = [], [], 0

@@ -16,6 +16,7 @@ from imgclust.predictor.assignment import TABLE, assign, assignable, threshold_o
 from imgclust.predictor.predictor import FrozenPredictor
 from imgclust.types import MAX_CANDIDATES, OTHER, Prediction
 from tests.support.frozen_pair import embeddings, frozen_pair
+from tests.support.strategies import of_any_length
 
 SCORES = [
     sorted(scores, reverse=True)
@@ -28,7 +29,7 @@ ROWS = [(label, novel, scores) for label in range(-1, 4) for novel in (False, Tr
 @st.composite
 def predictions(draw: st.DrawFn) -> Prediction:
     """Any rows: in clusters or not, novel or not, with candidates or without."""
-    rows = draw(st.lists(st.sampled_from(ROWS), max_size=30))
+    rows = draw(of_any_length(st.sampled_from(ROWS), 0, 30))
     n = len(rows)
     labels = np.array([label for label, _, _ in rows], np.int32)
     scores = np.array([scores for _, _, scores in rows], np.float32).reshape(n, MAX_CANDIDATES)
