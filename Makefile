@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 test: install ## run all tests; those that need Kafka, Redis or a browser are skipped without them
-	$(PYTEST) --numprocesses 4 $(ARGS)
+	$(PYTEST) --numprocesses 6 $(ARGS)
 
 unit: install ## run the fast tests only
 	$(PYTEST) tests/unit --numprocesses 2 $(ARGS)

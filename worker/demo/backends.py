@@ -167,6 +167,9 @@ class JavaKafka:
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
             "auto.create.topics.enable": "false",
+            # else it removes events that say they are a week old, at 30 s and then every 5 minutes
+            "log.retention.ms": "-1",
+            "offsets.retention.minutes": str(2**31 - 1),
             **self._options,
         }
         return "".join(f"{name}={value}\n" for name, value in lines.items())
@@ -259,7 +262,7 @@ class RunningKafka:
 
 
 def make_topics(bootstrap: str, names: Sequence[str], partitions: int) -> None:
-    """Make topics on a real broker, with its default replication.
+    """Make topics on a real broker, with its default replication; it knows of them when this returns.
 
     Raises:
         StartError: Kafka is away or refuses.
@@ -268,8 +271,19 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int) -> None:
     try:
         for future in admin.create_topics([NewTopic(name, partitions, -1) for name in names]).values():
             future.result(timeout=20)
+        deadline = time.monotonic() + START_TIMEOUT
+        # the controller has answered; the broker hears of it a moment later
+        while not all(_has_leaders(admin, name) for name in names):
+            if time.monotonic() >= deadline:
+                raise StartError(f"topics were made at {bootstrap}, which does not know of them")
+            time.sleep(0.05)
     except (KafkaException, TimeoutError) as error:
         raise StartError(f"topics could not be made at {bootstrap}: {error}") from None
+
+
+def _has_leaders(admin: AdminClient, name: str) -> bool:
+    found = admin.list_topics(name, timeout=20).topics[name]
+    return bool(found.partitions) and all(p.leader >= 0 for p in found.partitions.values())
 
 
 def choose_kafka(address: str | None) -> Kafka:
