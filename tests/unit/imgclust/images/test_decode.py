@@ -96,7 +96,8 @@ def test_same_pixels_as_torchvision(
     """Resampling only the crop gives what torchvision's Resize and CenterCrop give, for any size."""
     from torchvision import transforms
 
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    # so far from black and white, that nothing is clipped between the passes over columns and rows
+    noise = np.random.default_rng(seed).integers(64, 192, (height, width, 3), np.uint8)
     image = Image.fromarray(noise)
     reference = transforms.Compose(
         [
@@ -106,9 +107,10 @@ def test_same_pixels_as_torchvision(
     )(image)
     decoded = decode(encoded(image, "PNG"), Preprocessing(32, 32 + margin, interpolation))
     difference = np.abs(decoded.pixels.astype(int) - np.array(reference))
-    # Pillow may take rows before columns in one of the two, so roundings and clippings of the noise differ
-    # here and there (0.5 in the mean at worst); a box that is off by a tenth of a pixel gives 2
-    assert difference.mean() < 1
+    # Pillow may take rows before columns in one of the two, so roundings differ here and there (0.34 in the
+    # mean at worst, of 9,000); a box that is off by a tenth of a pixel gives 1
+    assert difference.max() <= 2
+    assert difference.mean() < 0.5
 
 
 def one_colour(data: bytes) -> list[int]:
