@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 from tests.support.preloaded import Preloaded, Program, started
 from tests.support.waiting import PATIENCE, wait_for
 from tests.support.worker_process import WorkerProcess
-from worker.demo.backends import JavaKafka, free_ports
+from worker.demo.backends import JavaKafka, await_topics, free_ports
 
 PARTITIONS = 12  # two, three and four workers get equal shares, so that a fourth one takes some from each
 EXIT_START = 3  # something that a start needs is not there
@@ -76,6 +76,7 @@ def make_topics(bootstrap: str, names: Sequence[str], compacted: Set[str], parti
     wanted = [NewTopic(name, partitions, 1, config=kept if name in compacted else {}) for name in names]
     for future in admin.create_topics(wanted).values():
         future.result(timeout=PATIENCE)
+    await_topics(admin, names)
 
 
 class Broker:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.support import between
 from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import JavaKafka, Kafka, MockKafka, RunningKafka, find_java, make_topics
 from worker.errors import StartError
+from worker.kafka.topic_ids import id_text
 
 _quiet = logging.getLogger("tests.kafka")
 _quiet.addHandler(logging.NullHandler())
@@ -59,9 +60,10 @@ def _started(home: Path) -> Iterator[str]:
 
 
 def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
-    """Delete a topic of a real broker, and make it once more."""
+    """Delete a topic of a real broker, and make it once more; what is sent from here on is in the new one."""
     admin = AdminClient({"bootstrap.servers": bootstrap}, logger=_quiet)
-    admin.delete_topics([topic])[topic].result(PATIENCE)
+    before = _topic_id(admin, topic)
+    admin.delete_topics([topic])[topic].result(30)
 
     def made() -> bool:
         with contextlib.suppress(StartError):  # it is not gone everywhere yet
@@ -70,6 +72,16 @@ def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
         return False
 
     wait_for("it can be made again", made)
+    # the controller has answered; for a moment the broker goes on taking records into the old one
+    wait_for("the broker knows of it", lambda: _topic_id(admin, topic) not in (before, None))
+
+
+def _topic_id(admin: AdminClient, topic: str) -> str | None:
+    """None while the broker knows of no such topic."""
+    try:
+        return id_text(admin.describe_topics(TopicCollection([topic]))[topic].result(30).topic_id)
+    except KafkaException:
+        return None
 
 
 class Topics:

@@ -271,14 +271,23 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int) -> None:
     try:
         for future in admin.create_topics([NewTopic(name, partitions, -1) for name in names]).values():
             future.result(timeout=20)
-        deadline = time.monotonic() + START_TIMEOUT
-        # the controller has answered; the broker hears of it a moment later
-        while not all(_has_leaders(admin, name) for name in names):
-            if time.monotonic() >= deadline:
-                raise StartError(f"topics were made at {bootstrap}, which does not know of them")
-            time.sleep(0.05)
+        await_topics(admin, names)
     except (KafkaException, TimeoutError) as error:
         raise StartError(f"topics could not be made at {bootstrap}: {error}") from None
+
+
+def await_topics(admin: AdminClient, names: Sequence[str]) -> None:
+    """Wait until the broker knows of topics that the controller has made.
+
+    Raises:
+        StartError: it does not.
+        KafkaException: it does not answer.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while not all(_has_leaders(admin, name) for name in names):
+        if time.monotonic() >= deadline:
+            raise StartError(f"topics were made that the broker does not know of: {', '.join(names)}")
+        time.sleep(0.05)
 
 
 def _has_leaders(admin: AdminClient, name: str) -> bool:
