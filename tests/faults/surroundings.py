@@ -14,12 +14,13 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient, ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.support import forked_fetchers, redis_server
 from tests.support.guarded_kafka import GuardedKafka, Right
+from tests.support.kafka_cluster import topic_id
 from tests.support.paths import ROOT
 from tests.support.preloaded import Preloaded, Program, started
 from tests.support.waiting import PATIENCE, wait_for
@@ -111,16 +112,8 @@ class Broker:
             return False
 
         wait_for("they can be made again", made)
-        wait_for("it has an id", lambda: self._id(admin))
-        return self._id(admin)
-
-    def _id(self, admin: AdminClient) -> str:
-        """Of the uploads topic; empty while the broker has not heard of it."""
-        name = self.topics.uploads
-        with contextlib.suppress(KafkaException):
-            found = admin.describe_topics(TopicCollection([name]))[name].result(timeout=PATIENCE)
-            return str(found.topic_id).rstrip("=")
-        return ""
+        wait_for("it has an id", lambda: topic_id(admin, self.topics.uploads))
+        return topic_id(admin, self.topics.uploads)
 
     def forbid(self) -> None:
         """Workers may write no tags."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from tests.support.kafka_cluster import make_anew
+from tests.support.kafka_cluster import make_anew, topic_id
 from tests.support.redis_server import RedisServer, running
 from tests.support.waiting import PATIENCE, wait_for
 from worker.demo.backends import Kafka, MockKafka
@@ -523,15 +523,10 @@ def test_a_topic_that_was_made_anew_and_has_grown_past_the_old_one(
     if not running:
         view = start(protocol)
     eventually(lambda: shows(server, topic) and topic.done(), "the view of the new topic")
-    assert set(server.client().hmget(KEYS.view, [f"topic:{p}" for p in range(PARTITIONS)])) == {
-        _topic_id(topic).encode()
-    }
-
-
-def _topic_id(topic: Topic) -> str:
     admin = AdminClient({"bootstrap.servers": topic.servers, "log_level": 0})
-    found = admin.describe_topics(TopicCollection([topic.name]))[topic.name].result(PATIENCE)
-    return str(found.topic_id).rstrip("=")
+    assert set(server.client().hmget(KEYS.view, [f"topic:{p}" for p in range(PARTITIONS)])) == {
+        topic_id(admin, topic.name).encode()
+    }
 
 
 def test_an_older_view_did_not_note_the_topic(topic: Topic, server: RedisServer, start: Start) -> None:

@@ -62,7 +62,7 @@ def _started(home: Path) -> Iterator[str]:
 def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
     """Delete a topic of a real broker, and make it once more; what is sent from here on is in the new one."""
     admin = AdminClient({"bootstrap.servers": bootstrap}, logger=_quiet)
-    before = _topic_id(admin, topic)
+    before = topic_id(admin, topic)
     admin.delete_topics([topic])[topic].result(30)
 
     def made() -> bool:
@@ -73,15 +73,15 @@ def make_anew(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
 
     wait_for("it can be made again", made)
     # the controller has answered; for a moment the broker goes on taking records into the old one
-    wait_for("the broker knows of it", lambda: _topic_id(admin, topic) not in (before, None))
+    wait_for("the broker knows of it", lambda: topic_id(admin, topic) not in (before, ""))
 
 
-def _topic_id(admin: AdminClient, topic: str) -> str | None:
-    """None while the broker knows of no such topic."""
+def topic_id(admin: AdminClient, topic: str) -> str:
+    """As commits have it; empty while the broker knows of no such topic."""
     try:
-        return id_text(admin.describe_topics(TopicCollection([topic]))[topic].result(30).topic_id)
+        return id_text(admin.describe_topics(TopicCollection([topic]))[topic].result(PATIENCE).topic_id)
     except KafkaException:
-        return None
+        return ""
 
 
 class Topics:
